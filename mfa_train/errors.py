@@ -1,0 +1,35 @@
+"""What can go wrong that is not a bug: one tree of exceptions, told to the person at the keyboard in one line.
+
+A door (train.py, `mfa-train`) catches `UserError`, prints its message and exits with its `exit_status`; every other
+exception is a bug and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something a user can mend. The message says what was given, what was expected and what to type instead."""
+
+    exit_status = 1
+
+
+class ConfigError(UserError):
+    """A config value that cannot work, found before anything expensive starts."""
+
+    exit_status = 2
+
+
+class DataError(UserError):
+    """Data that cannot be read as what it claims to be."""
+
+
+class TrainingError(UserError):
+    """A run that cannot go on."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """` Did you mean 'mfa'?`, or the known names where none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}."
