@@ -1,0 +1,39 @@
+# make train   set up, then the main job: train a small MFA model on the embedded corpus (a few minutes on two cores)
+# make test    set up, then all tests
+# make bench   set up, then the throughput table against Hugging Face and litgpt
+# ARGS adds overrides: make train ARGS="attention=mla seed=2"
+
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+ARGS ?=
+
+.PHONY: train test bench clean
+
+train: .venv/.train
+	.venv/bin/python train.py attention=mfa model=nano $(ARGS)
+
+test: .venv/.test
+	.venv/bin/python -m pytest $(ARGS)
+
+bench: .venv/.bench
+	.venv/bin/python benchmarks/throughput.py $(ARGS)
+
+# torch first, by its pinned version alone: a range could pull another build and gigabytes with it.
+.venv/.train: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) --editable .
+	touch $@
+
+.venv/.test: .venv/.train
+	$(PIP) --editable '.[test,plot]'
+	touch $@
+
+# litgpt pins an older huggingface-hub than transformers needs; its model code needs neither pin.
+.venv/.bench: .venv/.test
+	$(PIP) --no-deps litgpt
+	$(PIP) lightning 'jsonargparse[signatures]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

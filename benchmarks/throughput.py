@@ -1,0 +1,176 @@
+"""Training throughput of one 17M-parameter MHA decoder: this trainer, Hugging Face Llama, litgpt.
+
+6 layers, hidden 384, 6 heads of 64, SwiGLU 1024, vocabulary 8192, sequence 512, batch 4; bf16 products with float32
+master weights, AdamW, gradient clipping. Each contender is a process of its own, eager and compiled, and they take
+turns: in every round each trains for ten steps while the others wait. Prints each one's median tokens/s at its better
+setting, the ratios to this trainer, and the share of the measured matrix-product peak; the last line is JSON.
+
+    make bench        or        .venv/bin/python benchmarks/throughput.py [--rounds 7]
+"""
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+LAYERS, HIDDEN, HEADS, INTERMEDIATE, VOCAB, SEQUENCE, BATCH = 6, 384, 6, 1024, 8192, 512, 4
+STEPS = 10
+LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP = 1e-3, 0.1, (0.9, 0.95), 1.0
+
+
+def mfa_train(compiled: bool) -> Iterator[None]:
+    """As users run it: the trainer's own loop and logs, DeepSpeed, ZeRO 1, one process."""
+    import numpy as np
+    import torch
+
+    from mfa_train import config as configs
+    from mfa_train.budget.plan import make_plan
+    from mfa_train.data.samples import Samples
+    from mfa_train.data.token_shards import TokenShard, write_shard
+    from mfa_train.tracking.run_log import RunLog
+    from mfa_train.training.engine import build_engine
+    from mfa_train.training.loop import train
+    from mfa_train.training.ranks import join
+
+    folder = Path(tempfile.mkdtemp())
+    config = configs.load([
+        "attention=mha", "model=tiny", f"model.vocab_size={VOCAB}", f"training.batch_size={BATCH}", "precision=bf16",
+        f"training.compile={compiled}", f"training.log_every={STEPS}", "training.steps=1000000", "zero=1",
+        "training.eval_every=1000000", "tracking.wandb=offline", f"runs_dir={folder}", f"data_dir={folder}",
+    ])
+    write_shard(folder / "tokens", [np.random.default_rng(0).integers(0, VOCAB, 2**20)], VOCAB)
+    samples = Samples(TokenShard(folder / "tokens"), SEQUENCE, seed=0)
+    ranks, plan = join(), make_plan(config)
+    config.run_dir.mkdir(parents=True)
+    engine = build_engine(config, ranks, torch.bfloat16)
+    assert sum(p.numel() for p in engine.module.parameters()) == parameters()
+    log = RunLog(config.tracking, config.run_dir, {}, config.training.total_steps)
+    for record in train(engine, config, samples, ranks, plan["flops"]["train_per_token"], 1e12, None, log.advance):
+        log.log(record)
+        yield
+
+
+def hugging_face(compiled: bool) -> Iterator[None]:
+    """transformers' Llama in a plain AdamW loop."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = LlamaForCausalLM(LlamaConfig(
+        hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=INTERMEDIATE,
+        vocab_size=VOCAB, max_position_embeddings=SEQUENCE, tie_word_embeddings=False, use_cache=False,
+    ))
+    yield from _plain_loop(model, lambda tokens: model(input_ids=tokens, labels=tokens).loss, compiled,
+                           lambda: model.compile(), torch)
+
+
+def litgpt(compiled: bool) -> Iterator[None]:
+    """litgpt's GPT with its chunked cross-entropy in a plain AdamW loop."""
+    import torch
+    from litgpt.config import Config
+    from litgpt.model import GPT
+    from litgpt.utils import chunked_cross_entropy
+
+    model = GPT(Config(
+        n_layer=LAYERS, n_embd=HIDDEN, n_head=HEADS, head_size=HIDDEN // HEADS, intermediate_size=INTERMEDIATE,
+        vocab_size=VOCAB, padded_vocab_size=VOCAB, block_size=SEQUENCE, rotary_percentage=1.0, parallel_residual=False,
+        bias=False, norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP",
+    ))
+    model.max_seq_length = SEQUENCE
+
+    def loss(tokens):
+        return chunked_cross_entropy(model(tokens)[:, :-1], tokens[:, 1:], chunk_size=0)
+
+    yield from _plain_loop(model, loss, compiled, lambda: model.compile(), torch)
+
+
+def _plain_loop(model, loss_of, compiled: bool, compile_model, torch) -> Iterator[None]:
+    assert sum(p.numel() for p in model.parameters()) == parameters()
+    if compiled:
+        compile_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY,
+                                  fused=True)
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        for _ in range(STEPS):
+            tokens = torch.randint(0, VOCAB, (BATCH, SEQUENCE), generator=generator)
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = loss_of(tokens)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        loss.item()
+        yield
+
+
+def parameters() -> int:
+    return 2 * VOCAB * HIDDEN + LAYERS * (4 * HIDDEN**2 + 3 * HIDDEN * INTERMEDIATE + 2 * HIDDEN) + HIDDEN
+
+
+def train_flops_per_token() -> int:
+    """Matrix products and the causal half of attention, forward and twice that backward."""
+    matrices = LAYERS * (4 * HIDDEN**2 + 3 * HIDDEN * INTERMEDIATE) + VOCAB * HIDDEN
+    return 6 * matrices + 6 * LAYERS * 2 * HIDDEN * SEQUENCE // 2
+
+
+CONTENDERS = {"mfa_train": mfa_train, "Hugging Face Llama": hugging_face, "litgpt": litgpt}
+
+
+def serve(name: str, compiled: bool, pipe) -> None:
+    """A contender's process: one round of steps for every message, answered with its seconds."""
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1), os.dup2(quiet, 2)
+    logging.disable(logging.WARNING)
+    rounds = CONTENDERS[name](compiled)
+    while pipe.recv():
+        start = time.perf_counter()
+        next(rounds)
+        pipe.send(time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    entries = {}
+    for name in CONTENDERS:
+        for compiled in (False, True):
+            pipe, theirs = context.Pipe()
+            context.Process(target=serve, args=(name, compiled, theirs), daemon=True).start()
+            entries[name, compiled] = pipe
+    seconds: dict[tuple[str, bool], list[float]] = {entry: [] for entry in entries}
+    for number in range(-2, arguments.rounds):  # two to warm up: compilation, first allocations
+        for entry, pipe in entries.items():
+            pipe.send(True)
+            taken = pipe.recv()
+            if number >= 0:
+                seconds[entry].append(taken)
+    speeds = {entry: STEPS * BATCH * SEQUENCE / statistics.median(times) for entry, times in seconds.items()}
+
+    import torch
+
+    from mfa_train.budget.devices import measured_flops
+
+    peak = measured_flops(torch.bfloat16, seconds=2.0)
+    result = {"peak_gflops": peak / 1e9, "rounds": arguments.rounds, "contenders": {}}
+    print(f"17M-parameter MHA decoder, bf16, sequence {SEQUENCE}, batch {BATCH}; {arguments.rounds} rounds of {STEPS} "
+          f"steps in turn; matrix-product peak {peak / 1e9:.0f} GFLOP/s\n")
+    print(f"{'':20} {'eager':>8} {'compiled':>9}  {'of peak':>7}  {'mfa_train / it':>14}")
+    best = {name: max(speeds[name, False], speeds[name, True]) for name in CONTENDERS}
+    for name in CONTENDERS:
+        share, ratio = best[name] * train_flops_per_token() / peak, best["mfa_train"] / best[name]
+        print(f"{name:20} {speeds[name, False]:>8,.0f} {speeds[name, True]:>9,.0f}  {share:>7.1%}  {ratio:>14.2f}")
+        result["contenders"][name] = {"eager": speeds[name, False], "compiled": speeds[name, True],
+                                      "share_of_peak": share, "ratio": ratio}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

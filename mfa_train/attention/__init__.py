@@ -1,0 +1,34 @@
+"""What a token leaves in the KV cache, one file a variant.
+
+A variant is a module named as its choice in configs/attention/, with a subclass of `Attention` (base.py) that defines
+`query`, `cache_entry` and `keys_values`, and a dataclass `Config` of its keys. Nothing else knows the variants.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from mfa_train.attention.base import Attention, AttentionConfig
+from mfa_train.config import CONFIG_DIR, typed
+from mfa_train.errors import ConfigError, did_you_mean
+
+__all__ = ["Attention", "AttentionConfig", "attention_class", "attention_config", "variants"]
+
+
+def variants() -> list[str]:
+    """The choices of `attention=`."""
+    return sorted(path.stem for path in (CONFIG_DIR / "attention").glob("*.yaml"))
+
+
+def attention_class(name: str) -> type[Attention]:
+    """The variant's class. Raises ConfigError for a name without a file."""
+    if name not in variants():
+        raise ConfigError(f"attention.name={name}: no such attention.{did_you_mean(name, variants())}")
+    module = import_module(f"mfa_train.attention.{name}")
+    return next(value for value in vars(module).values()
+                if isinstance(value, type) and issubclass(value, Attention) and value.__module__ == module.__name__)
+
+
+def attention_config(node: Mapping[str, Any]) -> AttentionConfig:
+    """The config node `attention`, typed and checked by its variant. Raises ConfigError."""
+    return typed(attention_class(node["name"]).Config, node, "attention")

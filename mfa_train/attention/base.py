@@ -1,0 +1,111 @@
+"""The contract of every attention: what a token asks, what it leaves in the cache, what is made of that.
+
+    query(x, positions)              -> q       (batch, tokens, heads, qk_head_dim)
+    cache_entry(x, positions)        -> entry   tensors (batch, tokens, ...): ALL that is kept of a token
+    keys_values(*entry, positions)   -> k, v    (batch, tokens, kv_heads, qk_head_dim) and (..., v_head_dim)
+
+Training attends over `keys_values(*cache_entry(x))`; decoding stores the entries and nothing else. One definition
+serves both, so the KV budget, the decode cache and the trained model cannot drift apart.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Optional
+
+from torch import Tensor, nn
+
+from mfa_train.attention.cache import LayerCache
+from mfa_train.attention.kernels import attend, choose_kernel
+from mfa_train.attention.rope import Positions, Rope, RopeScaling
+from mfa_train.config import require_choice, require_positive
+from mfa_train.errors import ConfigError
+
+
+@dataclass(kw_only=True)
+class AttentionConfig:
+    """The keys every attention has (configs/attention_common.yaml). A variant adds its own."""
+
+    name: str
+    num_attention_heads: int
+    rope_theta: float
+    rope_scaling: Optional[RopeScaling]
+    rope_interleave: bool
+    """Rotated pairs lie side by side (DeepSeek's layout) instead of in halves (Llama's)."""
+    qk_norm: bool
+    """RMSNorm of each head's query and key before rotation, with a learned scale (Qwen3, arXiv 2505.09388)."""
+    kernel: str
+    """auto | sdpa | flash."""
+
+    rope_key: ClassVar[str] = "head_dim"
+    """The key that says how many dimensions RoPE turns."""
+
+    def __post_init__(self):
+        for key, value in vars(self).items():
+            if type(value) is int:
+                require_positive(f"attention.{key}", value)
+        if self.rope_dim % 2:
+            raise ConfigError(f"attention.{self.rope_key}={self.rope_dim} is odd, and RoPE turns pairs of dimensions: "
+                              f"type attention.{self.rope_key}={self.rope_dim + 1}")
+        require_choice("attention.kernel", self.kernel, ("auto", "sdpa", "flash"))
+
+    @property
+    def rope_dim(self) -> int:
+        return getattr(self, self.rope_key)
+
+
+class Attention(nn.Module, ABC):
+    """Causal self-attention over (batch, tokens, hidden_size).
+
+    A variant's constructor makes its projections and states its head dimensions to this one, which adds the output
+    projection. `Config` is the dataclass of its config node.
+    """
+
+    Config: ClassVar[type[AttentionConfig]]
+
+    def __init__(self, hidden_size: int, config: AttentionConfig, *, qk_head_dim: int, v_head_dim: int,
+                 num_key_value_heads: int):
+        super().__init__()
+        self.num_attention_heads = config.num_attention_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.qk_head_dim = qk_head_dim
+        self.v_head_dim = v_head_dim
+        self.scale = qk_head_dim**-0.5
+        self.kernel = choose_kernel(config.kernel, max(qk_head_dim, v_head_dim))
+        self.o_proj = nn.Linear(config.num_attention_heads * v_head_dim, hidden_size, bias=False)
+
+    @abstractmethod
+    def query(self, x: Tensor, positions: Positions) -> Tensor:
+        """What the tokens ask: (batch, tokens, heads, qk_head_dim), rotated."""
+
+    @abstractmethod
+    def cache_entry(self, x: Tensor, positions: Positions) -> tuple[Tensor, ...]:
+        """All that is kept of each token: tensors (batch, tokens, ...)."""
+
+    @abstractmethod
+    def keys_values(self, *entry: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+        """Keys (batch, tokens, kv_heads, qk_head_dim) and values (..., v_head_dim) of the tokens at `positions`."""
+
+    def forward(self, x: Tensor, positions: Positions, cache: Optional[LayerCache] = None) -> Tensor:
+        """Attention of x (batch, tokens, hidden_size) over itself and, where given, over the tokens in `cache`.
+
+        `positions` are those of x.
+        """
+        q = self.query(x, positions)
+        entry = self.cache_entry(x, positions)
+        if cache is not None:
+            entry, positions = cache.extend(entry)
+        k, v = self.keys_values(*entry, positions=positions)
+        return self.o_proj(attend(q, k, v, self.scale, self.kernel).flatten(2))
+
+    @staticmethod
+    def make_rope(config: AttentionConfig) -> Rope:
+        return Rope(config.rope_dim, config.rope_theta, config.rope_scaling, config.rope_interleave)
+
+    def uniform_bounds(self) -> dict[str, float]:
+        """Weights (by name) that start uniform within ± a bound instead of as the model's initialisation says."""
+        return {}
+
+
+def heads(x: Tensor, head_dim: int) -> Tensor:
+    """(batch, tokens, heads·head_dim) as (batch, tokens, heads, head_dim)."""
+    return x.unflatten(-1, (-1, head_dim))

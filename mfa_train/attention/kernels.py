@@ -1,0 +1,68 @@
+"""The one place that multiplies queries, keys and values: torch's SDPA everywhere, flash-attn 2 on CUDA.
+
+Kernels differ in speed and rounding only. Both are causal with the last query at the last key, so that a query block
+behind a longer cache sees all of it.
+"""
+
+import importlib.util
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mfa_train.errors import ConfigError
+
+FLASH_MAX_HEAD_DIM = 256
+
+
+def choose_kernel(kernel: str, head_dim: int) -> str:
+    """The kernel that `attention.kernel` means here. Raises ConfigError for `flash` where it cannot run."""
+    if kernel == "sdpa":
+        return "sdpa"
+    missing = _flash_missing(head_dim)
+    if kernel == "flash" and missing:
+        raise ConfigError(f"attention.kernel=flash needs {missing}: type attention.kernel=sdpa, or auto")
+    return "sdpa" if missing else "flash"
+
+
+def _flash_missing(head_dim: int) -> str | None:
+    if not torch.cuda.is_available():
+        return "a CUDA device, and none is visible"
+    if importlib.util.find_spec("flash_attn") is None:
+        return "flash-attn, which is not installed (pip install '.[gpu]')"
+    if head_dim > FLASH_MAX_HEAD_DIM:
+        return f"heads of at most {FLASH_MAX_HEAD_DIM} dimensions, not {head_dim}"
+    return None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str) -> Tensor:
+    """Causal attention. q (batch, queries, heads, qk_dim), k and v (batch, keys, kv_heads, …) with keys >= queries.
+
+    Returns (batch, queries, heads, v_dim). Query heads share key-value heads in equal groups.
+    """
+    # flash-attn takes 16-bit values alone: float32 runs (tests, references) go through SDPA.
+    if kernel == "flash" and q.dtype in (torch.float16, torch.bfloat16):
+        return _flash(q, k, v, scale)
+    return _sdpa(q, k, v, scale)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    queries, keys = q.shape[1], k.shape[1]
+    mask = None
+    if 1 < queries < keys:
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+    out = F.scaled_dot_product_attention(
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask,
+        is_causal=queries > 1 and mask is None, scale=scale, enable_gqa=q.shape[2] != k.shape[2],
+    )
+    return out.transpose(1, 2)
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    from flash_attn import flash_attn_func
+
+    # Version 2 wants one head_dim for q, k and v: zeros behind the shorter change no score and no value.
+    dim = max(q.shape[-1], v.shape[-1])
+    padded = [F.pad(x, (0, dim - x.shape[-1])) for x in (q, k, v)]
+    out = flash_attn_func(*padded, softmax_scale=scale, causal=True, deterministic=True)
+    return out[..., : v.shape[-1]]

@@ -1,0 +1,64 @@
+"""Multi-head latent attention (MLA, DeepSeek-V2, arXiv 2405.04434, equations 37-47).
+
+Keys and values are up-projected from one normed latent; position travels in a rotated key of its own, shared by all
+heads. Cache: the latent after its norm and the rotated key, kv_lora_rank + qk_rope_head_dim. Weights are named and laid
+out as in Hugging Face's DeepSeek-V3; its latent norms use eps 1e-6 whatever rms_norm_eps says.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Optional
+
+import torch
+from torch import Tensor, nn
+
+from mfa_train.attention.base import Attention, AttentionConfig, heads
+from mfa_train.attention.rope import Positions, rotate
+
+
+class MultiHeadLatentAttention(Attention):
+    @dataclass(kw_only=True)
+    class Config(AttentionConfig):
+        q_lora_rank: Optional[int]
+        """null: the query is of full rank, as in DeepSeek-V2-Lite."""
+        kv_lora_rank: int
+        qk_nope_head_dim: int
+        qk_rope_head_dim: int
+        v_head_dim: int
+
+        rope_key: ClassVar[str] = "qk_rope_head_dim"
+
+    def __init__(self, hidden_size: int, config: Config):
+        nope, rope, n = config.qk_nope_head_dim, config.qk_rope_head_dim, config.num_attention_heads
+        super().__init__(hidden_size, config, qk_head_dim=nope + rope, v_head_dim=config.v_head_dim,
+                         num_key_value_heads=n)
+        self.nope_rope = (nope, rope)
+        self.latent_rope = (config.kv_lora_rank, rope)
+        if config.q_lora_rank is None:
+            self.q_proj = nn.Linear(hidden_size, n * (nope + rope), bias=False)
+        else:
+            self.q_a_proj = nn.Linear(hidden_size, config.q_lora_rank, bias=False)
+            self.q_a_layernorm = nn.RMSNorm(config.q_lora_rank, eps=1e-6)
+            self.q_b_proj = nn.Linear(config.q_lora_rank, n * (nope + rope), bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(hidden_size, config.kv_lora_rank + rope, bias=False)
+        self.kv_a_layernorm = nn.RMSNorm(config.kv_lora_rank, eps=1e-6)
+        self.kv_b_proj = nn.Linear(config.kv_lora_rank, n * (nope + config.v_head_dim), bias=False)
+        # The shared rotated key is normed before it is cached, a head's nope-key after the up-projection.
+        self.q_norm = nn.RMSNorm(nope + rope, eps=1e-6) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(nope, eps=1e-6) if config.qk_norm else nn.Identity()
+        self.k_rope_norm = nn.RMSNorm(rope, eps=1e-6) if config.qk_norm else nn.Identity()
+
+    def query(self, x: Tensor, positions: Positions) -> Tensor:
+        q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))) if hasattr(self, "q_a_proj") else self.q_proj(x)
+        nope, rope = self.q_norm(heads(q, self.qk_head_dim)).split(self.nope_rope, dim=-1)
+        return torch.cat((nope, rotate(rope, positions)), dim=-1)
+
+    def cache_entry(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+        latent, rope = self.kv_a_proj_with_mqa(x).split(self.latent_rope, dim=-1)
+        rope = rotate(self.k_rope_norm(rope).unsqueeze(2), positions).squeeze(2)
+        return self.kv_a_layernorm(latent), rope
+
+    def keys_values(self, latent: Tensor, rope: Tensor, *, positions: Positions) -> tuple[Tensor, Tensor]:
+        nope_dim, _ = self.nope_rope
+        nope, v = heads(self.kv_b_proj(latent), nope_dim + self.v_head_dim).split((nope_dim, self.v_head_dim), dim=-1)
+        shared = rope.unsqueeze(2).expand(-1, -1, self.num_key_value_heads, -1)
+        return torch.cat((self.k_norm(nope), shared), dim=-1), v

@@ -1,0 +1,96 @@
+"""Rotary positions (RoFormer, arXiv 2104.09864), with the scalings used for long context.
+
+Scalings are named and computed as in Hugging Face configs (`rope_scaling`): `linear` (arXiv 2306.15595), `yarn`
+(arXiv 2309.00071) and `llama3` (arXiv 2407.21783). Rotation is done in float32 whatever the model's precision.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from mfa_train.config import require_choice
+from mfa_train.errors import ConfigError
+
+
+@dataclass
+class RopeScaling:
+    rope_type: str
+    """linear | yarn | llama3."""
+    factor: float
+    """By how much the context grows."""
+    original_max_position_embeddings: Optional[int] = None
+    """The context trained before (yarn, llama3)."""
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+
+    def __post_init__(self):
+        require_choice("attention.rope_scaling.rope_type", self.rope_type, ("linear", "yarn", "llama3"))
+        if self.factor < 1:
+            raise ConfigError(f"attention.rope_scaling.factor={self.factor}: expected 1 or more")
+        if self.rope_type != "linear" and not self.original_max_position_embeddings:
+            raise ConfigError("attention.rope_scaling.original_max_position_embeddings is missing: "
+                              f"{self.rope_type} needs the context length trained before, as 4096")
+
+
+class Positions(NamedTuple):
+    """The rotations at the positions of some tokens: cos and sin (tokens, rope_dim / 2) or (batch, tokens, …)."""
+
+    cos: Tensor
+    sin: Tensor
+    interleave: bool
+
+    def since(self, start: int) -> "Positions":
+        return Positions(self.cos[..., start:, :], self.sin[..., start:, :], self.interleave)
+
+
+class Rope:
+    """Rotations of `dim` dimensions to base `theta`. Called with positions (tokens,) or (batch, tokens)."""
+
+    def __init__(self, dim: int, theta: float, scaling: RopeScaling | None = None, interleave: bool = False):
+        self.inverse_frequencies = inverse_frequencies(dim, theta, scaling)
+        yarn = scaling is not None and scaling.rope_type == "yarn"
+        self.attention_factor = 0.1 * math.log(scaling.factor) + 1.0 if yarn else 1.0
+        self.interleave = interleave
+
+    def __call__(self, index: Tensor) -> Positions:
+        if self.inverse_frequencies.device != index.device:
+            self.inverse_frequencies = self.inverse_frequencies.to(index.device)
+        angles = index.unsqueeze(-1).float() * self.inverse_frequencies
+        return Positions(angles.cos() * self.attention_factor, angles.sin() * self.attention_factor, self.interleave)
+
+
+def rotate(x: Tensor, positions: Positions) -> Tensor:
+    """x (batch, tokens, heads, rope_dim) turned. Interleaved pairs come out in halves: dot products don't notice."""
+    cos, sin = positions.cos.unsqueeze(-2), positions.sin.unsqueeze(-2)
+    wide = x.float()
+    first, second = (wide[..., 0::2], wide[..., 1::2]) if positions.interleave else wide.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
+def inverse_frequencies(dim: int, theta: float, scaling: RopeScaling | None) -> Tensor:
+    """Angle per position of each pair of dimensions, (dim / 2,) float32."""
+    plain = theta ** -(torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim)
+    if scaling is None:
+        return plain
+    stretched = plain / scaling.factor
+    if scaling.rope_type == "linear":
+        return stretched
+    original = scaling.original_max_position_embeddings
+    if scaling.rope_type == "llama3":
+        turns = original * plain / (2 * math.pi)
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        keep = ((turns - low) / (high - low)).clamp(0, 1)
+    else:
+        def dimension_of(rotations: float) -> float:
+            return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+        low = max(math.floor(dimension_of(scaling.beta_fast)), 0)
+        high = min(math.ceil(dimension_of(scaling.beta_slow)), dim - 1)
+        ramp = (torch.arange(dim // 2, dtype=torch.float32, device="cpu") - low) / max(high - low, 1e-3)
+        keep = 1 - ramp.clamp(0, 1)
+    return keep * plain + (1 - keep) * stretched

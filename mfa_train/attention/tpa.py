@@ -1,0 +1,76 @@
+"""Tensor product attention (TPA, arXiv 2501.06425, section 3).
+
+A token's queries, keys and values over all heads are each a sum of `rank` outer products of a head factor (heads) and
+a dimension factor (head_dim), divided by the rank. RoPE turns the dimension factors of q and k, which commutes with the
+contraction. Cache: the factors of k (rotated) and of v, (k_rank + v_rank)·(heads + head_dim).
+
+Weights are laid out as in the paper's code: head factors as (heads, rank), dimension factors as (rank, head_dim). With
+qk_norm the contracted heads are normed without a learned scale, since they are rotated already.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mfa_train.attention.base import Attention, AttentionConfig, heads
+from mfa_train.attention.rope import Positions, rotate
+
+
+class TensorProductAttention(Attention):
+    @dataclass(kw_only=True)
+    class Config(AttentionConfig):
+        head_dim: int
+        q_rank: int
+        k_rank: int
+        v_rank: int
+
+    def __init__(self, hidden_size: int, config: Config):
+        n = config.num_attention_heads
+        super().__init__(hidden_size, config, qk_head_dim=config.head_dim, v_head_dim=config.head_dim,
+                         num_key_value_heads=n)
+        self.qk_norm = config.qk_norm
+        for name, rank in (("q", config.q_rank), ("k", config.k_rank), ("v", config.v_rank)):
+            setattr(self, f"W_A_{name}", nn.Linear(hidden_size, n * rank, bias=False))
+            setattr(self, f"W_B_{name}", nn.Linear(hidden_size, rank * config.head_dim, bias=False))
+
+    def query(self, x: Tensor, positions: Positions) -> Tensor:
+        return self._normed(_contract(self._head_factor(self.W_A_q, x), self._rotated(self.W_B_q, x, positions)))
+
+    def cache_entry(self, x: Tensor, positions: Positions) -> tuple[Tensor, ...]:
+        return (self._head_factor(self.W_A_k, x), self._rotated(self.W_B_k, x, positions),
+                self._head_factor(self.W_A_v, x), heads(self.W_B_v(x), self.v_head_dim))
+
+    def keys_values(self, a_k: Tensor, b_k: Tensor, a_v: Tensor, b_v: Tensor, *,
+                    positions: Positions) -> tuple[Tensor, Tensor]:
+        return self._normed(_contract(a_k, b_k)), _contract(a_v, b_v)
+
+    def _head_factor(self, projection: nn.Linear, x: Tensor) -> Tensor:
+        """(batch, tokens, heads, rank)"""
+        return projection(x).unflatten(-1, (self.num_attention_heads, -1))
+
+    def _rotated(self, projection: nn.Linear, x: Tensor, positions: Positions) -> Tensor:
+        """(batch, tokens, rank, head_dim), each rank turned as a head would be."""
+        return rotate(heads(projection(x), self.qk_head_dim), positions)
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (self.qk_head_dim,), eps=1e-6) if self.qk_norm else x
+
+    def uniform_bounds(self) -> dict[str, float]:
+        """Xavier-uniform factors, each weight viewed as (hidden_size, first axis, second axis) of its product.
+
+        The fans of such a view are those of a convolution's weight, as in the paper's code.
+        """
+        bounds = {}
+        for name in "qkv":
+            for factor in (f"W_A_{name}", f"W_B_{name}"):
+                out, hidden_size = getattr(self, factor).out_features, getattr(self, factor).in_features
+                first = self.num_attention_heads if "_A_" in factor else out // self.qk_head_dim
+                bounds[f"{factor}.weight"] = math.sqrt(6 / (out // first * (first + hidden_size)))
+        return bounds
+
+
+def _contract(a: Tensor, b: Tensor) -> Tensor:
+    """(batch, tokens, heads, rank) × (batch, tokens, rank, head_dim) / rank, in (batch, tokens, heads, head_dim)."""
+    return a @ b / a.shape[-1]

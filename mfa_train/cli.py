@@ -1,0 +1,44 @@
+"""`mfa-train COMMAND`: the doors beside train.py. Every command takes train.py's overrides."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mfa_train import config as configs
+from mfa_train.doors import report
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="mfa-train", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    command = commands.add_parser("prepare", help="corpus -> tokenizer -> token shards")
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    command.set_defaults(act=prepare)
+    command = commands.add_parser("generate", help="text from a run's final weights, decoded through the cache")
+    command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mfa-nano")
+    command.add_argument("--prompt", help="what the text starts with")
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as sample.temperature=0 seed=2")
+    command.set_defaults(act=generate)
+    arguments = parser.parse_args()
+    return report(lambda: arguments.act(arguments))
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    data = configs.load(arguments.overrides).data
+    from mfa_train.data.prepare import prepare
+
+    prepare(data.source, data.path, data.vocab_size, data.held_out_fraction)
+
+
+def generate(arguments: argparse.Namespace) -> None:
+    overrides = arguments.overrides
+    if arguments.prompt is not None:
+        overrides = [*overrides, f"sample.prompt={arguments.prompt!r}"]
+    config = configs.of_run(arguments.run, overrides)
+    from mfa_train.training.sample import sample_from_run
+
+    print(sample_from_run(config, arguments.run))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

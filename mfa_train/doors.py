@@ -1,0 +1,27 @@
+"""What every door (train.py, `mfa-train`) does with an error: one line for a user's mistake, a traceback for a bug."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from mfa_train.config import explained
+from mfa_train.errors import UserError
+
+
+def report(main: Callable[[], object]) -> int:
+    """Runs `main`; returns the exit status: 0, a UserError's own (2 for config mistakes), 130 when interrupted."""
+    try:
+        main()
+        return 0
+    except (HydraException, OmegaConfBaseException) as error:
+        failure: UserError = explained(error)
+    except UserError as error:
+        failure = error
+    except KeyboardInterrupt:
+        return 130
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {failure}", file=sys.stderr)
+    return failure.exit_status

@@ -1,0 +1,1 @@
+"""The decoder around the attention: feed-forward, initialisation, loss, generation."""

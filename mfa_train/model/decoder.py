@@ -1,0 +1,78 @@
+"""A decoder language model of the Llama kind, with any attention of `mfa_train.attention`.
+
+Parameters are named as in Hugging Face's Llama, DeepSeek-V3 and Step3 text models, so that weights go in and out
+without a translation table: `model.layers.0.self_attn.q_proj.weight`, …
+"""
+
+from typing import Optional
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mfa_train.attention import AttentionConfig, attention_class
+from mfa_train.attention.cache import DecodeCache, LayerCache
+from mfa_train.attention.rope import Positions
+from mfa_train.config import ModelConfig
+from mfa_train.model.feed_forward import FeedForward
+from mfa_train.model.loss import LanguageModelHead
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: ModelConfig, attention: AttentionConfig):
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = attention_class(attention.name)(config.hidden_size, attention)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
+
+    def forward(self, x: Tensor, positions: Positions, cache: Optional[LayerCache] = None) -> Tensor:
+        """x (batch, tokens, hidden_size)"""
+        x = x + self.self_attn(self.input_layernorm(x), positions, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    """Embedding, layers and final norm: tokens (batch, tokens) to hidden states (batch, tokens, hidden_size)."""
+
+    def __init__(self, config: ModelConfig, attention: AttentionConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, attention) for _ in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rope = attention_class(attention.name).make_rope(attention)
+        self.activation_checkpointing = False
+
+    def forward(self, tokens: Tensor, cache: Optional[DecodeCache] = None) -> Tensor:
+        start = cache.length if cache else 0
+        all_positions = self.rope(torch.arange(start + tokens.shape[1], device=tokens.device))
+        positions = all_positions.since(start)
+        if cache:
+            cache.begin(all_positions)
+        x = self.embed_tokens(tokens)
+        for index, layer in enumerate(self.layers):
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, positions, use_reentrant=False)
+            else:
+                x = layer(x, positions, cache.layers[index] if cache else None)
+        if cache:
+            cache.advance(tokens.shape[1])
+        return self.norm(x)
+
+
+class LanguageModel(nn.Module):
+    """The decoder with its head."""
+
+    def __init__(self, config: ModelConfig, attention: AttentionConfig, z_loss: float = 0.0):
+        super().__init__()
+        self.model = Decoder(config, attention)
+        self.lm_head = LanguageModelHead(config.hidden_size, config.vocab_size, z_loss)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(self, tokens: Tensor, targets: Optional[Tensor] = None, cache: Optional[DecodeCache] = None) -> Tensor:
+        """Mean loss in nats per target, float32; without targets the logits (batch, tokens, vocab_size).
+
+        tokens and targets (batch, tokens); with a `cache`, tokens follow those it holds.
+        """
+        return self.lm_head(self.model(tokens, cache), targets)

@@ -1,0 +1,66 @@
+"""How a run ends: its summary, a short table, and where to look."""
+
+import os
+import shutil
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from mfa_train.data.tokenizer import Tokenizer
+from mfa_train.training.run_folder import RunFolder
+
+
+def make_summary(status: str, plan: dict, record: dict, zlib_bits: float) -> dict:
+    """summary.json, from the plan and the last metrics record (empty before the first)."""
+    return {
+        "status": status,
+        "attention": plan["attention"],
+        "params": plan["params"]["total"],
+        "non_embedding_params": plan["params"]["non_embedding"],
+        "kv_bytes_per_token": plan["kv_cache"]["bytes_per_token"],
+        "tokens": record.get("tokens", 0),
+        "flops": record.get("flops", 0),
+        "val_loss": record.get("val/loss"),
+        "val_bits_per_byte": record.get("val/bits_per_byte"),
+        "zlib_bits_per_byte": zlib_bits,
+        "tokens_per_second": record["tokens"] / record["seconds"] if record else None,
+        "seconds": record.get("seconds", 0.0),
+    }
+
+
+def zlib_bits_per_byte(tokenizer: Tokenizer, tokens: np.ndarray) -> float:
+    """What `zlib` at level 9 needs for the text of `tokens`: a yardstick for a model's bits per byte."""
+    text = tokenizer.text_bytes(tokens.ravel())
+    return 8 * len(zlib.compress(text, 9)) / len(text)
+
+
+def closing_table(summary: dict) -> str:
+    """Two columns, for a person."""
+    rows = [
+        ("attention", summary["attention"]),
+        ("parameters", f"{summary['params']:,} ({summary['non_embedding_params']:,} without embeddings)"),
+        ("KV cache", f"{summary['kv_bytes_per_token']:,} bytes per token"),
+        ("trained on", f"{summary['tokens']:,} tokens in {summary['seconds']:.0f} s "
+                       f"({summary['tokens_per_second']:,.0f} tokens/s)"),
+        ("held-out loss", f"{summary['val_loss']:.4f} nats per token"),
+        ("held-out bits per byte", f"{summary['val_bits_per_byte']:.3f}"),
+        ("zlib -9, same bytes", f"{summary['zlib_bits_per_byte']:.3f}"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def where_to_look(folder: RunFolder) -> str:
+    """The run's files, and the commands that show them."""
+    lines = [f"Run folder  {folder.path}", f"More text   {_command('mfa-train')} generate {folder.path} --prompt 'class '"]
+    if (folder.path / "wandb").exists():
+        lines.append(f"W&B         {_command('wandb')} leet {folder.path / 'wandb' / 'latest-run'}")
+    return "\n".join(lines)
+
+
+def _command(name: str) -> str:
+    """A command of this environment as the user would type it here."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)

@@ -1,0 +1,68 @@
+"""The steps of a run: samples in, updates out, a record every so often.
+
+The loss is summed on the device and read only when a step is logged: between logged steps nothing waits for the device.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from mfa_train.config import Config
+from mfa_train.data.samples import Samples
+from mfa_train.errors import TrainingError
+from mfa_train.training.evaluation import Evaluation
+from mfa_train.training.ranks import Ranks
+from mfa_train.training.schedule import learning_rate
+
+
+def train(engine, config: Config, samples: Samples, ranks: Ranks, flops_per_token: int, peak_flops: float | None,
+          evaluate: Callable[[torch.nn.Module], Evaluation], on_step: Callable[[], None]) -> Iterator[dict]:
+    """Yields a metrics record for each logged step (DESIGN: `metrics.jsonl`), the last step's always.
+
+    Raises TrainingError when the loss is not finite.
+    """
+    total_steps = config.training.total_steps
+    micro_batch = config.training.micro_batch(ranks.world_size)
+    passes = config.training.batch_size // (micro_batch * ranks.world_size)
+    tokens_per_step = config.training.batch_size * config.training.sequence_length
+    start = logged_at = time.perf_counter()
+    loss_sum, logged_step = torch.zeros((), device=ranks.device), 0
+    for step in range(total_steps):
+        lr = learning_rate(config.schedule, config.optimizer.lr, step, total_steps)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = lr
+        for micro in range(passes):
+            first = step * config.training.batch_size + (micro * ranks.world_size + ranks.rank) * micro_batch
+            batch = torch.from_numpy(samples.batch(np.arange(first, first + micro_batch))).to(ranks.device)
+            loss = engine(batch[:, :-1], batch[:, 1:])
+            engine.backward(loss)
+            engine.step()
+            loss_sum += loss.detach()
+        on_step()
+        done = step + 1
+        evaluating = done % config.training.eval_every == 0 or done == total_steps
+        if not (evaluating or done % config.training.log_every == 0 or done == 1):
+            continue
+        mean_loss = ranks.sum(loss_sum).item() / (passes * ranks.world_size * (done - logged_step))
+        if not math.isfinite(mean_loss):
+            raise TrainingError(
+                f"the loss is {mean_loss} between steps {logged_step + 1} and {done}; nothing was saved since. "
+                f"Lower the learning rate (optimizer.lr={config.optimizer.lr / 3:.2g}) or lengthen schedule.warmup_steps"
+            )
+        now = time.perf_counter()
+        speed = tokens_per_step * (done - logged_step) / (now - logged_at)
+        record = {
+            "step": done, "tokens": done * tokens_per_step, "flops": done * tokens_per_step * flops_per_token,
+            "train/loss": mean_loss, "lr": lr, "grad_norm": float(engine.get_global_grad_norm()),
+            "tokens_per_second": speed,
+            "mfu": peak_flops and speed * flops_per_token / (peak_flops * ranks.world_size), "seconds": now - start,
+        }
+        if evaluating:
+            held_out = evaluate(engine)
+            record |= {"val/loss": held_out.loss, "val/bits_per_byte": held_out.bits_per_byte}
+        loss_sum.zero_()
+        logged_at, logged_step = time.perf_counter(), done
+        yield record

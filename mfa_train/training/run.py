@@ -1,0 +1,81 @@
+"""A run from config to closing table.
+
+    1. What can be known to fail is checked: the config, the batch over the ranks, the run folder.
+    2. The corpus is prepared, or found prepared.
+    3. The run folder is made; model, optimizer and DeepSpeed engine are built.
+    4. Steps, with an evaluation every so often; every record goes to metrics.jsonl, the terminal and W&B.
+    5. Final weights, summary, closing table and a sample of text.
+"""
+
+import dataclasses
+import time
+
+import torch
+
+from mfa_train.budget.devices import peak_flops
+from mfa_train.budget.plan import make_plan
+from mfa_train.config import Config
+from mfa_train.data.corpus import Corpus
+from mfa_train.data.prepare import prepare
+from mfa_train.data.samples import Samples
+from mfa_train.errors import ConfigError
+from mfa_train.tracking.run_log import RunLog, SilentLog
+from mfa_train.training.closing import closing_table, make_summary, where_to_look, zlib_bits_per_byte
+from mfa_train.training.engine import build_engine, resolve_precision
+from mfa_train.training.evaluation import Evaluator
+from mfa_train.training.loop import train
+from mfa_train.training.ranks import Ranks, join, world_size
+from mfa_train.training.run_folder import RunFolder, final_checkpoint
+from mfa_train.training.sample import sample_text
+from mfa_train.training.schedule import check_schedule
+from mfa_train.training.weights import save_weights
+
+
+def run(config: Config) -> dict:
+    """Trains the config's model and returns what summary.json holds. Raises UserError."""
+    micro_batch = config.training.micro_batch(world_size())
+    check_schedule(config.schedule, config.training.total_steps)
+    plan = make_plan(config)
+    folder = RunFolder(config)
+    ranks = join()
+    if finished := ranks.on_first(folder.finished_summary):
+        ranks.say(f"{closing_table(finished)}\n\n{where_to_look(folder)}\n"
+                  f"{folder.path} holds this run, finished before. To train it again: resume=never")
+        return finished
+    corpus = _open_corpus(config, ranks)
+    samples = Samples(corpus.train, config.training.sequence_length, config.seed)
+    held_out = Samples(corpus.held_out, config.training.sequence_length, config.seed)
+
+    ranks.on_first(lambda: folder.create(plan))
+    dtype = resolve_precision(config.precision)
+    engine = build_engine(config, ranks, dtype)
+    evaluate = Evaluator(held_out, config.training.eval_sequences, micro_batch, ranks, corpus.tokenizer.token_bytes)
+    run_config = dataclasses.asdict(config) | {"plan": plan}
+    zlib_bits = zlib_bits_per_byte(corpus.tokenizer, evaluate.targets)
+    log = RunLog(config.tracking, folder.path, run_config, config.training.total_steps) if ranks.first else SilentLog()
+    status, record = "failed", {}
+    try:
+        for record in train(engine, config, samples, ranks, plan["flops"]["train_per_token"],
+                            peak_flops(ranks.device, dtype), evaluate, log.advance):
+            log.log(record)
+        save_weights(engine, corpus.tokenizer, final_checkpoint(folder.path), ranks)
+        status = "finished"
+    finally:
+        summary = make_summary(status, plan, record, zlib_bits)
+        log.close(summary)
+        if ranks.first:
+            folder.write_json("summary.json", summary)
+    text = sample_text(config.sample, config.seed, engine.module, corpus.tokenizer, ranks.device)
+    ranks.say(f"\n{closing_table(summary)}\n\nA sample:\n\n{text}\n\n{where_to_look(folder)}")
+    return summary
+
+
+def _open_corpus(config: Config, ranks: Ranks) -> Corpus:
+    """The prepared corpus, made by rank 0 where it isn't there yet. Raises ConfigError where the model can't read it."""
+    data = config.data
+    ranks.on_first(lambda: prepare(data.source, data.path, data.vocab_size, data.held_out_fraction, ranks.say) and None)
+    corpus = Corpus(data.path)
+    if corpus.vocab_size > config.model.vocab_size:
+        raise ConfigError(f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's vocabulary of "
+                          f"{corpus.vocab_size}: type model.vocab_size={corpus.vocab_size}")
+    return corpus

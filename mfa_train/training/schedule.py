@@ -1,0 +1,30 @@
+"""The learning rate as a pure function of the step."""
+
+import math
+
+from mfa_train.config import ScheduleConfig
+from mfa_train.errors import ConfigError
+
+
+def learning_rate(config: ScheduleConfig, peak: float, step: int, total_steps: int) -> float:
+    """Of `step`, the first being 0. Rises linearly over warmup_steps, then falls to peak · min_lr_ratio at the last.
+
+    cosine and linear fall from the end of the warmup, wsd (arXiv 2404.06395) over the last decay_fraction of all steps.
+    """
+    if step < config.warmup_steps:
+        return peak * (step + 1) / config.warmup_steps
+    decay_start = config.warmup_steps
+    if config.name == "wsd":
+        decay_start = max(decay_start, total_steps - round(config.decay_fraction * total_steps))
+    if step < decay_start:
+        return peak
+    share = (step + 1 - decay_start) / max(1, total_steps - decay_start)
+    left = 0.5 * (1 + math.cos(math.pi * share)) if config.name == "cosine" else 1 - share
+    return peak * (config.min_lr_ratio + (1 - config.min_lr_ratio) * left)
+
+
+def check_schedule(config: ScheduleConfig, total_steps: int) -> None:
+    """Raises ConfigError for a warmup longer than the run."""
+    if not 0 <= config.warmup_steps <= total_steps:
+        raise ConfigError(f"schedule.warmup_steps={config.warmup_steps} does not fit into {total_steps} steps: "
+                          f"type schedule.warmup_steps={total_steps // 10}")

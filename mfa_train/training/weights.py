@@ -1,0 +1,35 @@
+"""A run's final weights as safetensors, under Hugging Face's names."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from mfa_train.data.tokenizer import Tokenizer
+from mfa_train.training.ranks import Ranks
+
+FILE = "model.safetensors"
+
+
+def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> None:
+    """Writes the model as it was evaluated, and the tokenizer beside it. Every rank takes part: under ZeRO 3 each holds a share."""
+    import deepspeed
+
+    weights = {}
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters(parameter, enabled=hasattr(parameter, "ds_id")):
+            if ranks.first:
+                weights[name] = parameter.detach().cpu().clone()
+    if ranks.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(weights, folder / FILE)
+        shutil.copyfile(tokenizer.path, folder / "tokenizer.model")
+
+
+def load_weights(model: torch.nn.Module, folder: Path) -> None:
+    """Fills `model` with what `save_weights` wrote, in the model's own precision."""
+    weights = load_file(folder / FILE)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
