@@ -14,40 +14,48 @@ from omegaconf import DictConfig
 
 from mfa_train.config import from_hydra
 from mfa_train.doors import report
+from mfa_train.errors import ConfigError, TrainingError
 
-failed_members: list[str] = []
+members: list[DictConfig] = []
+"""What Hydra composed: one tree, or with -m one for each member of the sweep."""
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
-def main(tree: DictConfig) -> None:
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        run_member(list(HydraConfig.get().overrides.task), tree.name)
-        return
-    config = from_hydra(tree)
-    from mfa_train.training.run import run  # torch and deepspeed take seconds: not for --help or a mistyped key
-
-    run(config)
+def compose(tree: DictConfig) -> None:
+    members.append((tree, HydraConfig.get()))
 
 
-def run_member(overrides: list[str], name: str) -> None:
-    """Runs one member of a sweep; the keys whose value the command line did not hold as it is are those swept."""
-    swept = [override for override in overrides if override not in sys.argv]
-    if not any(override.startswith("name=") for override in overrides):
-        beside = [override for override in swept if override.split("=")[0] not in ("attention", "model")]
-        overrides = [*overrides, f"name={'-'.join([name, *beside])}"]
-    print(f"\n=== {' '.join(swept)}", flush=True)
-    if subprocess.run([sys.executable, __file__, *overrides]).returncode:
-        failed_members.append(" ".join(swept))
+def main() -> None:
+    compose()
+    if members and members[0][1].mode == RunMode.MULTIRUN:
+        run_members()
+    for tree, _ in members:  # none after --help and the like
+        config = from_hydra(tree)
+        from mfa_train.training.run import run  # torch and deepspeed take seconds: not for --help or a mistyped key
+
+        run(config)
 
 
-def door() -> int:
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print its errors itself, over several lines
-    status = report(main)
-    if failed_members:
-        print(f"error: {len(failed_members)} of the sweep's members failed: {'; '.join(failed_members)}", file=sys.stderr)
-        return 1
-    return status
+def run_members() -> None:
+    """Runs the sweep's members one after another; raises TrainingError naming those that failed."""
+    if "RANK" in os.environ:
+        raise ConfigError("-m starts a process for each member itself: type it without torchrun, or one member with it")
+    failed = []
+    for tree, hydra_config in members:
+        overrides = list(hydra_config.overrides.task)
+        # The keys whose value the command line did not hold as it is are those swept over.
+        swept = [override for override in overrides if override not in sys.argv]
+        if not any(override.startswith("name=") for override in overrides):
+            beside = [override for override in swept if override.split("=")[0] not in ("attention", "model")]
+            overrides.append(f"name={'-'.join([tree.name, *beside])}")
+        print(f"\n=== {' '.join(swept)}", flush=True)
+        if subprocess.run([sys.executable, __file__, *overrides]).returncode:
+            failed.append(" ".join(swept))
+    members.clear()
+    if failed:
+        raise TrainingError(f"{len(failed)} of the sweep's members failed: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":
-    sys.exit(door())
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print its errors itself, over several lines
+    sys.exit(report(main))

@@ -26,7 +26,7 @@ class Evaluator:
     def __init__(self, held_out: Samples, sequences: int, micro_batch: int, ranks: Ranks, token_bytes: np.ndarray):
         self.samples, self.micro_batch, self.ranks = held_out, micro_batch, ranks
         self.count = min(sequences or held_out.windows, held_out.windows)
-        self.targets = held_out.in_order(0, self.count)[:, 1:]
+        self.targets = held_out.at(np.arange(self.count))[:, 1:]
         self.num_bytes = int(token_bytes[self.targets].sum())
 
     @torch.no_grad()
@@ -34,14 +34,13 @@ class Evaluator:
         """Evaluates `model(tokens, targets)`, a mean loss. Every rank makes the same number of passes: under ZeRO 3 a
         pass is a collective."""
         model.eval()
-        mine = list(range(self.ranks.rank, self.count, self.ranks.world_size))
+        mine = np.arange(self.ranks.rank, self.count, self.ranks.world_size)
         passes = math.ceil(math.ceil(self.count / self.ranks.world_size) / self.micro_batch)
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for index in range(passes):
             windows = mine[index * self.micro_batch : (index + 1) * self.micro_batch]
-            batch = np.concatenate([self.samples.in_order(window, 1) for window in windows or [0]])
-            batch = torch.from_numpy(batch).to(self.ranks.device)
-            total += model(batch[:, :-1], batch[:, 1:]).double() * batch[:, 1:].numel() * bool(windows)
+            batch = torch.from_numpy(self.samples.at(windows if len(windows) else [0])).to(self.ranks.device)
+            total += model(batch[:, :-1], batch[:, 1:]).double() * (len(windows) * self.samples.sequence_length)
         model.train()
         nats = self.ranks.sum(total).item()
         return Evaluation(nats / self.targets.size, nats / (math.log(2) * self.num_bytes))

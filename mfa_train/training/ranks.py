@@ -55,7 +55,8 @@ def world_size() -> int:
 
 def join(timeout: timedelta = timedelta(minutes=30)) -> Ranks:
     """Joins the process group that RANK, WORLD_SIZE and LOCAL_RANK tell of; without them, one of its own, alone."""
-    rank, local_rank = int(os.environ.get("RANK", 0)), int(os.environ.get("LOCAL_RANK", 0))
+    # DeepSpeed refuses to start without LOCAL_RANK, which only launchers set.
+    rank, local_rank = int(os.environ.get("RANK", 0)), int(os.environ.setdefault("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
         device, backend = torch.device("cuda", local_rank), "nccl"
         torch.cuda.set_device(device)
