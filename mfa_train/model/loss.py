@@ -9,10 +9,10 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
-CHUNK_LOGITS = 2**24
-"""Logits that exist at once, float32: 64 MiB."""
-MIN_CHUNK_TOKENS = 1024
-"""Below this many tokens a chunk's matrix products waste the hardware, however large the vocabulary."""
+CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**26}
+"""float32 logits that exist at once: what a CPU's cache holds, 256 MiB on a GPU."""
+MIN_CHUNK_TOKENS = 128
+"""With fewer tokens at once the matrix products waste the hardware, however large the vocabulary."""
 
 
 class LanguageModelHead(nn.Module):
@@ -41,21 +41,23 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if training:
             grad_hidden = torch.empty_like(hidden)
             grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-        chunk = max(MIN_CHUNK_TOKENS, CHUNK_LOGITS // vocab_size)
+        chunk = max(MIN_CHUNK_TOKENS, CHUNK_LOGITS.get(hidden.device.type, 2**26) // vocab_size)
         for start in range(0, tokens, chunk):
             part = slice(start, start + chunk)
             logits = (hidden[part] @ weight.t()).float()
             index = targets[part].unsqueeze(1)
-            log_z = torch.logsumexp(logits, dim=1, keepdim=True)
-            loss += (log_z - logits.gather(1, index)).sum()
+            target_logits = logits.gather(1, index)
+            largest = logits.amax(dim=1, keepdim=True)
+            exponentials = logits.sub_(largest).exp_()
+            normalizer = exponentials.sum(dim=1, keepdim=True)
+            log_z = normalizer.log() + largest
+            loss += (log_z - target_logits).sum()
             if z_loss:
                 loss += z_loss * log_z.square().sum()
             if training:
-                grad = logits.sub_(log_z).exp_()
-                if z_loss:
-                    grad.mul_(1 + 2 * z_loss * log_z)
-                grad.scatter_add_(1, index, torch.full_like(log_z, -1.0))
-                grad = grad.mul_(1 / tokens).to(hidden.dtype)
+                scale = (1 + 2 * z_loss * log_z) / (tokens * normalizer)
+                grad = exponentials.mul_(scale).scatter_add_(1, index, torch.full_like(log_z, -1 / tokens))
+                grad = grad.to(hidden.dtype)
                 torch.mm(grad, weight, out=grad_hidden[part])
                 grad_weight += grad.t() @ hidden[part]
         if training:

@@ -1,7 +1,9 @@
 """The model inside DeepSpeed: the same path for one process on a laptop and for ZeRO 3 on many nodes."""
 
 import contextlib
+import io
 import logging
+import warnings
 
 import torch
 
@@ -32,30 +34,60 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype):
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
+    if ranks.world_size == 1:
+        # An extension for sums between processes, half a minute to compile: alone there is nothing to sum.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     settings = deepspeed_config(config, ranks, dtype)
-    if config.zero == 3:
-        with deepspeed.zero.Init(config_dict_or_path=settings):
-            model = build_model(config, lambda parameter: deepspeed.zero.GatheredParameters(parameter, modifier_rank=0))
-    else:
-        model = build_model(config)
-    model.model.activation_checkpointing = config.training.activation_checkpointing
-    if config.training.compile:
-        for layer in model.model.layers:
-            layer.compile()
-    engine, *_ = deepspeed.initialize(model=model, optimizer=make_optimizer(model, config), config=settings,
-                                      dist_init_required=False)
+    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its memory here, whatever its log level
+        if config.zero == 3:
+            def gather(parameter):
+                return deepspeed.zero.GatheredParameters(parameter, modifier_rank=0)
+
+            with deepspeed.zero.Init(config_dict_or_path=settings):
+                model = build_model(config, gather)
+        else:
+            model = build_model(config)
+        model.model.activation_checkpointing = config.training.activation_checkpointing
+        if config.training.compile:
+            for layer in model.model.layers:
+                layer.compile()
+        optimizer = make_optimizer(model, config)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+    if config.zero == 0:
+        _mend_stage_0(engine, optimizer, dtype)
     return engine
 
 
+def _mend_stage_0(engine, optimizer: torch.optim.AdamW, dtype: torch.dtype) -> None:
+    """Makes stage 0 follow the curve of the other stages, and tell its gradient norm.
+
+    In float32 DeepSpeed clips at stage 0 without keeping the norm. In bf16 its stage 0 wrapper (FP16_UnfusedOptimizer) takes one AdamW step on zero gradients while it starts: the
+    weights would be decayed once (not here: the learning rate is still 0), and Adam's bias correction would run a step
+    ahead for good. It also adds up gradients in bf16, where the other stages use float32.
+    """
+    if dtype == torch.float32:
+        def clip_and_keep_norm() -> None:
+            engine._global_grad_norm = torch.nn.utils.clip_grad_norm_(engine.module.parameters(),
+                                                                      engine.gradient_clipping())
+
+        engine.clip_fp32_gradients = clip_and_keep_norm
+        return
+    for state in optimizer.state.values():
+        state["step"].zero_()
+    for parameter in engine.module.parameters():
+        parameter.grad_dtype = torch.float32
+
+
 def make_optimizer(model: torch.nn.Module, config: Config) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101). Matrices are decayed, vectors (norms, gates) are not."""
+    """AdamW (arXiv 1711.05101), its learning rate 0 until it is set. Matrices are decayed, vectors (norms, gates) not."""
     parameters = list(model.parameters())
     # Under ZeRO 3 a parameter's own shape is that of this rank's shard.
     matrices = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) >= 2]
     vectors = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) < 2]
     groups = [{"params": matrices, "weight_decay": config.optimizer.weight_decay},
               {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.optimizer.lr, betas=tuple(config.optimizer.betas),
+    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(config.optimizer.betas),
                              eps=config.optimizer.eps, fused=True)
 
 
@@ -72,7 +104,8 @@ def deepspeed_config(config: Config, ranks: Ranks, dtype: torch.dtype) -> dict:
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_clipping": config.training.gradient_clipping,
         "bf16": {"enabled": dtype == torch.bfloat16},
-        "data_types": {"grad_accum_dtype": "fp32"},
+        # Stage 0 refuses a type for sums that differs from the model's; `_mend_stage_0` sees to it.
+        "data_types": {"grad_accum_dtype": "fp32"} if config.zero else {},
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,

@@ -56,7 +56,7 @@ def train(engine, config: Config, samples: Samples, ranks: Ranks, flops_per_toke
         speed = tokens_per_step * (done - logged_step) / (now - logged_at)
         record = {
             "step": done, "tokens": done * tokens_per_step, "flops": done * tokens_per_step * flops_per_token,
-            "train/loss": mean_loss, "lr": lr, "grad_norm": float(engine.get_global_grad_norm()),
+            "train/loss": mean_loss, "lr": lr, "grad_norm": _number(engine.get_global_grad_norm()),
             "tokens_per_second": speed,
             "mfu": peak_flops and speed * flops_per_token / (peak_flops * ranks.world_size), "seconds": now - start,
         }
@@ -66,3 +66,8 @@ def train(engine, config: Config, samples: Samples, ranks: Ranks, flops_per_toke
         loss_sum.zero_()
         logged_at, logged_step = time.perf_counter(), done
         yield record
+
+
+def _number(value: torch.Tensor | float | None) -> float | None:
+    """DeepSpeed's gradient norm: a tensor, a float, or nothing where it neither clips nor needs it."""
+    return None if value is None else float(value)

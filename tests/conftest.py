@@ -1,0 +1,51 @@
+"""Fixtures that several folders share. Tests run on the CPU, in float32 unless they say otherwise."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("WANDB_SILENT", "true")
+
+import pytest
+import torch
+
+from mfa_train import config as configs
+from mfa_train.attention import attention_config, variants
+from mfa_train.model.decoder import LanguageModel
+from mfa_train.model.initialization import initialize
+
+ROOT = Path(__file__).resolve().parent.parent
+VARIANTS = variants()
+
+SMALL = [
+    "model.hidden_size=64", "model.num_hidden_layers=2", "model.intermediate_size=96", "model.num_attention_heads=4",
+    "model.num_key_value_heads=2", "model.head_dim=16", "model.vocab_size=199",
+]
+"""A decoder that a test can afford."""
+
+
+@pytest.fixture
+def small_model():
+    """`small_model(attention, *overrides)`: a small LanguageModel with weights large enough to tell things apart."""
+    def make(attention: str, *overrides: str, std: float = 0.15) -> LanguageModel:
+        config = configs.load([f"attention={attention}", *SMALL, f"model.initialization.std={std}", *overrides])
+        model = LanguageModel(config.model, attention_config(config.attention))
+        initialize(model, config.model.initialization, config.seed, config.model.num_hidden_layers)
+        generator = torch.Generator().manual_seed(3)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:  # norms and gates off their trivial start
+                parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prepared_data(tmp_path_factory) -> Path:
+    """A data_dir with the embedded corpus, prepared once for the whole session."""
+    from mfa_train.data.prepare import prepare
+
+    data_dir = tmp_path_factory.mktemp("data")
+    data = configs.load([f"data_dir={data_dir}"]).data
+    prepare(data.source, data.path, data.vocab_size, data.held_out_fraction)
+    return data_dir
