@@ -34,7 +34,7 @@ class AttentionConfig:
     qk_norm: bool
     """RMSNorm of each head's query and key before rotation, with a learned scale (Qwen3, arXiv 2505.09388)."""
     kernel: str
-    """auto | sdpa | flash."""
+    """auto | sdpa | flash | tiled; see `mfa_train.attention.kernels`."""
 
     rope_key: ClassVar[str] = "head_dim"
     """The key that says how many dimensions RoPE turns."""
@@ -46,7 +46,7 @@ class AttentionConfig:
         if self.rope_dim % 2:
             raise ConfigError(f"attention.{self.rope_key}={self.rope_dim} is odd, and RoPE turns pairs of dimensions: "
                               f"type attention.{self.rope_key}={self.rope_dim + 1}")
-        require_choice("attention.kernel", self.kernel, ("auto", "sdpa", "flash"))
+        require_choice("attention.kernel", self.kernel, ("auto", "sdpa", "flash", "tiled"))
 
     @property
     def rope_dim(self) -> int:

@@ -1,6 +1,6 @@
-"""The one place that multiplies queries, keys and values: torch's SDPA everywhere, flash-attn 2 on CUDA.
+"""The one place that multiplies queries, keys and values: torch's SDPA everywhere, flash-attn 2 on CUDA, tiles on a CPU.
 
-Kernels differ in speed and rounding only. Both are causal with the last query at the last key, so that a query block
+Kernels differ in speed and rounding only. All are causal with the last query at the last key, so that a query block
 behind a longer cache sees all of it.
 """
 
@@ -10,19 +10,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mfa_train.attention.tiled import tiled_attention
 from mfa_train.errors import ConfigError
 
 FLASH_MAX_HEAD_DIM = 256
+TILED_MAX_TOKENS = 2048
+"""Beyond it the softmax weights that `tiled` keeps for the backward pass outgrow what it saves."""
+HALF = (torch.float16, torch.bfloat16)
 
 
 def choose_kernel(kernel: str, head_dim: int) -> str:
     """The kernel that `attention.kernel` means here. Raises ConfigError for `flash` where it cannot run."""
-    if kernel == "sdpa":
-        return "sdpa"
+    if kernel in ("sdpa", "tiled"):
+        return kernel
     missing = _flash_missing(head_dim)
     if kernel == "flash" and missing:
         raise ConfigError(f"attention.kernel=flash needs {missing}: type attention.kernel=sdpa, or auto")
-    return "sdpa" if missing else "flash"
+    if not missing:
+        return "flash"
+    return "sdpa" if torch.cuda.is_available() else "tiled"
 
 
 def _flash_missing(head_dim: int) -> str | None:
@@ -40,9 +46,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str) -> Tensor
 
     Returns (batch, queries, heads, v_dim). Query heads share key-value heads in equal groups.
     """
-    # flash-attn takes 16-bit values alone: float32 runs (tests, references) go through SDPA.
-    if kernel == "flash" and q.dtype in (torch.float16, torch.bfloat16):
+    # flash-attn takes 16-bit values alone, and tiles gain with them alone: float32 runs go through SDPA.
+    if kernel == "flash" and q.dtype in HALF:
         return _flash(q, k, v, scale)
+    if kernel == "tiled" and q.dtype in HALF and q.shape[1] == k.shape[1] <= TILED_MAX_TOKENS:
+        return tiled_attention(q, k, v, scale)
     return _sdpa(q, k, v, scale)
 
 

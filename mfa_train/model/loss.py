@@ -9,8 +9,8 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
-CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**26}
-"""float32 logits that exist at once: what a CPU's cache holds, 256 MiB on a GPU."""
+CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**26}
+"""float32 logits that exist at once: 16 MiB on a CPU, what its cache holds; 256 MiB on a GPU."""
 MIN_CHUNK_TOKENS = 128
 """With fewer tokens at once the matrix products waste the hardware, however large the vocabulary."""
 

@@ -52,19 +52,24 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype):
         if config.training.compile:
             for layer in model.model.layers:
                 layer.compile()
+            model.lm_head.compile()
         optimizer = make_optimizer(model, config)
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     if config.zero == 0:
         _mend_stage_0(engine, optimizer, dtype)
+    if ranks.world_size == 1 and (config.zero == 0 or config.zero == 1 and dtype == torch.bfloat16):
+        # These flatten, sum over one process and copy back; the other wrappers do work of their own in that pass.
+        engine.enable_backward_allreduce = False
     return engine
 
 
 def _mend_stage_0(engine, optimizer: torch.optim.AdamW, dtype: torch.dtype) -> None:
     """Makes stage 0 follow the curve of the other stages, and tell its gradient norm.
 
-    In float32 DeepSpeed clips at stage 0 without keeping the norm. In bf16 its stage 0 wrapper (FP16_UnfusedOptimizer) takes one AdamW step on zero gradients while it starts: the
-    weights would be decayed once (not here: the learning rate is still 0), and Adam's bias correction would run a step
-    ahead for good. It also adds up gradients in bf16, where the other stages use float32.
+    In float32 DeepSpeed clips at stage 0 without keeping the norm. In bf16 its stage 0 wrapper (FP16_UnfusedOptimizer)
+    takes one AdamW step on zero gradients while it starts: the weights would be decayed once (not here: the learning
+    rate is still 0), and Adam's bias correction would run a step ahead for good. It also adds up gradients in bf16,
+    where the other stages use float32.
     """
     if dtype == torch.float32:
         def clip_and_keep_norm() -> None:
@@ -104,6 +109,8 @@ def deepspeed_config(config: Config, ranks: Ranks, dtype: torch.dtype) -> dict:
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_clipping": config.training.gradient_clipping,
         "bf16": {"enabled": dtype == torch.bfloat16},
+        # By default bf16 gradients are also summed in bf16, and the curve would depend on the number of processes.
+        "communication_data_type": "fp32",
         # Stage 0 refuses a type for sums that differs from the model's; `_mend_stage_0` sees to it.
         "data_types": {"grad_accum_dtype": "fp32"} if config.zero else {},
         "zero_optimization": zero,
