@@ -1,20 +1,19 @@
 """Causal attention in blocks of queries, each one batched matrix product: for 16-bit training on a CPU.
 
-There torch's SDPA runs at a sixth of the matrix-product peak, forward and backward; this at two thirds of it. A block of
-queries meets the keys up to its own end, so only the scores on the diagonal are computed and masked. Query heads that
-share a key head become rows of one product: the fewer key heads, the larger the products.
+There torch's SDPA runs at a sixth of the matrix-product peak, forward and backward; this takes about half its time. A
+block of queries meets the keys up to its own end, so only the scores on the diagonal are computed and masked. Query
+heads that share a key head become rows of one product: the fewer key heads, the larger the products. Scores and softmax
+are float32, as in SDPA.
 
-What it gives up: the softmax weights of a layer are kept for the backward pass, batch·heads·tokens² bytes in 16 bit; and
-scores are rounded to the values' own precision, as in attention written out with matrix products.
+What it gives up: the softmax weights of a layer are kept for the backward pass, batch·heads·tokens² bytes in 16 bit.
 """
 
 import torch
 from torch import Tensor
 
-BLOCK_TOKENS = 128
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # torch.compile unrolls the blocks into slower code
 def tiled_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """q (batch, tokens, heads, qk_dim), k and v (batch, tokens, kv_heads, …) to (batch, tokens, heads, v_dim)."""
     return _TiledAttention.apply(q, k, v, scale)
@@ -28,15 +27,13 @@ class _TiledAttention(torch.autograd.Function):
         tokens, kv_heads = q.shape[1], k.shape[2]
         group = q.shape[2] // kv_heads
         q, k, v = (_as_rows(x, kv_heads) for x in (q, k, v))
-        future = torch.ones(BLOCK_TOKENS, BLOCK_TOKENS, dtype=torch.bool, device=q.device).triu(1)
-        future = future.repeat_interleave(group, dim=0)
+        wide_q, wide_k = q.float().mul_(scale), k.float().transpose(1, 2)
         outputs, weights = [], []
-        for start, end in _blocks(tokens):
-            rows = slice(start * group, end * group)
-            scores = q.new_empty(q.shape[0], (end - start) * group, end)
-            torch.baddbmm(scores, q[:, rows], k[:, :end].transpose(1, 2), beta=0, alpha=scale, out=scores)
-            scores[:, :, start:].masked_fill_(future[: scores.shape[1], : end - start], -torch.inf)
-            weights.append(scores.softmax(dim=-1))
+        for start, end in _blocks(tokens, group):
+            scores = wide_q[:, start * group : end * group] @ wide_k[:, :, :end]
+            future = torch.ones(end - start, end - start, dtype=torch.bool, device=q.device).triu(1)
+            scores[:, :, start:].masked_fill_(future.repeat_interleave(group, dim=0), -torch.inf)
+            weights.append(scores.softmax(dim=-1).to(q.dtype))
             outputs.append(weights[-1] @ v[:, :end])
         ctx.save_for_backward(q, k, v, *weights)
         ctx.scale, ctx.kv_heads, ctx.group, ctx.tokens = scale, kv_heads, group, tokens
@@ -48,7 +45,7 @@ class _TiledAttention(torch.autograd.Function):
         grad = _as_rows(grad, ctx.kv_heads)
         grad_q = []
         grad_k, grad_v = (torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (k, v))
-        for p, (start, end) in zip(weights, _blocks(ctx.tokens)):
+        for p, (start, end) in zip(weights, _blocks(ctx.tokens, ctx.group)):
             rows = slice(start * ctx.group, end * ctx.group)
             grad_v[:, :end] += p.transpose(1, 2) @ grad[:, rows]
             grad_p = grad[:, rows] @ v[:, :end].transpose(1, 2)
@@ -60,8 +57,10 @@ class _TiledAttention(torch.autograd.Function):
                 _as_heads(grad_v.to(v.dtype), ctx.kv_heads, ctx.tokens), None)
 
 
-def _blocks(tokens: int) -> list[tuple[int, int]]:
-    return [(start, min(start + BLOCK_TOKENS, tokens)) for start in range(0, tokens, BLOCK_TOKENS)]
+def _blocks(tokens: int, group: int) -> list[tuple[int, int]]:
+    """First and last token (exclusive) of each block: at least 128 rows of the product, at least 64 tokens."""
+    length = max(64, 128 // group)
+    return [(start, min(start + length, tokens)) for start in range(0, tokens, length)]
 
 
 def _as_rows(x: Tensor, kv_heads: int) -> Tensor:

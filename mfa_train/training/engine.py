@@ -32,6 +32,7 @@ def build_model(config: Config, gather=lambda parameter: contextlib.nullcontext(
 def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype):
     """A DeepSpeedEngine around the model and AdamW. Its learning rate is the caller's to set before each step."""
     import deepspeed
+    from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
@@ -57,8 +58,8 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype):
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     if config.zero == 0:
         _mend_stage_0(engine, optimizer, dtype)
-    if ranks.world_size == 1 and (config.zero == 0 or config.zero == 1 and dtype == torch.bfloat16):
-        # These flatten, sum over one process and copy back; the other wrappers do work of their own in that pass.
+    if ranks.world_size == 1 and isinstance(engine.optimizer, BF16_Optimizer):
+        # It would flatten all gradients, sum them over one process and copy them back. (Other wrappers work in that pass.)
         engine.enable_backward_allreduce = False
     return engine
 
