@@ -4,10 +4,12 @@ With -m each member of the sweep runs in a process of its own, under the name of
 """
 
 import os
+import re
 import subprocess
 import sys
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -16,8 +18,8 @@ from mfa_train.config import from_hydra
 from mfa_train.doors import report
 from mfa_train.errors import ConfigError, TrainingError
 
-members: list[DictConfig] = []
-"""What Hydra composed: one tree, or with -m one for each member of the sweep."""
+members: list[tuple[DictConfig, HydraConf]] = []
+"""What Hydra composed, each with Hydra's own settings: one, or with -m one for each member of the sweep."""
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
@@ -44,13 +46,15 @@ def run_members() -> None:
     for tree, hydra_config in members:
         overrides = list(hydra_config.overrides.task)
         # The keys whose value the command line did not hold as it is are those swept over.
-        swept = [override for override in overrides if override not in sys.argv]
-        if not any(override.startswith("name=") for override in overrides):
-            beside = [override for override in swept if override.split("=")[0] not in ("attention", "model")]
-            overrides.append(f"name={'-'.join([tree.name, *beside])}")
-        print(f"\n=== {' '.join(swept)}", flush=True)
+        swept = {override.split("=")[0]: override for override in overrides if override not in sys.argv}
+        if "name" not in swept:
+            named = any(override.startswith("name=") for override in overrides)
+            told = () if named else ("attention", "model")  # by the default name
+            beside = [re.sub(r"[^\w.=+-]", "_", swept[key]) for key in swept if key not in told]
+            overrides.append(f"name='{'-'.join([tree.name, *beside])}'")
+        print(f"\n=== {' '.join(swept.values())}", flush=True)
         if subprocess.run([sys.executable, __file__, *overrides]).returncode:
-            failed.append(" ".join(swept))
+            failed.append(" ".join(swept.values()))
     members.clear()
     if failed:
         raise TrainingError(f"{len(failed)} of the sweep's members failed: {'; '.join(failed)}")

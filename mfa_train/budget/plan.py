@@ -7,7 +7,7 @@ backward pass counts twice the forward one, recomputation nothing. Elementwise w
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mfa_train.attention import attention_config
+from mfa_train.attention import Attention, attention_config
 from mfa_train.config import Config
 from mfa_train.model.decoder import DecoderLayer, LanguageModel
 
@@ -28,7 +28,7 @@ def make_plan(config: Config) -> dict:
             linear_flops = _linear_flops(layer, x, positions)
     layers, sequence = config.model.num_hidden_layers, config.training.sequence_length
     head_flops = 2 * config.model.hidden_size * config.model.vocab_size
-    forward = layers * (linear_flops + attention_flops(layer.self_attn, sequence / 2)) + head_flops
+    forward = layers * (linear_flops + attention_flops(layer.self_attn, sequence) // 2) + head_flops
     embeddings = {id(weight): weight.numel() for weight in (model.model.embed_tokens.weight, model.lm_head.weight)}
     total = sum(parameter.numel() for parameter in model.parameters())
     steps = config.training.total_steps
@@ -53,7 +53,7 @@ def make_plan(config: Config) -> dict:
     }
 
 
-def attention_flops(attention, keys: float) -> float:
+def attention_flops(attention: Attention, keys: int) -> int:
     """Forward FLOPs of one query token's scores and values over `keys` tokens, all heads of one layer."""
     return 2 * attention.num_attention_heads * (attention.qk_head_dim + attention.v_head_dim) * keys
 

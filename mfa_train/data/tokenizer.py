@@ -6,6 +6,7 @@ its UTF-8 bytes: nothing is ever `<unk>`. What it gives up: no piece reaches acr
 
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -37,8 +38,9 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ConfigError(f"data.vocab_size={vocab_size}: sentencepiece cannot make so many pieces of this corpus "
-                          f"({str(error).splitlines()[0][-160:]}); type data.vocab_size=4096") from error
+        most = re.search(r"value <= (\d+)", str(error))
+        raise ConfigError(f"data.vocab_size={vocab_size}: sentencepiece cannot make so many pieces of this corpus; type "
+                          f"data.vocab_size={most[1] if most else 4096}") from error
     return model.getvalue()
 
 

@@ -43,8 +43,9 @@ class RunFolder:
         if changed:
             raise ConfigError(f"name={self.config.name}: {self.path} holds another run ({'; '.join(changed[:3])}"
                               f"{', …' if len(changed) > 3 else ''}); {mend}")
-        summary = self.path / "summary.json"
-        return json.loads(summary.read_text()) if summary.is_file() else None
+        path = self.path / "summary.json"
+        summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return summary if summary.get("status") == "finished" else None
 
     def create(self, plan: dict) -> None:
         """Makes the folder. An older run of this name is moved aside to NAME~1, NAME~2, … with resume=never; an

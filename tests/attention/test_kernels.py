@@ -1,0 +1,65 @@
+"""No kernel changes results beyond rounding: each against the same attention in float64."""
+
+import pytest
+import torch
+
+from mfa_train.attention.kernels import _flash_missing, attend
+
+ROUNDING = 2**-7
+"""Twice bfloat16's relative spacing, for root mean squares over a tensor."""
+
+SHAPES = [  # batch, tokens, heads, kv_heads, qk_dim, v_dim
+    pytest.param(2, 300, 6, 6, 32, 32, id="mha"),
+    pytest.param(2, 200, 6, 2, 32, 32, id="gqa"),
+    pytest.param(2, 130, 6, 1, 64, 64, id="mfa"),
+    pytest.param(1, 65, 4, 4, 48, 32, id="mla"),
+    pytest.param(1, 7, 4, 4, 16, 16, id="shorter than a block"),
+]
+
+
+def run(kernel: str, tensors: list[torch.Tensor], grad: torch.Tensor) -> list[torch.Tensor]:
+    """The output and the gradients of q, k and v."""
+    inputs = [x.detach().clone().requires_grad_() for x in tensors]
+    out = attend(*inputs, inputs[0].shape[-1] ** -0.5, kernel)
+    out.backward(grad.to(out.dtype))
+    return [out.detach(), *(x.grad for x in inputs)]
+
+
+def errors(found: list[torch.Tensor], exact: list[torch.Tensor]) -> list[float]:
+    return [((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, exact)]
+
+
+def inputs(batch, tokens, heads, kv_heads, qk_dim, v_dim, device="cpu") -> tuple[list[torch.Tensor], torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def values(*shape):
+        return torch.randn(shape, generator=generator).bfloat16().to(device)
+
+    # Keys and values with a common part, as in trained models: differences of large numbers show rounding.
+    q, k, v = values(batch, tokens, heads, qk_dim), values(batch, tokens, kv_heads, qk_dim), values(
+        batch, tokens, kv_heads, v_dim)
+    return [2 * q, k + 0.5, v + 0.5], values(batch, tokens, heads, v_dim)
+
+
+@pytest.mark.parametrize("shape", [shape.values for shape in SHAPES], ids=[shape.id for shape in SHAPES])
+@pytest.mark.parametrize("kernel", ["sdpa", "tiled"])
+def test_kernels_differ_by_rounding_alone(kernel, shape):
+    tensors, grad = inputs(*shape)
+    exact = run("sdpa", [x.double() for x in tensors], grad.double())
+    found = errors(run(kernel, tensors, grad), exact)
+    assert max(found) < ROUNDING, found
+
+
+def test_tiled_is_not_sdpa_under_another_name():
+    tensors, grad = inputs(2, 130, 6, 1, 64, 64)
+    tiled, sdpa = run("tiled", tensors, grad), run("sdpa", tensors, grad)
+    assert not all(torch.equal(a, b) for a, b in zip(tiled, sdpa))
+
+
+@pytest.mark.skipif(_flash_missing(64) is not None, reason=f"flash-attn needs {_flash_missing(64)}")
+@pytest.mark.parametrize("shape", [shape.values for shape in SHAPES], ids=[shape.id for shape in SHAPES])
+def test_flash_differs_by_rounding_alone(shape):
+    tensors, grad = inputs(*shape, device="cuda")
+    exact = run("sdpa", [x.double() for x in tensors], grad.double())
+    found = errors(run("flash", tensors, grad), exact)
+    assert max(found) < ROUNDING, found

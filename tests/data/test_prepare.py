@@ -1,0 +1,60 @@
+"""The embedded corpus."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mfa_train import config as configs
+from mfa_train.data import python_stdlib
+from mfa_train.data.corpus import Corpus
+from mfa_train.data.prepare import prepare
+from mfa_train.errors import ConfigError
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def prepare_in(data_dir: Path, *overrides: str) -> Path:
+    data = configs.load([f"data_dir={data_dir}", *overrides]).data
+    prepare(data.source, data.path, data.vocab_size, data.held_out_fraction, lambda message: None)
+    return Path(data.path)
+
+
+def test_the_same_python_gives_the_same_bytes(prepared_data, tmp_path):
+    again = prepare_in(tmp_path)
+    assert digests(again) == digests(prepared_data / again.name)
+
+
+def test_prepared_tokens_are_reused(prepared_data):
+    corpus = next(prepared_data.iterdir())
+    before = {path.name: path.stat().st_mtime_ns for path in corpus.iterdir()}
+    prepare_in(prepared_data)
+    assert {path.name: path.stat().st_mtime_ns for path in corpus.iterdir()} == before
+
+
+def test_whole_files_are_held_out_and_none_is_a_test(prepared_data):
+    names = [name for name, _ in python_stdlib.documents()]
+    held_out = [name for name in names if python_stdlib.held_out(name, 0.05)]
+    splits = Corpus(next(prepared_data.iterdir())).manifest["splits"]
+    assert splits["held_out"]["documents"] == len(held_out)
+    assert splits["train"]["documents"] == len(names) - len(held_out)
+    assert "json/decoder.py" in names
+    assert not any("test" in name.split("/")[:-1] for name in names)
+
+
+def test_the_held_out_text_comes_back_from_its_tokens(prepared_data):
+    corpus = Corpus(next(prepared_data.iterdir()))
+    texts = "".join(text for name, text in python_stdlib.documents() if python_stdlib.held_out(name, 0.05))
+    assert corpus.tokenizer.text_bytes(corpus.held_out.tokens).decode() == texts
+
+
+def test_other_settings_never_overwrite_a_corpus(prepared_data, tmp_path):
+    copy = tmp_path / "corpus"
+    shutil.copytree(next(prepared_data.iterdir()), copy)
+    before = digests(copy)
+    with pytest.raises(ConfigError, match="data.vocab_size=2048"):
+        prepare_in(tmp_path, "data.vocab_size=2048", f"data.path={copy}")
+    assert digests(copy) == before
