@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 import hydra
 from hydra.conf import HydraConf
@@ -28,7 +29,13 @@ def compose(tree: DictConfig) -> None:
 
 
 def main() -> None:
-    compose()
+    with tempfile.TemporaryDirectory() as folder:
+        if {"-m", "--multirun"} & set(sys.argv):
+            sys.argv.append(f"hydra.sweep.dir={folder}")  # where Hydra leaves a multirun.yaml that nobody needs
+        try:
+            compose()
+        except ValueError as error:  # Hydra's own for `=3` or `model=null`
+            raise ConfigError(f"{error}: expected GROUP=CHOICE or KEY=VALUE, as attention=mla") from error
     if members and members[0][1].mode == RunMode.MULTIRUN:
         run_members()
     for tree, _ in members:  # none after --help and the like

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mfa_train import config as configs
 from mfa_train.doors import report
+from mfa_train.errors import ConfigError
 
 
 def main() -> int:
@@ -19,7 +20,10 @@ def main() -> int:
     command.add_argument("--prompt", help="what the text starts with")
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as sample.temperature=0 seed=2")
     command.set_defaults(act=generate)
-    arguments = parser.parse_args()
+    arguments, rest = parser.parse_known_args()  # overrides may also follow an option
+    if unknown := [word for word in rest if word.startswith("-")]:
+        parser.error(f"unknown option {unknown[0]}")
+    arguments.overrides += rest
     return report(lambda: arguments.act(arguments))
 
 
@@ -31,10 +35,12 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 
 def generate(arguments: argparse.Namespace) -> None:
-    overrides = arguments.overrides
+    for override in arguments.overrides:
+        if not override.startswith(("sample.", "seed=")):
+            raise ConfigError(f"{override}: expected keys of sample, or seed, as sample.temperature=0; the model is the run's")
+    config = configs.of_run(arguments.run, arguments.overrides)
     if arguments.prompt is not None:
-        overrides = [*overrides, f"sample.prompt={arguments.prompt!r}"]
-    config = configs.of_run(arguments.run, overrides)
+        config.sample.prompt = arguments.prompt
     from mfa_train.training.sample import sample_from_run
 
     print(sample_from_run(config, arguments.run))

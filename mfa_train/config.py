@@ -61,6 +61,9 @@ class ModelConfig:
     def __post_init__(self):
         for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "max_position_embeddings"):
             require_positive(f"model.{key}", getattr(self, key))
+        if not self.rms_norm_eps > 0:
+            raise ConfigError(f"model.rms_norm_eps={self.rms_norm_eps}: expected a small number above 0, as 1e-6")
+        require_not_negative("model.initialization.std", self.initialization.std)
         require_choice("model.initialization.method", self.initialization.method,
                        ("normal", "scaled", "mfa", "zero_output"))
 
@@ -87,8 +90,11 @@ class OptimizerConfig:
     weight_decay: float
 
     def __post_init__(self):
-        if len(self.betas) != 2:
-            raise ConfigError(f"optimizer.betas={self.betas}: expected two numbers, as optimizer.betas=[0.9,0.95]")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"optimizer.betas={self.betas}: expected two numbers in [0, 1), as "
+                              "optimizer.betas=[0.9,0.95]")
+        for key in ("lr", "eps", "weight_decay"):
+            require_not_negative(f"optimizer.{key}", getattr(self, key))
 
 
 @dataclass
@@ -104,6 +110,9 @@ class ScheduleConfig:
 
     def __post_init__(self):
         require_choice("schedule.name", self.name, ("cosine", "linear", "wsd"))
+        for key in ("min_lr_ratio", "decay_fraction"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ConfigError(f"schedule.{key}={getattr(self, key)}: expected a share between 0 and 1")
 
 
 @dataclass
@@ -131,6 +140,8 @@ class TrainingConfig:
     def __post_init__(self):
         for key in ("batch_size", "sequence_length", "log_every", "eval_every"):
             require_positive(f"training.{key}", getattr(self, key))
+        for key in ("eval_sequences", "gradient_clipping", "z_loss"):
+            require_not_negative(f"training.{key}", getattr(self, key))
         for key in ("steps", "tokens", "micro_batch_size"):
             if getattr(self, key) is not None:
                 require_positive(f"training.{key}", getattr(self, key))
@@ -183,8 +194,8 @@ class SampleConfig:
     top_p: Optional[float]
 
     def __post_init__(self):
-        if self.temperature < 0:
-            raise ConfigError(f"sample.temperature={self.temperature}: expected 0 (greedy) or more")
+        for key in ("temperature", "max_new_tokens"):
+            require_not_negative(f"sample.{key}", getattr(self, key))
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ConfigError(f"sample.top_p={self.top_p}: expected a probability in (0, 1], or null")
         if self.top_k is not None:
@@ -239,6 +250,11 @@ def require_choice(key: str, value: Any, choices: Sequence[Any]) -> None:
         raise ConfigError(f"{key}={value}: expected one of {', '.join(map(str, choices))}")
 
 
+def require_not_negative(key: str, value: float) -> None:
+    if not 0 <= value < float("inf"):  # nan neither
+        raise ConfigError(f"{key}={value}: expected a number of at least 0")
+
+
 def require_positive(key: str, value: int) -> None:
     if value < 1:
         raise ConfigError(f"{key}={value}: expected a whole number of at least 1")
@@ -254,14 +270,23 @@ def typed(schema: type[Schema], node: Any, where: str = "") -> Schema:
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{prefix}{error.full_key}: {_first_line(error)}") from error
+        raise ConfigError(f"{prefix}{error.full_key}{_mistyped(error)}") from error
+
+
+EXPECTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
+
+
+def _mistyped(error: OmegaConfBaseException) -> str:
+    """What follows the key: `=VALUE: expected …` where the value is of another type."""
+    found = re.match(r"Value '(.*)' (?:of type '.*' could not be converted to|is not a valid) (\w+)", _first_line(error))
+    return f"={found[1]}: expected {EXPECTED.get(found[2], found[2])}" if found else f": {_first_line(error)}"
 
 
 def _check_keys(schema: type, node: Any, prefix: str) -> None:
     fields = {field.name: field for field in dataclasses.fields(schema)}
     for key, value in node.items():
         if key not in fields:
-            raise ConfigError(f"{prefix}{key}: no such key.{did_you_mean(key, fields)}")
+            raise ConfigError(f"{prefix}{key}: no such key.{did_you_mean(f'{prefix}{key}', [prefix + name for name in fields])}")
         if dataclasses.is_dataclass(fields[key].type) and isinstance(value, dict):
             _check_keys(fields[key].type, value, f"{prefix}{key}.")
     required = {name for name, field in fields.items()
@@ -276,6 +301,9 @@ def from_hydra(tree: DictConfig) -> Config:
         node = OmegaConf.to_container(tree, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_first_line(error)}") from error
+    for key in ("steps", "tokens"):  # 1e9 is how people write a billion
+        if isinstance(value := node["training"][key], float) and value.is_integer():
+            node["training"][key] = int(value)
     return typed(Config, node)
 
 
@@ -298,8 +326,12 @@ def of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{folder}: no run here (config.yaml is missing); type the run's folder, as runs/mfa-nano")
-    tree = OmegaConf.load(path)
-    OmegaConf.set_struct(tree, True)
+    try:
+        tree = OmegaConf.load(path)
+        OmegaConf.set_struct(tree, True)
+        typed(Config, OmegaConf.to_container(tree))
+    except Exception as error:  # YAML's own errors, and those of a file that is no config
+        raise ConfigError(f"{path}: not a run's config ({_first_line(error)}); remove or rename {folder}") from error
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         try:
             OmegaConf.update(tree, override.key_or_group, override.value())
@@ -323,8 +355,12 @@ def explained(error: HydraException) -> ConfigError:
         return ConfigError(f"{group}={choice}: no such choice.{did_you_mean(choice, error.options)}")
     named = re.search(r"Could not override '([^']+)'", str(error))
     if named:
-        key = named[1]
-        return ConfigError(f"{key}: no such key.{did_you_mean(key, _all_keys())}")
+        key, known = named[1], _all_keys()
+        if key in known:
+            return ConfigError(f"{key}: no such key with these choices; it belongs to another {key.split('.')[0]}")
+        return ConfigError(f"{key}: no such key.{did_you_mean(key, known)}")
+    if "Ambiguous value" in str(error):
+        return ConfigError(f"{_first_line(error)}: several values are a sweep; type python train.py -m …")
     return ConfigError(f"{_first_line(error)}: expected GROUP=CHOICE or KEY=VALUE, as attention=mla training.steps=100")
 
 

@@ -12,7 +12,8 @@ from mfa_train.errors import UserError
 
 
 def report(main: Callable[[], object]) -> int:
-    """Runs `main`; returns the exit status: 0, a UserError's own (2 for config mistakes), 130 when interrupted."""
+    """Runs `main`; returns the exit status: 0, a UserError's own (2 for config mistakes), 130 when
+    interrupted, 141 when nobody reads the output any more."""
     try:
         main()
         return 0
@@ -22,6 +23,9 @@ def report(main: Callable[[], object]) -> int:
         failure = error
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     if os.environ.get("RANK", "0") == "0":
         print(f"error: {failure}", file=sys.stderr)
     return failure.exit_status

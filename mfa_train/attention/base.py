@@ -46,6 +46,8 @@ class AttentionConfig:
         if self.rope_dim % 2:
             raise ConfigError(f"attention.{self.rope_key}={self.rope_dim} is odd, and RoPE turns pairs of dimensions: "
                               f"type attention.{self.rope_key}={self.rope_dim + 1}")
+        if not self.rope_theta > 0:
+            raise ConfigError(f"attention.rope_theta={self.rope_theta}: expected a number above 0, as 10000")
         require_choice("attention.kernel", self.kernel, ("auto", "sdpa", "flash", "tiled"))
 
     @property

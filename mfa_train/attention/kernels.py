@@ -35,7 +35,7 @@ def _flash_missing(head_dim: int) -> str | None:
     if not torch.cuda.is_available():
         return "a CUDA device, and none is visible"
     if importlib.util.find_spec("flash_attn") is None:
-        return "flash-attn, which is not installed (pip install '.[gpu]')"
+        return "flash-attn, which is not installed (docs/gpu.md)"
     if head_dim > FLASH_MAX_HEAD_DIM:
         return f"heads of at most {FLASH_MAX_HEAD_DIM} dimensions, not {head_dim}"
     return None

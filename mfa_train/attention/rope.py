@@ -32,8 +32,12 @@ class RopeScaling:
         require_choice("attention.rope_scaling.rope_type", self.rope_type, ("linear", "yarn", "llama3"))
         if self.factor < 1:
             raise ConfigError(f"attention.rope_scaling.factor={self.factor}: expected 1 or more")
-        if self.rope_type != "linear" and not self.original_max_position_embeddings:
-            raise ConfigError("attention.rope_scaling.original_max_position_embeddings is missing: "
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise ConfigError(f"attention.rope_scaling.low_freq_factor={self.low_freq_factor}: expected less than "
+                              f"high_freq_factor={self.high_freq_factor}")
+        if self.rope_type != "linear" and (self.original_max_position_embeddings or 0) < 1:
+            raise ConfigError("attention.rope_scaling.original_max_position_embeddings="
+                              f"{self.original_max_position_embeddings}: "
                               f"{self.rope_type} needs the context length trained before, as 4096")
 
 

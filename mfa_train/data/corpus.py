@@ -18,17 +18,19 @@ class Corpus:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
+        self._vouch("tokenizer.model", self.manifest["tokenizer_sha256"])
+        for split in SPLITS:
+            for suffix, sha256 in self.manifest["splits"][split]["sha256"].items():
+                self._vouch(f"{split}.{suffix}", sha256)
         self.tokenizer = Tokenizer(self.path / "tokenizer.model")
-        if self.tokenizer.sha256 != self.manifest["tokenizer_sha256"]:
-            raise DataError(f"{self.path / 'tokenizer.model'}: not the tokenizer that made these tokens; remove "
-                            f"{self.path} and prepare the corpus again")
         self.vocab_size = self.tokenizer.vocab_size
         self.train, self.held_out = (TokenShard(self.path / split) for split in SPLITS)
-        for split in SPLITS:
-            found, expected = getattr(self, split).num_tokens, self.manifest["splits"][split]["tokens"]
-            if found != expected:
-                raise DataError(f"{self.path / split}.idx: {found} tokens, but the manifest tells of {expected}; remove "
-                                f"{self.path} and prepare the corpus again")
+
+    def _vouch(self, name: str, sha256: str) -> None:
+        path = self.path / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise DataError(f"{path}: {'damaged' if path.is_file() else 'missing'}; remove {self.path} and prepare the "
+                            "corpus again")
 
     @property
     def fingerprint(self) -> str:
@@ -40,7 +42,13 @@ def read_manifest(path: Path) -> dict:
     file = path / "manifest.json"
     if not file.is_file():
         raise DataError(f"{path}: no prepared corpus here (manifest.json is missing); type mfa-train prepare")
-    manifest = json.loads(file.read_text(encoding="utf-8"))
-    if manifest.get("format") != FORMAT:
-        raise DataError(f"{file}: format {manifest.get('format')}, expected {FORMAT}; remove {path} and prepare it again")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            raise DataError(f"{file}: format {manifest['format']}, expected {FORMAT}; remove {path} and prepare it again")
+        for split in SPLITS:
+            manifest["splits"][split]["sha256"]["bin"]
+        manifest["tokenizer_sha256"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{file}: not a manifest (damaged?); remove {path} and prepare it again") from error
     return manifest

@@ -16,12 +16,12 @@ from mfa_train.errors import ConfigError
 
 
 class Samples:
-    """Windows of `shard`. Raises ConfigError for a sequence longer than the data."""
+    """Windows of `shard`, whose `split` an error names. Raises ConfigError for a sequence longer than the data."""
 
-    def __init__(self, shard: TokenShard, sequence_length: int, seed: int):
+    def __init__(self, shard: TokenShard, sequence_length: int, seed: int, split: str = "training"):
         self.windows = (shard.num_tokens - 1) // sequence_length
         if self.windows < 1:
-            raise ConfigError(f"training.sequence_length={sequence_length} is longer than the data "
+            raise ConfigError(f"training.sequence_length={sequence_length} is longer than the {split} data "
                               f"({shard.num_tokens} tokens): type training.sequence_length={shard.num_tokens - 1} or less")
         self.tokens, self.sequence_length, self.seed = shard.tokens, sequence_length, seed
 

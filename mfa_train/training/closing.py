@@ -1,6 +1,7 @@
 """How a run ends: its summary, a short table, and where to look."""
 
 import os
+import shlex
 import shutil
 import sys
 import zlib
@@ -54,9 +55,9 @@ def closing_table(summary: dict) -> str:
 
 def where_to_look(folder: RunFolder) -> str:
     """The run's files, and the commands that show them."""
-    lines = [f"Run folder  {folder.path}", f"More text   {_command('mfa-train')} generate {folder.path} --prompt 'class '"]
+    lines = [f"Run folder  {folder.path}", f"More text   {_command('mfa-train')} generate {shlex.quote(str(folder.path))} --prompt 'class '"]
     if (folder.path / "wandb").exists():
-        lines.append(f"W&B         {_command('wandb')} leet {folder.path / 'wandb' / 'latest-run'}")
+        lines.append(f"W&B         {_command('wandb')} leet {shlex.quote(str(folder.path / 'wandb' / 'latest-run'))}")
     return "\n".join(lines)
 
 

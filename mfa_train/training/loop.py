@@ -22,7 +22,7 @@ def train(engine, config: Config, samples: Samples, ranks: Ranks, flops_per_toke
           evaluate: Callable[[torch.nn.Module], Evaluation], on_step: Callable[[], None]) -> Iterator[dict]:
     """Yields a metrics record for each logged step (DESIGN: `metrics.jsonl`), the last step's always.
 
-    Raises TrainingError when the loss is not finite.
+    Raises TrainingError when the loss or the gradient's norm is not finite.
     """
     total_steps = config.training.total_steps
     micro_batch = config.training.micro_batch(ranks.world_size)
@@ -47,16 +47,18 @@ def train(engine, config: Config, samples: Samples, ranks: Ranks, flops_per_toke
         if not (evaluating or done % config.training.log_every == 0 or done == 1):
             continue
         mean_loss = ranks.sum(loss_sum).item() / (passes * ranks.world_size * (done - logged_step))
-        if not math.isfinite(mean_loss):
-            raise TrainingError(
-                f"the loss is {mean_loss} between steps {logged_step + 1} and {done}; nothing was saved since. "
-                f"Lower the learning rate (optimizer.lr={config.optimizer.lr / 3:.2g}) or lengthen schedule.warmup_steps"
-            )
+        grad_norm = _number(engine.get_global_grad_norm())
+        for what, value in (("loss", mean_loss), ("gradient's norm", grad_norm)):
+            if value is not None and not math.isfinite(value):
+                raise TrainingError(
+                    f"the {what} is {value} between steps {logged_step + 1} and {done}: lower the learning rate "
+                    f"(optimizer.lr={config.optimizer.lr / 3:.2g} resume=never) or lengthen schedule.warmup_steps"
+                )
         now = time.perf_counter()
         speed = tokens_per_step * (done - logged_step) / (now - logged_at)
         record = {
             "step": done, "tokens": done * tokens_per_step, "flops": done * tokens_per_step * flops_per_token,
-            "train/loss": mean_loss, "lr": lr, "grad_norm": _number(engine.get_global_grad_norm()),
+            "train/loss": mean_loss, "lr": lr, "grad_norm": grad_norm,
             "tokens_per_second": speed,
             "mfu": peak_flops and speed * flops_per_token / (peak_flops * ranks.world_size), "seconds": now - start,
         }

@@ -2,7 +2,7 @@
 
     1. What can be known to fail is checked: the config, the batch over the ranks, the run folder.
     2. The corpus is prepared, or found prepared.
-    3. The run folder is made; model, optimizer and DeepSpeed engine are built.
+    3. Model, optimizer and DeepSpeed engine are built; the run folder is made.
     4. Steps, with an evaluation every so often; every record goes to metrics.jsonl, the terminal and W&B.
     5. Final weights, summary, closing table and a sample of text.
 """
@@ -35,6 +35,10 @@ def run(config: Config) -> dict:
     """Trains the config's model and returns what summary.json holds. Raises UserError."""
     micro_batch = config.training.micro_batch(world_size())
     check_schedule(config.schedule, config.training.total_steps)
+    dtype = resolve_precision(config.precision)
+    if dtype == torch.float32 and config.attention["kernel"] in ("flash", "tiled"):
+        raise ConfigError(f"attention.kernel={config.attention['kernel']} works in 16 bit alone, and precision="
+                          f"{config.precision} is fp32 here: type precision=bf16, or attention.kernel=auto")
     plan = make_plan(config)
     folder = RunFolder(config)
     ranks = join()
@@ -44,11 +48,10 @@ def run(config: Config) -> dict:
         return finished
     corpus = _open_corpus(config, ranks)
     samples = Samples(corpus.train, config.training.sequence_length, config.seed)
-    held_out = Samples(corpus.held_out, config.training.sequence_length, config.seed)
+    held_out = Samples(corpus.held_out, config.training.sequence_length, config.seed, "held-out")
 
-    ranks.on_first(lambda: folder.create(plan))
-    dtype = resolve_precision(config.precision)
     engine = build_engine(config, ranks, dtype)
+    ranks.on_first(lambda: folder.create(plan))
     evaluate = Evaluator(held_out, config.training.eval_sequences, micro_batch, ranks, corpus.tokenizer.token_bytes)
     run_config = dataclasses.asdict(config) | {"plan": plan}
     zlib_bits = zlib_bits_per_byte(corpus.tokenizer, evaluate.targets)

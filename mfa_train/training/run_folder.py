@@ -43,9 +43,11 @@ class RunFolder:
         if changed:
             raise ConfigError(f"name={self.config.name}: {self.path} holds another run ({'; '.join(changed[:3])}"
                               f"{', …' if len(changed) > 3 else ''}); {mend}")
-        path = self.path / "summary.json"
-        summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return summary if summary.get("status") == "finished" else None
+        try:
+            summary = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # an unfinished run has none, or half of one
+            return None
+        return summary if summary["status"] == "finished" and final_checkpoint(self.path).is_dir() else None
 
     def create(self, plan: dict) -> None:
         """Makes the folder. An older run of this name is moved aside to NAME~1, NAME~2, … with resume=never; an

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from mfa_train.config import Config, SampleConfig
 from mfa_train.data.tokenizer import Tokenizer
@@ -29,5 +30,8 @@ def sample_from_run(config: Config, folder: Path) -> str:
     if not final.is_dir():
         raise DataError(f"{folder}: the run has no final weights at {final}; it has not finished")
     model = build_model(config)
-    load_weights(model, final)
+    try:
+        load_weights(model, final)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{final}: the weights cannot be read ({error}); train again with resume=never") from error
     return sample_text(config.sample, config.seed, model, Tokenizer(final / "tokenizer.model"), torch.device("cpu"))

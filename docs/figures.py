@@ -1,0 +1,86 @@
+"""Draws the pictures of docs/ from runs' metrics.jsonl and from the plan.
+
+    .venv/bin/python docs/figures.py runs/mfa-nano [RUN ...]
+
+writes docs/images/loss.svg (training and held-out loss of the runs over tokens) and docs/images/kv_cache.svg (KV bytes
+per token of every attention at model=7b). matplotlib comes with `pip install '.[plot]'`, and with `make test`.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from mfa_train import config as configs
+from mfa_train.attention import variants
+from mfa_train.budget.plan import make_plan
+from mfa_train.tracking.metrics_file import read_metrics
+
+IMAGES = Path(__file__).resolve().parent / "images"
+STYLE = {
+    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4",
+    "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "mfa_train",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, as runs/mfa-nano")
+    parser.add_argument("--format", default="svg", help="svg (default), png, pdf")
+    arguments = parser.parse_args()
+    IMAGES.mkdir(exist_ok=True)
+    with plt.rc_context(STYLE):
+        save(loss_curves(arguments.runs), IMAGES / f"loss.{arguments.format}")
+        save(kv_cache_bars("7b"), IMAGES / f"kv_cache.{arguments.format}")
+
+
+def loss_curves(runs: list[Path]) -> plt.Figure:
+    """train/loss as a line, val/loss as points with their last value written beside."""
+    figure, axes = plt.subplots(figsize=(7.2, 3.8), layout="constrained")
+    for run in runs:
+        records = read_metrics(run / "metrics.jsonl")
+        held_out = [record for record in records if "val/loss" in record]
+        tokens, losses = zip(*((record["tokens"] / 1e6, record["train/loss"]) for record in records))
+        line, = axes.plot(tokens, losses, linewidth=1.3, label=f"{run.name}: train/loss")
+        if held_out:
+            at, values = zip(*((record["tokens"] / 1e6, record["val/loss"]) for record in held_out))
+            axes.plot(at, values, "o", color=line.get_color(), markeredgecolor="white", markersize=7,
+                      label=f"{run.name}: val/loss")
+            axes.annotate(f"{values[-1]:.3f}", (at[-1], values[-1]), xytext=(7, 4), textcoords="offset points",
+                          color=line.get_color(), annotation_clip=False)
+    axes.set_xlabel("training tokens (millions)")
+    axes.set_ylabel("loss (nats per token)")
+    axes.set_xlim(left=0)
+    axes.margins(x=0.08)
+    axes.legend()
+    return figure
+
+
+def kv_cache_bars(model: str) -> plt.Figure:
+    """KiB of cache that one token takes in all layers, 16-bit values, largest first."""
+    sizes = {}
+    for attention in variants():
+        plan = make_plan(configs.load([f"attention={attention}", f"model={model}"]))
+        sizes[attention] = plan["kv_cache"]["bytes_per_token"] / 1024
+    names = sorted(sizes, key=sizes.get)
+    figure, axes = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
+    bars = axes.barh(names, [sizes[name] for name in names], color="#3b6ea8", height=0.65)
+    axes.bar_label(bars, [f"{sizes[name]:g} KiB" for name in names], padding=4)
+    axes.set_xlabel(f"KV cache per token, all layers (KiB, 16-bit values; model={model})")
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.12)
+    return figure
+
+
+def save(figure: plt.Figure, path: Path) -> None:
+    """The same runs give the same bytes: no date in the file."""
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
+    plt.close(figure)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

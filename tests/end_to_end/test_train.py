@@ -1,0 +1,136 @@
+"""train.py and `mfa-train` as a user types them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mfa_train import config as configs
+from tests.conftest import ROOT, VARIANTS
+from tests.end_to_end.conftest import SHORT, metrics
+
+
+@pytest.mark.parametrize("attention", VARIANTS)
+def test_each_attention_trains_evaluates_writes_text_and_leaves_its_files(attention, train, tmp_path):
+    done = train(f"attention={attention}", "precision=auto", "optimizer.lr=3e-3", "training.steps=40")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / f"{attention}-nano"
+    assert {"config.yaml", "plan.json", "metrics.jsonl", "summary.json", "checkpoints"} <= {p.name for p in run.iterdir()}
+
+    curve, summary = metrics(run), json.loads((run / "summary.json").read_text())
+    assert {"step", "tokens", "flops", "train/loss", "lr", "grad_norm", "tokens_per_second", "mfu",
+            "seconds"} <= curve[0].keys()
+    assert {"val/loss", "val/bits_per_byte"} <= curve[-1].keys()
+    assert curve[-1]["val/loss"] < curve[0]["train/loss"] - 1
+    assert summary.items() >= {"status": "finished", "attention": attention, "val_loss": curve[-1]["val/loss"],
+                               "tokens": 40 * 8 * 64, "flops": curve[-1]["flops"]}.items()
+    plan = json.loads((run / "plan.json").read_text())
+    assert plan["flops"]["train_total"] == summary["flops"]
+    assert yaml.safe_load((run / "config.yaml").read_text())["attention"]["name"] == attention
+
+    for shown in ("held-out bits per byte", "zlib -9, same bytes", "A sample:\n\ndef ", f"Run folder  {run}"):
+        assert shown in done.stdout
+
+
+def test_bits_per_byte_are_those_of_the_text(train, tmp_path):
+    """A loss in nats over bytes: with one held-out window, the bytes are counted from the text itself."""
+    from mfa_train.data.corpus import Corpus
+
+    done = train("name=run", "training.eval_sequences=1", "training.steps=5")
+    assert done.returncode == 0, done.stderr
+    config, last = configs.of_run(tmp_path / "run"), metrics(tmp_path / "run")[-1]
+    corpus = Corpus(config.data.path)
+    num_bytes = len(corpus.tokenizer.text_bytes(corpus.held_out.tokens[1:65]))
+    assert last["val/bits_per_byte"] == pytest.approx(last["val/loss"] * 64 / 0.6931471805599453 / num_bytes)
+
+
+def test_wandb_files_of_an_offline_run_hold_config_plan_curves_and_axes(train, tmp_path):
+    done = train("name=run", "tracking.wandb=offline")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    assert f"wandb leet {run}" in done.stdout
+    # Read back with W&B's own reader.
+    wandb = Path(sys.executable).with_name("wandb")
+    read = subprocess.run([wandb, "leet", "inspect", "--json", run / "wandb" / "latest-run"], capture_output=True,
+                          text=True, check=True).stdout
+    records: dict[str, list[dict]] = {}
+    for line in read.splitlines():
+        record = json.loads(line)
+        records.setdefault(record["type"], []).append(record[record["type"]])
+
+    config = records["run"][0]["config"]["update"]
+    assert config["attention"]["name"] == "mfa"
+    assert config["plan"] == json.loads((run / "plan.json").read_text())
+    logged = [item["item"] for item in records["history"]]
+    assert [item["train/loss"] for item in logged] == [record["train/loss"] for record in metrics(run)]
+    assert [item["tokens"] for item in logged] == [record["tokens"] for record in metrics(run)]
+    axes = {metric.get("name") or metric["glob_name"]: metric.get("step_metric") for metric in records["metric"]}
+    assert {"tokens", "flops"} <= axes.keys() and axes["*"] == "tokens"
+    assert {"status": "finished", "attention": "mfa"}.items() <= {
+        key: value for update in records["summary"] for key, value in update["update"].items()}.items()
+
+
+def test_a_wandb_failure_never_stops_a_run(train, tmp_path):
+    done = train("name=run", "tracking.wandb=online", "tracking.entity='no/such entity'")
+    assert done.returncode == 0, done.stderr
+    assert "W&B" in done.stdout
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_sweep_runs_each_member_in_a_process_and_folder_of_its_own(train, tmp_path):
+    done = train("attention=mha,mfa", "training.steps=2", "schedule.warmup_steps=1,700", python=("train.py", "-m"))
+    assert done.returncode == 1
+    assert "2 of the sweep's members failed: schedule.warmup_steps=700 attention=mha; schedule" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "mfa-nano-schedule.warmup_steps=1", "mha-nano-schedule.warmup_steps=1"]
+
+
+def test_a_finished_run_is_left_as_it_is_and_another_never_takes_its_folder(train, tmp_path):
+    command = ("name=run", "training.steps=2", "schedule.warmup_steps=1")
+    assert train(*command).returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    again, other = train(*command), train(*command, "seed=2")
+    assert again.returncode == 0 and "finished before" in again.stdout
+    assert other.returncode == 2 and "seed: 1 -> 2" in other.stderr and "resume=never" in other.stderr
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+    assert train(*command, "seed=2", "resume=never").returncode == 0
+    assert yaml.safe_load((tmp_path / "run~1" / "config.yaml").read_text())["seed"] == 1
+
+
+def test_generate_continues_a_prompt_from_the_final_weights(train, tmp_path):
+    assert train("name=run", "training.steps=2", "schedule.warmup_steps=1").returncode == 0
+    command = [sys.executable, "-m", "mfa_train.cli", "generate", str(tmp_path / "run"), "--prompt", "class 'A':\n"]
+    texts = [subprocess.run([*command, *overrides], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+             for overrides in (["seed=1"], ["seed=1"], ["seed=2"])]
+    assert all(text.startswith("class 'A':\n") for text in texts)
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(train, tmp_path):
+    done = train("name=run", "optimizer.lr=1e38")
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: the (loss|gradient's norm) is (nan|inf) .*optimizer.lr=.*", done.stderr.strip().splitlines()[-1])
+    assert "Traceback" not in done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+    assert train("name=run", "optimizer.lr=1e38").returncode == 1  # started again, not taken for finished
+
+
+def test_ctrl_c_ends_a_run_without_a_traceback(prepared_data, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *SHORT, "training.steps=100000", f"data_dir={prepared_data}", f"runs_dir={tmp_path}"],
+        cwd=ROOT, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    curve = tmp_path / "mfa-nano" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (curve.exists() and curve.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
