@@ -24,6 +24,9 @@ from mfa_train.errors import ConfigError, did_you_mean
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 Schema = TypeVar("Schema")
 
+ComposeError = (HydraException, OmegaConfBaseException)
+"""What Hydra raises for what is typed; `explained` says it in one line."""
+
 OmegaConf.register_new_resolver("times", lambda factor, value: int(factor * value), replace=True)
 
 
@@ -82,7 +85,7 @@ class DataConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW (arXiv 1711.05101). Norms, embeddings' gates and other vectors are not decayed."""
+    """AdamW (arXiv 1711.05101). Matrices are decayed, vectors (norms, gates) not."""
 
     lr: float
     betas: list[float]

@@ -4,10 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
-from mfa_train.config import explained
+from mfa_train.config import ComposeError, explained
 from mfa_train.errors import UserError
 
 
@@ -17,7 +14,7 @@ def report(main: Callable[[], object]) -> int:
     try:
         main()
         return 0
-    except (HydraException, OmegaConfBaseException) as error:
+    except ComposeError as error:
         failure: UserError = explained(error)
     except UserError as error:
         failure = error

@@ -64,11 +64,9 @@ class Attention(nn.Module, ABC):
 
     Config: ClassVar[type[AttentionConfig]]
 
-    def __init__(self, hidden_size: int, config: AttentionConfig, *, qk_head_dim: int, v_head_dim: int,
-                 num_key_value_heads: int):
+    def __init__(self, hidden_size: int, config: AttentionConfig, *, qk_head_dim: int, v_head_dim: int):
         super().__init__()
         self.num_attention_heads = config.num_attention_heads
-        self.num_key_value_heads = num_key_value_heads
         self.qk_head_dim = qk_head_dim
         self.v_head_dim = v_head_dim
         self.scale = qk_head_dim**-0.5

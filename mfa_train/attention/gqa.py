@@ -29,8 +29,7 @@ class GroupedQueryAttention(Attention):
                 )
 
     def __init__(self, hidden_size: int, config: Config):
-        super().__init__(hidden_size, config, qk_head_dim=config.head_dim, v_head_dim=config.head_dim,
-                         num_key_value_heads=config.num_key_value_heads)
+        super().__init__(hidden_size, config, qk_head_dim=config.head_dim, v_head_dim=config.head_dim)
         self.q_proj = nn.Linear(hidden_size, config.num_attention_heads * config.head_dim, bias=False)
         self.k_proj = nn.Linear(hidden_size, config.num_key_value_heads * config.head_dim, bias=False)
         self.v_proj = nn.Linear(hidden_size, config.num_key_value_heads * config.head_dim, bias=False)

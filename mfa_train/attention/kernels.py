@@ -16,7 +16,6 @@ from mfa_train.errors import ConfigError
 FLASH_MAX_HEAD_DIM = 256
 TILED_MAX_TOKENS = 2048
 """Beyond it the softmax weights that `tiled` keeps for the backward pass outgrow what it saves."""
-HALF = (torch.float16, torch.bfloat16)
 
 
 def choose_kernel(kernel: str, head_dim: int) -> str:
@@ -47,9 +46,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str) -> Tensor
     Returns (batch, queries, heads, v_dim). Query heads share key-value heads in equal groups.
     """
     # flash-attn takes 16-bit values alone, and tiles gain with them alone: float32 runs go through SDPA.
-    if kernel == "flash" and q.dtype in HALF:
+    if kernel == "flash" and q.dtype == torch.bfloat16:
         return _flash(q, k, v, scale)
-    if kernel == "tiled" and q.dtype in HALF and q.shape[1] == k.shape[1] <= TILED_MAX_TOKENS:
+    if kernel == "tiled" and q.dtype == torch.bfloat16 and q.shape[1] == k.shape[1] <= TILED_MAX_TOKENS:
         return tiled_attention(q, k, v, scale)
     return _sdpa(q, k, v, scale)
 

@@ -23,8 +23,7 @@ class MultiMatrixFactorizationAttention(Attention):
         inter_norm: bool
 
     def __init__(self, hidden_size: int, config: Config):
-        super().__init__(hidden_size, config, qk_head_dim=config.head_dim, v_head_dim=config.head_dim,
-                         num_key_value_heads=1)
+        super().__init__(hidden_size, config, qk_head_dim=config.head_dim, v_head_dim=config.head_dim)
         self.q_proj = nn.Linear(hidden_size, config.q_lora_rank, bias=False)
         self.inter_norm = nn.RMSNorm(config.q_lora_rank, eps=1e-6) if config.inter_norm else nn.Identity()
         self.wq = nn.Linear(config.q_lora_rank, config.num_attention_heads * config.head_dim, bias=False)

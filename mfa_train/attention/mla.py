@@ -29,8 +29,7 @@ class MultiHeadLatentAttention(Attention):
 
     def __init__(self, hidden_size: int, config: Config):
         nope, rope, n = config.qk_nope_head_dim, config.qk_rope_head_dim, config.num_attention_heads
-        super().__init__(hidden_size, config, qk_head_dim=nope + rope, v_head_dim=config.v_head_dim,
-                         num_key_value_heads=n)
+        super().__init__(hidden_size, config, qk_head_dim=nope + rope, v_head_dim=config.v_head_dim)
         self.nope_rope = (nope, rope)
         self.latent_rope = (config.kv_lora_rank, rope)
         if config.q_lora_rank is None:
@@ -60,5 +59,5 @@ class MultiHeadLatentAttention(Attention):
     def keys_values(self, latent: Tensor, rope: Tensor, *, positions: Positions) -> tuple[Tensor, Tensor]:
         nope_dim, _ = self.nope_rope
         nope, v = heads(self.kv_b_proj(latent), nope_dim + self.v_head_dim).split((nope_dim, self.v_head_dim), dim=-1)
-        shared = rope.unsqueeze(2).expand(-1, -1, self.num_key_value_heads, -1)
+        shared = rope.unsqueeze(2).expand(-1, -1, self.num_attention_heads, -1)
         return torch.cat((self.k_norm(nope), shared), dim=-1), v

@@ -78,7 +78,9 @@ def rotate(x: Tensor, positions: Positions) -> Tensor:
 
 def inverse_frequencies(dim: int, theta: float, scaling: RopeScaling | None) -> Tensor:
     """Angle per position of each pair of dimensions, (dim / 2,) float32."""
-    plain = theta ** -(torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim)
+    # From whole numbers: while ZeRO 3 builds a bf16 model, every float tensor that torch makes comes out in bf16.
+    pairs = torch.arange(dim // 2, device="cpu").float()
+    plain = theta ** -(2 * pairs / dim)
     if scaling is None:
         return plain
     stretched = plain / scaling.factor
@@ -95,6 +97,6 @@ def inverse_frequencies(dim: int, theta: float, scaling: RopeScaling | None) -> 
 
         low = max(math.floor(dimension_of(scaling.beta_fast)), 0)
         high = min(math.ceil(dimension_of(scaling.beta_slow)), dim - 1)
-        ramp = (torch.arange(dim // 2, dtype=torch.float32, device="cpu") - low) / max(high - low, 1e-3)
+        ramp = (pairs - low) / max(high - low, 1e-3)
         keep = 1 - ramp.clamp(0, 1)
     return keep * plain + (1 - keep) * stretched

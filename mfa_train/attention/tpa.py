@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mfa_train.attention.base import Attention, AttentionConfig, heads
 from mfa_train.attention.rope import Positions, rotate
+from mfa_train.errors import ConfigError
 
 
 class TensorProductAttention(Attention):
@@ -26,10 +27,15 @@ class TensorProductAttention(Attention):
         k_rank: int
         v_rank: int
 
+        def __post_init__(self):
+            super().__post_init__()
+            if self.qk_norm and self.rope_scaling and self.rope_scaling.rope_type == "yarn":
+                raise ConfigError("attention.qk_norm=true undoes yarn's scale of the scores in tpa, whose heads are normed "
+                                  "after rotation: type attention.qk_norm=false, or another rope_type")
+
     def __init__(self, hidden_size: int, config: Config):
         n = config.num_attention_heads
-        super().__init__(hidden_size, config, qk_head_dim=config.head_dim, v_head_dim=config.head_dim,
-                         num_key_value_heads=n)
+        super().__init__(hidden_size, config, qk_head_dim=config.head_dim, v_head_dim=config.head_dim)
         self.qk_norm = config.qk_norm
         for name, rank in (("q", config.q_rank), ("k", config.k_rank), ("v", config.v_rank)):
             setattr(self, f"W_A_{name}", nn.Linear(hidden_size, n * rank, bias=False))

@@ -14,17 +14,14 @@ PEAK_BF16 = {
 }
 """Dense bf16 FLOP/s from the vendors' data sheets, by a part of the device's name; the first match counts."""
 
-TF32_SHARE = 0.5
-"""Of the bf16 peak that float32 products reach at best, as TF32 on the tensor cores."""
-
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Peak FLOP/s of one device; None for a GPU not in the table. A CPU is measured, in about 0.2 seconds."""
+    """Peak FLOP/s of one device; None for a GPU not in the table, or in float32, for which the table has
+    no entry. A CPU is measured, in about 0.2 seconds."""
     if device.type == "cpu":
         return measured_flops(dtype)
     name = torch.cuda.get_device_name(device)
-    peak = next((peak for part, peak in PEAK_BF16.items() if part in name), None)
-    return peak and (peak if dtype == torch.bfloat16 else peak * TF32_SHARE)
+    return next((peak for part, peak in PEAK_BF16.items() if part in name and dtype == torch.bfloat16), None)
 
 
 def measured_flops(dtype: torch.dtype, size: int = 1536, seconds: float = 0.2) -> float:

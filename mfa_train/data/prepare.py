@@ -4,7 +4,6 @@ The corpus is written into a folder beside its place and renamed into it when wh
 nothing that could be taken for a corpus, and of two at once the first to finish wins.
 """
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mfa_train.data import python_stdlib
-from mfa_train.data.corpus import FORMAT, SPLITS, Corpus, read_manifest
+from mfa_train.data.corpus import FORMAT, SPLITS, Corpus, read_manifest, sha256_of
 from mfa_train.data.token_shards import write_shard
 from mfa_train.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, train_sentencepiece
 from mfa_train.errors import ConfigError, DataError, did_you_mean
@@ -55,7 +54,7 @@ def prepare(source: str, path: Path | str, vocab_size: int, held_out_fraction: f
                 _is_prepared(path, settings)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    return Corpus(path)
+    return Corpus(path, check=True)
 
 
 def _is_prepared(path: Path, settings: dict) -> bool:
@@ -91,7 +90,7 @@ def _write(folder: Path, settings: dict, say: Callable[[str], None]) -> None:
         splits[split] = {
             "documents": len(documents), "tokens": sum(map(len, documents)),
             "bytes": sum(len(text.encode()) for text in texts[split]),
-            "sha256": {suffix: hashlib.sha256((folder / f"{split}.{suffix}").read_bytes()).hexdigest()
+            "sha256": {suffix: sha256_of(folder / f"{split}.{suffix}")
                        for suffix in ("bin", "idx")},
         }
         say(f"  {split}: {splits[split]['documents']:,} documents, {splits[split]['tokens']:,} tokens, "

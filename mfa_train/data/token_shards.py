@@ -60,8 +60,7 @@ class TokenShard:
                             f"and whole numbers")
         if len(index) < HEADER.size + 4 * sequences:
             raise DataError(f"{idx_path}: cut off: {len(index)} bytes can't hold the lengths of {sequences} documents")
-        self.document_lengths = np.frombuffer(index, np.int32, sequences, HEADER.size)
-        self.num_tokens = int(self.document_lengths.sum(dtype=np.int64))
+        self.num_tokens = int(np.frombuffer(index, np.int32, sequences, HEADER.size).sum(dtype=np.int64))
         dtype = np.dtype(DTYPES[code])
         found = bin_path.stat().st_size
         if found != self.num_tokens * dtype.itemsize:

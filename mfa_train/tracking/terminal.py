@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on and when it ends."""
+"""What a person sees while a run goes on."""
 
 import sys
 

@@ -27,9 +27,10 @@ class WandbRun:
     def _start(self, config: TrackingConfig, name: str, folder: Path, run_config: dict):
         import wandb
 
-        mode = config.wandb
+        mode, why = config.wandb, ""
         if mode == "auto":
             mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+            why = " (not logged in: `wandb login` to log online)" if mode == "offline" else ""
         options = {
             "project": config.project, "entity": config.entity, "group": config.group, "name": name,
             "dir": str(folder), "config": run_config, "reinit": "finish_previous",
@@ -48,7 +49,6 @@ class WandbRun:
         if mode == "online":
             self.say(f"W&B: {run.url}")
         else:
-            why = "" if config.wandb == "offline" else " (not logged in: `wandb login` to log online)"
             self.say(f"W&B: offline{why}; look at it with: wandb leet {Path(run.dir).parent}")
         return run
 

@@ -10,7 +10,7 @@ import torch
 from mfa_train.attention import attention_config
 from mfa_train.config import Config
 from mfa_train.model.decoder import LanguageModel
-from mfa_train.model.initialization import initialize
+from mfa_train.model.initialization import Gather, initialize
 from mfa_train.training.ranks import Ranks
 
 
@@ -22,9 +22,11 @@ def resolve_precision(precision: str) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
-def build_model(config: Config, gather=lambda parameter: contextlib.nullcontext()) -> LanguageModel:
-    """The config's model with its initial weights, in float32 on the CPU."""
-    model = LanguageModel(config.model, attention_config(config.attention), config.training.z_loss)
+def build_model(config: Config, sharded: contextlib.AbstractContextManager = contextlib.nullcontext(),
+                gather: Gather = lambda parameter: contextlib.nullcontext()) -> LanguageModel:
+    """The config's model with its initial weights, in float32 on the CPU; or as `sharded` makes and `gather` opens it."""
+    with sharded:
+        model = LanguageModel(config.model, attention_config(config.attention), config.training.z_loss)
     initialize(model, config.model.initialization, config.seed, config.model.num_hidden_layers, gather)
     return model
 
@@ -42,11 +44,8 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype):
     settings = deepspeed_config(config, ranks, dtype)
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its memory here, whatever its log level
         if config.zero == 3:
-            def gather(parameter):
-                return deepspeed.zero.GatheredParameters(parameter, modifier_rank=0)
-
-            with deepspeed.zero.Init(config_dict_or_path=settings):
-                model = build_model(config, gather)
+            model = build_model(config, deepspeed.zero.Init(config_dict_or_path=settings),
+                                lambda parameter: deepspeed.zero.GatheredParameters(parameter, modifier_rank=0))
         else:
             model = build_model(config)
         model.model.activation_checkpointing = config.training.activation_checkpointing

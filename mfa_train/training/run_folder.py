@@ -21,7 +21,7 @@ def final_checkpoint(run: Path) -> Path:
 
 
 class RunFolder:
-    """Nothing is written before `create`."""
+    """Nothing stays behind in the folder before `create`."""
 
     def __init__(self, config: Config):
         self.config = config

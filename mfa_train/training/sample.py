@@ -32,6 +32,7 @@ def sample_from_run(config: Config, folder: Path) -> str:
     model = build_model(config)
     try:
         load_weights(model, final)
+        tokenizer = Tokenizer(final / "tokenizer.model")
     except (OSError, SafetensorError) as error:
         raise DataError(f"{final}: the weights cannot be read ({error}); train again with resume=never") from error
-    return sample_text(config.sample, config.seed, model, Tokenizer(final / "tokenizer.model"), torch.device("cpu"))
+    return sample_text(config.sample, config.seed, model, tokenizer, torch.device("cpu"))

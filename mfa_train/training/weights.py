@@ -13,7 +13,10 @@ FILE = "model.safetensors"
 
 
 def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> None:
-    """Writes the model as it was evaluated, and the tokenizer beside it. Every rank takes part: under ZeRO 3 each holds a share."""
+    """Writes the model as it was evaluated, and the tokenizer beside it; the folder appears whole or not at all.
+
+    Every rank takes part: under ZeRO 3 each holds a share.
+    """
     import deepspeed
 
     weights = {}
@@ -21,10 +24,17 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
         with deepspeed.zero.GatheredParameters(parameter, enabled=hasattr(parameter, "ds_id")):
             if ranks.first:
                 weights[name] = parameter.detach().cpu().clone()
-    if ranks.first:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(weights, folder / FILE)
-        shutil.copyfile(tokenizer.path, folder / "tokenizer.model")
+
+    def write() -> None:
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(weights, partial / FILE)
+        shutil.copyfile(tokenizer.path, partial / "tokenizer.model")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
+    ranks.on_first(write)
 
 
 def load_weights(model: torch.nn.Module, folder: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from mfa_train.attention.rope import RopeScaling, inverse_frequencies
+from mfa_train.attention.rope import Rope, RopeScaling, inverse_frequencies
 
 SHAPE = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "num_attention_heads": 4,
          "vocab_size": 199, "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_position_embeddings": 64}
@@ -46,8 +46,9 @@ def test_mla_equals_transformers_deepseek_v3(q_lora_rank, small_model):
 def test_rope_scalings_equal_transformers(scaling, theirs):
     config = LlamaConfig(hidden_size=512, num_attention_heads=4, head_dim=128, max_position_embeddings=32768,
                          rope_parameters={"rope_theta": 500000.0, **theirs})
-    expected, _ = ROPE_INIT_FUNCTIONS[theirs["rope_type"]](config, device="cpu")
+    expected, factor = ROPE_INIT_FUNCTIONS[theirs["rope_type"]](config, device="cpu")
     torch.testing.assert_close(inverse_frequencies(128, 500000.0, scaling), expected, rtol=1e-5, atol=0)
+    assert Rope(128, 500000.0, scaling).attention_factor == pytest.approx(factor)
 
 
 def causal_softmax(scores: torch.Tensor) -> torch.Tensor:

@@ -51,15 +51,25 @@ def test_what_only_saves_memory_or_time_changes_nothing(overrides, train, tmp_pa
         assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_every_stage_gives_one_curve_in_bf16(zero, train, tmp_path, reference):
-    done = train(f"zero={zero}", "name=run", "precision=bf16", "training.micro_batch_size=4", "optimizer.lr=1e-3")
+@pytest.mark.parametrize("zero, processes", [(0, None), (1, None), (2, None), (3, None), (1, 2)])
+def test_every_stage_gives_one_curve_in_bf16(zero, processes, train, tmp_path, reference):
+    done = train(f"zero={zero}", "name=run", "precision=bf16", "training.micro_batch_size=2", "training.batch_size=12",
+                 "optimizer.lr=1e-3", processes=processes)
     assert done.returncode == 0, done.stderr
     curve = metrics(tmp_path / "run")
     first = reference.setdefault("bf16", curve)
     # bf16 rounds to 1/256: curves that differ by less than 1/2000 differ by rounding.
     assert all(a["train/loss"] == pytest.approx(b["train/loss"], rel=5e-4) for a, b in zip(curve, first))
     assert curve[-1]["train/loss"] < curve[0]["train/loss"] - 0.5
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+def test_tied_embeddings_give_one_curve(zero, train, tmp_path, reference):
+    done = train(f"zero={zero}", "name=run", "model.tie_word_embeddings=true")
+    assert done.returncode == 0, done.stderr
+    curve = [record["train/loss"] for record in metrics(tmp_path / "run")]
+    assert curve == pytest.approx(reference.setdefault("tied", curve), rel=1e-4)
+    assert curve[-1] < curve[0] - 0.5
 
 
 def test_the_same_command_twice_gives_the_same_metrics(train, tmp_path):

@@ -29,7 +29,7 @@ def test_another_seed_starts_elsewhere():
 @pytest.mark.parametrize("method, attention_std, first_ffn, last_ffn", [
     ("normal", 0.02, 0.02, 0.02),
     ("scaled", 0.02 / math.sqrt(8), 0.02 / math.sqrt(8), 0.02 / math.sqrt(8)),  # GPT-2: sqrt(2·layers)
-    ("mfa", 0.02, 0.02 / math.sqrt(2), 0.02 / math.sqrt(8)),  # the MFA paper's: sqrt(2·layer index), from one
+    ("mfa", 0.02, 0.02 / math.sqrt(2), 0.02 / math.sqrt(8)),  # the MFA paper's authors', as public notes tell it: sqrt(2·layer index), from one
     ("zero_output", 0.0, 0.0, 0.0),
 ])
 def test_output_projections_start_as_the_method_says(method, attention_std, first_ffn, last_ffn):

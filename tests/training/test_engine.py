@@ -1,0 +1,22 @@
+"""What DeepSpeed's ways of building a model must not change."""
+
+import subprocess
+import sys
+
+from tests.conftest import ROOT, SMALL
+
+BUILD = """
+import sys, torch
+from mfa_train import config as configs
+from mfa_train.attention.rope import inverse_frequencies
+from mfa_train.training.engine import build_engine
+from mfa_train.training.ranks import join
+config = configs.load(sys.argv[1:])
+engine = build_engine(config, join(), torch.bfloat16)
+found, expected = engine.module.model.rope.inverse_frequencies, inverse_frequencies(32, 10000.0, None)
+assert found.dtype == torch.float32 and torch.equal(found, expected), found
+"""
+
+
+def test_positions_are_float32_in_a_bf16_model_that_zero_3_builds():
+    subprocess.run([sys.executable, "-c", BUILD, *SMALL, "zero=3", "precision=bf16"], cwd=ROOT, check=True)
