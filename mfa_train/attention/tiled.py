@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 
-
 @torch.compiler.disable  # torch.compile unrolls the blocks into slower code
 def tiled_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """q (batch, tokens, heads, qk_dim), k and v (batch, tokens, kv_heads, …) to (batch, tokens, heads, v_dim)."""

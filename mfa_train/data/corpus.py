@@ -53,7 +53,7 @@ def read_manifest(path: Path) -> dict:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise DataError(f"{file}: format {manifest['format']}, expected {FORMAT}; remove {path} and prepare it again")
-        for split in SPLITS:
+        for split in SPLITS:  # a key that is missing is found here
             manifest["splits"][split]["sha256"]["bin"]
         manifest["tokenizer_sha256"]
     except (ValueError, TypeError, KeyError) as error:

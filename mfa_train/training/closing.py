@@ -55,7 +55,8 @@ def closing_table(summary: dict) -> str:
 
 def where_to_look(folder: RunFolder) -> str:
     """The run's files, and the commands that show them."""
-    lines = [f"Run folder  {folder.path}", f"More text   {_command('mfa-train')} generate {shlex.quote(str(folder.path))} --prompt 'class '"]
+    path = shlex.quote(str(folder.path))
+    lines = [f"Run folder  {folder.path}", f"More text   {_command('mfa-train')} generate {path} --prompt 'class '"]
     if (folder.path / "wandb").exists():
         lines.append(f"W&B         {_command('wandb')} leet {shlex.quote(str(folder.path / 'wandb' / 'latest-run'))}")
     return "\n".join(lines)
