@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from mfa_train.training.host_memory import keep_freed_memory
+
 Result = TypeVar("Result")
 
 
@@ -64,6 +66,7 @@ def join(timeout: timedelta = timedelta(minutes=30)) -> Ranks:
         device, backend = torch.device("cpu"), "gloo"
         # DeepSpeed would otherwise go by which GPU packages are installed.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        keep_freed_memory()
     if not dist.is_initialized():
         if world_size() == 1:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
