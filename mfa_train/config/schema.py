@@ -1,33 +1,15 @@
-"""The typed schema of configs/, and the only module that knows OmegaConf and Hydra.
+"""The typed schema of configs/: one dataclass a group, checked where its values are known.
 
-Hydra composes configs/ and the command line into one tree; `from_hydra` turns it, once, into the plain objects below.
 The node `attention` stays a plain mapping here: its schema belongs to the chosen variant (`mfa_train.attention`), so
 that a new variant is one file.
 """
 
-import dataclasses
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, TypeVar
+from typing import Any, Optional
 
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from mfa_train.errors import ConfigError, did_you_mean
-
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
-Schema = TypeVar("Schema")
-
-ComposeError = (HydraException, OmegaConfBaseException)
-"""What Hydra raises for what is typed; `explained` says it in one line."""
-
-OmegaConf.register_new_resolver("times", lambda factor, value: int(factor * value), replace=True)
+from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
+from mfa_train.errors import ConfigError
 
 
 @dataclass
@@ -246,140 +228,3 @@ class Config:
     @property
     def run_dir(self) -> Path:
         return Path(self.runs_dir) / self.name
-
-
-def require_choice(key: str, value: Any, choices: Sequence[Any]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{key}={value}: expected one of {', '.join(map(str, choices))}")
-
-
-def require_not_negative(key: str, value: float) -> None:
-    if not 0 <= value < float("inf"):  # nan neither
-        raise ConfigError(f"{key}={value}: expected a number of at least 0")
-
-
-def require_positive(key: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"{key}={value}: expected a whole number of at least 1")
-
-
-def typed(schema: type[Schema], node: Any, where: str = "") -> Schema:
-    """The mapping `node` as an object of the dataclass `schema`.
-
-    Raises ConfigError, naming the key below `where`, for an unknown key, a missing one or a value of another type.
-    """
-    prefix = f"{where}." if where else ""
-    _check_keys(schema, node, prefix)
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{prefix}{error.full_key}{_mistyped(error)}") from error
-
-
-EXPECTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
-
-
-def _mistyped(error: OmegaConfBaseException) -> str:
-    """What follows the key: `=VALUE: expected …` where the value is of another type."""
-    found = re.match(r"Value '(.*)' (?:of type '.*' could not be converted to|is not a valid) (\w+)", _first_line(error))
-    return f"={found[1]}: expected {EXPECTED.get(found[2], found[2])}" if found else f": {_first_line(error)}"
-
-
-def _check_keys(schema: type, node: Any, prefix: str) -> None:
-    fields = {field.name: field for field in dataclasses.fields(schema)}
-    for key, value in node.items():
-        if key not in fields:
-            raise ConfigError(f"{prefix}{key}: no such key.{did_you_mean(f'{prefix}{key}', [prefix + name for name in fields])}")
-        if dataclasses.is_dataclass(fields[key].type) and isinstance(value, dict):
-            _check_keys(fields[key].type, value, f"{prefix}{key}.")
-    required = {name for name, field in fields.items()
-                if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING}
-    if missing := sorted(required - set(node)):
-        raise ConfigError(f"{prefix}{missing[0]} is missing")
-
-
-def from_hydra(tree: DictConfig) -> Config:
-    """The composed tree as typed objects, interpolations resolved. Raises ConfigError."""
-    try:
-        node = OmegaConf.to_container(tree, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {_first_line(error)}") from error
-    for key in ("steps", "tokens"):  # 1e9 is how people write a billion
-        if isinstance(value := node["training"][key], float) and value.is_integer():
-            node["training"][key] = int(value)
-    return typed(Config, node)
-
-
-def load(overrides: Sequence[str]) -> Config:
-    """Composes configs/train.yaml with `overrides` as train.py would. Raises ConfigError."""
-    try:
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return from_hydra(compose("train", overrides=list(overrides)))
-    except HydraException as error:
-        raise explained(error) from error
-
-
-def to_yaml(config: Config) -> str:
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
-
-
-def of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
-    """The config of the run in `folder`, with `overrides` of keys it holds. Raises ConfigError."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"{folder}: no run here (config.yaml is missing); type the run's folder, as runs/mfa-nano")
-    try:
-        tree = OmegaConf.load(path)
-        OmegaConf.set_struct(tree, True)
-        typed(Config, OmegaConf.to_container(tree))
-    except Exception as error:  # YAML's own errors, and those of a file that is no config
-        raise ConfigError(f"{path}: not a run's config ({_first_line(error)}); remove or rename {folder}") from error
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        try:
-            OmegaConf.update(tree, override.key_or_group, override.value())
-        except OmegaConfBaseException:
-            known = _flat(OmegaConf.to_container(tree))
-            raise ConfigError(f"{override.key_or_group}: no such key.{did_you_mean(override.key_or_group, known)}") from None
-    return typed(Config, OmegaConf.to_container(tree))
-
-
-def differences(old: Config, new: Config) -> list[str]:
-    """`key: old -> new` for each value that differs, keys dotted."""
-    before, after = (_flat(dataclasses.asdict(config)) for config in (old, new))
-    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in sorted(before | after)
-            if before.get(key) != after.get(key)]
-
-
-def explained(error: HydraException) -> ConfigError:
-    """What Hydra could not compose, in one line with the nearest key or choice that exists."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return ConfigError(f"{group}={choice}: no such choice.{did_you_mean(choice, error.options)}")
-    named = re.search(r"Could not override '([^']+)'", str(error))
-    if named:
-        key, known = named[1], _all_keys()
-        if key in known:
-            return ConfigError(f"{key}: no such key with these choices; it belongs to another {key.split('.')[0]}")
-        return ConfigError(f"{key}: no such key.{did_you_mean(key, known)}")
-    if "Ambiguous value" in str(error):
-        return ConfigError(f"{_first_line(error)}: several values are a sweep; type python train.py -m …")
-    return ConfigError(f"{_first_line(error)}: expected GROUP=CHOICE or KEY=VALUE, as attention=mla training.steps=100")
-
-
-def _all_keys() -> list[str]:
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        tree = OmegaConf.to_container(compose("train"), resolve=False)
-    groups = [folder.name for folder in CONFIG_DIR.iterdir() if folder.is_dir()]
-    return sorted({*_flat(tree), *groups})
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {prefix: node}
-    return {key: value for name, child in node.items()
-            for key, value in _flat(child, f"{prefix}.{name}" if prefix else name).items()}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

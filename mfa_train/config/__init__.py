@@ -1,0 +1,15 @@
+"""Configs become plain typed objects here, once; the only package that knows OmegaConf and Hydra."""
+
+from mfa_train.config.compose import CONFIG_DIR, ComposeError, differences, explained, from_hydra, load, of_run, to_yaml
+from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
+from mfa_train.config.schema import (
+    Config, DataConfig, InitializationConfig, ModelConfig, OptimizerConfig, SampleConfig, ScheduleConfig,
+    TrackingConfig, TrainingConfig,
+)
+from mfa_train.config.typed import typed
+
+__all__ = [
+    "CONFIG_DIR", "ComposeError", "Config", "DataConfig", "InitializationConfig", "ModelConfig", "OptimizerConfig",
+    "SampleConfig", "ScheduleConfig", "TrackingConfig", "TrainingConfig", "differences", "explained", "from_hydra",
+    "load", "of_run", "require_choice", "require_not_negative", "require_positive", "to_yaml", "typed",
+]

@@ -1,0 +1,100 @@
+"""Hydra composes configs/ and what is typed into one tree; here it becomes, once, the plain objects of the schema."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mfa_train.config.schema import Config
+from mfa_train.config.typed import first_line, flat, typed
+from mfa_train.errors import ConfigError, did_you_mean
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent.parent / "configs"
+
+ComposeError = (HydraException, OmegaConfBaseException)
+"""What Hydra raises for what is typed; `explained` says it in one line."""
+
+OmegaConf.register_new_resolver("times", lambda factor, value: int(factor * value), replace=True)
+
+
+def from_hydra(tree: DictConfig) -> Config:
+    """The composed tree as typed objects, interpolations resolved. Raises ConfigError."""
+    try:
+        node = OmegaConf.to_container(tree, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {first_line(error)}") from error
+    for key in ("steps", "tokens"):  # 1e9 is how people write a billion
+        if isinstance(value := node["training"][key], float) and value.is_integer():
+            node["training"][key] = int(value)
+    return typed(Config, node)
+
+
+def load(overrides: Sequence[str]) -> Config:
+    """Composes configs/train.yaml with `overrides` as train.py would. Raises ConfigError."""
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            return from_hydra(compose("train", overrides=list(overrides)))
+    except HydraException as error:
+        raise explained(error) from error
+
+
+def to_yaml(config: Config) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+
+
+def of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of the run in `folder`, with `overrides` of keys it holds. Raises ConfigError."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{folder}: no run here (config.yaml is missing); type the run's folder, as runs/mfa-nano")
+    try:
+        tree = OmegaConf.load(path)
+        OmegaConf.set_struct(tree, True)
+        typed(Config, OmegaConf.to_container(tree))
+    except Exception as error:  # YAML's own errors, and those of a file that is no config
+        raise ConfigError(f"{path}: not a run's config ({first_line(error)}); remove or rename {folder}") from error
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        try:
+            OmegaConf.update(tree, override.key_or_group, override.value())
+        except OmegaConfBaseException:
+            known = flat(OmegaConf.to_container(tree))
+            raise ConfigError(f"{override.key_or_group}: no such key.{did_you_mean(override.key_or_group, known)}") from None
+    return typed(Config, OmegaConf.to_container(tree))
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """`key: old -> new` for each value that differs, keys dotted."""
+    before, after = (flat(dataclasses.asdict(config)) for config in (old, new))
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in sorted(before | after)
+            if before.get(key) != after.get(key)]
+
+
+def explained(error: HydraException) -> ConfigError:
+    """What Hydra could not compose, in one line with the nearest key or choice that exists."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return ConfigError(f"{group}={choice}: no such choice.{did_you_mean(choice, error.options)}")
+    named = re.search(r"Could not override '([^']+)'", str(error))
+    if named:
+        key, known = named[1], _all_keys()
+        if key in known:
+            return ConfigError(f"{key}: no such key with these choices; it belongs to another {key.split('.')[0]}")
+        return ConfigError(f"{key}: no such key.{did_you_mean(key, known)}")
+    if "Ambiguous value" in str(error):
+        return ConfigError(f"{first_line(error)}: several values are a sweep; type python train.py -m …")
+    return ConfigError(f"{first_line(error)}: expected GROUP=CHOICE or KEY=VALUE, as attention=mla training.steps=100")
+
+
+def _all_keys() -> list[str]:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        tree = OmegaConf.to_container(compose("train"), resolve=False)
+    groups = [folder.name for folder in CONFIG_DIR.iterdir() if folder.is_dir()]
+    return sorted({*flat(tree), *groups})
