@@ -1,6 +1,7 @@
 """`mfa-train COMMAND`: the doors beside train.py. Every command takes train.py's overrides."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -20,11 +21,38 @@ def main() -> int:
     command.add_argument("--prompt", help="what the text starts with")
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as sample.temperature=0 seed=2")
     command.set_defaults(act=generate)
+    command = commands.add_parser("plan", help="parameters, KV bytes, FLOPs, memory, time and cost, before launch")
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE",
+                         help="train.py's; several values side by side: attention=mha,mla,mfa model=7b")
+    command.add_argument("--json", action="store_true", help="the same as JSON (docs/budget.md)")
+    command.set_defaults(act=plan)
     arguments, rest = parser.parse_known_args()  # overrides may also follow an option
     if unknown := [word for word in rest if word.startswith("-")]:
         parser.error(f"unknown option {unknown[0]}")
     arguments.overrides += rest
     return report(lambda: arguments.act(arguments))
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """Prints the plans of all members; raises ConfigError where one of them cannot be, after the others are told."""
+    members = [(swept, configs.load(overrides)) for swept, overrides in configs.members(arguments.overrides)]
+    from mfa_train.budget.match import matched
+    from mfa_train.budget.plan import make_plan
+    from mfa_train.budget.table import table
+
+    plans, titles, failures = [], [], []
+    for swept, config in members:
+        title = " ".join(swept) or config.attention["name"]
+        try:
+            config, match = matched(config)
+            plans.append(make_plan(config, match=match))
+            titles.append(title)
+        except ConfigError as error:
+            failures.append(f"{title}: {error}" if swept else str(error))
+    if plans:
+        print(json.dumps(plans if len(members) > 1 else plans[0], indent=2) if arguments.json else table(titles, plans))
+    if failures:
+        raise ConfigError("\nerror: ".join(failures))
 
 
 def prepare(arguments: argparse.Namespace) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from mfa_train.attention.base import Attention, AttentionConfig
+from mfa_train.attention.base import Attention, AttentionConfig, Capacity
 from mfa_train.config import CONFIG_DIR, typed
 from mfa_train.errors import ConfigError, did_you_mean
 
-__all__ = ["Attention", "AttentionConfig", "attention_class", "attention_config", "variants"]
+__all__ = ["Attention", "AttentionConfig", "Capacity", "attention_class", "attention_config", "variants"]
 
 
 def variants() -> list[str]:

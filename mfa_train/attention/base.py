@@ -9,8 +9,9 @@ serves both, so the KV budget, the decode cache and the trained model cannot dri
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Optional
+from typing import ClassVar, NamedTuple, Optional
 
 from torch import Tensor, nn
 
@@ -19,6 +20,15 @@ from mfa_train.attention.kernels import attend, choose_kernel
 from mfa_train.attention.rope import Positions, Rope, RopeScaling
 from mfa_train.config import require_choice, require_positive
 from mfa_train.errors import ConfigError
+
+
+class Capacity(NamedTuple):
+    """Of the scores, as in the MFA paper's table (arXiv 2412.19255, table 1): position left out."""
+
+    total_effective_rank: int
+    """TER: heads × the rank of one head's score matrix."""
+    shared_latent_dim: int
+    """SLSD: dimensions of the subspace in which all heads look for keys."""
 
 
 @dataclass(kw_only=True)
@@ -53,6 +63,13 @@ class AttentionConfig:
     @property
     def rope_dim(self) -> int:
         return getattr(self, self.rope_key)
+
+    def cache_choices(self) -> Iterator[dict[str, int]]:
+        """Values for the keys that set the cache, the smallest cache first: what `match.kv_bytes_per_token` chooses from.
+
+        Without any the variant keeps its cache, as the reference the others are measured by.
+        """
+        return iter(())
 
 
 class Attention(nn.Module, ABC):
@@ -97,6 +114,21 @@ class Attention(nn.Module, ABC):
         k, v = self.keys_values(*entry, positions=positions)
         return self.o_proj(attend(q, k, v, self.scale, self.kernel).flatten(2))
 
+    def capacity(self) -> Capacity | None:
+        """None where the scores are no bilinear form of two tokens, for which the paper defines it."""
+        return None
+
+    def decode_widths(self) -> tuple[int, int]:
+        """Multiply-adds of one head per cached token while decoding: for its score and for its value.
+
+        A variant whose entries can be attended over without expanding them says what that takes.
+        """
+        return self.qk_head_dim, self.v_head_dim
+
+    def decode_extra_flops(self) -> int:
+        """What attending over unexpanded entries adds to the projections of one decoded token, in one layer."""
+        return 0
+
     @staticmethod
     def make_rope(config: AttentionConfig) -> Rope:
         return Rope(config.rope_dim, config.rope_theta, config.rope_scaling, config.rope_interleave)
@@ -104,6 +136,11 @@ class Attention(nn.Module, ABC):
     def uniform_bounds(self) -> dict[str, float]:
         """Weights (by name) that start uniform within ± a bound instead of as the model's initialisation says."""
         return {}
+
+
+def multiples(unit: int = 8, largest: int = 2**16) -> range:
+    """Dimensions that suit matrix units (8 values of 16 bits: one 16-byte load) and, being even, RoPE."""
+    return range(unit, largest + 1, unit)
 
 
 def heads(x: Tensor, head_dim: int) -> Tensor:

@@ -4,11 +4,12 @@ Cache: k after RoPE and v, 2·num_key_value_heads·head_dim. Weights are named a
 the norms of qk_norm).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mfa_train.attention.base import Attention, AttentionConfig, heads
+from mfa_train.attention.base import Attention, AttentionConfig, Capacity, heads
 from mfa_train.attention.rope import Positions, rotate
 from mfa_train.errors import ConfigError
 
@@ -28,6 +29,10 @@ class GroupedQueryAttention(Attention):
                     f"attention.num_attention_heads={self.num_attention_heads}: type attention.num_key_value_heads={near}"
                 )
 
+        def cache_choices(self) -> Iterator[dict[str, int]]:
+            return ({"num_key_value_heads": kv} for kv in range(1, self.num_attention_heads + 1)
+                    if self.num_attention_heads % kv == 0)
+
     def __init__(self, hidden_size: int, config: Config):
         super().__init__(hidden_size, config, qk_head_dim=config.head_dim, v_head_dim=config.head_dim)
         self.q_proj = nn.Linear(hidden_size, config.num_attention_heads * config.head_dim, bias=False)
@@ -45,3 +50,7 @@ class GroupedQueryAttention(Attention):
 
     def keys_values(self, k: Tensor, v: Tensor, *, positions: Positions) -> tuple[Tensor, Tensor]:
         return k, v
+
+    def capacity(self) -> Capacity:
+        hidden_size, keys = self.k_proj.in_features, self.k_proj.out_features
+        return Capacity(self.num_attention_heads * min(self.qk_head_dim, hidden_size), min(keys, hidden_size))

@@ -30,6 +30,11 @@ def choose_kernel(kernel: str, head_dim: int) -> str:
     return "sdpa" if torch.cuda.is_available() else "tiled"
 
 
+def kernel_on(device_type: str, kernel: str) -> str:
+    """What `attention.kernel` comes to on another machine's devices (cuda | cpu), everything installed there."""
+    return {"cuda": "flash", "cpu": "tiled"}[device_type] if kernel == "auto" else kernel
+
+
 def _flash_missing(head_dim: int) -> str | None:
     if not torch.cuda.is_available():
         return "a CUDA device, and none is visible"
@@ -46,10 +51,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str) -> Tensor
     Returns (batch, queries, heads, v_dim). Query heads share key-value heads in equal groups.
     """
     # flash-attn takes 16-bit values alone, and tiles gain with them alone: float32 runs go through SDPA.
-    if kernel == "flash" and q.dtype == torch.bfloat16:
-        return _flash(q, k, v, scale)
     if kernel == "tiled" and q.dtype == torch.bfloat16 and q.shape[1] == k.shape[1] <= TILED_MAX_TOKENS:
         return tiled_attention(q, k, v, scale)
+    if q.is_meta and (kernel == "flash" or q.shape[-1] == v.shape[-1]):  # SDPA fuses equal widths alone on a CPU
+        return _Fused.apply(q, k, v)
+    if kernel == "flash" and q.dtype == torch.bfloat16:
+        return _flash(q, k, v, scale)
     return _sdpa(q, k, v, scale)
 
 
@@ -73,3 +80,19 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     padded = [F.pad(x, (0, dim - x.shape[-1])) for x in (q, k, v)]
     out = flash_attn_func(*padded, softmax_scale=scale, causal=True, deterministic=True)
     return out[..., : v.shape[-1]]
+
+
+class _Fused(torch.autograd.Function):
+    """On the meta device: what flash-attn and the fused SDPA keep for the backward pass and give back, without a value."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = q.new_empty(*q.shape[:3], v.shape[-1])
+        log_sum = q.new_empty(q.shape[:3], dtype=torch.float32)
+        ctx.save_for_backward(q, k, v, out, log_sum)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        q, k, v, *_ = ctx.saved_tensors
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)

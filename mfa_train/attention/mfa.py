@@ -7,11 +7,12 @@ Step-3 norms the query's latent (`inter_norm`), which the paper does not show. W
 model: q_proj (S_q), inter_norm, wq (the Q_c), k_proj, v_proj, o_proj.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mfa_train.attention.base import Attention, AttentionConfig, heads
+from mfa_train.attention.base import Attention, AttentionConfig, Capacity, heads, multiples
 from mfa_train.attention.rope import Positions, rotate
 
 
@@ -21,6 +22,11 @@ class MultiMatrixFactorizationAttention(Attention):
         head_dim: int
         q_lora_rank: int
         inter_norm: bool
+
+        def cache_choices(self) -> Iterator[dict[str, int]]:
+            """The query's rank goes with head_dim where it was equal to it, as in the paper."""
+            tied = self.q_lora_rank == self.head_dim
+            return ({"head_dim": dim, "q_lora_rank": dim if tied else self.q_lora_rank} for dim in multiples())
 
     def __init__(self, hidden_size: int, config: Config):
         super().__init__(hidden_size, config, qk_head_dim=config.head_dim, v_head_dim=config.head_dim)
@@ -45,3 +51,8 @@ class MultiMatrixFactorizationAttention(Attention):
 
     def keys_values(self, k: Tensor, v: Tensor, *, positions: Positions) -> tuple[Tensor, Tensor]:
         return k, v
+
+    def capacity(self) -> Capacity:
+        hidden_size, latent = self.q_proj.in_features, min(self.qk_head_dim, self.k_proj.in_features)
+        rank = min(latent, self.q_proj.out_features, hidden_size)
+        return Capacity(self.num_attention_heads * rank, latent)

@@ -22,3 +22,7 @@ class KeyReuseAttention(MultiMatrixFactorizationAttention):
 
     def keys_values(self, k: Tensor, *, positions: Positions) -> tuple[Tensor, Tensor]:
         return rotate(self.k_norm(k), positions), k + self.alpha * self.v_proj(k)
+
+    def decode_extra_flops(self) -> int:
+        """Each head's average of the keys k goes through N once, instead of every cached k."""
+        return 2 * (self.num_attention_heads - 1) * self.v_proj.weight.numel()

@@ -1,9 +1,10 @@
 """Multi-head attention (arXiv 1706.03762): every head has its own key and value. Cache: 2·heads·head_dim."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mfa_train.attention.base import AttentionConfig, multiples
 from mfa_train.attention.gqa import GroupedQueryAttention
-from mfa_train.attention.base import AttentionConfig
 
 
 class MultiHeadAttention(GroupedQueryAttention):
@@ -14,3 +15,12 @@ class MultiHeadAttention(GroupedQueryAttention):
         @property
         def num_key_value_heads(self) -> int:
             return self.num_attention_heads
+
+        def smaller(self, key: str) -> Iterator[dict[str, int]]:
+            """MHA with less cache, which is another attention: only where `match.mha` asks for it."""
+            if key == "head_dim":
+                return ({key: dim} for dim in multiples(largest=self.head_dim))
+            return ({key: n} for n in range(1, self.num_attention_heads + 1))
+
+        def cache_choices(self) -> Iterator[dict[str, int]]:
+            return iter(())

@@ -5,13 +5,14 @@ heads. Cache: the latent after its norm and the rotated key, kv_lora_rank + qk_r
 out as in Hugging Face's DeepSeek-V3; its latent norms use eps 1e-6 whatever rms_norm_eps says.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Optional
 
 import torch
 from torch import Tensor, nn
 
-from mfa_train.attention.base import Attention, AttentionConfig, heads
+from mfa_train.attention.base import Attention, AttentionConfig, Capacity, heads, multiples
 from mfa_train.attention.rope import Positions, rotate
 
 
@@ -26,6 +27,9 @@ class MultiHeadLatentAttention(Attention):
         v_head_dim: int
 
         rope_key: ClassVar[str] = "qk_rope_head_dim"
+
+        def cache_choices(self) -> Iterator[dict[str, int]]:
+            return ({"kv_lora_rank": rank} for rank in multiples())
 
     def __init__(self, hidden_size: int, config: Config):
         nope, rope, n = config.qk_nope_head_dim, config.qk_rope_head_dim, config.num_attention_heads
@@ -61,3 +65,12 @@ class MultiHeadLatentAttention(Attention):
         nope, v = heads(self.kv_b_proj(latent), nope_dim + self.v_head_dim).split((nope_dim, self.v_head_dim), dim=-1)
         shared = rope.unsqueeze(2).expand(-1, -1, self.num_attention_heads, -1)
         return torch.cat((self.k_norm(nope), shared), dim=-1), v
+
+    def capacity(self) -> Capacity:
+        rank = min(self.nope_rope[0], self.latent_rope[0])
+        return Capacity(self.num_attention_heads * rank, min(self.latent_rope[0], self.kv_a_proj_with_mqa.in_features))
+
+    def decode_widths(self) -> tuple[int, int]:
+        """The up-projections absorbed into query and output (arXiv 2405.04434, section 2.1.2): over the latent itself."""
+        latent, rope = self.latent_rope
+        return latent + rope, latent

@@ -1,9 +1,10 @@
 """Multi-query attention (arXiv 1911.02150): one key and one value head for all queries. Cache: 2·head_dim."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mfa_train.attention.base import AttentionConfig, multiples
 from mfa_train.attention.gqa import GroupedQueryAttention
-from mfa_train.attention.base import AttentionConfig
 
 
 class MultiQueryAttention(GroupedQueryAttention):
@@ -14,3 +15,6 @@ class MultiQueryAttention(GroupedQueryAttention):
         @property
         def num_key_value_heads(self) -> int:
             return 1
+
+        def cache_choices(self) -> Iterator[dict[str, int]]:
+            return ({"head_dim": dim} for dim in multiples())

@@ -9,6 +9,7 @@ qk_norm the contracted heads are normed without a learned scale, since they are 
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -33,6 +34,10 @@ class TensorProductAttention(Attention):
                 raise ConfigError("attention.qk_norm=true undoes yarn's scale of the scores in tpa, whose heads are normed "
                                   "after rotation: type attention.qk_norm=false, or another rope_type")
 
+        def cache_choices(self) -> Iterator[dict[str, int]]:
+            """Both ranks, the keys' the larger by one where the sum is odd."""
+            return ({"k_rank": -(-total // 2), "v_rank": total // 2} for total in range(2, 2 * self.head_dim + 1))
+
     def __init__(self, hidden_size: int, config: Config):
         n = config.num_attention_heads
         super().__init__(hidden_size, config, qk_head_dim=config.head_dim, v_head_dim=config.head_dim)
@@ -51,6 +56,12 @@ class TensorProductAttention(Attention):
     def keys_values(self, a_k: Tensor, b_k: Tensor, a_v: Tensor, b_v: Tensor, *,
                     positions: Positions) -> tuple[Tensor, Tensor]:
         return self._normed(_contract(a_k, b_k)), _contract(a_v, b_v)
+
+    def decode_widths(self) -> tuple[int, int]:
+        """Over the factors (arXiv 2501.06425, section 3.4): a head's query meets the dimension factors, then its own weights
+        of them."""
+        k_rank, v_rank = (getattr(self, f"W_B_{name}").out_features // self.qk_head_dim for name in "kv")
+        return k_rank * (self.qk_head_dim + 1), v_rank * (self.v_head_dim + 1)
 
     def _head_factor(self, projection: nn.Linear, x: Tensor) -> Tensor:
         """(batch, tokens, heads, rank)"""

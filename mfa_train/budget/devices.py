@@ -1,31 +1,83 @@
-"""How many matrix-product FLOPs a second a device can do at best: what MFU divides by."""
+"""What a device holds and how fast it multiplies at best: what a plan fits into, and what MFU divides by."""
 
+import functools
+import os
 import time
+from dataclasses import dataclass
 
 import torch
 
-PEAK_BF16 = {
-    "A100": 312e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "B200": 2250e12,
-    "MI300X": 1307e12,
-}
-"""Dense bf16 FLOP/s from the vendors' data sheets, by a part of the device's name; the first match counts."""
+from mfa_train.errors import ConfigError, did_you_mean
 
 
-def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Peak FLOP/s of one device; None for a GPU not in the table, or in float32, for which the table has
-    no entry. A CPU is measured, in about 0.2 seconds."""
+@dataclass(frozen=True)
+class Device:
+    name: str
+    """As `cluster.device` says it."""
+    type: str
+    """cuda | cpu, as torch says it."""
+    memory_bytes: int
+    peak_bf16: float | None
+    """Dense matrix-product FLOP/s; None: unknown."""
+    label: str = ""
+    """Part of the name by which the driver knows it; the first match counts."""
+
+
+KNOWN = (
+    Device("a100-40gb", "cuda", 40 * 10**9, 312e12, "A100-SXM4-40GB"),
+    Device("a100-80gb", "cuda", 80 * 10**9, 312e12, "A100"),
+    Device("h100-pcie-80gb", "cuda", 80 * 10**9, 756e12, "H100 PCIe"),
+    Device("h100-80gb", "cuda", 80 * 10**9, 989e12, "H100"),
+    Device("h200-141gb", "cuda", 141 * 10**9, 989e12, "H200"),
+    Device("b200-180gb", "cuda", 180 * 10**9, 2250e12, "B200"),
+    Device("mi300x-192gb", "cuda", 192 * 10**9, 1307e12, "MI300X"),
+)
+"""Memory as the vendors name it (10^9 bytes a GB) and dense bf16 peak, from their data sheets. No entry for fp32."""
+
+
+def planned_device(name: str) -> Device:
+    """What `cluster.device=name` means: a device of the table, this machine's CPU, or (auto) whatever is here.
+
+    Raises ConfigError for a name that is in no table.
+    """
+    if name == "auto":
+        return this_device(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
+    if name == "cpu":
+        return this_device(torch.device("cpu"))
+    known = {device.name: device for device in KNOWN}
+    if name not in known:
+        raise ConfigError(f"cluster.device={name}: no such device.{did_you_mean(name, [*known, 'auto', 'cpu'])}")
+    return known[name]
+
+
+def this_device(device: torch.device) -> Device:
+    """The device at hand, its memory as the driver tells it. A CPU shares the machine's."""
+    if device.type == "cpu":
+        return Device("cpu", "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None)
+    properties = torch.cuda.get_device_properties(device)
+    named = next((known for known in KNOWN if known.label in properties.name), None)
+    return Device(named.name if named else properties.name, "cuda", properties.total_memory, named and named.peak_bf16)
+
+
+def peak_flops(device: Device, dtype: torch.dtype) -> float | None:
+    """Peak FLOP/s of one device; None where the table has none. A CPU is measured, in about 0.2 seconds."""
     if device.type == "cpu":
         return measured_flops(dtype)
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_BF16.items() if part in name and dtype == torch.bfloat16), None)
+    return device.peak_bf16 if dtype == torch.bfloat16 else None
 
 
+def resolve_precision(precision: str, device: Device | None = None) -> torch.dtype:
+    """What `precision` means on a device, by default this machine's. auto: bfloat16 where the hardware multiplies it."""
+    if precision == "auto":
+        device = device or planned_device("auto")
+        fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        precision = "bf16" if fast else "fp32"
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
+@functools.cache
 def measured_flops(dtype: torch.dtype, size: int = 1536, seconds: float = 0.2) -> float:
-    """FLOP/s of the fastest of some square matrix products on this CPU."""
+    """FLOP/s of the fastest of some square matrix products on this CPU, measured once a process."""
     a, b = (torch.randn(size, size, dtype=dtype) for _ in range(2))
     a @ b
     best, end = float("inf"), time.perf_counter() + seconds

@@ -1,69 +1,151 @@
-"""Parameters, KV bytes and FLOPs of a config, read off the model built on torch's meta device.
+"""What a run is and what it will cost: one JSON object, known before anything is allocated.
 
-FLOPs count matrix products and attention exactly, two per multiply-add, over the causal half of the scores; the
-backward pass counts twice the forward one, recomputation nothing. Elementwise work, norms and the softmax count zero.
+    1. `match` shapes the variant, where the config asks for it.
+    2. One layer on the meta device tells parameters, cache and FLOPs (`shape`).
+    3. A step on the meta device tells the activations, DeepSpeed's bookkeeping the rest of the memory (`fit`).
+    4. FLOPs over an assumed or measured share of the device's peak tell the time, and a price the cost.
 """
 
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from mfa_train.attention import Attention, attention_config
-from mfa_train.config import Config
-from mfa_train.model.decoder import DecoderLayer, LanguageModel
+from mfa_train.attention import attention_config
+from mfa_train.budget.devices import Device, peak_flops, planned_device, resolve_precision
+from mfa_train.budget.fit import Fit
+from mfa_train.budget.shape import Shape, measure
+from mfa_train.config import Config, PlanConfig
+from mfa_train.errors import ConfigError
 
-CACHE_BYTES_PER_VALUE = 2
-"""16-bit caches."""
+ASSUMED_MFU = {"cuda": 0.4, "cpu": 0.5}
+MODEL_KEYS = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
 
 
-def make_plan(config: Config) -> dict:
-    """One JSON object: attention, params, kv_cache, flops, model. Raises ConfigError where the model can't be."""
-    with torch.device("meta"):
-        model = LanguageModel(config.model, attention_config(config.attention))
-        layer = model.model.layers[0]
-        rope = model.model.rope
-        positions = rope(torch.zeros(1, dtype=torch.long))
-        x = torch.empty(1, 1, config.model.hidden_size)
-        with torch.no_grad():
-            values = sum(part[0, 0].numel() for part in layer.self_attn.cache_entry(x, positions))
-            linear_flops = _linear_flops(layer, x, positions)
-    layers, sequence = config.model.num_hidden_layers, config.training.sequence_length
-    head_flops = 2 * config.model.hidden_size * config.model.vocab_size
-    forward = layers * (linear_flops + attention_flops(layer.self_attn, sequence) // 2) + head_flops
-    embeddings = {id(weight): weight.numel() for weight in (model.model.embed_tokens.weight, model.lm_head.weight)}
-    total = sum(parameter.numel() for parameter in model.parameters())
-    steps = config.training.total_steps
+def make_plan(config: Config, device: Device | None = None, ranks: int | None = None, match: dict | None = None) -> dict:
+    """The plan of a config that is matched already (`budget.match.matched`, whose report is `match`).
+
+    By default for cluster.device and the cluster's devices. Raises ConfigError where the model can't be built, the
+    device is unknown or the batch does not divide.
+    """
+    attention_config(config.attention)
+    device = device or planned_device(config.cluster.device)
+    ranks = ranks or config.cluster.world_size
+    dtype = resolve_precision(config.precision, device)
+    shape = measure(config.model, config.attention)
+    fit = Fit(config, shape, device, dtype, ranks)
+    sequence, context = config.training.sequence_length, config.plan.context
+    train_per_token = shape.train_flops_per_token(sequence)
+    train_total = train_per_token * config.training.total_steps * config.training.batch_size * sequence
+    bytes_per_token = shape.layers * shape.cache_values_per_layer * config.plan.cache_bytes
     return {
         "attention": config.attention["name"],
         "params": {
-            "total": total,
-            "non_embedding": total - sum(embeddings.values()),
-            "attention_per_layer": sum(parameter.numel() for parameter in layer.self_attn.parameters()),
-            "ffn_per_layer": sum(parameter.numel() for parameter in layer.mlp.parameters()),
+            "total": shape.params,
+            "non_embedding": shape.params - shape.embedding_params,
+            "attention_per_layer": shape.attention_params_per_layer,
+            "ffn_per_layer": shape.ffn_params_per_layer,
         },
         "kv_cache": {
-            "values_per_token_per_layer": values,
-            "bytes_per_token": layers * values * CACHE_BYTES_PER_VALUE,
+            "values_per_token_per_layer": shape.cache_values_per_layer,
+            "bytes_per_token": bytes_per_token,
+            "dtype": config.plan.cache_dtype,
+            "context": context,
+            "bytes_at_context": bytes_per_token * context,
         },
+        "capacity": _capacity(shape),
         "flops": {
-            "train_per_token": 3 * forward,
-            "train_total": 3 * forward * steps * config.training.batch_size * sequence,
+            "train_per_token": train_per_token,
+            "train_total": train_total,
+            "decode_attention_per_token": shape.decode_attention_flops(context, config.plan.decode_counting),
+            "decode_linear_per_token": shape.decode_linear_flops(),
+            "decode_rest_per_token": shape.ffn_flops + shape.head_flops,
         },
-        "model": {key: getattr(config.model, key)
-                  for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")},
+        "memory": _memory(fit),
+        "time": _time(config, device, dtype, ranks, train_total),
+        "model": {key: getattr(config.model, key) for key in MODEL_KEYS}
+        | {key: value for key, value in config.attention.items() if type(value) is int},
+        "match": match,
     }
 
 
-def attention_flops(attention: Attention, keys: int) -> int:
-    """Forward FLOPs of one query token's scores and values over `keys` tokens, all heads of one layer."""
-    return 2 * attention.num_attention_heads * (attention.qk_head_dim + attention.v_head_dim) * keys
+def require_fit(memory: dict, told: str = "plan.check=false trains all the same") -> None:
+    """Raises ConfigError, with the smallest change that helps, where `memory` (of a plan) says that the run cannot fit."""
+    if memory["fits"]:
+        return
+    needed, usable = (f"{memory[key] / 2**30:.1f} GiB" for key in ("total", "usable"))
+    change = f"type {' '.join(memory['change'])}" if memory["change"] else "no setting makes it fit; take a smaller model"
+    raise ConfigError(f"cluster.device={memory['device']}: the run needs about {needed} on each device, and {usable} are "
+                      f"usable: {change} ({told})")
 
 
-def _linear_flops(layer: DecoderLayer, x: torch.Tensor, positions) -> int:
-    """Forward FLOPs of one token in one layer, scores and values left out. x (1, 1, hidden_size)."""
-    attention = layer.self_attn
-    with FlopCounterMode(display=False) as counter:
-        q = attention.query(x, positions)
-        attention.keys_values(*attention.cache_entry(x, positions), positions=positions)
-        attention.o_proj(q.new_empty(1, 1, attention.o_proj.in_features))
-        layer.mlp(x)
-    return counter.get_total_flops()
+def _capacity(shape: Shape) -> dict | None:
+    return shape.capacity and shape.capacity._asdict()
+
+
+def _memory(fit: Fit) -> dict:
+    """Bytes on one device."""
+    setting, states = fit.setting, fit.states(fit.setting)
+    activations = {checkpointing: fit.activations(setting.micro_batch, checkpointing) for checkpointing in (False, True)}
+    fits = fit.fits(setting)
+    change = None if fits else fit.smallest_change()
+    stages = {stage: replace(setting, zero=stage, offload=setting.offload if stage == setting.zero else "none")
+              for stage in range(4)}
+    return {
+        "device": fit.device.name,
+        "device_bytes": fit.device.memory_bytes,
+        "usable": fit.usable_bytes,
+        "world_size": setting.ranks,
+        "zero": setting.zero,
+        "micro_batch_size": setting.micro_batch,
+        "weights": states.weights,
+        "gradients": states.gradients,
+        "optimizer": states.optimizer,
+        "transient": states.transient,
+        "offloaded": states.offloaded,
+        "activations": activations[False],
+        "activations_checkpointed": activations[True],
+        "activation_checkpointing": setting.checkpointing,
+        "total": fit.total(setting),
+        "total_by_stage": {str(stage): fit.total(other) for stage, other in stages.items()},
+        "fits": fits,
+        "change": change and change.changes_from(setting),
+    }
+
+
+def _time(config: Config, device: Device, dtype: torch.dtype, ranks: int, train_total: int) -> dict:
+    """Seconds are None where the device's peak is unknown."""
+    mfu, source = _mfu(config.plan, device)
+    peak = peak_flops(device, dtype)
+    run = train_total / (peak * mfu * ranks) if peak else None
+    hours = run and run / 3600 * ranks
+    price = config.cluster.price_per_device_hour
+    return {
+        "mfu": mfu,
+        "mfu_source": source,
+        "peak_flops": peak,
+        "step_seconds": run and run / config.training.total_steps,
+        "run_seconds": run,
+        "tokens_per_second": run and (config.training.total_steps * config.training.batch_size
+                                      * config.training.sequence_length / run),
+        "device_hours": hours,
+        "cost": hours * price if hours and price is not None else None,
+    }
+
+
+def _mfu(plan: PlanConfig, device: Device) -> tuple[float, str]:
+    """The share of the peak and where it comes from. Raises ConfigError for a run without measurements."""
+    if plan.mfu is None:
+        return ASSUMED_MFU[device.type], "assumed"
+    if isinstance(plan.mfu, (int, float)):
+        return float(plan.mfu), "plan.mfu"
+    path = Path(str(plan.mfu)) / "metrics.jsonl"
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        measured = [record["mfu"] for record in records if record.get("mfu")]
+        return statistics.median(measured), f"median of {path}"
+    except (OSError, ValueError, KeyError, statistics.StatisticsError):
+        raise ConfigError(f"plan.mfu={plan.mfu}: expected a share as 0.4, or a run folder whose metrics.jsonl has a "
+                          "measured mfu, as runs/mfa-nano") from None

@@ -1,6 +1,9 @@
 """Configs become plain typed objects here, once; the only package that knows OmegaConf and Hydra."""
 
-from mfa_train.config.compose import CONFIG_DIR, ComposeError, differences, explained, from_hydra, load, of_run, to_yaml
+from mfa_train.config.budget_schema import ClusterConfig, MatchConfig, PlanConfig
+from mfa_train.config.compose import (
+    CONFIG_DIR, ComposeError, default_attention, differences, explained, from_hydra, load, members, of_run, to_yaml,
+)
 from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
 from mfa_train.config.schema import (
     Config, DataConfig, InitializationConfig, ModelConfig, OptimizerConfig, SampleConfig, ScheduleConfig,
@@ -9,7 +12,8 @@ from mfa_train.config.schema import (
 from mfa_train.config.typed import typed
 
 __all__ = [
-    "CONFIG_DIR", "ComposeError", "Config", "DataConfig", "InitializationConfig", "ModelConfig", "OptimizerConfig",
-    "SampleConfig", "ScheduleConfig", "TrackingConfig", "TrainingConfig", "differences", "explained", "from_hydra",
-    "load", "of_run", "require_choice", "require_not_negative", "require_positive", "to_yaml", "typed",
+    "CONFIG_DIR", "ClusterConfig", "ComposeError", "Config", "DataConfig", "InitializationConfig", "MatchConfig",
+    "ModelConfig", "OptimizerConfig", "PlanConfig", "SampleConfig", "ScheduleConfig", "TrackingConfig", "TrainingConfig",
+    "default_attention", "differences", "explained", "from_hydra", "load", "members", "of_run", "require_choice",
+    "require_not_negative", "require_positive", "to_yaml", "typed",
 ]

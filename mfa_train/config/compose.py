@@ -1,9 +1,11 @@
 """Hydra composes configs/ and what is typed into one tree; here it becomes, once, the plain objects of the schema."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -12,7 +14,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mfa_train.config.schema import Config
+from mfa_train.config.schema import Config, ModelConfig
 from mfa_train.config.typed import first_line, flat, typed
 from mfa_train.errors import ConfigError, did_you_mean
 
@@ -44,6 +46,30 @@ def load(overrides: Sequence[str]) -> Config:
             return from_hydra(compose("train", overrides=list(overrides)))
     except HydraException as error:
         raise explained(error) from error
+
+
+def members(overrides: Sequence[str]) -> list[tuple[list[str], list[str]]]:
+    """The members of the sweep that comma-separated values make, as with train.py -m: (swept values, all overrides)."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise explained(error) from error
+    swept = [[f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+             for override in parsed if override.is_sweep_override()]
+    fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
+    return [([choice.split("=", 1)[1] for choice in choices], [*choices, *fixed]) for choices in itertools.product(*swept)]
+
+
+def default_attention(name: str, model: ModelConfig) -> dict[str, Any]:
+    """The config node of attention=`name` for this model, nothing overridden. Raises ConfigError for an unknown name."""
+    folder = CONFIG_DIR / "attention"
+    if not (folder / f"{name}.yaml").is_file():
+        known = (path.stem for path in folder.glob("*.yaml"))
+        raise ConfigError(f"match.reference={name}: no such attention.{did_you_mean(name, known)}")
+    node = OmegaConf.merge(OmegaConf.load(CONFIG_DIR / "attention_common.yaml"), OmegaConf.load(folder / f"{name}.yaml"))
+    del node["defaults"]
+    tree = OmegaConf.create({"attention": node, "model": dataclasses.asdict(model)})
+    return OmegaConf.to_container(tree, resolve=True)["attention"]
 
 
 def to_yaml(config: Config) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from mfa_train.config.budget_schema import ClusterConfig, MatchConfig, PlanConfig
 from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
 from mfa_train.errors import ConfigError
 
@@ -210,6 +211,9 @@ class Config:
     """Of weights, activations and gradients: auto (bf16 where the hardware multiplies it, else fp32) | bf16 | fp32.
     Master weights, moments and the loss are float32 always."""
     training: TrainingConfig
+    match: MatchConfig
+    plan: PlanConfig
+    cluster: ClusterConfig
     tracking: TrackingConfig
     sample: SampleConfig
 

@@ -23,25 +23,28 @@ class LanguageModelHead(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
         self.z_loss = z_loss
+        self.chunk_logits = None
+        """float32 logits that exist at once; None: what suits the device."""
 
     def forward(self, hidden: Tensor, targets: Optional[Tensor] = None) -> Tensor:
         """hidden (batch, tokens, hidden_size), targets (batch, tokens)."""
         if targets is None:
             return hidden @ self.weight.t()
         z_loss = self.z_loss if self.training else 0.0
-        return _ChunkedCrossEntropy.apply(hidden.flatten(0, 1), self.weight, targets.flatten(), z_loss)
+        return _ChunkedCrossEntropy.apply(hidden.flatten(0, 1), self.weight, targets.flatten(), z_loss,
+                                          self.chunk_logits or CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"]))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float) -> Tensor:
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float, chunk_logits: int) -> Tensor:
         tokens, vocab_size = hidden.shape[0], weight.shape[0]
         training = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         if training:
             grad_hidden = torch.empty_like(hidden)
             grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-        chunk = max(MIN_CHUNK_TOKENS, CHUNK_LOGITS.get(hidden.device.type, 2**26) // vocab_size)
+        chunk = max(MIN_CHUNK_TOKENS, chunk_logits // vocab_size)
         for start in range(0, tokens, chunk):
             part = slice(start, start + chunk)
             logits = (hidden[part] @ weight.t()).float()
@@ -67,4 +70,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_loss: Tensor):
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_loss, grad_weight * grad_loss, None, None  # a scalar changes no tensor's type
+        return grad_hidden * grad_loss, grad_weight * grad_loss, None, None, None  # a scalar changes no tensor's type

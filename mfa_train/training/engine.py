@@ -8,18 +8,11 @@ import warnings
 import torch
 
 from mfa_train.attention import attention_config
+from mfa_train.budget.memory import reduce_bucket
 from mfa_train.config import Config
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.initialization import Gather, initialize
 from mfa_train.training.ranks import Ranks
-
-
-def resolve_precision(precision: str) -> torch.dtype:
-    """What `precision` means on this machine. auto: bfloat16 where the hardware multiplies it natively."""
-    if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
-        precision = "bf16" if fast else "fp32"
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
 def build_model(config: Config, sharded: contextlib.AbstractContextManager = contextlib.nullcontext(),
@@ -54,6 +47,8 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype):
                 layer.compile()
             model.lm_head.compile()
         optimizer = make_optimizer(model, config)
+        settings["zero_optimization"]["reduce_bucket_size"] = reduce_bucket(
+            sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters()))
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     if config.zero == 0:
         _mend_stage_0(engine, optimizer, dtype)

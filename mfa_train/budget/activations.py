@@ -1,0 +1,91 @@
+"""The most memory that activations take in a step, found by running the step on torch's meta device.
+
+Two and three layers run forward and backward over one micro-batch, every storage counted from birth to death; more
+layers add the difference. Parameters and their gradients are not counted here (`mfa_train.budget.memory`).
+
+What it leaves out: the allocator's fragmentation, a kernel's scratch memory, and what torch.compile fuses away.
+"""
+
+import dataclasses
+import weakref
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from mfa_train.attention.kernels import kernel_on
+from mfa_train.budget.shape import meta_model
+from mfa_train.config import ModelConfig
+from mfa_train.model.loss import CHUNK_LOGITS
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """One forward and backward of one rank."""
+
+    model: ModelConfig
+    attention: tuple
+    """The config node's items; a tuple, so that equal passes are run once."""
+    micro_batch: int
+    sequence_length: int
+    dtype: torch.dtype
+    device_type: str
+    """cuda | cpu: they differ in the attention kernel and in the loss's chunks."""
+
+
+def activation_peak(pass_: Pass, checkpointing: bool) -> int:
+    """Bytes on one rank."""
+    layers = pass_.model.num_hidden_layers
+    if layers <= 3:
+        return _peak(pass_, layers, checkpointing)
+    two, three = (_peak(pass_, count, checkpointing) for count in (2, 3))
+    return three + (layers - 3) * (three - two)
+
+
+def _peak(pass_: Pass, layers: int, checkpointing: bool) -> int:
+    attention = dict(pass_.attention)
+    with torch.device("meta"):
+        model = meta_model(pass_.model, attention, layers).to(pass_.dtype)
+        tokens = torch.empty(pass_.micro_batch, pass_.sequence_length, dtype=torch.long)
+    for layer in model.model.layers:
+        layer.self_attn.kernel = kernel_on(pass_.device_type, attention["kernel"])
+    model.lm_head.chunk_logits = CHUNK_LOGITS[pass_.device_type]
+    model.model.activation_checkpointing = checkpointing
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    with _Storages(model) as storages:
+        model(tokens, tokens).backward()
+    return storages.peak
+
+
+def _drop_gradient(parameter: torch.Tensor) -> None:
+    parameter.grad = None
+
+
+class _Storages(TorchDispatchMode):
+    """Bytes of the storages that are alive, those of `model` left out, and the most there were at once."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.alive = self.peak = 0
+        self.known = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in tree_iter(result):
+            if isinstance(value, torch.Tensor):
+                self._count(value.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.alive -= size

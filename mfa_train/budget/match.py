@@ -1,0 +1,183 @@
+"""Makes a comparison fair: shapes a variant to a KV-cache budget and a number of parameters.
+
+    1. The variant's own key sets the cache: the largest of its `cache_choices` that is not above the budget. MHA has none
+       and keeps its full cache, as the reference, unless `match.mha` names what it gives up.
+    2. `match.by` sets the parameters: the feed-forward's width, to the nearest multiple of `match.multiple_of`; or the number
+       of heads (as in arXiv 2412.19255), and the width only for what whole heads leave.
+
+What was chosen is measured on the chosen model, not computed: the cache is never above the budget, the parameters are
+within 0.5%.
+"""
+
+import bisect
+from dataclasses import replace
+from typing import Any
+
+from mfa_train.attention import attention_config
+from mfa_train.budget.shape import Shape, cache_values, measure
+from mfa_train.config import Config, ModelConfig, default_attention
+from mfa_train.errors import ConfigError
+
+TOLERANCE = 0.005
+"""Of the parameters, to either side."""
+
+
+def matched(config: Config) -> tuple[Config, dict | None]:
+    """The config with the shape that `match` asks for, and a report for plan.json; itself and None where it asks nothing.
+
+    Raises ConfigError, with what is possible instead, where no shape meets the targets.
+    """
+    match = config.match
+    if not match.wanted:
+        return config, None
+    target = _target_params(config)
+    if target is None:
+        model, attention = config.model, _with_cache(config, config.attention)
+    elif match.by == "intermediate_size":
+        attention = _with_cache(config, config.attention)
+        model = _with_width(config, config.model, attention, target)
+    else:
+        model, attention = _with_heads(config, target)
+    shape = measure(model, attention)
+    if target is not None and abs(shape.params - target) > TOLERANCE * target:
+        raise ConfigError(f"match.multiple_of={match.multiple_of}: the nearest width, {model.intermediate_size}, misses "
+                          f"{target:,} parameters by {shape.params / target - 1:+.2%}: type a smaller one, as match.multiple_of=8")
+    report = {"kv_cache": _cache_report(config, shape), "params": _params_report(config, shape, target),
+              "changed": _changes(config, model, attention), "by": match.by}
+    return replace(config, model=model, attention=attention), report
+
+
+def _target_params(config: Config) -> int | None:
+    if config.match.reference is not None:
+        return measure(config.model, default_attention(config.match.reference, config.model)).params
+    return None if config.match.params is None else int(config.match.params)
+
+
+def _bytes_per_token(config: Config, values_per_layer: int) -> int:
+    return values_per_layer * config.model.num_hidden_layers * config.plan.cache_bytes
+
+
+def _choices(config: Config, attention: dict) -> list[dict[str, int]]:
+    typed = attention_config(attention)
+    if attention["name"] == "mha" and config.match.mha != "reference":
+        return list(typed.smaller(config.match.mha))
+    return list(typed.cache_choices())
+
+
+def _with_cache(config: Config, attention: dict) -> dict:
+    """`attention` with the largest cache that is not above the budget; itself without a budget or choices."""
+    budget, choices = config.match.kv_bytes_per_token, _choices(config, attention)
+    if budget is None or not choices:
+        return attention
+
+    def bytes_of(choice: dict) -> int:
+        return _bytes_per_token(config, cache_values(config.model, attention | choice))
+
+    above = bisect.bisect_right(choices, budget, key=bytes_of)
+    if above == 0:
+        raise ConfigError(
+            f"match.kv_bytes_per_token={budget}: no {attention['name']} of model={config.model.name} caches so little. "
+            f"Nearest below: none; above: {bytes_of(choices[0])} ({_told(choices[0])}): "
+            f"type match.kv_bytes_per_token={bytes_of(choices[0])}"
+        )
+    return attention | choices[above - 1]
+
+
+def _with_width(config: Config, model: ModelConfig, attention: dict, target: int) -> ModelConfig:
+    """`model` with the feed-forward's width that comes nearest to `target` parameters."""
+    unit, shape = config.match.multiple_of, measure(model, attention)
+    per_width = shape.layers * shape.ffn_params_per_layer // model.intermediate_size
+    exact = model.intermediate_size + (target - shape.params) / per_width
+    width = round(exact / unit) * unit
+    if width < unit:
+        _impossible(config, attention, target, least=shape.params - (model.intermediate_size - unit) * per_width)
+    return replace(model, intermediate_size=width)
+
+
+def _with_heads(config: Config, target: int) -> tuple[ModelConfig, dict]:
+    """Model and attention with the number of heads nearest to `target` parameters, the cache set for each number.
+
+    The width takes what whole heads leave, where that is more than the tolerance.
+    """
+    step = config.attention.get("num_key_value_heads", 1)
+
+    def with_heads(groups: int) -> dict:
+        return _with_cache(config, config.attention | {"num_attention_heads": groups * step})
+
+    def params(groups: int) -> int:
+        return measure(config.model, with_heads(groups)).params
+
+    least = params(1)
+    if least > target * (1 + TOLERANCE):
+        _impossible(config, with_heads(1), target, least)
+    most = 1
+    while params(most) < target:
+        most *= 2
+    first = bisect.bisect_left(range(most // 2, most), target, key=params) + most // 2
+    near = min(range(max(1, first - 2), first + 3), key=lambda groups: abs(params(groups) - target))
+    attention = with_heads(near)
+    if abs(params(near) - target) <= TOLERANCE * target:
+        return config.model, attention
+    return _with_width(config, config.model, attention, target), attention
+
+
+def _impossible(config: Config, attention: dict, target: int, least: int) -> None:
+    """Raises ConfigError: `target` parameters cannot be met with `attention`, whose model has at least `least`."""
+    name, match = attention["name"], config.match
+    what = f"match.reference={match.reference}" if match.reference else f"match.params={target}"
+    told = f"{what}: {name} of model={config.model.name} has at least {least:,} parameters, the target is {target:,}"
+    if match.kv_bytes_per_token is not None and (choices := _choices(config, config.attention)):
+        def least_params(choice: dict) -> int:
+            model = replace(config.model, intermediate_size=match.multiple_of)
+            return measure(model, config.attention | choice).params
+
+        possible = bisect.bisect_right(choices, target, key=least_params)
+        if possible:
+            below = _bytes_per_token(config, cache_values(config.model, config.attention | choices[possible - 1]))
+            raise ConfigError(f"match.kv_bytes_per_token={match.kv_bytes_per_token} with {told}. Nearest cache possible below: "
+                              f"{below} ({_told(choices[possible - 1])}); above: none: type match.kv_bytes_per_token={below}, "
+                              "or match.by=num_attention_heads")
+    raise ConfigError(f"{told}. Nearest possible below: none; above: {least}: type match.params={least}")
+
+
+def _told(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
+
+
+def _cache_report(config: Config, shape: Shape) -> dict | None:
+    budget = config.match.kv_bytes_per_token
+    if budget is None:
+        return None
+    got = _bytes_per_token(config, shape.cache_values_per_layer)
+    role = "matched" if _choices(config, config.attention) else "reference"
+    return {"target": budget, "bytes_per_token": got, "difference": got / budget - 1, "role": role}
+
+
+def _params_report(config: Config, shape: Shape, target: int | None) -> dict | None:
+    if target is None:
+        return None
+    return {"target": target, "reference": config.match.reference, "total": shape.params,
+            "difference": shape.params / target - 1}
+
+
+def _changes(config: Config, model: ModelConfig, attention: dict) -> dict[str, list]:
+    """[before, after] of every key that was set."""
+    before = {f"attention.{key}": value for key, value in config.attention.items()}
+    after = {f"attention.{key}": value for key, value in attention.items()}
+    before["model.intermediate_size"] = config.model.intermediate_size
+    after["model.intermediate_size"] = model.intermediate_size
+    return {key: [before[key], after[key]] for key in after if before[key] != after[key]}
+
+
+def told(report: dict) -> list[str]:
+    """The report in lines for a person."""
+    lines = []
+    if cache := report["kv_cache"]:
+        kept = " (the full-cache reference; match.mha=head_dim would shrink it)" if cache["role"] == "reference" else ""
+        lines.append(f"KV cache {cache['bytes_per_token']:,} bytes per token, budget {cache['target']:,} "
+                     f"({cache['difference']:+.2%}){kept}")
+    if params := report["params"]:
+        of = f" of {params['reference']}" if params["reference"] else ""
+        lines.append(f"{params['total']:,} parameters, target {params['target']:,}{of} ({params['difference']:+.3%})")
+    lines += [f"{key}: {before} -> {after}" for key, (before, after) in report["changed"].items()]
+    return lines

@@ -1,0 +1,94 @@
+"""The part of the schema that is about costs: to what a variant is matched, what a plan assumes, on which devices."""
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from mfa_train.config.quantities import bytes_of
+from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
+from mfa_train.errors import ConfigError
+
+CACHE_BYTES = {"bf16": 2, "fp8": 1, "fp32": 4}
+"""Of one value in the KV cache, by plan.cache_dtype."""
+
+
+@dataclass
+class MatchConfig:
+    """To what the variant is shaped before anything else; see `mfa_train.budget.match`."""
+
+    kv_bytes_per_token: Any
+    """Bytes, all layers together, in plan.cache_dtype: a whole number, or text as 24KiB."""
+    params: Optional[float]
+    """Of the whole model, embeddings too."""
+    reference: Optional[str]
+    """The attention whose parameters, in a model of this size, are the target."""
+    by: str
+    """intermediate_size | num_attention_heads: the key that makes the parameters equal."""
+    multiple_of: int
+    """Of intermediate_size."""
+    mha: str
+    """reference | head_dim | num_attention_heads: what MHA gives up for the cache's budget."""
+
+    def __post_init__(self):
+        if self.kv_bytes_per_token is not None:
+            self.kv_bytes_per_token = bytes_of("match.kv_bytes_per_token", self.kv_bytes_per_token)
+        if self.params is not None and not 1 <= self.params < float("inf"):
+            raise ConfigError(f"match.params={self.params}: expected a number of parameters, as match.params=1.3e9")
+        if self.params is not None and self.reference is not None:
+            raise ConfigError(f"match.params={self.params:g} and match.reference={self.reference} are two targets: "
+                              "type one of them")
+        require_choice("match.by", self.by, ("intermediate_size", "num_attention_heads"))
+        require_choice("match.mha", self.mha, ("reference", "head_dim", "num_attention_heads"))
+        require_positive("match.multiple_of", self.multiple_of)
+
+    @property
+    def wanted(self) -> bool:
+        return (self.kv_bytes_per_token, self.params, self.reference) != (None, None, None)
+
+
+@dataclass
+class PlanConfig:
+    """What a plan assumes; see `mfa_train.budget.plan`."""
+
+    context: int
+    """Tokens in the cache while decoding."""
+    cache_dtype: str
+    """Of the KV cache: bf16 | fp8 | fp32."""
+    mfu: Any
+    """Share of the device's peak FLOPs: a number, a run folder to take the measured one from, or null (assumed)."""
+    decode_counting: str
+    """exact | step3 (arXiv 2507.19427 counts absorbed MLA's values as wide as its keys)."""
+    check: bool
+    """Training refuses to start what cannot fit into the device's memory."""
+
+    def __post_init__(self):
+        require_positive("plan.context", self.context)
+        require_choice("plan.cache_dtype", self.cache_dtype, tuple(CACHE_BYTES))
+        require_choice("plan.decode_counting", self.decode_counting, ("exact", "step3"))
+        if isinstance(self.mfu, (int, float)) and not 0 < self.mfu <= 1:
+            raise ConfigError(f"plan.mfu={self.mfu}: expected a share above 0 and up to 1, as plan.mfu=0.4")
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of one value in the cache."""
+        return CACHE_BYTES[self.cache_dtype]
+
+
+@dataclass
+class ClusterConfig:
+    """The devices a plan is for."""
+
+    device: str
+    """auto (this machine's) or a name of `mfa_train.budget.devices`."""
+    nodes: int
+    devices_per_node: int
+    price_per_device_hour: Optional[float]
+
+    def __post_init__(self):
+        for key in ("nodes", "devices_per_node"):
+            require_positive(f"cluster.{key}", getattr(self, key))
+        if self.price_per_device_hour is not None:
+            require_not_negative("cluster.price_per_device_hour", self.price_per_device_hour)
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.devices_per_node
