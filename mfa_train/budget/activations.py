@@ -1,7 +1,7 @@
 """The most memory that activations take in a step, found by running the step on torch's meta device.
 
-Two and three layers run forward and backward over one micro-batch, every storage counted from birth to death; more
-layers add the difference. Parameters and their gradients are not counted here (`mfa_train.budget.memory`).
+One and two layers run forward and backward over one micro-batch, every storage counted from birth to death; each
+further layer adds the difference. Parameters and their gradients are not counted here (`mfa_train.budget.memory`).
 
 What it leaves out: the allocator's fragmentation, a kernel's scratch memory, and what torch.compile fuses away.
 """
@@ -35,11 +35,8 @@ class Pass:
 
 def activation_peak(pass_: Pass, checkpointing: bool) -> int:
     """Bytes on one rank."""
-    layers = pass_.model.num_hidden_layers
-    if layers <= 3:
-        return _peak(pass_, layers, checkpointing)
-    two, three = (_peak(pass_, count, checkpointing) for count in (2, 3))
-    return three + (layers - 3) * (three - two)
+    one, two = (_peak(pass_, layers, checkpointing) for layers in (1, 2))
+    return one + (pass_.model.num_hidden_layers - 1) * (two - one)
 
 
 def _peak(pass_: Pass, layers: int, checkpointing: bool) -> int:

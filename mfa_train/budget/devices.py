@@ -35,26 +35,25 @@ KNOWN = (
 """Memory as the vendors name it (10^9 bytes a GB) and dense bf16 peak, from their data sheets. No entry for fp32."""
 
 
-def planned_device(name: str) -> Device:
+def planned_device(name: str, ranks_per_node: int) -> Device:
     """What `cluster.device=name` means: a device of the table, this machine's CPU, or (auto) whatever is here.
 
     Raises ConfigError for a name that is in no table.
     """
-    if name == "auto":
-        return this_device(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
-    if name == "cpu":
-        return this_device(torch.device("cpu"))
+    if name == "auto" and torch.cuda.is_available():
+        return _this_gpu()
+    if name in ("auto", "cpu"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Device("cpu", "cpu", memory // ranks_per_node, None)  # the ranks share the machine's
     known = {device.name: device for device in KNOWN}
     if name not in known:
         raise ConfigError(f"cluster.device={name}: no such device.{did_you_mean(name, [*known, 'auto', 'cpu'])}")
     return known[name]
 
 
-def this_device(device: torch.device) -> Device:
-    """The device at hand, its memory as the driver tells it. A CPU shares the machine's."""
-    if device.type == "cpu":
-        return Device("cpu", "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None)
-    properties = torch.cuda.get_device_properties(device)
+def _this_gpu() -> Device:
+    """This rank's, its memory as the driver tells it."""
+    properties = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", 0)))
     named = next((known for known in KNOWN if known.label in properties.name), None)
     return Device(named.name if named else properties.name, "cuda", properties.total_memory, named and named.peak_bf16)
 
@@ -66,10 +65,9 @@ def peak_flops(device: Device, dtype: torch.dtype) -> float | None:
     return device.peak_bf16 if dtype == torch.bfloat16 else None
 
 
-def resolve_precision(precision: str, device: Device | None = None) -> torch.dtype:
-    """What `precision` means on a device, by default this machine's. auto: bfloat16 where the hardware multiplies it."""
+def resolve_precision(precision: str, device: Device) -> torch.dtype:
+    """What `precision` means on a device. auto: bfloat16 where the hardware multiplies it."""
     if precision == "auto":
-        device = device or planned_device("auto")
         fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
         precision = "bf16" if fast else "fp32"
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]

@@ -1,6 +1,7 @@
 """Whether a run fits into its devices, at every ZeRO stage, and the smallest change that makes it fit."""
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mfa_train.budget.activations import Pass, activation_peak
@@ -20,11 +21,12 @@ class Setting:
     checkpointing: bool
     offload: str
 
-    def changes_from(self, other: "Setting") -> list[str]:
+    def changes_from(self, other: "Setting", devices_per_node: int) -> list[str]:
         """As overrides to type."""
+        per_node = devices_per_node if devices_per_node > 1 else min(8, self.ranks)
         told = {
             "zero": f"zero={self.zero}",
-            "ranks": f"cluster.nodes=… cluster.devices_per_node=… with {self.ranks} devices",
+            "ranks": f"cluster.nodes={self.ranks // per_node} cluster.devices_per_node={per_node}",
             "micro_batch": f"training.micro_batch_size={self.micro_batch}",
             "checkpointing": f"training.activation_checkpointing={str(self.checkpointing).lower()}",
             "offload": f"offload={self.offload}",
@@ -53,31 +55,38 @@ class Fit:
 
     def total(self, setting: Setting) -> int:
         """Bytes on one device."""
-        return self.states(setting).total + self.activations(setting.micro_batch, setting.checkpointing)
+        return self.states(setting).total(self.activations(setting.micro_batch, setting.checkpointing))
 
     def fits(self, setting: Setting) -> bool:
-        return self.total(setting) <= self.usable_bytes
+        return self.states(setting).total(activations=0) < self.usable_bytes and self.total(setting) <= self.usable_bytes
 
     def smallest_change(self) -> Setting | None:
-        """The first of these that fits: one change that costs little time, then more of them, then offloading, then more
-        devices. None where not even 16,384 devices would do."""
-        return next((setting for setting in self._candidates() if self.fits(setting)), None)
+        """The first of these that fits: one change that costs little time, then two, then offloading, then more devices,
+        as many as the batch has sequences. None where nothing does."""
+        return next((setting for micro_batches in self._candidates() if (setting := self._largest(micro_batches))), None)
 
-    def _candidates(self):
+    def _largest(self, micro_batches: list[Setting]) -> Setting | None:
+        """Of settings with ever smaller micro-batches the first that fits."""
+        if not self.fits(micro_batches[-1]):
+            return None
+        return next(setting for setting in micro_batches if self.fits(setting))
+
+    def _candidates(self) -> Iterator[list[Setting]]:
         now = self.setting
-        smaller = [size for size in range(now.micro_batch - 1, 0, -1)
-                   if self.batch_size % (size * now.ranks) == 0 and now.micro_batch % size == 0]
-        higher = [stage for stage in range(now.zero + 1, 4) if now.ranks > 1 or stage < 3]
-        yield from (replace(now, micro_batch=size) for size in smaller)
-        yield from (replace(now, zero=stage) for stage in higher)
-        yield replace(now, checkpointing=True)
-        for stage in (now.zero, *higher):
-            yield from (replace(now, zero=stage, micro_batch=size) for size in smaller)
-        smallest = min([now.micro_batch, *smaller])
-        for stage in (now.zero, *higher):
-            yield from (replace(now, zero=stage, micro_batch=size, checkpointing=True) for size in (now.micro_batch, *smaller))
-        yield replace(now, zero=max(now.zero, 2), micro_batch=smallest, checkpointing=True, offload="optimizer")
-        yield replace(now, zero=3, micro_batch=smallest, checkpointing=True, offload="parameters")
+        sizes = [size for size in range(now.micro_batch, 0, -1) if now.micro_batch % size == 0]
+        stages = [stage for stage in range(now.zero, 4) if now.ranks > 1 or stage in (now.zero, 2)]
+
+        def smaller(setting: Setting) -> list[Setting]:
+            return [replace(setting, micro_batch=size) for size in sizes]
+
+        yield smaller(now)
+        yield from ([replace(now, zero=stage)] for stage in stages)
+        yield [replace(now, checkpointing=True)]
+        yield from (smaller(replace(now, zero=stage)) for stage in stages)
+        yield from (smaller(replace(now, zero=stage, checkpointing=True)) for stage in stages)
+        if self.device.type == "cuda":
+            yield smaller(replace(now, zero=max(now.zero, 2), checkpointing=True, offload="optimizer"))
+            yield smaller(replace(now, zero=3, checkpointing=True, offload="parameters"))
         ranks = now.ranks
-        while (ranks := ranks * 2) <= 16_384:
-            yield replace(now, zero=3, ranks=ranks, micro_batch=1, checkpointing=True)
+        while (ranks := ranks * 2) <= self.batch_size and self.batch_size % ranks == 0:
+            yield [replace(now, zero=3, ranks=ranks, micro_batch=1, checkpointing=True)]

@@ -7,12 +7,12 @@ of real ranks):
     stage   weights             gradients                     optimizer (master weights and two moments, float32)
     0       b                   4                             12, in fp32 8: the weights are their own master
     1       b                   4/W; in bf16 4 + 2: float32   12/W
-                                sums of all, and the pass's
+                                sums, and those of the pass
     2       b                   4/W                           12/W
-    3       b/W, small ones b   4/W                           12/W
+    3       b/W, small ones b   4/W and a bucket's 4          12/W
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -32,15 +32,21 @@ class States:
 
     weights: int
     gradients: int
+    passing: int
+    """Of the gradients, those that come with a backward pass and go with the step."""
     optimizer: int
     transient: int
-    """The largest buffers beside activations: gradients on their way to be summed, parameters gathered for a layer."""
+    """The most that buffers take at once: gradients on their way to be summed, parameters gathered for a layer."""
+    early: int
+    """Of the buffers, those there while all activations are: of a small model the one for its gradients, or its gathered
+    parameters; of one with more gradients than a bucket all, since they are summed from early in the backward pass on."""
     offloaded: int = 0
     """Of these, in the host's memory instead."""
 
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.transient - self.offloaded
+    def total(self, activations: int) -> int:
+        """The fullest moment of a step. Activations go as gradients come, so it is one end of the backward pass."""
+        resting = self.weights + self.gradients - self.passing + self.optimizer - self.offloaded
+        return resting + max(activations + self.early, self.passing + self.transient)
 
 
 def reduce_bucket(params: int) -> int:
@@ -53,19 +59,27 @@ def model_states(parameter_sizes: tuple[tuple[int, int], ...], dtype: torch.dtyp
     """parameter_sizes: (elements, how many parameters of that size)."""
     params, width = sum(size * count for size, count in parameter_sizes), dtype.itemsize
     half = dtype != torch.float32
-    share = -(-params // ranks)
-    bucket = reduce_bucket(params)
+    share, bucket = -(-params // ranks), reduce_bucket(params)
+    summed = 4 * bucket if half or stage == 0 else 0  # a bucket's float32 copy, in which ranks sum
+
+    def early(buffers: int, small: int) -> int:
+        return buffers if params > bucket else small
+
     if stage == 0:
-        return States(width * params, 4 * params, (12 if half else 8) * params, transient=0)
+        return States(width * params, 4 * params, 4 * params, (12 if half else 8) * params, summed, early(summed, 0))
     if stage == 1 and half:
-        return States(width * params, 6 * params, 12 * share, transient=0)
+        buffers = summed if ranks > 1 else 0
+        return States(width * params, 6 * params, 2 * params, 12 * share, buffers, early(buffers, 0))
     if stage < 3:
-        # The gradients of a bucket, and the buffer they are copied into.
-        states = States(width * params, 4 * share, 12 * share, transient=2 * width * bucket)
+        # A bucket's gradients and the buffer they are copied into; in float32 their sum takes the place of some of them.
+        buffers = 2 * width * bucket + (summed or -4 * min(share, bucket))
+        states = States(width * params, 4 * share, 4 * share, 12 * share, buffers, early(buffers, width * bucket))
     else:
-        whole = sum(size * count for size, count in parameter_sizes if size <= PERSISTENT_PARAMETER)
-        gathered = min(params - whole, LIVE_PARAMETERS)
-        states = States(width * (share + whole), 4 * share, 12 * share, transient=width * gathered + 4 * bucket)
-    offloaded = {"none": 0, "optimizer": states.optimizer + states.gradients,
-                 "parameters": states.optimizer + states.gradients + width * share}[offload]
-    return States(states.weights, states.gradients, states.optimizer, states.transient, offloaded)
+        whole = sum(size * count for size, count in parameter_sizes if size <= PERSISTENT_PARAMETER) if ranks > 1 else 0
+        gathered = width * min(params - whole, LIVE_PARAMETERS)
+        buffers = gathered + width * bucket + summed
+        states = States(width * (share + whole), 4 * (share + bucket), 0, 12 * share, buffers,
+                        early(buffers, gathered if ranks > 1 else 0))
+    offloaded = {"none": 0, "optimizer": states.optimizer + 4 * share,
+                 "parameters": states.optimizer + 4 * share + width * share}[offload]
+    return replace(states, passing=0 if offloaded else states.passing, offloaded=offloaded)

@@ -31,7 +31,7 @@ def make_plan(config: Config, device: Device | None = None, ranks: int | None = 
     device is unknown or the batch does not divide.
     """
     attention_config(config.attention)
-    device = device or planned_device(config.cluster.device)
+    device = device or planned_device(config.cluster.device, config.cluster.devices_per_node)
     ranks = ranks or config.cluster.world_size
     dtype = resolve_precision(config.precision, device)
     shape = measure(config.model, config.attention)
@@ -63,7 +63,7 @@ def make_plan(config: Config, device: Device | None = None, ranks: int | None = 
             "decode_linear_per_token": shape.decode_linear_flops(),
             "decode_rest_per_token": shape.ffn_flops + shape.head_flops,
         },
-        "memory": _memory(fit),
+        "memory": _memory(fit, config.cluster.devices_per_node),
         "time": _time(config, device, dtype, ranks, train_total),
         "model": {key: getattr(config.model, key) for key in MODEL_KEYS}
         | {key: value for key, value in config.attention.items() if type(value) is int},
@@ -76,7 +76,7 @@ def require_fit(memory: dict, told: str = "plan.check=false trains all the same"
     if memory["fits"]:
         return
     needed, usable = (f"{memory[key] / 2**30:.1f} GiB" for key in ("total", "usable"))
-    change = f"type {' '.join(memory['change'])}" if memory["change"] else "no setting makes it fit; take a smaller model"
+    change = f"type {' '.join(memory['change'])}" if memory["change"] else "no setting makes it fit: take more devices with a larger training.batch_size, or a smaller model"
     raise ConfigError(f"cluster.device={memory['device']}: the run needs about {needed} on each device, and {usable} are "
                       f"usable: {change} ({told})")
 
@@ -85,7 +85,7 @@ def _capacity(shape: Shape) -> dict | None:
     return shape.capacity and shape.capacity._asdict()
 
 
-def _memory(fit: Fit) -> dict:
+def _memory(fit: Fit, devices_per_node: int) -> dict:
     """Bytes on one device."""
     setting, states = fit.setting, fit.states(fit.setting)
     activations = {checkpointing: fit.activations(setting.micro_batch, checkpointing) for checkpointing in (False, True)}
@@ -111,7 +111,7 @@ def _memory(fit: Fit) -> dict:
         "total": fit.total(setting),
         "total_by_stage": {str(stage): fit.total(other) for stage, other in stages.items()},
         "fits": fits,
-        "change": change and change.changes_from(setting),
+        "change": change and change.changes_from(setting, devices_per_node),
     }
 
 

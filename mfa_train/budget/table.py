@@ -103,7 +103,7 @@ def _verdict(memory: dict) -> str:
     share = f"{written(memory['total'])} of {written(memory['usable'])} usable on a {memory['device']}"
     if memory["fits"]:
         return f"fits, {share}"
-    change = f"with {' '.join(memory['change'])} it would" if memory["change"] else "no setting makes it fit"
+    change = f"with {' '.join(memory['change'])} it would" if memory["change"] else "no setting makes it fit: take more devices with a larger training.batch_size"
     return f"does not fit, {share}; {change}"
 
 

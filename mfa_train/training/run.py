@@ -1,6 +1,7 @@
 """A run from config to closing table.
 
-    1. What can be known to fail is checked: the config, the batch over the ranks, the run folder.
+    1. The variant is matched where the config asks for it. What can be known to fail is checked: the config, the batch
+       over the ranks, the memory, the run folder.
     2. The corpus is prepared, or found prepared.
     3. Model, optimizer and DeepSpeed engine are built; the run folder is made.
     4. Steps, with an evaluation every so often; every record goes to metrics.jsonl, the terminal and W&B.
@@ -8,12 +9,13 @@
 """
 
 import dataclasses
-import time
+import os
 
 import torch
 
-from mfa_train.budget.devices import peak_flops
-from mfa_train.budget.plan import make_plan
+from mfa_train.budget.devices import peak_flops, planned_device, resolve_precision
+from mfa_train.budget.match import matched, told
+from mfa_train.budget.plan import make_plan, require_fit
 from mfa_train.config import Config
 from mfa_train.data.corpus import Corpus
 from mfa_train.data.prepare import prepare
@@ -21,7 +23,7 @@ from mfa_train.data.samples import Samples
 from mfa_train.errors import ConfigError
 from mfa_train.tracking.run_log import RunLog, SilentLog
 from mfa_train.training.closing import closing_table, make_summary, where_to_look, zlib_bits_per_byte
-from mfa_train.training.engine import build_engine, resolve_precision
+from mfa_train.training.engine import build_engine
 from mfa_train.training.evaluation import Evaluator
 from mfa_train.training.loop import train
 from mfa_train.training.ranks import Ranks, join, world_size
@@ -33,15 +35,21 @@ from mfa_train.training.weights import save_weights
 
 def run(config: Config) -> dict:
     """Trains the config's model and returns what summary.json holds. Raises UserError."""
+    config, match = matched(config)
     micro_batch = config.training.micro_batch(world_size())
     check_schedule(config.schedule, config.training.total_steps)
-    dtype = resolve_precision(config.precision)
+    device = planned_device("auto", int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    dtype = resolve_precision(config.precision, device)
     if dtype == torch.float32 and config.attention["kernel"] in ("flash", "tiled"):
         raise ConfigError(f"attention.kernel={config.attention['kernel']} works in 16 bit alone, and precision="
                           f"{config.precision} is fp32 here: type precision=bf16, or attention.kernel=auto")
-    plan = make_plan(config)
+    plan = make_plan(config, device, world_size(), match)
+    if config.plan.check:
+        require_fit(plan["memory"])
     folder = RunFolder(config)
     ranks = join()
+    if match:
+        ranks.say("\n".join(f"matched: {line}" for line in told(match)))
     if finished := ranks.on_first(folder.finished_summary):
         ranks.say(f"{closing_table(finished)}\n\n{where_to_look(folder)}\n"
                   f"{folder.path} holds this run, finished before. To train it again: resume=never")
@@ -59,7 +67,7 @@ def run(config: Config) -> dict:
     status, record = "failed", {}
     try:
         for record in train(engine, config, samples, ranks, plan["flops"]["train_per_token"],
-                            peak_flops(ranks.device, dtype), evaluate, log.advance):
+                            peak_flops(device, dtype), evaluate, log.advance):
             log.log(record)
         save_weights(engine, corpus.tokenizer, final_checkpoint(folder.path), ranks)
         status = "finished"

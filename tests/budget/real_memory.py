@@ -1,0 +1,80 @@
+"""What real ranks hold: trains two steps with DeepSpeed and looks at every tensor, and at every allocation.
+
+    python real_memory.py RANKS OVERRIDE…
+
+Prints one JSON object of rank 0: `states`, bytes of all tensors' storages once the second backward pass is done, its
+activations gone; `activations`, the most bytes the allocator had handed out at once during that pass beyond those before;
+`peak`, these and the tensors from before it.
+"""
+
+import gc
+import json
+import os
+import socket
+import sys
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+def tensor_bytes() -> int:
+    gc.collect()
+    storages = {}
+    for thing in gc.get_objects():
+        if type(thing) in (torch.Tensor, torch.nn.Parameter) and thing.device.type == "cpu":
+            storage = thing.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def allocated_peak(recorded: profile) -> int:
+    alive = peak = 0
+    allocations = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(allocations, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    from mfa_train import config as configs
+    from mfa_train.training.engine import build_engine
+    from mfa_train.training.ranks import join
+
+    config = configs.load(overrides)
+    engine = build_engine(config, join(), {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision])
+    shape = (config.training.micro_batch(ranks), config.training.sequence_length + 1)
+
+    def forward_and_backward() -> None:
+        tokens = torch.randint(0, config.model.vocab_size, shape)
+        engine.backward(engine(tokens[:, :-1], tokens[:, 1:]))
+
+    forward_and_backward()
+    engine.step()
+    at_rest = tensor_bytes()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        forward_and_backward()
+    states, passing = tensor_bytes(), allocated_peak(recorded)
+    if rank == 0:
+        print(json.dumps({"states": states, "activations": passing, "peak": at_rest + passing}), flush=True)
+    os._exit(0)  # without DeepSpeed's farewells
+
+
+def main() -> None:
+    ranks, overrides = int(sys.argv[1]), sys.argv[2:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = torch.multiprocessing.get_context("fork")
+    started = [processes.Process(target=look, args=(rank, ranks, port, overrides)) for rank in range(ranks)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    sys.exit(max(process.exitcode for process in started))
+
+
+if __name__ == "__main__":
+    main()
