@@ -10,6 +10,7 @@ within 0.5%.
 """
 
 import bisect
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ TOLERANCE = 0.005
 
 def matched(config: Config) -> tuple[Config, dict | None]:
     """The config with the shape that `match` asks for, and a report for plan.json; itself and None where it asks nothing.
+    Matching the result again changes nothing.
 
     Raises ConfigError, with what is possible instead, where no shape meets the targets.
     """
@@ -44,7 +46,9 @@ def matched(config: Config) -> tuple[Config, dict | None]:
                           f"{target:,} parameters by {shape.params / target - 1:+.2%}: type a smaller one, as match.multiple_of=8")
     report = {"kv_cache": _cache_report(config, shape), "params": _params_report(config, shape, target),
               "changed": _changes(config, model, attention), "by": match.by}
-    return replace(config, model=model, attention=attention), report
+    # The target as a number: in this model the reference would have other parameters.
+    resolved = replace(match, params=target, reference=None)
+    return replace(config, model=model, attention=attention, match=resolved), report
 
 
 def _target_params(config: Config) -> int | None:
@@ -104,12 +108,17 @@ def _with_heads(config: Config, target: int) -> tuple[ModelConfig, dict]:
     def with_heads(groups: int) -> dict:
         return _with_cache(config, config.attention | {"num_attention_heads": groups * step})
 
-    def params(groups: int) -> int:
-        return measure(config.model, with_heads(groups)).params
+    @functools.cache
+    def params(groups: int) -> float:
+        try:
+            return measure(config.model, with_heads(groups)).params
+        except ConfigError:
+            if groups == 1:
+                raise
+            return float("inf")  # so many heads no longer fit into the cache's budget
 
-    least = params(1)
-    if least > target * (1 + TOLERANCE):
-        _impossible(config, with_heads(1), target, least)
+    if params(1) > target * (1 + TOLERANCE):
+        _impossible(config, with_heads(1), target, least=params(1))
     most = 1
     while params(most) < target:
         most *= 2

@@ -1,12 +1,21 @@
-"""What a config costs."""
+"""What a config costs, against published tables, torch's FLOP counter and transformers' models."""
+
+import json
 
 import pytest
 import torch
+import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from mfa_train import config as configs
-from mfa_train.budget.plan import attention_flops, make_plan
+from mfa_train.budget.activations import Pass, activation_peak
+from mfa_train.budget.plan import make_plan
+from mfa_train.budget.shape import attention_flops, measure
 from tests.conftest import SMALL, VARIANTS
+
+
+def plan_of(*overrides: str) -> dict:
+    return make_plan(configs.load(overrides))
 
 
 @pytest.mark.parametrize("overrides, expected", [
@@ -17,15 +26,56 @@ from tests.conftest import SMALL, VARIANTS
 ])
 def test_kv_bytes_of_the_mfa_papers_shapes(overrides, expected):
     """arXiv 2412.19255, the 7B models: 24 layers, hidden 2048, 16-bit cache; MLA in DeepSeek's own count."""
-    config = configs.load(["model=1b", "model.num_hidden_layers=24", "model.hidden_size=2048", *overrides])
-    assert make_plan(config)["kv_cache"]["bytes_per_token"] == expected
+    cache = plan_of("model=1b", "model.num_hidden_layers=24", "model.hidden_size=2048", *overrides)["kv_cache"]
+    assert cache["bytes_per_token"] == expected
+
+
+@pytest.mark.parametrize("overrides, expected", [
+    ("attention=mha", (16 * 128, 2048)),
+    ("attention=mqa", (16 * 128, 128)),
+    ("attention=gqa", (16 * 128, 4 * 128)),
+    ("attention=mla", (16 * 128, 512)),
+    ("attention=mfa", (16 * 256, 256)),
+    ("attention=mfa_kr", (16 * 256, 256)),
+    ("attention=tpa", None),
+])
+def test_capacity_is_that_of_the_mfa_papers_table(overrides, expected):
+    """arXiv 2412.19255, table 1: (TER, SLSD). TPA's scores are of fourth degree in two tokens: the paper has no row."""
+    capacity = plan_of("model=1b", "model.hidden_size=2048", "model.num_attention_heads=16", "model.num_key_value_heads=4",
+                       "model.head_dim=128", overrides)["capacity"]
+    assert capacity == (expected and {"total_effective_rank": expected[0], "shared_latent_dim": expected[1]})
+
+
+STEP3 = ["attention=mfa", "model.num_hidden_layers=61", "model.hidden_size=7168", "attention.num_attention_heads=64",
+         "attention.head_dim=256", "attention.q_lora_rank=2048"]
+QWEN3_32B = ["attention=gqa", "model.num_hidden_layers=64", "model.hidden_size=5120", "attention.num_attention_heads=64",
+             "attention.num_key_value_heads=8", "attention.head_dim=128"]
+DEEPSEEK_V3 = ["attention=mla", "model.num_hidden_layers=61", "model.hidden_size=7168",
+               "attention.num_attention_heads=128", "attention.q_lora_rank=1536", "attention.kv_lora_rank=512",
+               "attention.qk_rope_head_dim=64", "attention.qk_nope_head_dim=128", "attention.v_head_dim=128"]
+
+
+@pytest.mark.parametrize("model, counting, context, cache, attention, linear", [
+    (STEP3, "exact", 8192, 2.56e8, 3.27e10, 2.07e10),
+    (STEP3, "exact", 32768, 1.02e9, 1.31e11, 2.07e10),
+    (QWEN3_32B, "exact", 8192, 1.07e9, 1.72e10, 1.21e10),
+    (QWEN3_32B, "exact", 32768, 4.29e9, 6.87e10, 1.21e10),
+    (DEEPSEEK_V3, "step3", 8192, 2.88e8, 1.47e11, 2.28e10),
+    (DEEPSEEK_V3, "step3", 32768, 1.15e9, 5.89e11, 2.28e10),
+    (DEEPSEEK_V3, "exact", 8192, 2.88e8, 1.39e11, 2.28e10),
+])
+def test_decoding_costs_what_step3s_tables_say(model, counting, context, cache, attention, linear):
+    """arXiv 2507.19427, tables 2 and 3: one decoded token, 8-bit cache."""
+    plan = plan_of(*model, f"plan.context={context}", "plan.cache_dtype=fp8", f"plan.decode_counting={counting}")
+    found = (plan["kv_cache"]["bytes_at_context"], plan["flops"]["decode_attention_per_token"],
+             plan["flops"]["decode_linear_per_token"])
+    assert found == pytest.approx((cache, attention, linear), rel=0.01)
 
 
 @pytest.mark.parametrize("attention", VARIANTS)
 def test_parameters_and_flops_are_those_of_the_real_model(attention, small_model):
     """FLOPs of a real forward and backward by torch's own counter, which counts both halves of the scores."""
-    config = configs.load([f"attention={attention}", *SMALL, "training.sequence_length=32"])
-    plan, model = make_plan(config), small_model(attention)
+    plan, model = plan_of(f"attention={attention}", *SMALL, "training.sequence_length=32"), small_model(attention)
     assert plan["params"]["total"] == sum(parameter.numel() for parameter in model.parameters())
 
     x = torch.randint(0, 199, (1, 33))
@@ -34,3 +84,76 @@ def test_parameters_and_flops_are_those_of_the_real_model(attention, small_model
     layer = model.model.layers[0].self_attn
     other_half = 3 * len(model.model.layers) * attention_flops(layer, 32) // 2
     assert counter.get_total_flops() / 32 == plan["flops"]["train_per_token"] + other_half
+
+
+@pytest.mark.parametrize("attention", VARIANTS)
+def test_nanos_training_flops_are_those_of_a_real_step(attention):
+    """As above, for the model that `make train` trains."""
+    from mfa_train.training.engine import build_model
+
+    config = configs.load([f"attention={attention}", "model=nano"])
+    model, tokens = build_model(config), config.training.sequence_length
+    x = torch.randint(0, config.model.vocab_size, (1, tokens + 1))
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        model(x[:, :-1], x[:, 1:]).backward()
+    other_half = 3 * config.model.num_hidden_layers * attention_flops(model.model.layers[0].self_attn, tokens) // 2
+    assert counter.get_total_flops() / tokens == make_plan(config)["flops"]["train_per_token"] + other_half
+
+
+SHAPE = {"hidden_size": 512, "num_hidden_layers": 3, "intermediate_size": 1408, "vocab_size": 1000}
+HEADS = {"num_attention_heads": 8, "head_dim": 64, "num_key_value_heads": 2}
+LATENT = {"num_attention_heads": 8, "q_lora_rank": 192, "kv_lora_rank": 96, "qk_nope_head_dim": 64,
+          "qk_rope_head_dim": 32, "v_head_dim": 64}
+
+
+@pytest.mark.parametrize("attention, keys, theirs", [
+    ("gqa", HEADS, lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE, **HEADS))),
+    ("mla", LATENT, lambda: transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(
+        **SHAPE, **LATENT, num_key_value_heads=8, first_k_dense_replace=3))),
+])
+def test_transformers_models_of_the_same_config_count_the_same(attention, keys, theirs):
+    plan = plan_of(f"attention={attention}", *(f"model.{key}={value}" for key, value in SHAPE.items()),
+                   *(f"attention.{key}={value}" for key, value in keys.items()))
+    with torch.device("meta"):
+        model = theirs()
+    assert plan["params"]["total"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_depth_adds_the_same_activations_with_every_layer():
+    config = configs.load(["attention=mla", "model=tiny", "model.num_hidden_layers=5"])
+    one, three, five = (activation_peak(Pass(
+        configs.load(["attention=mla", "model=tiny", f"model.num_hidden_layers={layers}"]).model,
+        tuple(config.attention.items()), 2, 128, torch.bfloat16, "cuda"), False) for layers in (1, 3, 5))
+    assert five - three == three - one > 0
+
+
+@pytest.mark.parametrize("overrides, fits", [
+    (["model=125m", "cluster.device=h100-80gb"], True),
+    (["model=7b", "cluster.device=h100-80gb", "cluster.devices_per_node=8"], False),
+    (["model=7b", "cluster.device=a100-40gb", "zero=2"], False),
+])
+def test_the_smallest_change_that_a_plan_tells_makes_the_run_fit(overrides, fits):
+    memory = plan_of("attention=mha", *overrides)["memory"]
+    assert memory["fits"] is fits
+    if not fits:
+        assert plan_of("attention=mha", *overrides, *memory["change"])["memory"]["fits"]
+
+
+def test_time_and_cost_follow_from_flops_and_the_devices_peak():
+    plan = plan_of("model=1b", "cluster.device=h100-80gb", "cluster.devices_per_node=8", "plan.mfu=0.5",
+                   "cluster.price_per_device_hour=3")
+    time, flops = plan["time"], plan["flops"]["train_total"]
+    assert time["run_seconds"] == pytest.approx(flops / (8 * 0.5 * 989e12))
+    assert time["cost"] == pytest.approx(3 * 8 * time["run_seconds"] / 3600)
+
+
+def test_mfu_can_be_a_runs_measured_one(tmp_path):
+    lines = [{"step": step, "mfu": mfu} for step, mfu in ((1, 0.1), (10, 0.31), (20, 0.33))]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert plan_of(f"plan.mfu={tmp_path}")["time"]["mfu"] == 0.31
+
+
+def test_a_300b_model_is_measured_on_one_layer():
+    config = configs.load(["attention=mla", "model=7b", "model.hidden_size=16384", "model.num_hidden_layers=120",
+                           "model.intermediate_size=45056", "model.num_attention_heads=128"])
+    assert 3.0e11 < measure(config.model, config.attention).params < 3.2e11

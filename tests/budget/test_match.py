@@ -1,0 +1,114 @@
+"""Matched shapes: the budgets they meet, the ones published, and what is said where there is none."""
+
+import pytest
+
+from mfa_train import config as configs
+from mfa_train.budget.match import matched
+from mfa_train.budget.shape import measure
+from mfa_train.errors import ConfigError
+from tests.conftest import VARIANTS
+
+MLRA = ["model=3b", "model.num_hidden_layers=24", "model.hidden_size=3072", "model.intermediate_size=8192",
+        "model.num_attention_heads=24", "model.head_dim=128"]
+
+
+class Shaped:
+    """A matched config: its keys, what is measured on it, and the matching's report."""
+
+    def __init__(self, *overrides: str):
+        config, self.report = matched(configs.load(overrides))
+        shape = measure(config.model, config.attention)
+        self.keys = config.attention | {"intermediate_size": config.model.intermediate_size}
+        self.params = shape.params
+        self.kv_bytes = shape.layers * shape.cache_values_per_layer * config.plan.cache_bytes
+
+
+@pytest.mark.parametrize("overrides, width", [
+    (["attention=mha"], 8192),
+    (["attention=mfa", "attention.head_dim=256", "attention.q_lora_rank=2048"], 8024),
+    (["attention=mla", "attention.q_lora_rank=1536", "attention.kv_lora_rank=512"], 9448),
+])
+def test_widths_are_those_that_the_mlra_paper_chose_by_hand(overrides, width):
+    """arXiv 2603.02188's config files: 24 layers, hidden 3072, all of one size."""
+    assert Shaped(*MLRA, *overrides, "match.reference=mha", "match.multiple_of=8").keys["intermediate_size"] == width
+
+
+@pytest.mark.parametrize("by", ["intermediate_size", "num_attention_heads"])
+@pytest.mark.parametrize("attention", sorted(set(VARIANTS) - {"mha"}))
+@pytest.mark.parametrize("size, budget", [("7b", 24 * 1024), ("nano", 1000)])
+def test_cache_is_never_above_the_budget_and_parameters_within_half_a_percent(size, budget, attention, by):
+    """1,000 bytes of nano are 125 values a layer, which no variant meets exactly."""
+    found = Shaped(f"model={size}", f"attention={attention}", f"match.kv_bytes_per_token={budget}",
+                   "match.reference=mha", f"match.by={by}")
+    assert 0.5 * budget < found.kv_bytes <= budget
+    assert found.params == pytest.approx(Shaped(f"model={size}", "attention=mha").params, rel=0.005)
+    assert found.report["params"]["total"] == found.params
+    assert found.report["kv_cache"]["bytes_per_token"] == found.kv_bytes
+
+
+def test_the_next_larger_choice_would_break_the_budget():
+    assert Shaped("model=7b", "attention=mfa", "match.kv_bytes_per_token=24KiB").keys["head_dim"] == 192
+    assert Shaped("model=7b", "attention=mfa", "attention.head_dim=200").kv_bytes > 24 * 1024
+
+
+def test_heads_match_as_in_the_mfa_paper():
+    """More heads instead of a wider feed-forward, until the parameters of MHA are reached (arXiv 2412.19255)."""
+    found = Shaped("model=7b", "attention=mfa", "match.reference=mha", "match.by=num_attention_heads")
+    assert found.keys["num_attention_heads"] > 32
+    assert found.keys["intermediate_size"] == 11008
+    assert abs(found.report["params"]["difference"]) <= 0.005
+
+
+def test_mha_keeps_its_full_cache_unless_asked():
+    full = Shaped("model=7b", "attention=mha", "match.kv_bytes_per_token=64KiB")
+    assert full.kv_bytes == 512 * 1024
+    assert full.report["kv_cache"]["role"] == "reference"
+    for key, value in (("head_dim", 16), ("num_attention_heads", 4)):
+        asked = Shaped("model=7b", "attention=mha", "match.kv_bytes_per_token=64KiB", f"match.mha={key}")
+        assert asked.keys[key] == value and asked.kv_bytes == 64 * 1024
+
+
+def test_params_alone_are_a_target():
+    assert Shaped("model=1b", "attention=gqa", "match.params=1.3e9").params == pytest.approx(1.3e9, rel=0.005)
+
+
+@pytest.mark.parametrize("cache_dtype, head_dim", [("fp8", 384), ("bf16", 192), ("fp32", 96)])
+def test_the_budget_is_in_bytes_of_the_caches_type(cache_dtype, head_dim):
+    found = Shaped("model=7b", "attention=mfa", "match.kv_bytes_per_token=24KiB", f"plan.cache_dtype={cache_dtype}")
+    assert found.keys["head_dim"] == head_dim
+
+
+def test_matching_what_is_matched_changes_nothing():
+    once, _ = matched(configs.load(["model=7b", "attention=mfa", "match.kv_bytes_per_token=24KiB", "match.reference=mha"]))
+    assert matched(once)[0] == once
+
+
+@pytest.mark.parametrize("overrides, told", [
+    (["attention=tpa", "match.kv_bytes_per_token=12KiB"], "above: 20480 (k_rank=1, v_rank=1)"),
+    (["attention=mfa", "match.kv_bytes_per_token=192KiB", "match.reference=mha"], "Nearest cache possible below: "),
+    (["attention=mfa", "match.params=1e9"], "match.params="),
+    (["attention=mfa", "match.reference=mfra"], "match.reference=mfra: no such attention. Did you mean 'mfa'?"),
+    (["attention=mfa", "match.reference=mha", "match.params=1e9"], "two targets"),
+    *((["attention=mfa", f"match.kv_bytes_per_token='{given}'"], f"match.kv_bytes_per_token={given}: expected")
+      for given in ("0", "-1", "lots", "24 kilos", "0.5")),
+])
+def test_what_cannot_be_says_what_can(overrides, told):
+    with pytest.raises(ConfigError) as error:
+        Shaped("model=7b", *overrides)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("given, expected", [("24576", 24576), ("24KiB", 24576), ("24KB", 24000), ("'24 KiB'", 24576),
+                                             ("1.5KiB", 1536), ("2e4", 20000)])
+def test_budgets_come_with_units_or_without(given, expected):
+    assert configs.load([f"match.kv_bytes_per_token={given}"]).match.kv_bytes_per_token == expected
+
+
+def test_the_nearest_possible_budget_is_possible():
+    for overrides in (["attention=tpa", "match.kv_bytes_per_token=12KiB"],
+                      ["attention=mfa", "match.kv_bytes_per_token=192KiB", "match.reference=mha"]):
+        with pytest.raises(ConfigError) as error:
+            Shaped("model=7b", *overrides)
+        typed = [word.strip(",") for word in str(error.value).split() if word.startswith("match.kv_bytes_per_token=")][-1]
+        Shaped("model=7b", *overrides, typed)
