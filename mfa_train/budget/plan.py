@@ -71,14 +71,15 @@ def make_plan(config: Config, device: Device | None = None, ranks: int | None = 
     }
 
 
-def require_fit(memory: dict, told: str = "plan.check=false trains all the same") -> None:
-    """Raises ConfigError, with the smallest change that helps, where `memory` (of a plan) says that the run cannot fit."""
+def require_fit(config: Config, memory: dict) -> None:
+    """Raises ConfigError, with the smallest change that helps, where `memory` (of its plan) says that the run cannot fit."""
     if memory["fits"]:
         return
-    needed, usable = (f"{memory[key] / 2**30:.1f} GiB" for key in ("total", "usable"))
-    change = f"type {' '.join(memory['change'])}" if memory["change"] else "no setting makes it fit: take more devices with a larger training.batch_size, or a smaller model"
-    raise ConfigError(f"cluster.device={memory['device']}: the run needs about {needed} on each device, and {usable} are "
-                      f"usable: {change} ({told})")
+    needed, usable = (f"{memory[key] / 2**30:,.1f} GiB" for key in ("total", "usable"))
+    change = (f"type {' '.join(memory['change'])}" if memory["change"] else
+              "no setting makes it fit: take more devices with a larger training.batch_size, or a smaller model")
+    raise ConfigError(f"model={config.model.name}: the run needs about {needed} on each {memory['device']}, of which {usable} "
+                      f"are usable: {change} (plan.check=false starts it all the same)")
 
 
 def _capacity(shape: Shape) -> dict | None:

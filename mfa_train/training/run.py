@@ -45,7 +45,7 @@ def run(config: Config) -> dict:
                           f"{config.precision} is fp32 here: type precision=bf16, or attention.kernel=auto")
     plan = make_plan(config, device, world_size(), match)
     if config.plan.check:
-        require_fit(plan["memory"])
+        require_fit(config, plan["memory"])
     folder = RunFolder(config)
     ranks = join()
     if match:

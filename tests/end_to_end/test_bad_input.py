@@ -18,7 +18,7 @@ MISTAKES = {  # what is typed: what the line says
     "attention.head_dim=33": "attention.head_dim=33 is odd, and RoPE turns pairs of dimensions: type attention.head_dim=34",
     "attention=gqa model.num_key_value_heads=3": "type attention.num_key_value_heads=2",
     "training.batch_size=6 training.micro_batch_size=4": "the nearest that is: training.batch_size=8",
-    "training.sequence_length=10000000": "training.sequence_length=10000000 is longer than the training data",
+    "training.sequence_length=10000000 plan.check=false": "training.sequence_length=10000000 is longer than the training data",
     "training.sequence_length=200000": "longer than the held-out data",
     "attention=mha attention.q_lora_rank=8": "attention.q_lora_rank: no such key with these choices",
     "seed=1,2": "type python train.py -m",
@@ -31,6 +31,9 @@ MISTAKES = {  # what is typed: what the line says
     "offload=parameters": "type zero=3 as well",
     "training.tokens=1000": "exactly one of them says how long",
     "schedule.warmup_steps=1000": "does not fit into 20 steps",
+    "match.kv_bytes_per_token=lots": "match.kv_bytes_per_token=lots: expected a whole number of bytes above 0",
+    "match.kv_bytes_per_token=8": "no mfa of model=nano caches so little. Nearest below: none; above: 64",
+    "model.num_hidden_layers=1000000": "(plan.check=false starts it all the same)",
     "training.steps": "expected GROUP=CHOICE or KEY=VALUE",
 }
 

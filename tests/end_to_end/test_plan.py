@@ -1,0 +1,68 @@
+"""`mfa-train plan` and matched runs as a user types them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def plan(*typed: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "mfa_train.cli", "plan", *typed], cwd=ROOT, capture_output=True,
+                          text=True, timeout=120)
+
+
+def test_several_plans_are_one_table_and_one_json_list():
+    typed = ["attention=mha,mla", "model=1b", "cluster.device=h100-80gb", "match.kv_bytes_per_token=24KiB",
+             "match.reference=mha"]
+    table, as_json = plan(*typed), plan(*typed, "--json")
+    assert table.returncode == as_json.returncode == 0, table.stderr + as_json.stderr
+    plans = json.loads(as_json.stdout)
+    assert [one["attention"] for one in plans] == ["mha", "mla"]
+    rows = {line.split("  ")[0].strip(): line.split()[-2:] for line in table.stdout.splitlines()}
+    assert rows["KV bytes per token"] == [f"{one['kv_cache']['bytes_per_token']:,}" for one in plans]
+    assert rows["KV cache against its budget"][0] == "reference"
+    assert {"attention", "params", "kv_cache", "capacity", "flops", "memory", "time", "model", "match"} == plans[0].keys()
+    assert f"mla: {'fits' if plans[1]['memory']['fits'] else 'does not fit'}, " in table.stdout
+
+
+def test_matched_variants_end_with_equal_budgets_and_parameters(train, tmp_path):
+    done = train("attention=mla,mfa", "match.kv_bytes_per_token=192", "match.reference=mha", "model.intermediate_size=256",
+                 "training.steps=2", "schedule.warmup_steps=1", python=("train.py", "-m"))
+    assert done.returncode == 0, done.stderr
+    mla, mfa = (json.loads((tmp_path / f"{name}-nano" / "summary.json").read_text()) for name in ("mla", "mfa"))
+    assert mla["kv_bytes_per_token"] == mfa["kv_bytes_per_token"] == 192
+    assert mla["params"] == pytest.approx(mfa["params"], rel=0.005)
+    assert "matched: KV cache 192 bytes per token, budget 192" in done.stdout
+    report = json.loads((tmp_path / "mla-nano" / "plan.json").read_text())["match"]
+    assert report["params"]["reference"] == "mha" and abs(report["params"]["difference"]) <= 0.005
+
+
+MISTAKES = {
+    "cluster.device=h100": "cluster.device=h100: no such device. Did you mean 'h100-80gb'?",
+    "cluster.devices_per_node=3": "training.batch_size=8 is not a multiple of 3 ranks",
+    "cluster.nodes=0": "cluster.nodes=0: expected a whole number of at least 1",
+    "plan.cache_dtype=int4": "plan.cache_dtype=int4: expected one of bf16, fp8, fp32",
+    "plan.mfu=1.5": "plan.mfu=1.5: expected a share above 0 and up to 1",
+    "plan.mfu=no/such/run": "plan.mfu=no/such/run: expected a share as 0.4, or a run folder",
+    "match.by=layers": "match.by=layers: expected one of intermediate_size, num_attention_heads",
+    "match.kv_bytes_per_token=0": "match.kv_bytes_per_token=0: expected a whole number of bytes above 0",
+    "match.kv_bytes_per_token=-1": "match.kv_bytes_per_token=-1: expected a whole number of bytes above 0",
+    "attention=mfa,mfaa": "attention=mfaa: no such choice. Did you mean 'mfa'?",
+}
+
+
+@pytest.mark.parametrize("typed", MISTAKES)
+def test_a_mistake_is_told_in_one_line(typed):
+    done = plan(typed)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1 and MISTAKES[typed] in done.stderr
+
+
+def test_what_one_member_cannot_meet_does_not_hide_the_others():
+    done = plan("attention=tpa,mfa", "model=7b", "match.kv_bytes_per_token=12KiB")
+    assert done.returncode == 2
+    assert "error: tpa: match.kv_bytes_per_token=12288: no tpa of model=7b caches so little" in done.stderr
+    assert "12,288" in done.stdout
