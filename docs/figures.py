@@ -2,8 +2,9 @@
 
     .venv/bin/python docs/figures.py runs/mfa-nano [RUN ...]
 
-writes docs/images/loss.svg (training and held-out loss of the runs over tokens) and docs/images/kv_cache.svg (KV bytes
-per token of every attention at model=7b). matplotlib comes with `pip install '.[plot]'`, and with `make test`.
+writes docs/images/loss.svg (training and held-out loss of the runs over tokens), docs/images/kv_cache.svg (KV bytes
+per token of every attention at model=7b) and docs/images/frontier.svg (what matched attentions cost over their cache).
+Without a run it leaves loss.svg as it is. matplotlib comes with `pip install '.[plot]'`, and with `make test`.
 """
 
 import argparse
@@ -16,7 +17,9 @@ import matplotlib.pyplot as plt
 
 from mfa_train import config as configs
 from mfa_train.attention import variants
-from mfa_train.budget.plan import make_plan
+from mfa_train.budget.match import matched
+from mfa_train.budget.shape import measure
+from mfa_train.errors import ConfigError
 from mfa_train.tracking.metrics_file import read_metrics
 
 IMAGES = Path(__file__).resolve().parent / "images"
@@ -28,12 +31,14 @@ STYLE = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, as runs/mfa-nano")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="a run folder, as runs/mfa-nano")
     parser.add_argument("--format", default="svg", help="svg (default), png, pdf")
     arguments = parser.parse_args()
     IMAGES.mkdir(exist_ok=True)
     with plt.rc_context(STYLE):
-        save(loss_curves(arguments.runs), IMAGES / f"loss.{arguments.format}")
+        if arguments.runs:
+            save(loss_curves(arguments.runs), IMAGES / f"loss.{arguments.format}")
+        save(cost_frontier(), IMAGES / f"frontier.{arguments.format}")
         save(kv_cache_bars("7b"), IMAGES / f"kv_cache.{arguments.format}")
 
 
@@ -63,8 +68,9 @@ def kv_cache_bars(model: str) -> plt.Figure:
     """KiB of cache that one token takes in all layers, 16-bit values, largest first."""
     sizes = {}
     for attention in variants():
-        plan = make_plan(configs.load([f"attention={attention}", f"model={model}"]))
-        sizes[attention] = plan["kv_cache"]["bytes_per_token"] / 1024
+        config = configs.load([f"attention={attention}", f"model={model}"])
+        shape = measure(config.model, config.attention)
+        sizes[attention] = shape.layers * shape.cache_values_per_layer * 2 / 1024
     names = sorted(sizes, key=sizes.get)
     figure, axes = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
     bars = axes.barh(names, [sizes[name] for name in names], color="#3b6ea8", height=0.65)
@@ -73,6 +79,48 @@ def kv_cache_bars(model: str) -> plt.Figure:
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.12)
     return figure
+
+
+FRONTIER = ["model=7b", "model.vocab_size=32000", "match.reference=mha"]
+BUDGETS_KIB = (12, 16, 24, 32, 48, 64, 96, 128, 192)
+CONTEXT = 32_768
+
+
+def cost_frontier() -> plt.Figure:
+    """FLOPs of a decoded and of a trained token over the cache, every point a model of MHA's parameters."""
+    figure, (decoding, training) = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
+    for attention in (name for name in variants() if name != "mha"):
+        points = {}
+        for budget in BUDGETS_KIB:
+            try:
+                config, _ = matched(configs.load([f"attention={attention}", f"match.kv_bytes_per_token={budget}KiB", *FRONTIER]))
+            except ConfigError:  # this variant has no such model
+                continue
+            shape = measure(config.model, config.attention)
+            points[shape.layers * shape.cache_values_per_layer * 2 / 1024] = shape
+        _frontier_lines(decoding, training, points, attention, "o-")
+    config = configs.load(["attention=mha", *FRONTIER])
+    shape = measure(config.model, config.attention)
+    _frontier_lines(decoding, training, {shape.layers * shape.cache_values_per_layer * 2 / 1024: shape}, "mha", "k*")
+    for axes in (decoding, training):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([2**power for power in range(3, 10)], [str(2**power) for power in range(3, 10)])
+        axes.set_xlabel("KV cache per token, all layers (KiB)")
+    decoding.set_yscale("log")
+    decoding.set_yticks([20, 50, 100, 200, 400], ["20", "50", "100", "200", "400"])
+    decoding.minorticks_off()
+    decoding.set_ylabel(f"attention GFLOPs per decoded token, {CONTEXT // 1024}K context")
+    training.set_ylabel("training GFLOPs per token")
+    training.legend(ncols=2)
+    return figure
+
+
+def _frontier_lines(decoding, training, points: dict, name: str, style: str) -> None:
+    caches, shapes = list(points), list(points.values())
+    look = {"markersize": 12} if style.endswith("*") else {"markersize": 4, "linewidth": 1.3}
+    attention = [shape.decode_attention_flops(CONTEXT, "exact") + shape.decode_linear_flops() for shape in shapes]
+    decoding.plot(caches, [flops / 1e9 for flops in attention], style, label=name, **look)
+    training.plot(caches, [shape.train_flops_per_token(4096) / 1e9 for shape in shapes], style, label=name, **look)
 
 
 def save(figure: plt.Figure, path: Path) -> None:

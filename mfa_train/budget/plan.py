@@ -78,7 +78,7 @@ def require_fit(config: Config, memory: dict) -> None:
     needed, usable = (f"{memory[key] / 2**30:,.1f} GiB" for key in ("total", "usable"))
     change = (f"type {' '.join(memory['change'])}" if memory["change"] else
               "no setting makes it fit: take more devices with a larger training.batch_size, or a smaller model")
-    raise ConfigError(f"model={config.model.name}: the run needs about {needed} on each {memory['device']}, of which {usable} "
+    raise ConfigError(f"model={config.model.name}: the run needs about {needed} on each {memory['device']}, where {usable} "
                       f"are usable: {change} (plan.check=false starts it all the same)")
 
 
