@@ -71,6 +71,10 @@ class AttentionConfig:
         """
         return iter(())
 
+    def choices_giving_up(self, key: str) -> Iterator[dict[str, int]]:
+        """`cache_choices` where `match.mha` names what full-cache attention gives up (reference: nothing)."""
+        return self.cache_choices()
+
 
 class Attention(nn.Module, ABC):
     """Causal self-attention over (batch, tokens, hidden_size).

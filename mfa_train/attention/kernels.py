@@ -30,9 +30,20 @@ def choose_kernel(kernel: str, head_dim: int) -> str:
     return "sdpa" if torch.cuda.is_available() else "tiled"
 
 
-def kernel_on(device_type: str, kernel: str) -> str:
-    """What `attention.kernel` comes to on another machine's devices (cuda | cpu), everything installed there."""
-    return {"cuda": "flash", "cpu": "tiled"}[device_type] if kernel == "auto" else kernel
+def planned_kernel(device_type: str, kernel: str, q: Tensor, k: Tensor, v: Tensor) -> str:
+    """How `attention.kernel` would run on another machine's devices (cuda | cpu), everything installed there.
+
+    tiled, flash, fused (one of SDPA's own kernels) or math (all scores at once). What SDPA fuses is torch 2.13's.
+    """
+    half, widest = q.dtype == torch.bfloat16, max(q.shape[-1], v.shape[-1])
+    if device_type == "cpu":
+        if kernel in ("auto", "tiled") and half:
+            return "tiled"
+        return "fused" if q.shape[-1] == v.shape[-1] else "math"
+    if kernel in ("auto", "flash") and half and widest <= FLASH_MAX_HEAD_DIM:
+        return "flash"
+    shared = q.shape[2] != k.shape[2]  # of SDPA's kernels only flash's takes shared key heads
+    return "math" if shared and not (half and widest <= FLASH_MAX_HEAD_DIM and q.shape[-1] == v.shape[-1]) else "fused"
 
 
 def _flash_missing(head_dim: int) -> str | None:
@@ -53,7 +64,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str) -> Tensor
     # flash-attn takes 16-bit values alone, and tiles gain with them alone: float32 runs go through SDPA.
     if kernel == "tiled" and q.dtype == torch.bfloat16 and q.shape[1] == k.shape[1] <= TILED_MAX_TOKENS:
         return tiled_attention(q, k, v, scale)
-    if q.is_meta and (kernel == "flash" or q.shape[-1] == v.shape[-1]):  # SDPA fuses equal widths alone on a CPU
+    if kernel == "fused":
         return _Fused.apply(q, k, v)
     if kernel == "flash" and q.dtype == torch.bfloat16:
         return _flash(q, k, v, scale)
@@ -73,11 +84,13 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    from flash_attn import flash_attn_func
-
     # Version 2 wants one head_dim for q, k and v: zeros behind the shorter change no score and no value.
     dim = max(q.shape[-1], v.shape[-1])
     padded = [F.pad(x, (0, dim - x.shape[-1])) for x in (q, k, v)]
+    if q.is_meta:
+        return _Fused.apply(*padded)[..., : v.shape[-1]]
+    from flash_attn import flash_attn_func
+
     out = flash_attn_func(*padded, softmax_scale=scale, causal=True, deterministic=True)
     return out[..., : v.shape[-1]]
 

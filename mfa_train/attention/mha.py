@@ -16,11 +16,10 @@ class MultiHeadAttention(GroupedQueryAttention):
         def num_key_value_heads(self) -> int:
             return self.num_attention_heads
 
-        def smaller(self, key: str) -> Iterator[dict[str, int]]:
-            """MHA with less cache, which is another attention: only where `match.mha` asks for it."""
+        def choices_giving_up(self, key: str) -> Iterator[dict[str, int]]:
+            """MHA with less cache is another attention: only where it is asked for."""
             if key == "head_dim":
-                return ({key: dim} for dim in multiples(largest=self.head_dim))
-            return ({key: n} for n in range(1, self.num_attention_heads + 1))
-
-        def cache_choices(self) -> Iterator[dict[str, int]]:
-            return iter(())
+                return ({key: dim} for dim in sorted({*multiples(largest=self.head_dim), self.head_dim}))
+            if key == "num_attention_heads":
+                return ({key: n} for n in range(1, self.num_attention_heads + 1))
+            return self.cache_choices()

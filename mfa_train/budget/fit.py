@@ -4,6 +4,8 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
+
 from mfa_train.budget.activations import Pass, activation_peak
 from mfa_train.budget.devices import Device
 from mfa_train.budget.memory import RESERVE, States, model_states
@@ -23,7 +25,9 @@ class Setting:
 
     def changes_from(self, other: "Setting", devices_per_node: int) -> list[str]:
         """As overrides to type."""
-        per_node = devices_per_node if devices_per_node > 1 else min(8, self.ranks)
+        per_node = devices_per_node
+        if per_node == 1:
+            per_node = max(count for count in range(1, 9) if self.ranks % count == 0)
         told = {
             "zero": f"zero={self.zero}",
             "ranks": f"cluster.nodes={self.ranks // per_node} cluster.devices_per_node={per_node}",
@@ -37,8 +41,9 @@ class Setting:
 class Fit:
     """The memory of one config's runs on one device, by setting."""
 
-    def __init__(self, config: Config, shape: Shape, device: Device, dtype, ranks: int):
-        self.shape, self.device, self.dtype = shape, device, dtype
+    def __init__(self, config: Config, shape: Shape, device: Device, dtype: torch.dtype, ranks: int, more_ranks: bool):
+        """more_ranks: whether `smallest_change` may propose other numbers of devices."""
+        self.shape, self.device, self.dtype, self.more_ranks = shape, device, dtype, more_ranks
         self.setting = Setting(config.zero, ranks, config.training.micro_batch(ranks),
                                config.training.activation_checkpointing, config.offload)
         self.batch_size = config.training.batch_size
@@ -51,7 +56,8 @@ class Fit:
         return activation_peak(replace(self.pass_, micro_batch=micro_batch), checkpointing)
 
     def states(self, setting: Setting) -> States:
-        return model_states(self.shape.parameter_sizes, self.dtype, setting.zero, setting.ranks, setting.offload)
+        states = model_states(self.shape.parameter_sizes, self.dtype, setting.zero, setting.ranks, setting.offload)
+        return states if self.device.type == "cuda" else replace(states, offloaded=0)  # a CPU's memory is the host's
 
     def total(self, setting: Setting) -> int:
         """Bytes on one device."""
@@ -84,9 +90,10 @@ class Fit:
         yield [replace(now, checkpointing=True)]
         yield from (smaller(replace(now, zero=stage)) for stage in stages)
         yield from (smaller(replace(now, zero=stage, checkpointing=True)) for stage in stages)
-        if self.device.type == "cuda":
-            yield smaller(replace(now, zero=max(now.zero, 2), checkpointing=True, offload="optimizer"))
-            yield smaller(replace(now, zero=3, checkpointing=True, offload="parameters"))
-        ranks = now.ranks
+        if self.device.type == "cpu":
+            return  # no other memory to offload to, and more ranks would share this one's
+        yield smaller(replace(now, zero=max(now.zero, 2), checkpointing=True, offload="optimizer"))
+        yield smaller(replace(now, zero=3, checkpointing=True, offload="parameters"))
+        ranks = now.ranks if self.more_ranks else self.batch_size
         while (ranks := ranks * 2) <= self.batch_size and self.batch_size % ranks == 0:
             yield [replace(now, zero=3, ranks=ranks, micro_batch=1, checkpointing=True)]

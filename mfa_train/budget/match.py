@@ -12,7 +12,7 @@ within 0.5%.
 import bisect
 import functools
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from mfa_train.attention import attention_config
 from mfa_train.budget.shape import Shape, cache_values, measure
@@ -62,10 +62,7 @@ def _bytes_per_token(config: Config, values_per_layer: int) -> int:
 
 
 def _choices(config: Config, attention: dict) -> list[dict[str, int]]:
-    typed = attention_config(attention)
-    if attention["name"] == "mha" and config.match.mha != "reference":
-        return list(typed.smaller(config.match.mha))
-    return list(typed.cache_choices())
+    return list(attention_config(attention).choices_giving_up(config.match.mha))
 
 
 def _with_cache(config: Config, attention: dict) -> dict:
@@ -93,6 +90,9 @@ def _with_width(config: Config, model: ModelConfig, attention: dict, target: int
     per_width = shape.layers * shape.ffn_params_per_layer // model.intermediate_size
     exact = model.intermediate_size + (target - shape.params) / per_width
     width = round(exact / unit) * unit
+    if width < unit and exact >= 8:
+        raise ConfigError(f"match.multiple_of={unit}: the width that gives {target:,} parameters is {exact:.0f}: type a smaller "
+                          "one, as match.multiple_of=8")
     if width < unit:
         _impossible(config, attention, target, least=shape.params - (model.intermediate_size - unit) * per_width)
     return replace(model, intermediate_size=width)
@@ -118,7 +118,7 @@ def _with_heads(config: Config, target: int) -> tuple[ModelConfig, dict]:
             return float("inf")  # so many heads no longer fit into the cache's budget
 
     if params(1) > target * (1 + TOLERANCE):
-        _impossible(config, with_heads(1), target, least=params(1))
+        _impossible(config, with_heads(1), target, least=int(params(1)))
     most = 1
     while params(most) < target:
         most *= 2
@@ -130,23 +130,25 @@ def _with_heads(config: Config, target: int) -> tuple[ModelConfig, dict]:
     return _with_width(config, config.model, attention, target), attention
 
 
-def _impossible(config: Config, attention: dict, target: int, least: int) -> None:
+def _impossible(config: Config, attention: dict, target: int, least: int) -> NoReturn:
     """Raises ConfigError: `target` parameters cannot be met with `attention`, whose model has at least `least`."""
-    name, match = attention["name"], config.match
+    match, budget = config.match, config.match.kv_bytes_per_token
     what = f"match.reference={match.reference}" if match.reference else f"match.params={target}"
-    told = f"{what}: {name} of model={config.model.name} has at least {least:,} parameters, the target is {target:,}"
-    if match.kv_bytes_per_token is not None and (choices := _choices(config, config.attention)):
-        def least_params(choice: dict) -> int:
-            model = replace(config.model, intermediate_size=match.multiple_of)
-            return measure(model, config.attention | choice).params
-
-        possible = bisect.bisect_right(choices, target, key=least_params)
-        if possible:
-            below = _bytes_per_token(config, cache_values(config.model, config.attention | choices[possible - 1]))
-            raise ConfigError(f"match.kv_bytes_per_token={match.kv_bytes_per_token} with {told}. Nearest cache possible below: "
-                              f"{below} ({_told(choices[possible - 1])}); above: none: type match.kv_bytes_per_token={below}, "
-                              "or match.by=num_attention_heads")
-    raise ConfigError(f"{told}. Nearest possible below: none; above: {least}: type match.params={least}")
+    told = (f"{what}: {attention['name']} of model={config.model.name} has at least {least:,} parameters, the target is "
+            f"{target:,}")
+    if match.by == "intermediate_size":
+        model, fewest = replace(config.model, intermediate_size=match.multiple_of), config.attention
+    else:
+        model = config.model
+        fewest = config.attention | {"num_attention_heads": config.attention.get("num_key_value_heads", 1)}
+    choices = _choices(config, fewest) if budget is not None else []
+    possible = bisect.bisect_right(choices, target, key=lambda choice: measure(model, fewest | choice).params)
+    if possible:
+        below = _bytes_per_token(config, cache_values(config.model, fewest | choices[possible - 1]))
+        raise ConfigError(f"match.kv_bytes_per_token={budget} with {told}. Nearest cache possible below: {below} "
+                          f"({_told(choices[possible - 1])}); above: none: type match.kv_bytes_per_token={below}")
+    instead = " instead of match.reference" if match.reference else ""
+    raise ConfigError(f"{told}. Nearest possible below: none; above: {least}: type match.params={least}{instead}")
 
 
 def _told(values: dict[str, Any]) -> str:

@@ -24,18 +24,20 @@ ASSUMED_MFU = {"cuda": 0.4, "cpu": 0.5}
 MODEL_KEYS = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
 
 
+NO_SETTING = "no setting makes it fit: take more devices with a larger training.batch_size, or a smaller model"
+
+
 def make_plan(config: Config, device: Device | None = None, ranks: int | None = None, match: dict | None = None) -> dict:
     """The plan of a config that is matched already (`budget.match.matched`, whose report is `match`).
 
-    By default for cluster.device and the cluster's devices. Raises ConfigError where the model can't be built, the
+    By default for cluster.device and the cluster's devices; with `ranks` for so many, which are no longer to be chosen. Raises ConfigError where the model can't be built, the
     device is unknown or the batch does not divide.
     """
     attention_config(config.attention)
     device = device or planned_device(config.cluster.device, config.cluster.devices_per_node)
-    ranks = ranks or config.cluster.world_size
     dtype = resolve_precision(config.precision, device)
     shape = measure(config.model, config.attention)
-    fit = Fit(config, shape, device, dtype, ranks)
+    fit = Fit(config, shape, device, dtype, ranks or config.cluster.world_size, more_ranks=ranks is None)
     sequence, context = config.training.sequence_length, config.plan.context
     train_per_token = shape.train_flops_per_token(sequence)
     train_total = train_per_token * config.training.total_steps * config.training.batch_size * sequence
@@ -64,7 +66,7 @@ def make_plan(config: Config, device: Device | None = None, ranks: int | None = 
             "decode_rest_per_token": shape.ffn_flops + shape.head_flops,
         },
         "memory": _memory(fit, config.cluster.devices_per_node),
-        "time": _time(config, device, dtype, ranks, train_total),
+        "time": _time(config, device, dtype, fit.setting.ranks, train_total),
         "model": {key: getattr(config.model, key) for key in MODEL_KEYS}
         | {key: value for key, value in config.attention.items() if type(value) is int},
         "match": match,
@@ -76,8 +78,7 @@ def require_fit(config: Config, memory: dict) -> None:
     if memory["fits"]:
         return
     needed, usable = (f"{memory[key] / 2**30:,.1f} GiB" for key in ("total", "usable"))
-    change = (f"type {' '.join(memory['change'])}" if memory["change"] else
-              "no setting makes it fit: take more devices with a larger training.batch_size, or a smaller model")
+    change = f"type {' '.join(memory['change'])}" if memory["change"] else NO_SETTING
     raise ConfigError(f"model={config.model.name}: the run needs about {needed} on each {memory['device']}, where {usable} "
                       f"are usable: {change} (plan.check=false starts it all the same)")
 
@@ -147,6 +148,6 @@ def _mfu(plan: PlanConfig, device: Device) -> tuple[float, str]:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         measured = [record["mfu"] for record in records if record.get("mfu")]
         return statistics.median(measured), f"median of {path}"
-    except (OSError, ValueError, KeyError, statistics.StatisticsError):
+    except (OSError, ValueError, AttributeError, TypeError, statistics.StatisticsError):
         raise ConfigError(f"plan.mfu={plan.mfu}: expected a share as 0.4, or a run folder whose metrics.jsonl has a "
                           "measured mfu, as runs/mfa-nano") from None

@@ -1,5 +1,6 @@
 """Plans as a table for a person: a column each, and what every column shares told once above it."""
 
+from mfa_train.budget.plan import NO_SETTING
 from mfa_train.config.quantities import written
 
 Row = tuple[str, list[str]]
@@ -7,7 +8,8 @@ Row = tuple[str, list[str]]
 
 def table(titles: list[str], plans: list[dict]) -> str:
     """One column for each plan, under its title."""
-    lines = [_shared(plans[0])] if len({_shared(plan) for plan in plans}) == 1 else list(map(_shared, plans))
+    shared = [_shared(plan) for plan in plans]
+    lines = shared[:1] if len(set(shared)) == 1 else [f"{title}: {line}" for title, line in zip(titles, shared)]
     sections = [_model(plans), _cache(plans), _flops(plans), _memory(plans), _time(plans)]
     if any(plan["match"] for plan in plans):
         sections.insert(0, _match(plans))
@@ -101,9 +103,11 @@ def _set(change: list | None) -> str:
 
 def _verdict(memory: dict) -> str:
     share = f"{written(memory['total'])} of {written(memory['usable'])} usable on a {memory['device']}"
+    if memory["offloaded"]:
+        share += f", {written(memory['offloaded'])} of the host's memory for each device"
     if memory["fits"]:
         return f"fits, {share}"
-    change = f"with {' '.join(memory['change'])} it would" if memory["change"] else "no setting makes it fit: take more devices with a larger training.batch_size"
+    change = f"with {' '.join(memory['change'])} it would" if memory["change"] else NO_SETTING
     return f"does not fit, {share}; {change}"
 
 

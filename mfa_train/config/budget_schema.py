@@ -39,6 +39,9 @@ class MatchConfig:
         require_choice("match.by", self.by, ("intermediate_size", "num_attention_heads"))
         require_choice("match.mha", self.mha, ("reference", "head_dim", "num_attention_heads"))
         require_positive("match.multiple_of", self.multiple_of)
+        if self.mha == self.by == "num_attention_heads":
+            raise ConfigError("match.mha=num_attention_heads and match.by=num_attention_heads set the same key to two ends: "
+                              "type match.mha=head_dim, or match.by=intermediate_size")
 
     @property
     def wanted(self) -> bool:
@@ -64,7 +67,7 @@ class PlanConfig:
         require_positive("plan.context", self.context)
         require_choice("plan.cache_dtype", self.cache_dtype, tuple(CACHE_BYTES))
         require_choice("plan.decode_counting", self.decode_counting, ("exact", "step3"))
-        if isinstance(self.mfu, (int, float)) and not 0 < self.mfu <= 1:
+        if isinstance(self.mfu, bool) or isinstance(self.mfu, (int, float)) and not 0 < self.mfu <= 1:
             raise ConfigError(f"plan.mfu={self.mfu}: expected a share above 0 and up to 1, as plan.mfu=0.4")
 
     @property

@@ -23,6 +23,9 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent.parent / "configs"
 ComposeError = (HydraException, OmegaConfBaseException)
 """What Hydra raises for what is typed; `explained` says it in one line."""
 
+COSTS_ALONE = {"match", "plan", "cluster"}
+"""Groups that a run made before there were plans doesn't hold; they change nothing of what it is."""
+
 OmegaConf.register_new_resolver("times", lambda factor, value: int(factor * value), replace=True)
 
 
@@ -46,14 +49,21 @@ def load(overrides: Sequence[str]) -> Config:
             return from_hydra(compose("train", overrides=list(overrides)))
     except HydraException as error:
         raise explained(error) from error
+    except ValueError as error:  # Hydra's own for `=3` or `model=null`
+        raise ConfigError(f"{error}: expected GROUP=CHOICE or KEY=VALUE, as attention=mla") from error
 
 
 def members(overrides: Sequence[str]) -> list[tuple[list[str], list[str]]]:
     """The members of the sweep that comma-separated values make, as with train.py -m: (swept values, all overrides)."""
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+            parsed = parser.parse_overrides(list(overrides))
     except HydraException as error:
         raise explained(error) from error
+    for override in parsed:
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise ConfigError(f"{override.input_line}: expected values one by one, as attention=mha,mfa")
     swept = [[f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
              for override in parsed if override.is_sweep_override()]
     fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
@@ -63,8 +73,7 @@ def members(overrides: Sequence[str]) -> list[tuple[list[str], list[str]]]:
 def default_attention(name: str, model: ModelConfig) -> dict[str, Any]:
     """The config node of attention=`name` for this model, nothing overridden. Raises ConfigError for an unknown name."""
     folder = CONFIG_DIR / "attention"
-    if not (folder / f"{name}.yaml").is_file():
-        known = (path.stem for path in folder.glob("*.yaml"))
+    if name not in (known := [path.stem for path in folder.glob("*.yaml")]):
         raise ConfigError(f"match.reference={name}: no such attention.{did_you_mean(name, known)}")
     node = OmegaConf.merge(OmegaConf.load(CONFIG_DIR / "attention_common.yaml"), OmegaConf.load(folder / f"{name}.yaml"))
     del node["defaults"]
@@ -83,6 +92,8 @@ def of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{folder}: no run here (config.yaml is missing); type the run's folder, as runs/mfa-nano")
     try:
         tree = OmegaConf.load(path)
+        for group in COSTS_ALONE - set(tree):
+            tree[group] = dataclasses.asdict(load([]))[group]
         OmegaConf.set_struct(tree, True)
         typed(Config, OmegaConf.to_container(tree))
     except Exception as error:  # YAML's own errors, and those of a file that is no config

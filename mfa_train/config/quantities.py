@@ -12,7 +12,7 @@ def bytes_of(key: str, value: Any) -> int:
     """A number of bytes from 24576, "24576", "24KiB" (1,024 each) or "24KB" (1,000 each). Raises ConfigError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)\s*([a-z]*)", str(value).strip(), re.IGNORECASE)
     amount = float(found[1]) * UNITS.get(found[2].upper(), 0) if found else 0
-    if amount < 1 or amount != int(amount):
+    if not 1 <= amount < float("inf") or amount != int(amount):
         raise ConfigError(f"{key}={value}: expected a whole number of bytes above 0, as {key}=24576 or {key}=24KiB")
     return int(amount)
 

@@ -25,6 +25,8 @@ class LanguageModelHead(nn.Module):
         self.z_loss = z_loss
         self.chunk_logits = None
         """float32 logits that exist at once; None: what suits the device."""
+        self.max_chunks = None
+        """For plans, which look at memory alone: stop after so many chunks."""
 
     def forward(self, hidden: Tensor, targets: Optional[Tensor] = None) -> Tensor:
         """hidden (batch, tokens, hidden_size), targets (batch, tokens)."""
@@ -32,12 +34,14 @@ class LanguageModelHead(nn.Module):
             return hidden @ self.weight.t()
         z_loss = self.z_loss if self.training else 0.0
         return _ChunkedCrossEntropy.apply(hidden.flatten(0, 1), self.weight, targets.flatten(), z_loss,
-                                          self.chunk_logits or CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"]))
+                                          self.chunk_logits or CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"]),
+                                          self.max_chunks)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float, chunk_logits: int) -> Tensor:
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float, chunk_logits: int,
+                max_chunks: Optional[int]) -> Tensor:
         tokens, vocab_size = hidden.shape[0], weight.shape[0]
         training = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -45,8 +49,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_hidden = torch.empty_like(hidden)
             grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         chunk = max(MIN_CHUNK_TOKENS, chunk_logits // vocab_size)
-        starts = range(0, tokens, chunk)
-        for start in starts[:2] if hidden.is_meta else starts:  # a plan looks at memory: every chunk takes the same
+        for start in range(0, tokens, chunk)[:max_chunks]:
             part = slice(start, start + chunk)
             logits = (hidden[part] @ weight.t()).float()
             index = targets[part].unsqueeze(1)
@@ -71,4 +74,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_loss: Tensor):
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_loss, grad_weight * grad_loss, None, None, None  # a scalar changes no tensor's type
+        return grad_hidden * grad_loss, grad_weight * grad_loss, None, None, None, None  # a scalar changes no tensor's type

@@ -61,7 +61,7 @@ def run(config: Config) -> dict:
     engine = build_engine(config, ranks, dtype)
     ranks.on_first(lambda: folder.create(plan))
     evaluate = Evaluator(held_out, config.training.eval_sequences, micro_batch, ranks, corpus.tokenizer.token_bytes)
-    run_config = dataclasses.asdict(config) | {"plan": plan}
+    run_config = dataclasses.asdict(config) | {"plan": dataclasses.asdict(config.plan) | plan}
     zlib_bits = zlib_bits_per_byte(corpus.tokenizer, evaluate.targets)
     log = RunLog(config.tracking, folder.path, run_config, config.training.total_steps) if ranks.first else SilentLog()
     status, record = "failed", {}

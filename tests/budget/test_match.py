@@ -105,10 +105,13 @@ def test_budgets_come_with_units_or_without(given, expected):
     assert configs.load([f"match.kv_bytes_per_token={given}"]).match.kv_bytes_per_token == expected
 
 
-def test_the_nearest_possible_budget_is_possible():
-    for overrides in (["attention=tpa", "match.kv_bytes_per_token=12KiB"],
-                      ["attention=mfa", "match.kv_bytes_per_token=192KiB", "match.reference=mha"]):
-        with pytest.raises(ConfigError) as error:
-            Shaped("model=7b", *overrides)
-        typed = [word.strip(",") for word in str(error.value).split() if word.startswith("match.kv_bytes_per_token=")][-1]
-        Shaped("model=7b", *overrides, typed)
+@pytest.mark.parametrize("overrides", [
+    ("model=7b", "attention=tpa", "match.kv_bytes_per_token=12KiB"),
+    ("model=7b", "attention=mfa", "match.kv_bytes_per_token=192KiB", "match.reference=mha"),
+    ("model=7b", "attention=mla", "match.kv_bytes_per_token=4MiB", "match.reference=mha"),
+    ("model=nano", "attention=mfa", "match.kv_bytes_per_token=64KiB", "match.params=3e6", "match.by=num_attention_heads"),
+])
+def test_the_nearest_possible_budget_is_possible(overrides):
+    with pytest.raises(ConfigError) as error:
+        Shaped(*overrides)
+    Shaped(*overrides, str(error.value).split("type ")[1])

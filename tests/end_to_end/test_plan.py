@@ -50,15 +50,33 @@ MISTAKES = {
     "match.by=layers": "match.by=layers: expected one of intermediate_size, num_attention_heads",
     "match.kv_bytes_per_token=0": "match.kv_bytes_per_token=0: expected a whole number of bytes above 0",
     "match.kv_bytes_per_token=-1": "match.kv_bytes_per_token=-1: expected a whole number of bytes above 0",
+    "match.kv_bytes_per_token=1e400KiB": "match.kv_bytes_per_token=1e400KiB: expected a whole number of bytes",
+    "match.mha=num_attention_heads match.by=num_attention_heads": "type match.mha=head_dim, or match.by=intermediate_size",
+    "match.reference=../model/nano": "match.reference=../model/nano: no such attention.",
+    "model=null": "expected GROUP=CHOICE or KEY=VALUE",
+    "plan.mfu=true": "plan.mfu=True: expected a share",
+    "seed=interval(1,2)": "expected values one by one, as attention=mha,mfa",
     "attention=mfa,mfaa": "attention=mfaa: no such choice. Did you mean 'mfa'?",
 }
 
 
 @pytest.mark.parametrize("typed", MISTAKES)
 def test_a_mistake_is_told_in_one_line(typed):
-    done = plan(typed)
+    done = plan(*typed.split())
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1 and MISTAKES[typed] in done.stderr
+
+
+def test_a_300b_model_is_planned_in_less_than_a_gib_of_memory():
+    typed = ["attention=mla", "model=7b", "model.hidden_size=16384", "model.num_hidden_layers=120",
+             "model.intermediate_size=45056", "model.num_attention_heads=128", "cluster.device=b200-180gb", "--json"]
+    watched = ("import resource, subprocess, sys; print(subprocess.run(sys.argv[1:], capture_output=True, text=True).stdout, "
+               "resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
+    done = subprocess.run([sys.executable, "-c", watched, sys.executable, "-m", "mfa_train.cli", "plan", *typed], cwd=ROOT,
+                          capture_output=True, text=True, check=True)
+    printed, _, kibibytes = done.stdout.rpartition("}")
+    assert 3.0e11 < json.loads(printed + "}")["params"]["total"] < 3.2e11
+    assert int(kibibytes) < 2**20
 
 
 def test_what_one_member_cannot_meet_does_not_hide_the_others():

@@ -67,7 +67,7 @@ def test_wandb_files_of_an_offline_run_hold_config_plan_curves_and_axes(train, t
 
     config = records["run"][0]["config"]["update"]
     assert config["attention"]["name"] == "mfa"
-    assert config["plan"] == json.loads((run / "plan.json").read_text())
+    assert config["plan"].items() >= json.loads((run / "plan.json").read_text()).items()
     logged = [item["item"] for item in records["history"]]
     assert [item["train/loss"] for item in logged] == [record["train/loss"] for record in metrics(run)]
     assert [item["tokens"] for item in logged] == [record["tokens"] for record in metrics(run)]
