@@ -49,6 +49,7 @@ def run_members() -> None:
     """Runs the sweep's members one after another; raises TrainingError naming those that failed."""
     if "RANK" in os.environ:
         raise ConfigError("-m starts a process for each member itself: type it without torchrun, or one member with it")
+    _require_shapes()
     failed = []
     for tree, hydra_config in members:
         overrides = list(hydra_config.overrides.task)
@@ -65,6 +66,19 @@ def run_members() -> None:
     members.clear()
     if failed:
         raise TrainingError(f"{len(failed)} of the sweep's members failed: {'; '.join(failed)}")
+
+
+def _require_shapes() -> None:
+    """Raises ConfigError before the first member trains where `match` finds no shape for a later one."""
+    wanted = [(tree.name, config) for tree, _ in members if (config := from_hydra(tree)).match.wanted]
+    if wanted:
+        from mfa_train.budget.match import matched
+
+    for name, config in wanted:
+        try:
+            matched(config)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
 
 
 if __name__ == "__main__":

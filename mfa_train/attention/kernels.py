@@ -33,9 +33,13 @@ def choose_kernel(kernel: str, head_dim: int) -> str:
 def planned_kernel(device_type: str, kernel: str, q: Tensor, k: Tensor, v: Tensor) -> str:
     """How `attention.kernel` would run on another machine's devices (cuda | cpu), everything installed there.
 
-    tiled, flash, fused (one of SDPA's own kernels) or math (all scores at once). What SDPA fuses is torch 2.13's.
+    tiled, flash, fused (one of SDPA's own kernels) or math (all scores at once). What SDPA fuses is torch 2.13's. Raises
+    ConfigError where flash was asked for and cannot be.
     """
     half, widest = q.dtype == torch.bfloat16, max(q.shape[-1], v.shape[-1])
+    if kernel == "flash" and (device_type != "cuda" or widest > FLASH_MAX_HEAD_DIM):
+        missing = "a CUDA device" if device_type != "cuda" else f"heads of at most {FLASH_MAX_HEAD_DIM} dimensions, not {widest}"
+        raise ConfigError(f"attention.kernel=flash needs {missing}: type attention.kernel=auto")
     if device_type == "cpu":
         if kernel in ("auto", "tiled") and half:
             return "tiled"

@@ -81,7 +81,13 @@ def _with_cache(config: Config, attention: dict) -> dict:
             f"Nearest below: none; above: {bytes_of(choices[0])} ({_told(choices[0])}): "
             f"type match.kv_bytes_per_token={bytes_of(choices[0])}"
         )
-    return attention | choices[above - 1]
+    chosen = attention | choices[above - 1]
+    if above == len(choices) and chosen != attention and (most := bytes_of(choices[-1])) < budget:
+        raise ConfigError(
+            f"match.kv_bytes_per_token={budget}: no {attention['name']} of model={config.model.name} caches so much. "
+            f"Nearest below: {most} ({_told(choices[-1])}); above: none: type match.kv_bytes_per_token={most}"
+        )
+    return chosen
 
 
 def _with_width(config: Config, model: ModelConfig, attention: dict, target: int) -> ModelConfig:

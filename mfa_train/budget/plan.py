@@ -24,7 +24,8 @@ ASSUMED_MFU = {"cuda": 0.4, "cpu": 0.5}
 MODEL_KEYS = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
 
 
-NO_SETTING = "no setting makes it fit: take more devices with a larger training.batch_size, or a smaller model"
+NO_SETTING = ("no setting makes it fit: take a smaller model or training.sequence_length, or more devices with a larger "
+              "training.batch_size")
 
 
 def make_plan(config: Config, device: Device | None = None, ranks: int | None = None, match: dict | None = None) -> dict:
@@ -34,7 +35,8 @@ def make_plan(config: Config, device: Device | None = None, ranks: int | None = 
     device is unknown or the batch does not divide.
     """
     attention_config(config.attention)
-    device = device or planned_device(config.cluster.device, config.cluster.devices_per_node)
+    per_node = config.cluster.devices_per_node if device is None else 1  # a rank at hand measures its own threads
+    device = device or planned_device(config.cluster.device, per_node)
     dtype = resolve_precision(config.precision, device)
     shape = measure(config.model, config.attention)
     fit = Fit(config, shape, device, dtype, ranks or config.cluster.world_size, more_ranks=ranks is None)
@@ -66,7 +68,7 @@ def make_plan(config: Config, device: Device | None = None, ranks: int | None = 
             "decode_rest_per_token": shape.ffn_flops + shape.head_flops,
         },
         "memory": _memory(fit, config.cluster.devices_per_node),
-        "time": _time(config, device, dtype, fit.setting.ranks, train_total),
+        "time": _time(config, device, _peak(device, dtype, per_node), fit.setting.ranks, train_total),
         "model": {key: getattr(config.model, key) for key in MODEL_KEYS}
         | {key: value for key, value in config.attention.items() if type(value) is int},
         "match": match,
@@ -93,7 +95,8 @@ def _memory(fit: Fit, devices_per_node: int) -> dict:
     activations = {checkpointing: fit.activations(setting.micro_batch, checkpointing) for checkpointing in (False, True)}
     fits = fit.fits(setting)
     change = None if fits else fit.smallest_change()
-    stages = {stage: replace(setting, zero=stage, offload=setting.offload if stage == setting.zero else "none")
+    offloads = {0: "none", 3: setting.offload}  # what stage 1 and 2 can offload is the optimizer
+    stages = {stage: replace(setting, zero=stage, offload=offloads.get(stage, setting.offload.replace("parameters", "optimizer")))
               for stage in range(4)}
     return {
         "device": fit.device.name,
@@ -117,10 +120,15 @@ def _memory(fit: Fit, devices_per_node: int) -> dict:
     }
 
 
-def _time(config: Config, device: Device, dtype: torch.dtype, ranks: int, train_total: int) -> dict:
+def _peak(device: Device, dtype: torch.dtype, ranks_per_node: int) -> float | None:
+    """FLOP/s of one rank: those of one CPU share its cores."""
+    peak = peak_flops(device, dtype)
+    return peak / ranks_per_node if peak and device.type == "cpu" else peak
+
+
+def _time(config: Config, device: Device, peak: float | None, ranks: int, train_total: int) -> dict:
     """Seconds are None where the device's peak is unknown."""
     mfu, source = _mfu(config.plan, device)
-    peak = peak_flops(device, dtype)
     run = train_total / (peak * mfu * ranks) if peak else None
     hours = run and run / 3600 * ranks
     price = config.cluster.price_per_device_hour

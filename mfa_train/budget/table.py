@@ -25,7 +25,7 @@ def table(titles: list[str], plans: list[dict]) -> str:
 
 def _shared(plan: dict) -> str:
     memory, time = plan["memory"], plan["time"]
-    mfu = f"MFU {time['mfu']:.0%} ({time['mfu_source']})"
+    mfu = f"MFU {time['mfu']:.0%} ({time['mfu_source']})" if time["peak_flops"] else "peak FLOP/s unknown: no time, no cost"
     return (f"{memory['world_size']} × {memory['device']}, zero={memory['zero']}, micro-batch {memory['micro_batch_size']}, "
             f"{mfu}; decoding at {plan['kv_cache']['context']:,} tokens of {plan['kv_cache']['dtype']} cache")
 
@@ -65,6 +65,8 @@ def _memory(plans: list[dict]) -> list[Row]:
     memories = [plan["memory"] for plan in plans]
     rows = [(f"memory, {key}", [written(memory[key]) for memory in memories])
             for key in ("weights", "gradients", "optimizer", "transient", "activations")]
+    if any(memory["offloaded"] for memory in memories):
+        rows.insert(3, ("  of it in the host's memory", [written(memory["offloaded"]) for memory in memories]))
     rows += [("memory, activations checkpointed", [written(memory["activations_checkpointed"]) for memory in memories]),
              ("memory per device", [written(memory["total"]) for memory in memories])]
     return rows + [(f"  with zero={stage}", [written(memory["total_by_stage"][str(stage)]) for memory in memories])

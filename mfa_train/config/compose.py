@@ -67,7 +67,12 @@ def members(overrides: Sequence[str]) -> list[tuple[list[str], list[str]]]:
     swept = [[f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
              for override in parsed if override.is_sweep_override()]
     fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
-    return [([choice.split("=", 1)[1] for choice in choices], [*choices, *fixed]) for choices in itertools.product(*swept)]
+    return [([_label(choice) for choice in choices], [*choices, *fixed]) for choices in itertools.product(*swept)]
+
+
+def _label(override: str) -> str:
+    """`mla` of attention=mla, `seed=2` of seed=2."""
+    return re.sub(r"^(attention|model)=|^.*\.(?=\w+=)", "", override)
 
 
 def default_attention(name: str, model: ModelConfig) -> dict[str, Any]:

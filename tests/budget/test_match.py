@@ -86,6 +86,7 @@ def test_matching_what_is_matched_changes_nothing():
 @pytest.mark.parametrize("overrides, told", [
     (["attention=tpa", "match.kv_bytes_per_token=12KiB"], "above: 20480 (k_rank=1, v_rank=1)"),
     (["attention=mfa", "match.kv_bytes_per_token=192KiB", "match.reference=mha"], "Nearest cache possible below: "),
+    (["attention=gqa", "match.kv_bytes_per_token=1GiB"], "Nearest below: 524288 (num_key_value_heads=32); above: none"),
     (["attention=mfa", "match.params=1e9"], "match.params="),
     (["attention=mfa", "match.reference=mfra"], "match.reference=mfra: no such attention. Did you mean 'mfa'?"),
     (["attention=mfa", "match.reference=mha", "match.params=1e9"], "two targets"),

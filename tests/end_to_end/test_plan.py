@@ -40,6 +40,13 @@ def test_matched_variants_end_with_equal_budgets_and_parameters(train, tmp_path)
     assert report["params"]["reference"] == "mha" and abs(report["params"]["difference"]) <= 0.005
 
 
+def test_a_sweep_with_an_impossible_member_trains_none(train, tmp_path):
+    done = train("attention=mha,gqa", "match.kv_bytes_per_token=8", python=("train.py", "-m"))
+    assert done.returncode == 2
+    assert "error: gqa-nano: match.kv_bytes_per_token=8: no gqa of model=nano caches so little" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 MISTAKES = {
     "cluster.device=h100": "cluster.device=h100: no such device. Did you mean 'h100-80gb'?",
     "cluster.devices_per_node=3": "training.batch_size=8 is not a multiple of 3 ranks",
@@ -55,6 +62,7 @@ MISTAKES = {
     "match.reference=../model/nano": "match.reference=../model/nano: no such attention.",
     "model=null": "expected GROUP=CHOICE or KEY=VALUE",
     "plan.mfu=true": "plan.mfu=True: expected a share",
+    "attention.kernel=flash cluster.device=h100-80gb attention.head_dim=512": "at most 256 dimensions, not 512",
     "seed=interval(1,2)": "expected values one by one, as attention=mha,mfa",
     "attention=mfa,mfaa": "attention=mfaa: no such choice. Did you mean 'mfa'?",
 }
