@@ -59,7 +59,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     data = configs.load(arguments.overrides).data
     from mfa_train.data.prepare import prepare
 
-    prepare(data.source, data.path, data.vocab_size, data.held_out_fraction)
+    prepare(data)
 
 
 def generate(arguments: argparse.Namespace) -> None:

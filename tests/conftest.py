@@ -45,6 +45,5 @@ def prepared_data(tmp_path_factory) -> Path:
     from mfa_train.data.prepare import prepare
 
     data_dir = tmp_path_factory.mktemp("data")
-    data = configs.load([f"data_dir={data_dir}"]).data
-    prepare(data.source, data.path, data.vocab_size, data.held_out_fraction)
+    prepare(configs.load([f"data_dir={data_dir}"]).data)
     return data_dir

@@ -56,14 +56,30 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """The corpus and where its tokens are kept."""
+    """The corpus and where its tokens are kept; see `mfa_train.data`."""
 
     source: str
+    """python_stdlib | files."""
+    name: str
+    files: list[str]
+    """Of source files: paths, patterns or URLs."""
+    text_key: str
+    """Where a JSONL line or a Parquet row has its text."""
     path: str
     """Folder of the prepared corpus: tokenizer, token shards, manifest."""
     vocab_size: int
     held_out_fraction: float
-    """Share of the files that are never trained on."""
+    """Share of the documents that are never trained on."""
+    tokenizer_bytes: int
+    """Text that the tokenizer is trained on."""
+    shard_bytes: int
+    """Text in one shard."""
+
+    def __post_init__(self):
+        for key in ("tokenizer_bytes", "shard_bytes"):
+            require_positive(f"data.{key}", getattr(self, key))
+        if not 0 < self.held_out_fraction < 1:
+            raise ConfigError(f"data.held_out_fraction={self.held_out_fraction}: expected a share between 0 and 1, as 0.05")
 
 
 @dataclass

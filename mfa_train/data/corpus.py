@@ -1,15 +1,18 @@
-"""A prepared corpus: tokenizer.model, train.bin/.idx, held_out.bin/.idx, and manifest.json, which vouches for them."""
+"""A prepared corpus: tokenizer.model, the shards of each split, and manifest.json, which vouches for them.
+
+A split's shards are SPLIT-00000.bin/.idx, SPLIT-00001.bin/.idx, …, in the order of the documents.
+"""
 
 import hashlib
 import json
 from pathlib import Path
 
-from mfa_train.data.token_shards import TokenShard
+from mfa_train.data.token_shards import TokenShards
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import DataError
 
 SPLITS = ("train", "held_out")
-FORMAT = 1
+FORMAT = 2
 
 
 class Corpus:
@@ -21,14 +24,16 @@ class Corpus:
     def __init__(self, path: Path | str, check: bool = False):
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
+        shards = {split: self.manifest["splits"][split]["shards"] for split in SPLITS}
         if check:
             self._vouch("tokenizer.model", self.manifest["tokenizer_sha256"])
-            for split in SPLITS:
-                for suffix, sha256 in self.manifest["splits"][split]["sha256"].items():
-                    self._vouch(f"{split}.{suffix}", sha256)
+            for shard in (shard for split in SPLITS for shard in shards[split]):
+                for suffix, sha256 in shard["sha256"].items():
+                    self._vouch(f"{shard['name']}.{suffix}", sha256)
         self.tokenizer = Tokenizer(self.path / "tokenizer.model")
         self.vocab_size = self.tokenizer.vocab_size
-        self.train, self.held_out = (TokenShard(self.path / split) for split in SPLITS)
+        self.train, self.held_out = (TokenShards([self.path / shard["name"] for shard in shards[split]])
+                                     for split in SPLITS)
 
     def _vouch(self, name: str, sha256: str) -> None:
         path = self.path / name
@@ -54,7 +59,8 @@ def read_manifest(path: Path) -> dict:
         if manifest["format"] != FORMAT:
             raise DataError(f"{file}: format {manifest['format']}, expected {FORMAT}; remove {path} and prepare it again")
         for split in SPLITS:  # a key that is missing is found here
-            manifest["splits"][split]["sha256"]["bin"]
+            for shard in manifest["splits"][split]["shards"]:
+                shard["name"], shard["sha256"]["bin"]
         manifest["tokenizer_sha256"]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{file}: not a manifest (damaged?); remove {path} and prepare it again") from error

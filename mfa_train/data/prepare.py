@@ -1,60 +1,89 @@
-"""Text to tokens, once: train the tokenizer on the training documents, encode both splits, write the manifest.
+"""Text to tokens, once: train the tokenizer on the first documents, encode all of them into shards, write the manifest.
 
-The corpus is written into a folder beside its place and renamed into it when whole, so a killed preparation leaves
-nothing that could be taken for a corpus, and of two at once the first to finish wins.
+    1. The folder is written beside its place, as .NAME.partial, and renamed when whole: what has the name is a corpus.
+    2. The tokenizer is trained on the first training documents, up to data.tokenizer_bytes of text.
+    3. Documents are read in order, encoded on all cores, and written shard by shard: one of each split for every
+       data.shard_bytes of text. progress.json tells how many documents the finished shards hold.
+    4. manifest.json vouches for every file.
+
+Killed at any moment and started again it goes on behind the last finished shards; the files come out the same.
 """
 
+import contextlib
+import fcntl
 import json
+import os
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+from mfa_train.config import DataConfig
 from mfa_train.data import python_stdlib
 from mfa_train.data.corpus import FORMAT, SPLITS, Corpus, read_manifest, sha256_of
+from mfa_train.data.files import Files
 from mfa_train.data.token_shards import write_shard
 from mfa_train.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, train_sentencepiece
 from mfa_train.errors import ConfigError, DataError, did_you_mean
 
-SOURCES = {"python_stdlib": python_stdlib}
-"""Modules with `documents()`, `held_out(name, fraction)` and `version()`."""
+BATCH_BYTES = 2**22
+"""Text that is encoded at once: enough for all cores, little enough for memory."""
 
 
-def prepare(source: str, path: Path | str, vocab_size: int, held_out_fraction: float,
-            say: Callable[[str], None] = print) -> Corpus:
-    """The corpus in `path`, made where it isn't there yet.
+class Source(Protocol):
+    def version(self) -> str:
+        """Changes when the documents do."""
+
+    def documents(self) -> Iterator[tuple[str, str]]:
+        """(place, text), the same ones in the same order each time."""
+
+    def held_out(self, place: str, text: str, fraction: float) -> bool:
+        """Whether the document is kept from training."""
+
+
+def prepare(data: DataConfig, say: Callable[[str], None] = print) -> Corpus:
+    """The corpus in data.path, made where it isn't there yet; of two at once the second waits for the first.
 
     Raises ConfigError for an unknown source, a vocabulary out of range, a split without documents, or a folder that
-    holds a corpus made with other settings or anything else; what is there stays as it was.
+    holds a corpus made with other settings or anything else; DataError for a document that cannot be read. What is there
+    stays as it was.
     """
-    path = Path(path)
-    if source not in SOURCES:
-        raise ConfigError(f"data.source={source}: no such source.{did_you_mean(source, SOURCES)}")
-    if vocab_size < MIN_VOCAB_SIZE:
-        raise ConfigError(f"data.vocab_size={vocab_size}: expected at least {MIN_VOCAB_SIZE}")
-    if not 0 < held_out_fraction < 1:
-        raise ConfigError(f"data.held_out_fraction={held_out_fraction}: expected a share between 0 and 1, as 0.05")
-    settings = {"source": source, "source_version": SOURCES[source].version(), "vocab_size": vocab_size,
-                "held_out_fraction": held_out_fraction}
+    path, source = Path(data.path), _source(data)
+    if data.vocab_size < MIN_VOCAB_SIZE:
+        raise ConfigError(f"data.vocab_size={data.vocab_size}: expected at least {MIN_VOCAB_SIZE}")
+    settings = {"source": data.source, "source_version": source.version(), "vocab_size": data.vocab_size,
+                "held_out_fraction": data.held_out_fraction, "shard_bytes": data.shard_bytes,
+                "tokenizer_bytes": data.tokenizer_bytes}
     if not _is_prepared(path, settings):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        except OSError as error:
-            raise ConfigError(f"data.path={path}: {path.parent} cannot be written ({error.strerror}); type data_dir=FOLDER "
-                              "with one that can") from error
-        try:
-            _write(work, settings, say)
-            work.chmod(0o755)
-            try:
-                work.rename(path)
-            except OSError:  # another process was first
-                _is_prepared(path, settings)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        with _alone(path):
+            if not _is_prepared(path, settings):  # another process was first
+                _Preparation(path, source, settings, say).run()
     return Corpus(path, check=True)
+
+
+def _source(data: DataConfig) -> Source:
+    if data.source == "python_stdlib":
+        return python_stdlib
+    if data.source == "files":
+        return Files(data.files, data.text_key)
+    raise ConfigError(f"data.source={data.source}: no such source.{did_you_mean(data.source, ('python_stdlib', 'files'))}")
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Holds a lock beside `path`, which goes with the process that holds it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path.with_name(f".{path.name}.lock"), "w")
+    except OSError as error:
+        raise ConfigError(f"data.path={path}: {path.parent} cannot be written ({error.strerror}); type data_dir=FOLDER "
+                          "with one that can") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _is_prepared(path: Path, settings: dict) -> bool:
@@ -71,29 +100,124 @@ def _is_prepared(path: Path, settings: dict) -> bool:
     return True
 
 
-def _write(folder: Path, settings: dict, say: Callable[[str], None]) -> None:
-    source = SOURCES[settings["source"]]
-    say(f"Preparing {settings['source']} {settings['source_version']}: reading, training a tokenizer, tokenising …")
-    texts: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for name, text in source.documents():
-        texts["held_out" if source.held_out(name, settings["held_out_fraction"]) else "train"].append(text)
-    for split in SPLITS:
-        if not texts[split]:
-            raise ConfigError(f"data.held_out_fraction={settings['held_out_fraction']}: no document falls into the "
-                              f"{split} split; type data.held_out_fraction=0.05")
-    (folder / "tokenizer.model").write_bytes(train_sentencepiece(texts["train"], settings["vocab_size"]))
-    tokenizer = Tokenizer(folder / "tokenizer.model")
-    splits = {}
-    for split in SPLITS:
-        documents = [np.array([*ids, tokenizer.eos_id]) for ids in tokenizer.encode(texts[split])]
-        write_shard(folder / split, documents, tokenizer.vocab_size)
-        splits[split] = {
-            "documents": len(documents), "tokens": sum(map(len, documents)),
-            "bytes": sum(len(text.encode()) for text in texts[split]),
-            "sha256": {suffix: sha256_of(folder / f"{split}.{suffix}")
-                       for suffix in ("bin", "idx")},
-        }
-        say(f"  {split}: {splits[split]['documents']:,} documents, {splits[split]['tokens']:,} tokens, "
-            f"{splits[split]['bytes'] / splits[split]['tokens']:.2f} bytes per token")
-    manifest = {"format": FORMAT, **settings, "tokenizer_sha256": tokenizer.sha256, "splits": splits}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+class _Preparation:
+    def __init__(self, path: Path, source: Source, settings: dict, say: Callable[[str], None]):
+        self.path, self.source, self.settings, self.say = path, source, settings, say
+        self.work = path.with_name(f".{path.name}.partial")
+
+    def run(self) -> None:
+        progress = self._resume()
+        tokenizer = self._tokenizer()
+        documents = self.source.documents()
+        done = sum(part["documents"] for part in progress["parts"])
+        for _ in islice(documents, done):
+            pass
+        while part := self._part(documents, len(progress["parts"]), tokenizer):
+            progress["parts"].append(part)
+            _write_json(self.work / "progress.json", progress)
+            self.say(f"  {sum(part['documents'] for part in progress['parts']):,} documents")
+        self._finish(progress["parts"], tokenizer)
+
+    def _resume(self) -> dict:
+        """What an earlier preparation with the same settings left; else a fresh start."""
+        name = f"{self.settings['source']} {self.settings['source_version']}"
+        try:
+            progress = json.loads((self.work / "progress.json").read_text(encoding="utf-8"))
+            if progress["settings"] == self.settings:
+                self.say(f"Preparing {name}: going on behind {len(progress['parts'])} finished shards …")
+                return progress
+        except (OSError, ValueError, KeyError):
+            pass
+        self.say(f"Preparing {name}: reading, training a tokenizer, tokenising …")
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir(parents=True)
+        progress = {"settings": self.settings, "parts": []}
+        _write_json(self.work / "progress.json", progress)
+        return progress
+
+    def _held_out(self, place: str, text: str) -> bool:
+        return self.source.held_out(place, text, self.settings["held_out_fraction"])
+
+    def _tokenizer(self) -> Tokenizer:
+        path = self.work / "tokenizer.model"
+        if not path.is_file():
+            texts, size = [], 0
+            for place, text in self.source.documents():
+                if not self._held_out(place, text):
+                    texts.append(text)
+                    size += len(text.encode())
+                    if size >= self.settings["tokenizer_bytes"]:
+                        break
+            if not texts:
+                raise self._no_documents("train")
+            partial = path.with_suffix(".partial")
+            partial.write_bytes(train_sentencepiece(texts, self.settings["vocab_size"]))
+            os.replace(partial, path)
+        return Tokenizer(path)
+
+    def _part(self, documents: Iterator[tuple[str, str]], number: int, tokenizer: Tokenizer) -> dict | None:
+        """The next shard of each split; None behind the last document."""
+        encoded: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+        sizes = dict.fromkeys(SPLITS, 0)
+        count = 0
+        for batch in _batches(documents, self.settings["shard_bytes"]):
+            ids = tokenizer.encode([text for _, text in batch])
+            for (place, text), tokens in zip(batch, ids):
+                split = "held_out" if self._held_out(place, text) else "train"
+                encoded[split].append(np.array([*tokens, tokenizer.eos_id], dtype=np.int32))
+                sizes[split] += len(text.encode())
+            count += len(batch)
+        if not count:
+            return None
+        part: dict = {"documents": count, "splits": {}}
+        for split in (split for split in SPLITS if encoded[split]):
+            name = f"{split}-{number:05}"
+            write_shard(self.work / name, encoded[split], tokenizer.vocab_size)
+            part["splits"][split] = {
+                "name": name, "documents": len(encoded[split]), "tokens": sum(map(len, encoded[split])), "bytes": sizes[split],
+                "sha256": {suffix: sha256_of(self.work / f"{name}.{suffix}") for suffix in ("bin", "idx")},
+            }
+        return part
+
+    def _finish(self, parts: list[dict], tokenizer: Tokenizer) -> None:
+        splits = {}
+        for split in SPLITS:
+            shards = [part["splits"][split] for part in parts if split in part["splits"]]
+            if not shards:
+                raise self._no_documents(split)
+            totals = {key: sum(shard[key] for shard in shards) for key in ("documents", "tokens", "bytes")}
+            splits[split] = totals | {"shards": shards}
+            self.say(f"  {split}: {totals['documents']:,} documents, {totals['tokens']:,} tokens, "
+                     f"{totals['bytes'] / totals['tokens']:.2f} bytes per token")
+        manifest = {"format": FORMAT, **self.settings, "tokenizer_sha256": tokenizer.sha256, "splits": splits}
+        _write_json(self.work / "manifest.json", manifest)
+        (self.work / "progress.json").unlink()
+        if self.path.exists():
+            self.path.rmdir()  # empty, or `_is_prepared` would have raised
+        self.work.rename(self.path)
+
+    def _no_documents(self, split: str) -> ConfigError:
+        return ConfigError(f"data.held_out_fraction={self.settings['held_out_fraction']}: no document falls into the "
+                           f"{split} split; type data.held_out_fraction=0.05")
+
+
+def _batches(documents: Iterator[tuple[str, str]], most_bytes: int) -> Iterator[list[tuple[str, str]]]:
+    """Batches of documents until they hold `most_bytes` of text."""
+    total = size = 0
+    batch = []
+    for document in documents:
+        batch.append(document)
+        size += len(document[1].encode())
+        if size >= BATCH_BYTES or total + size >= most_bytes:
+            yield batch
+            total, size, batch = total + size, 0, []
+            if total >= most_bytes:
+                return
+    if batch:
+        yield batch
+
+
+def _write_json(path: Path, value: dict) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)

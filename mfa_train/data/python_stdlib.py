@@ -36,7 +36,7 @@ def documents() -> Iterator[tuple[str, str]]:
             yield name, text
 
 
-def held_out(name: str, fraction: float) -> bool:
+def held_out(name: str, text: str, fraction: float) -> bool:
     """Whether the file is kept from training: by a hash of its path alone, whatever else is there."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < fraction * 2**64

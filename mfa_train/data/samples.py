@@ -11,19 +11,19 @@ tokens part.
 import numpy as np
 
 from mfa_train.data.order import permutation
-from mfa_train.data.token_shards import TokenShard
+from mfa_train.data.token_shards import TokenShards
 from mfa_train.errors import ConfigError
 
 
 class Samples:
-    """Windows of `shard`, whose `split` an error names. Raises ConfigError for a sequence longer than the data."""
+    """Windows of `shards`, whose `split` an error names. Raises ConfigError for a sequence longer than the data."""
 
-    def __init__(self, shard: TokenShard, sequence_length: int, seed: int, split: str = "training"):
-        self.windows = (shard.num_tokens - 1) // sequence_length
+    def __init__(self, shards: TokenShards, sequence_length: int, seed: int, split: str = "training"):
+        self.windows = (shards.num_tokens - 1) // sequence_length
         if self.windows < 1:
             raise ConfigError(f"training.sequence_length={sequence_length} is longer than the {split} data "
-                              f"({shard.num_tokens} tokens): type training.sequence_length={shard.num_tokens - 1} or less")
-        self.tokens, self.sequence_length, self.seed = shard.tokens, sequence_length, seed
+                              f"({shards.num_tokens} tokens): type training.sequence_length={shards.num_tokens - 1} or less")
+        self.shards, self.sequence_length, self.seed = shards, sequence_length, seed
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
         """Samples `indices` (any whole numbers from 0), (len(indices), sequence_length + 1) int64."""
@@ -36,5 +36,5 @@ class Samples:
 
     def at(self, windows: np.ndarray) -> np.ndarray:
         """The windows themselves, unshuffled, (len(windows), sequence_length + 1) int64."""
-        offsets = np.asarray(windows)[:, None] * self.sequence_length + np.arange(self.sequence_length + 1)
-        return self.tokens[offsets].astype(np.int64)
+        starts = (np.asarray(windows) * self.sequence_length).tolist()
+        return np.stack([self.shards.read(start, start + self.sequence_length + 1) for start in starts])

@@ -6,7 +6,7 @@ at all, the index last.
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +67,23 @@ class TokenShard:
             raise DataError(f"{bin_path}: {found} bytes, but its index tells of {self.num_tokens * dtype.itemsize}: the "
                             f"file is cut off or another's; prepare the corpus again")
         self.tokens = np.memmap(bin_path, dtype=dtype, mode="r") if self.num_tokens else np.empty(0, dtype)
+
+
+class TokenShards:
+    """Shards one behind the other, as one run of tokens. Only what is read is mapped into memory and touched."""
+
+    def __init__(self, prefixes: Sequence[Path]):
+        self.shards = [TokenShard(prefix) for prefix in prefixes]
+        self.ends = np.cumsum([shard.num_tokens for shard in self.shards], dtype=np.int64)
+        self.num_tokens = int(self.ends[-1]) if self.shards else 0
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Tokens [start, stop) as (stop - start,) int64; both within num_tokens."""
+        parts = []
+        first = int(np.searchsorted(self.ends, start, side="right"))
+        for shard, end in zip(self.shards[first:], self.ends[first:].tolist()):
+            begin = end - shard.num_tokens
+            parts.append(shard.tokens[max(start - begin, 0) : stop - begin])
+            if stop <= end:
+                break
+        return np.concatenate(parts).astype(np.int64)

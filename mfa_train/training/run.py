@@ -84,7 +84,7 @@ def run(config: Config) -> dict:
 def _open_corpus(config: Config, ranks: Ranks) -> Corpus:
     """The prepared corpus, made by rank 0 where it isn't there yet. Raises ConfigError where the model can't read it."""
     data = config.data
-    ranks.on_first(lambda: prepare(data.source, data.path, data.vocab_size, data.held_out_fraction, ranks.say) and None)
+    ranks.on_first(lambda: prepare(data, ranks.say) and None)
     corpus = Corpus(data.path)
     if corpus.vocab_size > config.model.vocab_size:
         raise ConfigError(f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's vocabulary of "

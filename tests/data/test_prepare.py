@@ -17,9 +17,13 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
+def corpus_in(data_dir: Path) -> Path:
+    return next(path for path in data_dir.iterdir() if path.is_dir())
+
+
 def prepare_in(data_dir: Path, *overrides: str) -> Path:
     data = configs.load([f"data_dir={data_dir}", *overrides]).data
-    prepare(data.source, data.path, data.vocab_size, data.held_out_fraction, lambda message: None)
+    prepare(data, lambda message: None)
     return Path(data.path)
 
 
@@ -29,7 +33,7 @@ def test_the_same_python_gives_the_same_bytes(prepared_data, tmp_path):
 
 
 def test_prepared_tokens_are_reused(prepared_data):
-    corpus = next(prepared_data.iterdir())
+    corpus = corpus_in(prepared_data)
     before = {path.name: path.stat().st_mtime_ns for path in corpus.iterdir()}
     prepare_in(prepared_data)
     assert {path.name: path.stat().st_mtime_ns for path in corpus.iterdir()} == before
@@ -37,8 +41,8 @@ def test_prepared_tokens_are_reused(prepared_data):
 
 def test_whole_files_are_held_out_and_none_is_a_test(prepared_data):
     names = [name for name, _ in python_stdlib.documents()]
-    held_out = [name for name in names if python_stdlib.held_out(name, 0.05)]
-    splits = Corpus(next(prepared_data.iterdir())).manifest["splits"]
+    held_out = [name for name in names if python_stdlib.held_out(name, "", 0.05)]
+    splits = Corpus(corpus_in(prepared_data)).manifest["splits"]
     assert splits["held_out"]["documents"] == len(held_out)
     assert splits["train"]["documents"] == len(names) - len(held_out)
     assert "json/decoder.py" in names
@@ -46,14 +50,14 @@ def test_whole_files_are_held_out_and_none_is_a_test(prepared_data):
 
 
 def test_the_held_out_text_comes_back_from_its_tokens(prepared_data):
-    corpus = Corpus(next(prepared_data.iterdir()))
-    texts = "".join(text for name, text in python_stdlib.documents() if python_stdlib.held_out(name, 0.05))
-    assert corpus.tokenizer.text_bytes(corpus.held_out.tokens).decode() == texts
+    corpus = Corpus(corpus_in(prepared_data))
+    texts = "".join(text for name, text in python_stdlib.documents() if python_stdlib.held_out(name, "", 0.05))
+    assert corpus.tokenizer.text_bytes(corpus.held_out.read(0, corpus.held_out.num_tokens)).decode() == texts
 
 
 def test_other_settings_never_overwrite_a_corpus(prepared_data, tmp_path):
     copy = tmp_path / "corpus"
-    shutil.copytree(next(prepared_data.iterdir()), copy)
+    shutil.copytree(corpus_in(prepared_data), copy)
     before = digests(copy)
     with pytest.raises(ConfigError, match="data.vocab_size=2048"):
         prepare_in(tmp_path, "data.vocab_size=2048", f"data.path={copy}")

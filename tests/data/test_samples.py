@@ -1,18 +1,27 @@
 """One global order of samples: a pure function of corpus, seed and sequence length."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from mfa_train.data.order import permutation
 from mfa_train.data.samples import Samples
-from mfa_train.data.token_shards import TokenShard, write_shard
+from mfa_train.data.token_shards import TokenShards, write_shard
 from mfa_train.errors import ConfigError
 
 
+def shards_of(folder: Path, ends: list[int]) -> TokenShards:
+    """Tokens 0, 1, …, 1000 in shards that end at `ends`."""
+    prefixes = [folder / f"shard-{number}" for number in range(len(ends) + 1)]
+    for prefix, tokens in zip(prefixes, np.split(np.arange(1001), ends)):
+        write_shard(prefix, [tokens], 2000)
+    return TokenShards(prefixes)
+
+
 @pytest.fixture
-def shard(tmp_path) -> TokenShard:
-    write_shard(tmp_path / "shard", [np.arange(1001)], 2000)
-    return TokenShard(tmp_path / "shard")
+def shard(tmp_path) -> TokenShards:
+    return shards_of(tmp_path, [])
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 64, 1000, 4097])
@@ -45,6 +54,15 @@ def test_a_sample_does_not_depend_on_who_asks_with_what_else(shard):
     whole = Samples(shard, 10, seed=1).batch(np.arange(250))
     alone = np.concatenate([Samples(shard, 10, seed=1).batch(np.array([index])) for index in range(250)])
     assert np.array_equal(whole, alone)
+
+
+@pytest.mark.parametrize("ends", [[500], [1, 2, 3, 990], [10, 10, 20], list(range(7, 1001, 7))], ids=len)
+def test_samples_do_not_depend_on_how_tokens_lie_in_shards(shard, ends, tmp_path):
+    (tmp_path / "split").mkdir()
+    split = shards_of(tmp_path / "split", ends)
+    assert split.num_tokens == 1001
+    whole, parts = Samples(shard, 30, seed=1), Samples(split, 30, seed=1)
+    assert np.array_equal(whole.batch(np.arange(99)), parts.batch(np.arange(99)))
 
 
 def test_a_sequence_longer_than_the_data_is_refused(shard):
