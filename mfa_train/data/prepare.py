@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from mfa_train.config import DataConfig
 from mfa_train.data import python_stdlib
@@ -112,10 +113,10 @@ class _Preparation:
         done = sum(part["documents"] for part in progress["parts"])
         for _ in islice(documents, done):
             pass
-        while part := self._part(documents, len(progress["parts"]), tokenizer):
-            progress["parts"].append(part)
-            _write_json(self.work / "progress.json", progress)
-            self.say(f"  {sum(part['documents'] for part in progress['parts']):,} documents")
+        with tqdm(unit=" tokens", unit_scale=True, disable=None, dynamic_ncols=True) as bar:  # on a terminal alone
+            while part := self._part(documents, len(progress["parts"]), tokenizer, bar):
+                progress["parts"].append(part)
+                _write_json(self.work / "progress.json", progress)
         self._finish(progress["parts"], tokenizer)
 
     def _resume(self) -> dict:
@@ -155,7 +156,7 @@ class _Preparation:
             os.replace(partial, path)
         return Tokenizer(path)
 
-    def _part(self, documents: Iterator[tuple[str, str]], number: int, tokenizer: Tokenizer) -> dict | None:
+    def _part(self, documents: Iterator[tuple[str, str]], number: int, tokenizer: Tokenizer, bar: tqdm) -> dict | None:
         """The next shard of each split; None behind the last document."""
         encoded: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
         sizes = dict.fromkeys(SPLITS, 0)
@@ -167,6 +168,7 @@ class _Preparation:
                 encoded[split].append(np.array([*tokens, tokenizer.eos_id], dtype=np.int32))
                 sizes[split] += len(text.encode())
             count += len(batch)
+            bar.update(sum(map(len, ids)))
         if not count:
             return None
         part: dict = {"documents": count, "splits": {}}
