@@ -33,6 +33,8 @@ def matched(config: Config) -> tuple[Config, dict | None]:
     if not match.wanted:
         return config, None
     target = _target_params(config)
+    if target is None or match.by == "intermediate_size":
+        _require_reachable(config)
     if target is None:
         model, attention = config.model, _with_cache(config, config.attention)
     elif match.by == "intermediate_size":
@@ -43,7 +45,8 @@ def matched(config: Config) -> tuple[Config, dict | None]:
     shape = measure(model, attention)
     if target is not None and abs(shape.params - target) > TOLERANCE * target:
         raise ConfigError(f"match.multiple_of={match.multiple_of}: the nearest width, {model.intermediate_size}, misses "
-                          f"{target:,} parameters by {shape.params / target - 1:+.2%}: type a smaller one, as match.multiple_of=8")
+                          f"{target:,} parameters by {shape.params / target - 1:+.2%}: type a smaller one, as "
+                          "match.multiple_of=8")
     report = {"kv_cache": _cache_report(config, shape), "params": _params_report(config, shape, target),
               "changed": _changes(config, model, attention), "by": match.by}
     # The target as a number: in this model the reference would have other parameters.
@@ -81,13 +84,20 @@ def _with_cache(config: Config, attention: dict) -> dict:
             f"Nearest below: none; above: {bytes_of(choices[0])} ({_told(choices[0])}): "
             f"type match.kv_bytes_per_token={bytes_of(choices[0])}"
         )
-    chosen = attention | choices[above - 1]
-    if above == len(choices) and chosen != attention and (most := bytes_of(choices[-1])) < budget:
+    return attention | choices[above - 1]
+
+
+def _require_reachable(config: Config) -> None:
+    """Raises ConfigError where even the variant's largest cache is below the budget, and is not what the config had anyway."""
+    budget, choices = config.match.kv_bytes_per_token, _choices(config, config.attention)
+    if budget is None or not choices or config.attention | choices[-1] == config.attention:
+        return
+    most = _bytes_per_token(config, cache_values(config.model, config.attention | choices[-1]))
+    if most < budget:
         raise ConfigError(
-            f"match.kv_bytes_per_token={budget}: no {attention['name']} of model={config.model.name} caches so much. "
+            f"match.kv_bytes_per_token={budget}: no {config.attention['name']} of model={config.model.name} caches so much. "
             f"Nearest below: {most} ({_told(choices[-1])}); above: none: type match.kv_bytes_per_token={most}"
         )
-    return chosen
 
 
 def _with_width(config: Config, model: ModelConfig, attention: dict, target: int) -> ModelConfig:
@@ -97,8 +107,8 @@ def _with_width(config: Config, model: ModelConfig, attention: dict, target: int
     exact = model.intermediate_size + (target - shape.params) / per_width
     width = round(exact / unit) * unit
     if width < unit and exact >= 8:
-        raise ConfigError(f"match.multiple_of={unit}: the width that gives {target:,} parameters is {exact:.0f}: type a smaller "
-                          "one, as match.multiple_of=8")
+        raise ConfigError(f"match.multiple_of={unit}: the width that gives {target:,} parameters is {exact:.0f}: type a "
+                          "smaller one, as match.multiple_of=8")
     if width < unit:
         _impossible(config, attention, target, least=shape.params - (model.intermediate_size - unit) * per_width)
     return replace(model, intermediate_size=width)

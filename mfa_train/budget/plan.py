@@ -31,8 +31,8 @@ NO_SETTING = ("no setting makes it fit: take a smaller model or training.sequenc
 def make_plan(config: Config, device: Device | None = None, ranks: int | None = None, match: dict | None = None) -> dict:
     """The plan of a config that is matched already (`budget.match.matched`, whose report is `match`).
 
-    By default for cluster.device and the cluster's devices; with `ranks` for so many, which are no longer to be chosen. Raises ConfigError where the model can't be built, the
-    device is unknown or the batch does not divide.
+    By default for cluster.device and the cluster's devices; with `ranks` for so many, no longer to be chosen. Raises
+    ConfigError where the model can't be built, the device is unknown or the batch does not divide.
     """
     attention_config(config.attention)
     per_node = config.cluster.devices_per_node if device is None else 1  # a rank at hand measures its own threads
@@ -95,9 +95,9 @@ def _memory(fit: Fit, devices_per_node: int) -> dict:
     activations = {checkpointing: fit.activations(setting.micro_batch, checkpointing) for checkpointing in (False, True)}
     fits = fit.fits(setting)
     change = None if fits else fit.smallest_change()
-    offloads = {0: "none", 3: setting.offload}  # what stage 1 and 2 can offload is the optimizer
-    stages = {stage: replace(setting, zero=stage, offload=offloads.get(stage, setting.offload.replace("parameters", "optimizer")))
-              for stage in range(4)}
+    offloads = {0: "none", 3: setting.offload}  # stages 1 and 2 can offload the optimizer alone
+    between = setting.offload.replace("parameters", "optimizer")
+    stages = {stage: replace(setting, zero=stage, offload=offloads.get(stage, between)) for stage in range(4)}
     return {
         "device": fit.device.name,
         "device_bytes": fit.device.memory_bytes,

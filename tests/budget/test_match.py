@@ -59,6 +59,13 @@ def test_heads_match_as_in_the_mfa_paper():
     assert abs(found.report["params"]["difference"]) <= 0.005
 
 
+def test_more_heads_can_reach_a_cache_that_this_size_has_not():
+    """Above MHA's 512 KiB: GQA by heads has no largest cache to be refused for."""
+    found = Shaped("model=7b", "attention=gqa", "match.kv_bytes_per_token=1MiB", "match.params=9e9",
+                   "match.by=num_attention_heads")
+    assert 512 * 1024 < found.kv_bytes <= 2**20 and found.params == pytest.approx(9e9, rel=0.005)
+
+
 def test_mha_keeps_its_full_cache_unless_asked():
     full = Shaped("model=7b", "attention=mha", "match.kv_bytes_per_token=64KiB")
     assert full.kv_bytes == 512 * 1024
