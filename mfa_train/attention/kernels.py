@@ -30,8 +30,9 @@ def choose_kernel(kernel: str, head_dim: int) -> str:
     return "sdpa" if torch.cuda.is_available() else "tiled"
 
 
-def planned_kernel(device_type: str, kernel: str, q: Tensor, k: Tensor, v: Tensor) -> str:
-    """How `attention.kernel` would run on another machine's devices (cuda | cpu), everything installed there.
+def planned_kernel(device_type: str, kernel: str, q: Tensor, k: Tensor, v: Tensor, tokens: int) -> str:
+    """How `attention.kernel` would run on sequences of `tokens` on another machine's devices (cuda | cpu), everything
+    installed there.
 
     tiled, flash, fused (one of SDPA's own kernels) or math (all scores at once). What SDPA fuses is torch 2.13's. Raises
     ConfigError where flash was asked for and cannot be.
@@ -41,7 +42,7 @@ def planned_kernel(device_type: str, kernel: str, q: Tensor, k: Tensor, v: Tenso
         missing = "a CUDA device" if device_type != "cuda" else f"heads of at most {FLASH_MAX_HEAD_DIM} dimensions, not {widest}"
         raise ConfigError(f"attention.kernel=flash needs {missing}: type attention.kernel=auto")
     if device_type == "cpu":
-        if kernel in ("auto", "tiled") and half:
+        if kernel in ("auto", "tiled") and half and tokens <= TILED_MAX_TOKENS:
             return "tiled"
         return "fused" if q.shape[-1] == v.shape[-1] else "math"
     if kernel in ("auto", "flash") and half and widest <= FLASH_MAX_HEAD_DIM:

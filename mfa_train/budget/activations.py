@@ -63,7 +63,8 @@ def _kernel(pass_: Pass, model: LanguageModel) -> str:
     x, positions = torch.empty(1, 1, pass_.model.hidden_size, dtype=pass_.dtype), model.model.rope(torch.zeros(1).long())
     attention = model.model.layers[0].self_attn
     k, v = attention.keys_values(*attention.cache_entry(x, positions), positions=positions)
-    return planned_kernel(pass_.device_type, dict(pass_.attention)["kernel"], attention.query(x, positions), k, v)
+    return planned_kernel(pass_.device_type, dict(pass_.attention)["kernel"], attention.query(x, positions), k, v,
+                          pass_.sequence_length)
 
 
 def _drop_gradient(parameter: torch.Tensor) -> None:

@@ -129,6 +129,14 @@ def test_two_layers_tell_the_activations_of_six(attention, checkpointing):
     assert activation_peak(six, checkpointing) == pytest.approx(run_layers(six, 6, checkpointing), rel=0.001)
 
 
+@pytest.mark.parametrize("device", ["cpu", "h100-80gb"])
+def test_activations_grow_no_faster_than_the_sequence(device):
+    """From 2,048 tokens on no kernel holds all scores at once."""
+    short, long = (plan_of("model=tiny", "attention=mha", "precision=bf16", f"training.sequence_length={tokens}",
+                           f"cluster.device={device}")["memory"]["activations"] for tokens in (2048, 8192))
+    assert long <= 4 * short
+
+
 @pytest.mark.parametrize("overrides, fits", [
     (["model=125m", "cluster.device=h100-80gb"], True),
     (["model=7b", "cluster.device=h100-80gb", "cluster.devices_per_node=8"], False),
