@@ -25,8 +25,8 @@ class Pass:
     """One forward and backward of one rank."""
 
     model: ModelConfig
-    attention: tuple
-    """The config node's items; a tuple, so that equal passes are run once."""
+    attention: dict
+    """The config node."""
     micro_batch: int
     sequence_length: int
     dtype: torch.dtype
@@ -41,9 +41,8 @@ def activation_peak(pass_: Pass, checkpointing: bool) -> int:
 
 
 def _peak(pass_: Pass, layers: int, checkpointing: bool) -> int:
-    attention = dict(pass_.attention)
     with torch.device("meta"):
-        model = meta_model(pass_.model, attention, layers).to(pass_.dtype)
+        model = meta_model(pass_.model, pass_.attention, layers).to(pass_.dtype)
         tokens = torch.empty(pass_.micro_batch, pass_.sequence_length, dtype=torch.long)
         kernel = _kernel(pass_, model)
     for layer in model.model.layers:
@@ -63,7 +62,7 @@ def _kernel(pass_: Pass, model: LanguageModel) -> str:
     x, positions = torch.empty(1, 1, pass_.model.hidden_size, dtype=pass_.dtype), model.model.rope(torch.zeros(1).long())
     attention = model.model.layers[0].self_attn
     k, v = attention.keys_values(*attention.cache_entry(x, positions), positions=positions)
-    return planned_kernel(pass_.device_type, dict(pass_.attention)["kernel"], attention.query(x, positions), k, v,
+    return planned_kernel(pass_.device_type, pass_.attention["kernel"], attention.query(x, positions), k, v,
                           pass_.sequence_length)
 
 

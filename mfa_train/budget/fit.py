@@ -47,7 +47,7 @@ class Fit:
         self.setting = Setting(config.zero, ranks, config.training.micro_batch(ranks),
                                config.training.activation_checkpointing, config.offload)
         self.batch_size = config.training.batch_size
-        self.pass_ = Pass(config.model, tuple(config.attention.items()), self.setting.micro_batch,
+        self.pass_ = Pass(config.model, config.attention, self.setting.micro_batch,
                           config.training.sequence_length, dtype, device.type)
         self.usable_bytes = int(device.memory_bytes * (1 - RESERVE))
 

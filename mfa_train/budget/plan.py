@@ -16,14 +16,12 @@ import torch
 from mfa_train.attention import attention_config
 from mfa_train.budget.devices import Device, peak_flops, planned_device, resolve_precision
 from mfa_train.budget.fit import Fit
-from mfa_train.budget.shape import Shape, measure
+from mfa_train.budget.shape import measure
 from mfa_train.config import Config, PlanConfig
 from mfa_train.errors import ConfigError
 
 ASSUMED_MFU = {"cuda": 0.4, "cpu": 0.5}
 MODEL_KEYS = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
-
-
 NO_SETTING = ("no setting makes it fit: take a smaller model or training.sequence_length, or more devices with a larger "
               "training.batch_size")
 
@@ -59,7 +57,7 @@ def make_plan(config: Config, device: Device | None = None, ranks: int | None = 
             "context": context,
             "bytes_at_context": bytes_per_token * context,
         },
-        "capacity": _capacity(shape),
+        "capacity": shape.capacity and shape.capacity._asdict(),
         "flops": {
             "train_per_token": train_per_token,
             "train_total": train_total,
@@ -83,10 +81,6 @@ def require_fit(config: Config, memory: dict) -> None:
     change = f"type {' '.join(memory['change'])}" if memory["change"] else NO_SETTING
     raise ConfigError(f"model={config.model.name}: the run needs about {needed} on each {memory['device']}, where {usable} "
                       f"are usable: {change} (plan.check=false starts it all the same)")
-
-
-def _capacity(shape: Shape) -> dict | None:
-    return shape.capacity and shape.capacity._asdict()
 
 
 def _memory(fit: Fit, devices_per_node: int) -> dict:

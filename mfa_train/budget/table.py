@@ -89,8 +89,8 @@ def _match(plans: list[dict]) -> list[Row]:
         reports = [plan["match"] and plan["match"][key] for plan in plans]
         if any(reports):
             rows.append((name, [_difference(report) for report in reports]))
-    changed = sorted({key for plan in plans for key in plan["match"]["changed"]})
-    return rows + [(f"set: {key}", [_set(plan["match"]["changed"].get(key)) for plan in plans]) for key in changed]
+    changes = [plan["match"]["changed"] if plan["match"] else {} for plan in plans]
+    return rows + [(f"set: {key}", [_set(change.get(key)) for change in changes]) for key in sorted(set().union(*changes))]
 
 
 def _difference(report: dict | None) -> str:

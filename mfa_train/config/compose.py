@@ -23,8 +23,8 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent.parent / "configs"
 ComposeError = (HydraException, OmegaConfBaseException)
 """What Hydra raises for what is typed; `explained` says it in one line."""
 
-COSTS_ALONE = {"match", "plan", "cluster"}
-"""Groups that a run made before there were plans doesn't hold; they change nothing of what it is."""
+ADDED = ("match", "plan", "cluster", "data.name", "data.files", "data.text_key", "data.tokenizer_bytes", "data.shard_bytes")
+"""Keys that a run made by an older version doesn't hold; their defaults say what it was."""
 
 OmegaConf.register_new_resolver("times", lambda factor, value: int(factor * value), replace=True)
 
@@ -97,8 +97,10 @@ def of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{folder}: no run here (config.yaml is missing); type the run's folder, as runs/mfa-nano")
     try:
         tree = OmegaConf.load(path)
-        for group in COSTS_ALONE - set(tree):
-            tree[group] = dataclasses.asdict(load([]))[group]
+        if missing := [key for key in ADDED if OmegaConf.select(tree, key) is None]:
+            defaults = OmegaConf.create(dataclasses.asdict(load([])))
+            for key in missing:
+                OmegaConf.update(tree, key, OmegaConf.select(defaults, key))
         OmegaConf.set_struct(tree, True)
         typed(Config, OmegaConf.to_container(tree))
     except Exception as error:  # YAML's own errors, and those of a file that is no config

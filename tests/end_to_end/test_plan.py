@@ -28,6 +28,12 @@ def test_several_plans_are_one_table_and_one_json_list():
     assert f"mla: {'fits' if plans[1]['memory']['fits'] else 'does not fit'}, " in table.stdout
 
 
+def test_matched_and_unmatched_stand_side_by_side():
+    done = plan("model=1b", "attention=mfa", "match.reference=null,mha")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[-2:] for line in done.stdout.splitlines() if line.startswith("parameters against")] == [["-", "-0.03%"]]
+
+
 def test_matched_variants_end_with_equal_budgets_and_parameters(train, tmp_path):
     done = train("attention=mla,mfa", "match.kv_bytes_per_token=192", "match.reference=mha", "model.intermediate_size=256",
                  "training.steps=2", "schedule.warmup_steps=1", python=("train.py", "-m"))
