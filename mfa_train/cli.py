@@ -57,9 +57,9 @@ def plan(arguments: argparse.Namespace) -> None:
 
 def prepare(arguments: argparse.Namespace) -> None:
     data = configs.load(arguments.overrides).data
-    from mfa_train.data.prepare import prepare
+    from mfa_train.data.corpora import prepare_all
 
-    prepare(data)
+    prepare_all(data, check=True)
 
 
 def generate(arguments: argparse.Namespace) -> None:

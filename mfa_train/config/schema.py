@@ -59,7 +59,7 @@ class DataConfig:
     """The corpus and where its tokens are kept; see `mfa_train.data`."""
 
     source: str
-    """python_stdlib | files."""
+    """python_stdlib | files | prepared | mixture."""
     name: str
     files: list[str]
     """Of source files: paths, patterns or URLs."""
@@ -74,9 +74,20 @@ class DataConfig:
     """Text that the tokenizer is trained on."""
     shard_bytes: int
     """Text in one shard."""
+    corpora: dict[str, str]
+    """Of source mixture: the folder or URL of each prepared corpus, by name."""
+    weights: Any
+    """Of source mixture: {name: share of the tokens}, or a list of such with from_tokens; see `mfa_train.data.mixture`."""
+    lanes: int
+    """Stretches of the corpus that are read side by side; see `mfa_train.data.samples`."""
+    shuffle_tokens: int
+    """Tokens of a lane that are shuffled among each other."""
+    cache_dir: str
+    """Where shards behind URLs are kept, shared by the processes of a node."""
+    cache_bytes: int
 
     def __post_init__(self):
-        for key in ("tokenizer_bytes", "shard_bytes"):
+        for key in ("tokenizer_bytes", "shard_bytes", "lanes", "shuffle_tokens", "cache_bytes"):
             require_positive(f"data.{key}", getattr(self, key))
         if not 0 < self.held_out_fraction < 1:
             raise ConfigError(f"data.held_out_fraction={self.held_out_fraction}: expected a share between 0 and 1, as 0.05")

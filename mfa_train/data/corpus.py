@@ -1,67 +1,97 @@
-"""A prepared corpus: tokenizer.model, the shards of each split, and manifest.json, which vouches for them.
+"""A prepared corpus: its tokenizer, the shards of each split, and manifest.json, which vouches for them.
 
-A split's shards are SPLIT-00000.bin/.idx, SPLIT-00001.bin/.idx, …, in the order of the documents.
+A split's shards are SPLIT-00000.bin/.idx, SPLIT-00001.bin/.idx, …, in the order of the documents. The folder may lie behind
+a URL; then manifest and tokenizer are read when it is opened, and shards as they are needed.
 """
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
-from mfa_train.data.token_shards import TokenShards
+import fsspec
+
+from mfa_train.data.shard_cache import ShardCache, is_url, reason
+from mfa_train.data.shard_store import ShardStore, remember_verified, sha256_of
+from mfa_train.data.shards import Shard, Shards
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import DataError
 
 SPLITS = ("train", "held_out")
-FORMAT = 2
+FORMAT = 3
 
 
 class Corpus:
-    """The corpus in `path`; with `check`, every file is read and held against the manifest's checksum.
+    """The corpus at `path`, a folder or, with a `cache`, a URL. With `check` every file on disk is read and held against
+    the manifest's checksum now, instead of each shard when it is first read.
 
     Raises DataError where it is incomplete or damaged.
     """
 
-    def __init__(self, path: Path | str, check: bool = False):
-        self.path = Path(path)
+    def __init__(self, path: Path | str, cache: ShardCache | None = None, check: bool = False):
+        self.path = str(path)
         self.manifest = read_manifest(self.path)
-        shards = {split: self.manifest["splits"][split]["shards"] for split in SPLITS}
-        if check:
-            self._vouch("tokenizer.model", self.manifest["tokenizer_sha256"])
-            for shard in (shard for split in SPLITS for shard in shards[split]):
-                for suffix, sha256 in shard["sha256"].items():
-                    self._vouch(f"{shard['name']}.{suffix}", sha256)
-        self.tokenizer = Tokenizer(self.path / "tokenizer.model")
+        self.store = ShardStore(self.path, cache)
+        name, sha256 = self.manifest["tokenizer_file"], self.manifest["tokenizer_sha256"]
+        if is_url(self.path):
+            tokenizer = cache.fetch(f"{self.path}/{name}", sha256)
+        else:
+            tokenizer = Path(self.path) / name
+            self._vouch(tokenizer, sha256)
+        self.tokenizer = Tokenizer(tokenizer)
         self.vocab_size = self.tokenizer.vocab_size
-        self.train, self.held_out = (TokenShards([self.path / shard["name"] for shard in shards[split]])
-                                     for split in SPLITS)
+        self.train, self.held_out = (
+            Shards(self.store, [Shard.of(entry) for entry in self.entries(split)], self.vocab_size) for split in SPLITS)
+        if check and not is_url(self.path):
+            self._vouch_for_all()
 
-    def _vouch(self, name: str, sha256: str) -> None:
-        path = self.path / name
+    def entries(self, split: str) -> list[dict[str, Any]]:
+        """What the manifest tells of a split's shards."""
+        return self.manifest["splits"][split]["shards"]
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it this corpus and no other, wherever it lies."""
+        told = [[split, entry["tokens"], entry.get("first_token", 0), entry["dtype"], entry["sha256"]]
+                for split in SPLITS for entry in self.entries(split)]
+        return {"tokens": self.train.num_tokens, "tokenizer": self.manifest["tokenizer_sha256"][:16],
+                "shards": hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]}
+
+    def _vouch_for_all(self) -> None:
+        paths = {}
+        for entry in (entry for split in SPLITS for entry in self.entries(split)):
+            for suffix, sha256 in entry["sha256"].items():
+                location = self.store.location(Shard.of(entry), f".{suffix}")
+                if sha256 is not None and not is_url(location):
+                    paths[Path(location)] = sha256
+        for path, sha256 in paths.items():
+            self._vouch(path, sha256)
+        for folder in {path.parent for path in paths}:
+            remember_verified([path for path in paths if path.parent == folder])
+
+    def _vouch(self, path: Path, sha256: str) -> None:
         if not path.is_file() or sha256_of(path) != sha256:
             raise DataError(f"{path}: {'damaged' if path.is_file() else 'missing'}; remove {self.path} and prepare the "
                             "corpus again")
 
 
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(2**24):
-            digest.update(part)
-    return digest.hexdigest()
-
-
-def read_manifest(path: Path) -> dict:
-    file = path / "manifest.json"
-    if not file.is_file():
-        raise DataError(f"{path}: no prepared corpus here (manifest.json is missing); type mfa-train prepare")
+def read_manifest(path: Path | str) -> dict:
+    """manifest.json of the corpus at `path`. Raises DataError where there is none, or it isn't one."""
+    file = f"{str(path).rstrip('/')}/manifest.json"
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        with fsspec.open(file, "rb") as stream:
+            content = stream.read()
+    except Exception as error:  # fsspec's backends have no common type
+        if is_url(file) and not isinstance(error, FileNotFoundError):
+            raise DataError(f"{file}: {reason(error)}") from None
+        raise DataError(f"{path}: no prepared corpus here (manifest.json is missing); type mfa-train prepare") from None
+    try:
+        manifest = json.loads(content)
         if manifest["format"] != FORMAT:
             raise DataError(f"{file}: format {manifest['format']}, expected {FORMAT}; remove {path} and prepare it again")
         for split in SPLITS:  # a key that is missing is found here
-            for shard in manifest["splits"][split]["shards"]:
-                shard["name"], shard["sha256"]["bin"]
-        manifest["tokenizer_sha256"]
+            for entry in manifest["splits"][split]["shards"]:
+                entry["sha256"]["bin"], entry["tokens"], Shard.of(entry)
+        manifest["tokenizer_sha256"], manifest["tokenizer_file"]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{file}: not a manifest (damaged?); remove {path} and prepare it again") from error
     return manifest

@@ -45,8 +45,9 @@ class Source(Protocol):
         """Whether the document is kept from training."""
 
 
-def prepare(data: DataConfig, say: Callable[[str], None] = print) -> Corpus:
-    """The corpus in data.path, made where it isn't there yet; of two at once the second waits for the first.
+def prepare(data: DataConfig, say: Callable[[str], None] = print, check: bool = False) -> Corpus:
+    """The corpus in data.path, made where it isn't there yet; of two at once the second waits for the first. With `check`
+    one that is there is read whole and held against its checksums.
 
     Raises ConfigError for an unknown source, a vocabulary out of range, a split without documents, or a folder that
     holds a corpus made with other settings or anything else; DataError for a document that cannot be read. What is there
@@ -62,7 +63,8 @@ def prepare(data: DataConfig, say: Callable[[str], None] = print) -> Corpus:
         with _alone(path):
             if not _is_prepared(path, settings):  # another process was first
                 _Preparation(path, source, settings, say).run()
-    return Corpus(path, check=True)
+                check = True
+    return Corpus(path, check=check)
 
 
 def _source(data: DataConfig) -> Source:
@@ -177,6 +179,7 @@ class _Preparation:
             write_shard(self.work / name, encoded[split], tokenizer.vocab_size)
             part["splits"][split] = {
                 "name": name, "documents": len(encoded[split]), "tokens": sum(map(len, encoded[split])), "bytes": sizes[split],
+                "dtype": "uint16" if tokenizer.vocab_size <= 65500 else "int32",
                 "sha256": {suffix: sha256_of(self.work / f"{name}.{suffix}") for suffix in ("bin", "idx")},
             }
         return part
@@ -191,7 +194,7 @@ class _Preparation:
             splits[split] = totals | {"shards": shards}
             self.say(f"  {split}: {totals['documents']:,} documents, {totals['tokens']:,} tokens, "
                      f"{totals['bytes'] / totals['tokens']:.2f} bytes per token")
-        manifest = {"format": FORMAT, **self.settings, "tokenizer_sha256": tokenizer.sha256, "splits": splits}
+        manifest = {"format": FORMAT, **self.settings, "tokenizer_sha256": tokenizer.sha256, "tokenizer_file": "tokenizer.model", "splits": splits}
         _write_json(self.work / "manifest.json", manifest)
         (self.work / "progress.json").unlink()
         if self.path.exists():

@@ -1,40 +1,128 @@
-"""The training samples: one global sequence, a pure function of (corpus, seed, sequence length).
+"""One corpus's training samples: an endless sequence, a pure function of (shards, seed, sequence length, shuffling).
 
-Sample i is a window of sequence_length + 1 tokens, inputs and targets overlapping by all but one. Windows lie end to end
-over the corpus's tokens; each epoch reads all of them once, in a shuffled order of its own. Step s of a run consumes
-samples [s·B, (s+1)·B), whoever computes them, so nothing depends on ranks, and any sample costs the same as the first.
+    1. An epoch's tokens are one run: all shards, in a shuffled order of their own. Epochs follow each other.
+    2. Windows of sequence_length + 1 tokens lie end to end over that run, inputs and targets overlapping by all but one;
+       the last window of an epoch reads on into the next. So an epoch's tokens are each an input exactly once.
+    3. An epoch's windows are cut into `lanes` equal stretches. The samples take one window of each lane in turn, the
+       lanes in a shuffled order each time, and a lane's windows in a shuffled order within blocks of `shuffle_tokens`.
 
-What it gives up: documents are cut where windows end, and attention reaches across the documents of a window, which eos
-tokens part.
+So a batch draws from all over the corpus, while at any time only one stretch of each lane is being read: a node that
+takes some of the lanes fetches little more than its share of the shards. Any sample costs the same as the first.
 """
+
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from mfa_train.data.order import permutation
-from mfa_train.data.token_shards import TokenShards
+from mfa_train.data.order import Shuffle
+from mfa_train.data.shards import Shards, TokenRun
 from mfa_train.errors import ConfigError
 
 
-class Samples:
-    """Windows of `shards`, whose `split` an error names. Raises ConfigError for a sequence longer than the data."""
+@dataclass(frozen=True)
+class Place:
+    """Where samples lie; arrays of one length."""
 
-    def __init__(self, shards: TokenShards, sequence_length: int, seed: int, split: str = "training"):
-        self.windows = (shards.num_tokens - 1) // sequence_length
-        if self.windows < 1:
-            raise ConfigError(f"training.sequence_length={sequence_length} is longer than the {split} data "
-                              f"({shards.num_tokens} tokens): type training.sequence_length={shards.num_tokens - 1} or less")
-        self.shards, self.sequence_length, self.seed = shards, sequence_length, seed
+    epoch: np.ndarray
+    lane: np.ndarray
+    block: np.ndarray
+    """Of the lane's windows, shuffled among each other."""
+    start: np.ndarray
+    """The window's first token in the epoch's run."""
+
+
+class Samples:
+    """Windows of `shards`, which an error calls the `what` data. Raises ConfigError for a sequence longer than the data."""
+
+    def __init__(self, shards: Shards, sequence_length: int, seed: int, lanes: int = 64, shuffle_tokens: int = 2**24,
+                 what: str = "training"):
+        require_tokens(shards, sequence_length, what)
+        self.shards, self.sequence_length, self.lanes = shards, sequence_length, lanes
+        self.block = max(1, shuffle_tokens // sequence_length)
+        self.shard_order, self.lane_order, self.window_order = (
+            Shuffle(seed, purpose) for purpose in ("shards", "lanes", "windows"))
+        self.run = lru_cache(maxsize=3)(self._run)
+
+    def epochs(self, count: int) -> float:
+        """How often the corpus has been read after its first `count` samples."""
+        return count * self.sequence_length / self.shards.num_tokens
+
+    def place(self, indices: np.ndarray) -> Place:
+        """Of samples `indices` (any whole numbers from 0)."""
+        epoch = indices * self.sequence_length // self.shards.num_tokens
+        first, lanes, whole, rest = self._lanes(epoch)
+        rounds, lane = np.divmod(indices - first, lanes)
+        lane = self.lane_order(lane, np.where(rounds < whole, lanes, rest), epoch, rounds)
+        begin, windows, size = self._stretch(epoch, lane)
+        block, within = np.divmod(rounds, size)
+        within = self.window_order(within, np.minimum(size, windows - block * size), epoch, lane, block)
+        start = (begin + block * size + within) * self.sequence_length - epoch * self.shards.num_tokens
+        return Place(epoch, lane, block, start)
+
+    def lane(self, indices: np.ndarray) -> np.ndarray:
+        return self.place(indices).lane
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
-        """Samples `indices` (any whole numbers from 0), (len(indices), sequence_length + 1) int64."""
-        epochs, places = np.divmod(indices, self.windows)
-        windows = np.empty_like(places)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            windows[here] = permutation(places[here], self.windows, self.seed, int(epoch))
-        return self.at(windows)
+        """Samples `indices`, (len(indices), sequence_length + 1) int64."""
+        place = self.place(np.asarray(indices))
+        out = np.empty((len(indices), self.sequence_length + 1), dtype=np.int64)
+        for epoch in np.unique(place.epoch).tolist():
+            rows = np.flatnonzero(place.epoch == epoch)
+            self.run(epoch).read_into(out, rows, place.start[rows], lambda: self.run(epoch + 1))
+        self._require_known(out, place)
+        return out
 
-    def at(self, windows: np.ndarray) -> np.ndarray:
-        """The windows themselves, unshuffled, (len(windows), sequence_length + 1) int64."""
-        starts = (np.asarray(windows) * self.sequence_length).tolist()
-        return np.stack([self.shards.read(start, start + self.sequence_length + 1) for start in starts])
+    def _require_known(self, out: np.ndarray, place: Place) -> None:
+        """Raises DataError naming the shard of a token id that the tokenizer doesn't have."""
+        if int(out.view(np.uint64).max()) < self.shards.vocab_size:  # a negative one is huge
+            return
+        row, column = np.argwhere(out.view(np.uint64) >= self.shards.vocab_size)[0].tolist()
+        token = int(place.start[row]) + column
+        run = self.run(int(place.epoch[row]))
+        raise self.shards.unknown_token(run.shards_between(token, token + 1)[0], int(out[row, column]))
+
+    def shards_ahead(self, indices: np.ndarray) -> list[int]:
+        """The shards that the lanes of samples `indices` read in their blocks now and next, those of now first."""
+        place = self.place(indices)
+        blocks = sorted(set(zip(place.epoch.tolist(), place.lane.tolist(), place.block.tolist())))
+        ahead = []
+        for epoch, lane, block in blocks:
+            _, windows, size = self._stretch(np.int64(epoch), np.int64(lane))
+            last = (block + 1) * size >= windows
+            ahead.append((epoch + 1, lane, 0) if last else (epoch, lane, block + 1))
+        wanted: dict[int, None] = {}
+        for epoch, lane, block in [*blocks, *ahead]:
+            begin, windows, size = self._stretch(np.int64(epoch), np.int64(lane))
+            start, stop = (int(begin + place) * self.sequence_length - epoch * self.shards.num_tokens
+                           for place in (block * size, min((block + 1) * size, windows)))
+            wanted |= dict.fromkeys(self.run(epoch).shards_between(start, stop + 1))
+        return list(wanted)
+
+    def _first(self, epoch: np.ndarray) -> np.ndarray:
+        """The first window of an epoch, counted from the first epoch's."""
+        return -(-epoch * self.shards.num_tokens // self.sequence_length)
+
+    def _lanes(self, epoch: np.ndarray) -> tuple[np.ndarray, ...]:
+        """An epoch's first window, number of lanes, windows that each lane has, and how many lanes have one more."""
+        first = self._first(epoch)
+        windows = self._first(epoch + 1) - first
+        lanes = np.minimum(self.lanes, windows)
+        return first, lanes, windows // lanes, windows % lanes
+
+    def _stretch(self, epoch: np.ndarray, lane: np.ndarray) -> tuple[np.ndarray, ...]:
+        """A lane's first window, its number of windows, and how many of them a block has (the last one may have less)."""
+        first, _, whole, rest = self._lanes(epoch)
+        windows = whole + (lane < rest)
+        blocks = -(-windows // self.block)
+        return first + lane * whole + np.minimum(lane, rest), windows, -(-windows // blocks)
+
+    def _run(self, epoch: int) -> TokenRun:
+        count = len(self.shards)
+        return TokenRun(self.shards, self.shard_order(np.arange(count), count, epoch))
+
+
+def require_tokens(shards: Shards, sequence_length: int, what: str) -> None:
+    if shards.num_tokens <= sequence_length:
+        raise ConfigError(f"training.sequence_length={sequence_length} is longer than the {what} data "
+                          f"({shards.num_tokens} tokens): type training.sequence_length={shards.num_tokens - 1} or less")

@@ -1,46 +1,48 @@
 """Held-out loss over the same tokens each time, whoever computes them."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from mfa_train.data.samples import Samples
+from mfa_train.data.held_out import HeldOut
 from mfa_train.training.ranks import Ranks
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    loss: float
-    """Nats per token."""
-    bits_per_byte: float
-
-
 class Evaluator:
-    """The first `sequences` windows of the held-out text (0: all), dealt out to the ranks in turn.
+    """The held-out windows, each corpus's dealt out to the ranks in turn.
 
     `token_bytes` (vocab_size,): bytes of text each token stands for.
     """
 
-    def __init__(self, held_out: Samples, sequences: int, micro_batch: int, ranks: Ranks, token_bytes: np.ndarray):
-        self.samples, self.micro_batch, self.ranks = held_out, micro_batch, ranks
-        self.count = min(sequences or held_out.windows, held_out.windows)
-        self.targets = held_out.at(np.arange(self.count))[:, 1:]
-        self.num_bytes = int(token_bytes[self.targets].sum())
+    def __init__(self, held_out: HeldOut, micro_batch: int, ranks: Ranks, token_bytes: np.ndarray):
+        self.held_out, self.micro_batch, self.ranks = held_out, micro_batch, ranks
+        targets = {name: held_out.at(name, windows)[:, 1:] for name, windows in held_out.windows.items() if len(windows)}
+        self.targets = np.concatenate(list(targets.values()))
+        self.sizes = {name: (tokens.size, int(token_bytes[tokens].sum())) for name, tokens in targets.items()}
+        """Tokens and bytes of text of each corpus."""
 
     @torch.no_grad()
-    def __call__(self, model: torch.nn.Module) -> Evaluation:
-        """Evaluates `model(tokens, targets)`, a mean loss. Every rank makes the same number of passes: under ZeRO 3 a
-        pass is a collective."""
+    def __call__(self, model: torch.nn.Module) -> dict[str, float]:
+        """Metrics of `model(tokens, targets)`, a mean loss: val/loss (nats per token) and val/bits_per_byte, of several corpora
+        each one's too. Every rank makes the same number of passes: under ZeRO 3 a pass is a collective."""
         model.eval()
-        mine = np.arange(self.ranks.rank, self.count, self.ranks.world_size)
-        passes = math.ceil(math.ceil(self.count / self.ranks.world_size) / self.micro_batch)
+        nats = {name: self._nats(model, name) for name in self.sizes}
+        model.train()
+        of_all = {"": (sum(nats.values()), *map(sum, zip(*self.sizes.values())))}
+        of_each = {f"/{name}": (nats[name], *self.sizes[name]) for name in nats} if len(nats) > 1 else {}
+        told = {}
+        for name, (total, tokens, num_bytes) in (of_all | of_each).items():
+            told |= {f"val/loss{name}": total / tokens, f"val/bits_per_byte{name}": total / (math.log(2) * num_bytes)}
+        return told
+
+    def _nats(self, model: torch.nn.Module, name: str) -> float:
+        windows = self.held_out.windows[name]
+        mine = windows[self.ranks.rank :: self.ranks.world_size]
+        passes = math.ceil(math.ceil(len(windows) / self.ranks.world_size) / self.micro_batch)
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for index in range(passes):
-            windows = mine[index * self.micro_batch : (index + 1) * self.micro_batch]
-            batch = torch.from_numpy(self.samples.at(windows if len(windows) else [0])).to(self.ranks.device)
-            total += model(batch[:, :-1], batch[:, 1:]).double() * (len(windows) * self.samples.sequence_length)
-        model.train()
-        nats = self.ranks.sum(total).item()
-        return Evaluation(nats / self.targets.size, nats / (math.log(2) * self.num_bytes))
+            part = mine[index * self.micro_batch : (index + 1) * self.micro_batch]
+            batch = torch.from_numpy(self.held_out.at(name, part if len(part) else windows[:1])).to(self.ranks.device)
+            total += model(batch[:, :-1], batch[:, 1:]).double() * (len(part) * self.held_out.sequence_length)
+        return self.ranks.sum(total).item()

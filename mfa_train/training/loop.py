@@ -7,19 +7,17 @@ import math
 import time
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 
 from mfa_train.config import Config
-from mfa_train.data.samples import Samples
+from mfa_train.data.batches import Batches
 from mfa_train.errors import TrainingError
-from mfa_train.training.evaluation import Evaluation
 from mfa_train.training.ranks import Ranks
 from mfa_train.training.schedule import learning_rate
 
 
-def train(engine, config: Config, samples: Samples, ranks: Ranks, flops_per_token: int, peak_flops: float | None,
-          evaluate: Callable[[torch.nn.Module], Evaluation], on_step: Callable[[], None]) -> Iterator[dict]:
+def train(engine, config: Config, batches: Batches, ranks: Ranks, flops_per_token: int, peak_flops: float | None,
+          evaluate: Callable[[torch.nn.Module], dict], on_step: Callable[[], None]) -> Iterator[dict]:
     """Yields a metrics record for each logged step (DESIGN: `metrics.jsonl`), the last step's always.
 
     Raises TrainingError when the loss or the gradient's norm is not finite.
@@ -34,9 +32,8 @@ def train(engine, config: Config, samples: Samples, ranks: Ranks, flops_per_toke
         lr = learning_rate(config.schedule, config.optimizer.lr, step, total_steps)
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
-        for micro in range(passes):
-            first = step * config.training.batch_size + (micro * ranks.world_size + ranks.rank) * micro_batch
-            batch = torch.from_numpy(samples.batch(np.arange(first, first + micro_batch))).to(ranks.device)
+        for micro in torch.from_numpy(batches.of(step)).split(micro_batch):
+            batch = micro.to(ranks.device)
             loss = engine(batch[:, :-1], batch[:, 1:])
             engine.backward(loss)
             engine.step()
@@ -62,9 +59,9 @@ def train(engine, config: Config, samples: Samples, ranks: Ranks, flops_per_toke
             "tokens_per_second": speed,
             "mfu": peak_flops and speed * flops_per_token / (peak_flops * ranks.world_size), "seconds": now - start,
         }
+        record |= batches.progress(done)
         if evaluating:
-            held_out = evaluate(engine)
-            record |= {"val/loss": held_out.loss, "val/bits_per_byte": held_out.bits_per_byte}
+            record |= evaluate(engine)
         loss_sum.zero_()
         logged_at, logged_step = time.perf_counter(), done
         yield record

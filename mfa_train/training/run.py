@@ -17,9 +17,10 @@ from mfa_train.budget.devices import peak_flops, planned_device, resolve_precisi
 from mfa_train.budget.match import matched, told
 from mfa_train.budget.plan import make_plan, require_fit
 from mfa_train.config import Config
+from mfa_train.data.batches import Batches
+from mfa_train.data.corpora import open_all, prepare_all
 from mfa_train.data.corpus import Corpus
-from mfa_train.data.prepare import prepare
-from mfa_train.data.samples import Samples
+from mfa_train.data.held_out import HeldOut
 from mfa_train.errors import ConfigError
 from mfa_train.tracking.run_log import RunLog, SilentLog
 from mfa_train.training.closing import closing_table, make_summary, where_to_look, zlib_bits_per_byte
@@ -54,39 +55,41 @@ def run(config: Config) -> dict:
         ranks.say(f"{closing_table(finished)}\n\n{where_to_look(folder)}\n"
                   f"{folder.path} holds this run, finished before. To train it again: resume=never")
         return finished
-    corpus = _open_corpus(config, ranks)
-    samples = Samples(corpus.train, config.training.sequence_length, config.seed)
-    held_out = Samples(corpus.held_out, config.training.sequence_length, config.seed, "held-out")
+    corpora = _open_corpora(config, ranks)
+    tokenizer = next(iter(corpora.values())).tokenizer
+    batches = Batches(corpora, config.data, config.training.sequence_length, config.seed, config.training.batch_size,
+                      ranks.rank, ranks.world_size)
+    held_out = HeldOut(corpora, batches.phases[-1], config.training.sequence_length, config.training.eval_sequences)
 
     engine = build_engine(config, ranks, dtype)
     ranks.on_first(lambda: folder.create(plan))
-    evaluate = Evaluator(held_out, config.training.eval_sequences, micro_batch, ranks, corpus.tokenizer.token_bytes)
+    evaluate = Evaluator(held_out, micro_batch, ranks, tokenizer.token_bytes)
     run_config = dataclasses.asdict(config) | {"plan": dataclasses.asdict(config.plan) | plan}
-    zlib_bits = zlib_bits_per_byte(corpus.tokenizer, evaluate.targets)
+    zlib_bits = zlib_bits_per_byte(tokenizer, evaluate.targets)
     log = RunLog(config.tracking, folder.path, run_config, config.training.total_steps) if ranks.first else SilentLog()
     status, record = "failed", {}
     try:
-        for record in train(engine, config, samples, ranks, plan["flops"]["train_per_token"],
+        for record in train(engine, config, batches, ranks, plan["flops"]["train_per_token"],
                             peak_flops(device, dtype), evaluate, log.advance):
             log.log(record)
-        save_weights(engine, corpus.tokenizer, final_checkpoint(folder.path), ranks)
+        save_weights(engine, tokenizer, final_checkpoint(folder.path), ranks)
         status = "finished"
     finally:
         summary = make_summary(status, plan, record, zlib_bits)
         log.close(summary)
         if ranks.first:
             folder.write_json("summary.json", summary)
-    text = sample_text(config.sample, config.seed, engine.module, corpus.tokenizer, ranks.device)
+    text = sample_text(config.sample, config.seed, engine.module, tokenizer, ranks.device)
     ranks.say(f"\n{closing_table(summary)}\n\nA sample:\n\n{text}\n\n{where_to_look(folder)}")
     return summary
 
 
-def _open_corpus(config: Config, ranks: Ranks) -> Corpus:
-    """The prepared corpus, made by rank 0 where it isn't there yet. Raises ConfigError where the model can't read it."""
-    data = config.data
-    ranks.on_first(lambda: prepare(data, ranks.say) and None)
-    corpus = Corpus(data.path)
-    if corpus.vocab_size > config.model.vocab_size:
-        raise ConfigError(f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's vocabulary of "
-                          f"{corpus.vocab_size}: type model.vocab_size={corpus.vocab_size}")
-    return corpus
+def _open_corpora(config: Config, ranks: Ranks) -> dict[str, Corpus]:
+    """The corpora by name, prepared by rank 0 where they aren't yet. Raises ConfigError where the model can't read them."""
+    ranks.on_first(lambda: prepare_all(config.data, ranks.say))
+    corpora = open_all(config.data, ranks.say)
+    for corpus in corpora.values():
+        if corpus.vocab_size > config.model.vocab_size:
+            raise ConfigError(f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's vocabulary of "
+                              f"{corpus.vocab_size}: type model.vocab_size={corpus.vocab_size}")
+    return corpora

@@ -11,7 +11,7 @@ from mfa_train import config as configs
 from mfa_train.config import Config
 from mfa_train.errors import ConfigError
 
-FREE_TO_CHANGE = ("resume", "data_dir", "data.path", "runs_dir", "tracking.", "sample.", "match.", "cluster.", "plan.context",
+FREE_TO_CHANGE = ("resume", "data_dir", "data.path", "data.corpora.", "data.cache_", "runs_dir", "tracking.", "sample.", "match.", "cluster.", "plan.context",
                   "plan.mfu", "plan.decode_counting", "plan.check")
 """Keys that change no number of a run."""
 

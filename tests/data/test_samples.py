@@ -1,70 +1,133 @@
-"""One global order of samples: a pure function of corpus, seed and sequence length."""
+"""One corpus's order of samples: a pure function of shards, seed, sequence length and shuffling."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mfa_train.data.order import permutation
+from mfa_train.data.order import Shuffle
 from mfa_train.data.samples import Samples
-from mfa_train.data.token_shards import TokenShards, write_shard
-from mfa_train.errors import ConfigError
+from mfa_train.data.shard_store import ShardStore
+from mfa_train.data.shards import Shard, Shards
+from mfa_train.data.token_shards import write_shard
+from mfa_train.errors import ConfigError, DataError
 
 
-def shards_of(folder: Path, ends: list[int]) -> TokenShards:
-    """Tokens 0, 1, …, 1000 in shards that end at `ends`."""
-    prefixes = [folder / f"shard-{number}" for number in range(len(ends) + 1)]
-    for prefix, tokens in zip(prefixes, np.split(np.arange(1001), ends)):
-        write_shard(prefix, [tokens], 2000)
-    return TokenShards(prefixes)
+def shards_of(folder: Path, lengths: list[int], vocab_size: int = 60_000) -> Shards:
+    """Tokens 0, 1, 2, … in shards of such lengths, each a document."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens = np.arange(sum(lengths))
+    for number, part in enumerate(np.split(tokens, np.cumsum(lengths)[:-1])):
+        write_shard(folder / f"train-{number:05}", [part], vocab_size)
+    entries = [Shard(f"train-{number:05}", length, "uint16") for number, length in enumerate(lengths)]
+    return Shards(ShardStore(folder), entries, vocab_size)
 
 
 @pytest.fixture
-def shard(tmp_path) -> TokenShards:
-    return shards_of(tmp_path, [])
+def shards(tmp_path) -> Shards:
+    return shards_of(tmp_path, [300, 1, 450, 249])
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 64, 1000, 4097])
-def test_the_order_is_a_permutation_and_differs_by_seed_and_epoch(n):
-    orders = [permutation(np.arange(n), n, seed, epoch) for seed, epoch in ((1, 0), (1, 1), (2, 0))]
-    assert all(sorted(order) == list(range(n)) for order in orders)
-    if n >= 64:
-        assert len({tuple(order) for order in [*orders, np.arange(n)]}) == 4
+@given(st.integers(1, 5000), st.integers(0, 2**63), st.integers(0, 10**6))
+@settings(max_examples=50, deadline=None)
+def test_the_order_is_a_permutation(n, seed, epoch):
+    assert sorted(Shuffle(seed, "x")(np.arange(n), n, epoch)) == list(range(n))
+
+
+def test_orders_differ_by_seed_purpose_epoch_and_place():
+    orders = [Shuffle(seed, what)(np.arange(64), 64, epoch, place)
+              for seed in (1, 2) for what in "ab" for epoch in (0, 1) for place in (0, 1)]
+    assert len({tuple(order) for order in [*orders, np.arange(64)]}) == 17
 
 
 def test_any_place_of_a_huge_order_is_found_at_once():
     n = 10**12
-    assert permutation(np.array([n - 1]), n, 1, 0)[0] < n
+    assert Shuffle(1, "x")(np.array([n - 1]), n)[0] < n
 
 
-def test_an_epoch_trains_on_every_token_once(shard):
-    samples = Samples(shard, sequence_length=10, seed=1)
-    epochs = samples.batch(np.arange(200))[:, :-1].reshape(2, -1)
-    assert all(sorted(epoch) == list(range(1000)) for epoch in epochs)
-    assert not np.array_equal(*epochs)
+@given(st.lists(st.integers(0, 90), min_size=1, max_size=8), st.integers(1, 30), st.integers(1, 9), st.integers(1, 200),
+       st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_every_token_of_an_epoch_is_an_input_exactly_once(tmp_path_factory, lengths, sequence_length, lanes, shuffle, seed):
+    n = sum(lengths)
+    if n <= sequence_length:
+        return
+    samples = Samples(shards_of(tmp_path_factory.mktemp("shards"), lengths), sequence_length, seed, lanes, shuffle)
+    ends = [-(-epoch * n // sequence_length) for epoch in range(4)]  # samples that begin before an epoch's end
+    place = samples.place(np.arange(ends[-1]))
+    covered = np.sort((place.epoch * n + place.start)[:, None] + np.arange(sequence_length), axis=None)
+    assert np.array_equal(covered, np.arange(ends[-1] * sequence_length))
+    for epoch in range(3):
+        assert (place.epoch[ends[epoch] : ends[epoch + 1]] == epoch).all()
+        inputs = samples.batch(np.arange(ends[epoch], ends[epoch + 1]))[:, :-1]
+        run = place.start[ends[epoch] : ends[epoch + 1], None] + np.arange(sequence_length)
+        assert sorted(inputs[run < n]) == sorted(set(inputs[run < n]))
 
 
-def test_targets_are_the_next_tokens(shard):
-    batch = Samples(shard, sequence_length=10, seed=1).batch(np.arange(7))
-    assert batch.shape == (7, 11)
-    assert np.array_equal(batch[:, 1:], batch[:, :-1] + 1)
+def test_windows_hold_the_tokens_of_whole_shards_behind_each_other(shards):
+    inputs = Samples(shards, 10, seed=1).batch(np.arange(100))
+    steps = np.diff(inputs)
+    begins = {0, 300, 301, 751}
+    assert all(inputs[row, column + 1] in begins for row, column in np.argwhere(steps != 1))
+    assert np.count_nonzero(steps != 1) <= 4
 
 
-def test_a_sample_does_not_depend_on_who_asks_with_what_else(shard):
-    whole = Samples(shard, 10, seed=1).batch(np.arange(250))
-    alone = np.concatenate([Samples(shard, 10, seed=1).batch(np.array([index])) for index in range(250)])
+def test_the_next_epoch_is_shuffled_anew(shards):
+    first, second = (Samples(shards, 10, seed=1).batch(np.arange(start, start + 100)) for start in (0, 100))
+    assert np.array_equal(np.sort(first[:, :-1], axis=None), np.sort(second[:, :-1], axis=None))
+    assert not np.array_equal(first, second)
+
+
+def test_a_sample_does_not_depend_on_who_asks_with_what_else(shards):
+    whole = Samples(shards, 10, seed=1).batch(np.arange(250))
+    alone = np.concatenate([Samples(shards, 10, seed=1).batch(np.array([index])) for index in range(250)])
     assert np.array_equal(whole, alone)
 
 
-@pytest.mark.parametrize("ends", [[500], [1, 2, 3, 990], [10, 10, 20], list(range(7, 1001, 7))], ids=len)
-def test_samples_do_not_depend_on_how_tokens_lie_in_shards(shard, ends, tmp_path):
-    (tmp_path / "split").mkdir()
-    split = shards_of(tmp_path / "split", ends)
-    assert split.num_tokens == 1001
-    whole, parts = Samples(shard, 30, seed=1), Samples(split, 30, seed=1)
-    assert np.array_equal(whole.batch(np.arange(99)), parts.batch(np.arange(99)))
+def test_a_batch_draws_from_all_over_the_corpus(tmp_path):
+    samples = Samples(shards_of(tmp_path, [1000] * 20), 10, seed=1, lanes=8, shuffle_tokens=500)
+    starts = samples.batch(np.arange(1600))[:, 0].reshape(-1, 16)  # of 16 samples
+    assert (starts.mean(axis=1).std() < 0.5 * 20_000 / 12**0.5 / 4**0.5).all()  # as 16 draws at random would be, or closer
+    assert (np.ptp(starts, axis=1) > 8_000).all()
 
 
-def test_a_sequence_longer_than_the_data_is_refused(shard):
-    with pytest.raises(ConfigError, match="sequence_length=1001 is longer .*=1000 or less"):
-        Samples(shard, 1001, seed=1)
+def test_what_is_read_ahead_is_what_will_be_read(tmp_path):
+    samples = Samples(shards_of(tmp_path, [97] * 40), 10, seed=3, lanes=4, shuffle_tokens=60)
+    for index in range(0, 900, 4):
+        ahead = samples.shards_ahead(np.arange(index, index + 8))  # all lanes, also where a round of them is cut short
+        for later in range(index, index + 12):
+            place = samples.place(np.array([later]))
+            start = int(place.start[0])
+            assert set(samples.run(int(place.epoch[0])).shards_between(start, start + 1)) <= set(ahead)
+
+
+def test_a_sequence_longer_than_the_data_is_refused(shards):
+    with pytest.raises(ConfigError, match="sequence_length=1000 is longer .*=999 or less"):
+        Samples(shards, 1000, seed=1)
+
+
+def test_a_token_that_the_tokenizer_does_not_have_is_named(tmp_path):
+    shards = shards_of(tmp_path, [100, 100])
+    shards.vocab_size = 150
+    with pytest.raises(DataError, match="train-00001.bin: holds token 1[5-9][0-9], and its tokenizer has 150"):
+        Samples(shards, 10, seed=1).batch(np.arange(20))
+
+
+def test_any_step_of_a_trillion_tokens_is_found_in_no_time(tmp_path):
+    tokens, count = 250_000_000, 4000
+    for number in range(count):
+        with open(tmp_path / f"train-{number:05}.bin", "wb") as file:
+            file.truncate(2 * tokens)  # a hole: no room on the disk
+    import time
+    import tracemalloc
+
+    tracemalloc.start()
+    start = time.perf_counter()
+    shards = Shards(ShardStore(tmp_path), [Shard(f"train-{number:05}", tokens, "uint16") for number in range(count)], 60_000)
+    samples = Samples(shards, 2048, seed=1)
+    assert samples.batch(np.arange(3 * 10**8, 3 * 10**8 + 512)).shape == (512, 2049)
+    assert time.perf_counter() - start < 1.0
+    assert tracemalloc.get_traced_memory()[1] < 200 * 2**20
+    tracemalloc.stop()

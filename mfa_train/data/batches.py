@@ -1,0 +1,113 @@
+"""The batches of a run: step s consumes samples [s·B, (s+1)·B) of one global sequence, whoever computes them.
+
+The sequence is a pure function of corpora, mixture, seed, sequence length and shuffling: where a run stands is one integer,
+and any step costs the same as the first. A rank takes its part of each batch by corpus and lane (samples.py), so that it
+reads, and fetches, from its own part of the shards.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mfa_train.config import DataConfig
+from mfa_train.data.corpus import Corpus
+from mfa_train.data.fetching import FetchAhead
+from mfa_train.data.mixture import Mixture, phases_of
+from mfa_train.data.samples import Samples
+from mfa_train.errors import ConfigError
+
+ORDER = 1
+"""Raised when the order of samples changes."""
+
+
+class Batches:
+    """Batches of `batch_size` samples of (sequence_length + 1) tokens from `corpora` (by name), for rank `rank` of `ranks`.
+
+    Raises ConfigError for corpora that don't go together, and for a sequence that is longer than one of them.
+    """
+
+    def __init__(self, corpora: Mapping[str, Corpus], data: DataConfig, sequence_length: int, seed: int, batch_size: int,
+                 rank: int = 0, ranks: int = 1):
+        self.names, self.batch_size, self.rank, self.ranks = list(corpora), batch_size, rank, ranks
+        _require_one_tokenizer(corpora)
+        weights = data.weights if data.source == "mixture" else {name: 1 for name in corpora}
+        self.phases = phases_of(weights, self.names, sequence_length)
+        self.mixture = Mixture(self.phases)
+        self.samples = [Samples(corpus.train, sequence_length, seed, data.lanes, data.shuffle_tokens, f"{name} training")
+                        for name, corpus in corpora.items()]
+        self.fetch_ahead = FetchAhead([corpus.train for corpus in corpora.values()])
+        self.horizon = 1 + -(-2 * data.lanes * len(corpora) // batch_size)
+        """Steps that draw from all of this rank's lanes."""
+        self.looked_ahead = range(0)
+        self._identity = {
+            "corpora": {name: corpus.identity() for name, corpus in corpora.items()},
+            "weights": [[phase.first, *map(str, phase.weights)] for phase in self.phases],
+            "sequence_length": sequence_length, "seed": seed, "lanes": data.lanes, "shuffle_tokens": data.shuffle_tokens,
+            "order": ORDER,
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """All that the sequence of samples depends on."""
+        return self._identity
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(self._identity).encode()).hexdigest()[:16]
+
+    def share(self, step: int) -> np.ndarray:
+        """The numbers of this rank's samples of step `step`, (batch_size / ranks,)."""
+        indices = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        if self.ranks == 1:
+            return indices
+        corpus, number = self.mixture.place(indices)
+        lane = np.empty_like(indices)
+        for source, samples in enumerate(self.samples):
+            here = np.flatnonzero(corpus == source)
+            lane[here] = samples.lane(number[here])
+        size = self.batch_size // self.ranks
+        return indices[np.lexsort((lane, corpus))[self.rank * size : (self.rank + 1) * size]]
+
+    def of(self, step: int) -> np.ndarray:
+        """This rank's samples of step `step`, (batch_size / ranks, sequence_length + 1) int64."""
+        if not self.fetch_ahead.idle and step not in self.looked_ahead:
+            self.looked_ahead = range(step, step + max(1, self.horizon // 2))
+            self.fetch_ahead.towards(self._wanted(step))
+        return self.read(self.share(step))
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Samples `indices` (any whole numbers from 0), (len(indices), sequence_length + 1) int64."""
+        corpus, number = self.mixture.place(np.asarray(indices))
+        if len(self.samples) == 1:
+            return self.samples[0].batch(number)
+        out = np.empty((len(indices), self.samples[0].sequence_length + 1), dtype=np.int64)
+        for source in np.unique(corpus).tolist():
+            here = np.flatnonzero(corpus == source)
+            out[here] = self.samples[source].batch(number[here])
+        return out
+
+    def progress(self, steps: int) -> dict[str, float]:
+        """What the first `steps` steps have read, as metrics: epochs, and of a mixture each corpus's tokens and epochs."""
+        given = self.mixture.given(steps * self.batch_size).tolist()
+        if len(self.samples) == 1:
+            return {"data/epochs": self.samples[0].epochs(given[0])}
+        told: dict[str, float] = {}
+        for name, samples, count in zip(self.names, self.samples, given):
+            told |= {f"data/tokens/{name}": count * samples.sequence_length, f"data/epochs/{name}": samples.epochs(count)}
+        return told
+
+    def _wanted(self, step: int) -> list[tuple[int, int]]:
+        """(corpus, shard) that this rank needs from `step` on, first those it needs now."""
+        corpus, number = self.mixture.place(np.concatenate([self.share(step + ahead) for ahead in range(self.horizon)]))
+        return [(source, shard) for source in np.unique(corpus).tolist()
+                for shard in self.samples[source].shards_ahead(number[corpus == source])]
+
+
+def _require_one_tokenizer(corpora: Mapping[str, Corpus]) -> None:
+    first, *others = corpora.items()
+    for name, corpus in others:
+        if corpus.tokenizer.sha256 != first[1].tokenizer.sha256:
+            raise ConfigError(f"data.corpora.{name}: {corpus.path} was made with another tokenizer than {first[1].path}; prepare "
+                              f"it with data.tokenizer={first[1].path}/{first[1].manifest['tokenizer_file']}")

@@ -1,0 +1,156 @@
+"""Files behind URLs, fetched into a folder of bounded size that all processes of a node share.
+
+    1. A file is fetched in a thread of its own. A fetch that fails or stands still is tried again, later each time; one whose
+       checksum is wrong is fetched once more and then named.
+    2. It gets its name in the folder when it is whole and checked; of two processes that want it one fetches.
+    3. Before a file is fetched, the files that were used longest ago make room for it. Whoever has one of them mapped keeps it.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+
+from mfa_train.errors import ConfigError, DataError
+
+ATTEMPTS = 6
+FIRST_PAUSE_SECONDS = 0.5
+"""Before the second attempt; doubled for each further one."""
+STALL_SECONDS = 60.0
+"""Without a byte, after which a fetch is given up."""
+PART_BYTES = 2**22
+FINAL = (FileNotFoundError, PermissionError, ImportError, ValueError)
+"""What waiting doesn't mend: no such file, wrong credentials, a protocol that isn't installed or known."""
+
+
+def is_url(location: str) -> bool:
+    return "://" in location
+
+
+class ShardCache:
+    """The cache in `folder`, of at most `capacity` bytes. Raises ConfigError where the folder cannot be written."""
+
+    def __init__(self, folder: Path | str, capacity: int, say: Callable[[str], None] = lambda message: None):
+        self.folder, self.capacity, self.say = Path(folder), capacity, say
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"data.cache_dir={folder}: cannot be written ({error.strerror}); type data.cache_dir=FOLDER with "
+                              "one that can") from error
+
+    def holds(self, url: str, sha256: str | None) -> bool:
+        return self._place(url, sha256).is_file()
+
+    def fetch(self, url: str, sha256: str | None) -> Path:
+        """The file of `url` here, with that checksum where one is given. Raises DataError naming it."""
+        path = self._place(url, sha256)
+        with self._alone(path):
+            try:
+                os.utime(path)  # used now
+            except FileNotFoundError:
+                self._fetch(url, sha256, path)
+        return path
+
+    def _place(self, url: str, sha256: str | None) -> Path:
+        return self.folder / hashlib.sha256(f"{url} {sha256}".encode()).hexdigest()[:32]
+
+    @contextlib.contextmanager
+    def _alone(self, path: Path) -> Iterator[None]:
+        with open(path.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _fetch(self, url: str, sha256: str | None, path: Path) -> None:
+        damaged = False
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
+            try:
+                partial, found = _Fetch(url, path, self._make_room).result()
+            except FINAL as error:
+                raise DataError(f"{url}: {reason(error)}") from None
+            except OSError as error:
+                failure: Exception = error
+                self.say(f"{url}: {reason(error)}; attempt {attempt + 1} of {ATTEMPTS}")
+                continue
+            if sha256 in (None, found):
+                partial.rename(path)
+                return
+            partial.unlink()
+            if damaged:
+                raise DataError(f"{url}: damaged (fetched twice, and its checksum is not the manifest's): put it there again")
+            damaged, failure = True, OSError("damaged")
+        raise DataError(f"{url}: could not be fetched in {ATTEMPTS} attempts ({reason(failure)})") from None
+
+    def _make_room(self, size: int) -> None:
+        """Removes the files used longest ago until `size` more bytes fit."""
+        with self._alone(self.folder / "room"):
+            files = sorted((stat.st_mtime_ns, stat.st_size, path) for path, stat in _files(self.folder))
+            total = sum(used for _, used, _ in files)
+            for _, used, path in files:
+                if total + size <= self.capacity:
+                    break
+                path.unlink(missing_ok=True)
+                total -= used
+
+
+class _Fetch:
+    """One attempt, in a thread that can be left behind when it stands still."""
+
+    def __init__(self, url: str, path: Path, make_room: Callable[[int], None]):
+        self.url, self.make_room = url, make_room
+        self.partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.partial")
+        self.digest, self.failure = hashlib.sha256(), None
+        self.moved = time.monotonic()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def result(self) -> tuple[Path, str]:
+        """The whole file under a name of its own, and its sha256. Raises what fsspec raised, or TimeoutError."""
+        self.thread.start()
+        while self.thread.is_alive():
+            self.thread.join(0.05)
+            if time.monotonic() - self.moved > STALL_SECONDS:
+                self.partial.unlink(missing_ok=True)
+                raise TimeoutError(f"nothing came for {STALL_SECONDS:.0f} seconds")
+        if self.failure is not None:
+            self.partial.unlink(missing_ok=True)
+            raise self.failure
+        return self.partial, self.digest.hexdigest()
+
+    def _run(self) -> None:
+        try:
+            # A file system of its own: one that stands still would hold up the next attempt.
+            filesystem, path = fsspec.url_to_fs(self.url, skip_instance_cache=True, use_listings_cache=False)
+            with filesystem.open(path, "rb", block_size=PART_BYTES, cache_type="readahead") as source:
+                self.make_room(source.size or 0)
+                with self.partial.open("wb") as file:
+                    while part := source.read(PART_BYTES):
+                        self.moved = time.monotonic()
+                        self.digest.update(part)
+                        file.write(part)
+        except Exception as error:  # told by `result` in the caller's thread; fsspec's backends have no common type
+            self.failure = error if isinstance(error, (OSError, *FINAL)) else OSError(reason(error))
+
+
+def reason(error: BaseException) -> str:
+    """Why a URL can't be read, for a person, in one line without credentials."""
+    if isinstance(error, FileNotFoundError):
+        return "not found"
+    if isinstance(error, PermissionError) or "credentials" in type(error).__name__.lower():
+        return "access denied: are the credentials of this environment the right ones?"
+    line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Cached files, also those on their way; locks are left out."""
+    for path in folder.iterdir():
+        if path.suffix != ".lock":
+            with contextlib.suppress(FileNotFoundError):
+                yield path, path.stat()

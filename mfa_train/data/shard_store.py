@@ -1,0 +1,103 @@
+"""Where a corpus's shards lie, and how one gets ready to be read: on disk and as the manifest vouches for it.
+
+A shard on disk is hashed once, when it is first read; `.verified.json` beside it remembers size and time of change, so
+that the next run need not. A shard behind a URL is fetched into the cache (shard_cache.py), which hashes what it fetches.
+"""
+
+import hashlib
+import json
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mfa_train.data.shard_cache import ShardCache, is_url
+from mfa_train.errors import DataError
+
+if TYPE_CHECKING:
+    from mfa_train.data.shards import Shard
+
+VERIFIED = ".verified.json"
+
+
+class ShardStore:
+    """The shards of the corpus at `folder`, a path or URL; those behind URLs pass through `cache`."""
+
+    def __init__(self, folder: Path | str, cache: ShardCache | None = None):
+        self.folder, self.cache = str(folder), cache
+        self.locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self.verified: dict[Path, dict] = {}
+
+    @property
+    def remote(self) -> bool:
+        return is_url(self.folder)
+
+    def location(self, shard: "Shard", suffix: str = ".bin") -> str:
+        name = f"{shard.name}{suffix}"
+        return name if is_url(name) or os.path.isabs(name) else f"{self.folder.rstrip('/')}/{name}"
+
+    def needs_time(self, shard: "Shard") -> bool:
+        """Whether `ready` would have to hash or fetch it."""
+        location = self.location(shard)
+        if is_url(location):
+            return self.cache is not None and not self.cache.holds(location, shard.sha256)
+        return shard.sha256 is not None and not self._verified(Path(location))
+
+    def ready(self, shard: "Shard") -> Path:
+        """The shard's .bin file on this machine, checked. Raises DataError, naming it, where that can't be."""
+        location = self.location(shard)
+        with self.locks[location]:  # the thread that fetches ahead may be at it
+            if is_url(location):
+                assert self.cache is not None, "a remote corpus is opened with a cache"
+                return self.cache.fetch(location, shard.sha256)
+            path = Path(location)
+            if not path.is_file():
+                raise DataError(f"{path}: missing; prepare the corpus again")
+            if shard.sha256 is not None and not self._verified(path):
+                if sha256_of(path) != shard.sha256:
+                    raise DataError(f"{path}: damaged (its checksum is not the manifest's); remove {self.folder} and prepare "
+                                    "the corpus again")
+                self.verified[path.parent] = remember_verified([path])
+            return path
+
+    def _verified(self, path: Path) -> bool:
+        if path.parent not in self.verified:
+            self.verified[path.parent] = _remembered(path.parent)
+        return path.is_file() and self.verified[path.parent].get(path.name) == _stamp(path)
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**24):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def remember_verified(paths: Sequence[Path]) -> dict:
+    """Notes beside `paths`, files of one folder, that their content was held against the manifest; returns all notes there.
+    Where nothing can be written, nothing is, and the next run hashes them again."""
+    notes = paths[0].with_name(VERIFIED)
+    partial = notes.with_name(f"{VERIFIED}.{os.getpid()}-{threading.get_ident()}")
+    told = _remembered(notes.parent) | {path.name: _stamp(path) for path in paths}
+    try:
+        partial.write_text(json.dumps(told), encoding="utf-8")
+        os.replace(partial, notes)  # of two at once one's notes may be lost
+    except OSError:
+        partial.unlink(missing_ok=True)
+    return told
+
+
+def _remembered(folder: Path) -> dict:
+    try:
+        notes = json.loads((folder / VERIFIED).read_text(encoding="utf-8"))
+        return notes if isinstance(notes, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _stamp(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
