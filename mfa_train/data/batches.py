@@ -17,6 +17,7 @@ from mfa_train.data.corpus import Corpus
 from mfa_train.data.fetching import FetchAhead
 from mfa_train.data.mixture import Mixture, phases_of
 from mfa_train.data.samples import Samples
+from mfa_train.data.shard_cache import is_url
 from mfa_train.errors import ConfigError
 
 ORDER = 1
@@ -30,7 +31,7 @@ class Batches:
     """
 
     def __init__(self, corpora: Mapping[str, Corpus], data: DataConfig, sequence_length: int, seed: int, batch_size: int,
-                 rank: int = 0, ranks: int = 1):
+                 rank: int = 0, ranks: int = 1, ranks_of_node: int = 1):
         self.names, self.batch_size, self.rank, self.ranks = list(corpora), batch_size, rank, ranks
         _require_one_tokenizer(corpora)
         weights = data.weights if data.source == "mixture" else {name: 1 for name in corpora}
@@ -42,6 +43,7 @@ class Batches:
         self.horizon = 1 + -(-2 * data.lanes * len(corpora) // batch_size)
         """Steps that draw from all of this rank's lanes."""
         self.looked_ahead = range(0)
+        self._require_room(data.cache_bytes, ranks_of_node)
         self._identity = {
             "corpora": {name: corpus.identity() for name, corpus in corpora.items()},
             "weights": [[phase.first, *map(str, phase.weights)] for phase in self.phases],
@@ -97,6 +99,17 @@ class Batches:
         for name, samples, count in zip(self.names, self.samples, given):
             told |= {f"data/tokens/{name}": count * samples.sequence_length, f"data/epochs/{name}": samples.epochs(count)}
         return told
+
+    def _require_room(self, cache_bytes: int, ranks_of_node: int) -> None:
+        """Raises ConfigError for a cache that cannot hold what a node reads side by side and next."""
+        needed = 0
+        for source, shard in set(self._wanted(0)):
+            shards = self.samples[source].shards
+            if is_url(shards.store.location(entry := shards.shards[shard])):
+                needed += ranks_of_node * entry.tokens * np.dtype(entry.dtype).itemsize
+        if needed > cache_bytes:
+            raise ConfigError(f"data.cache_bytes={cache_bytes}: the shards that this node reads side by side and next have {needed} "
+                              f"bytes; type data.cache_bytes={2 * needed}, or data.lanes={max(1, self.samples[0].lanes // 4)}")
 
     def _wanted(self, step: int) -> list[tuple[int, int]]:
         """(corpus, shard) that this rank needs from `step` on, first those it needs now."""

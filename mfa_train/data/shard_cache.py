@@ -72,7 +72,7 @@ class ShardCache:
             if attempt:
                 time.sleep(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
             try:
-                partial, found = _Fetch(url, path, self._make_room).result()
+                partial, found = _Fetch(url, path, self._make_room, again=attempt > 0).result()
             except FINAL as error:
                 raise DataError(f"{url}: {reason(error)}") from None
             except OSError as error:
@@ -88,23 +88,27 @@ class ShardCache:
             damaged, failure = True, OSError("damaged")
         raise DataError(f"{url}: could not be fetched in {ATTEMPTS} attempts ({reason(failure)})") from None
 
-    def _make_room(self, size: int) -> None:
-        """Removes the files used longest ago until `size` more bytes fit."""
+    def _make_room(self, partial: Path, size: int) -> None:
+        """Makes `partial`, of `size` bytes, and before that removes the files used longest ago until it fits."""
         with self._alone(self.folder / "room"):
-            files = sorted((stat.st_mtime_ns, stat.st_size, path) for path, stat in _files(self.folder))
-            total = sum(used for _, used, _ in files)
-            for _, used, path in files:
-                if total + size <= self.capacity:
+            files = sorted((stat.st_mtime, stat.st_size, path) for path, stat in _files(self.folder))
+            total = size + sum(used for _, used, _ in files)
+            for touched, used, path in files:
+                if total <= self.capacity:
                     break
+                if path.suffix == ".partial" and time.time() - touched < 2 * STALL_SECONDS:
+                    continue  # another fetch is at it; older ones belong to processes that were killed
                 path.unlink(missing_ok=True)
                 total -= used
+            with partial.open("wb") as file:
+                file.truncate(size)
 
 
 class _Fetch:
     """One attempt, in a thread that can be left behind when it stands still."""
 
-    def __init__(self, url: str, path: Path, make_room: Callable[[int], None]):
-        self.url, self.make_room = url, make_room
+    def __init__(self, url: str, path: Path, make_room: Callable[[Path, int], None], again: bool):
+        self.url, self.make_room, self.again = url, make_room, again
         self.partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.partial")
         self.digest, self.failure = hashlib.sha256(), None
         self.moved = time.monotonic()
@@ -125,11 +129,11 @@ class _Fetch:
 
     def _run(self) -> None:
         try:
-            # A file system of its own: one that stands still would hold up the next attempt.
-            filesystem, path = fsspec.url_to_fs(self.url, skip_instance_cache=True, use_listings_cache=False)
+            # Where an attempt has failed its file system may still be waiting: a new one, then.
+            filesystem, path = fsspec.url_to_fs(self.url, skip_instance_cache=self.again, use_listings_cache=False)
             with filesystem.open(path, "rb", block_size=PART_BYTES, cache_type="readahead") as source:
-                self.make_room(source.size or 0)
-                with self.partial.open("wb") as file:
+                self.make_room(self.partial, source.size or 0)
+                with self.partial.open("r+b") as file:
                     while part := source.read(PART_BYTES):
                         self.moved = time.monotonic()
                         self.digest.update(part)

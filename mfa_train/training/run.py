@@ -58,7 +58,7 @@ def run(config: Config) -> dict:
     corpora = _open_corpora(config, ranks)
     tokenizer = next(iter(corpora.values())).tokenizer
     batches = Batches(corpora, config.data, config.training.sequence_length, config.seed, config.training.batch_size,
-                      ranks.rank, ranks.world_size)
+                      ranks.rank, ranks.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     held_out = HeldOut(corpora, batches.phases[-1], config.training.sequence_length, config.training.eval_sequences)
 
     engine = build_engine(config, ranks, dtype)

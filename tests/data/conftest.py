@@ -1,0 +1,12 @@
+import pytest
+
+
+@pytest.fixture(scope="session")
+def object_storage():
+    pytest.importorskip("moto.server", reason="moto's server is not installed")
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    from tests.data.object_storage import ObjectStorage
+
+    storage = ObjectStorage()
+    yield storage
+    storage.close()

@@ -1,0 +1,78 @@
+"""The batches of a run: one sequence of samples, whoever computes them, from wherever it goes on."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mfa_train import config as configs
+from mfa_train.data.batches import Batches
+from mfa_train.errors import ConfigError
+from tests.data.test_samples import shards_of
+
+
+class Prepared:
+    """What Batches reads of a corpus: tokens first, first + 1, … in shards of such lengths."""
+
+    manifest = {"tokenizer_file": "tokenizer.model"}
+
+    def __init__(self, folder, lengths, tokenizer="a"):
+        self.path, self.train, self.tokenizer = folder, shards_of(folder, lengths), self
+        self.sha256 = tokenizer
+
+    def identity(self):
+        return {"tokens": self.train.num_tokens, "shards": self.train.tokens.tolist()}
+
+
+def batches(corpora, batch_size, rank=0, ranks=1, weights=None, sequence_length=8, lanes=4):
+    data = configs.load(["data=mixture", f"data.lanes={lanes}", "data.shuffle_tokens=100"]).data
+    data.weights = weights or {name: number + 1 for number, name in enumerate(corpora)}
+    return Batches(corpora, data, sequence_length, 1, batch_size, rank, ranks)
+
+
+@given(layouts=st.lists(st.lists(st.integers(5, 90), min_size=1, max_size=5), min_size=1, max_size=3),
+       ranks=st.integers(1, 64), per_rank=st.integers(1, 4), lanes=st.integers(1, 9), resumed=st.integers(0, 6),
+       then=st.integers(1, 64))
+@settings(max_examples=40, deadline=None)
+def test_ranks_and_restarts_read_the_reference_order(tmp_path_factory, layouts, ranks, per_rank, lanes, resumed, then):
+    folder = tmp_path_factory.mktemp("corpora")
+    corpora = {f"c{number}": Prepared(folder / str(number), [9, *lengths]) for number, lengths in enumerate(layouts)}
+    batch_size = per_rank * ranks
+    alone = batches(corpora, batch_size, lanes=lanes)
+    for step in range(resumed):
+        reference = alone.read(np.arange(step * batch_size, (step + 1) * batch_size))
+        parts = np.concatenate([batches(corpora, batch_size, rank, ranks, lanes=lanes).of(step) for rank in range(ranks)])
+        assert sorted(map(tuple, parts)) == sorted(map(tuple, reference))
+    # Stopped after `resumed` steps, and gone on by as many processes as divide the batch.
+    then = max(count for count in range(1, then + 1) if batch_size % count == 0)
+    reference = alone.read(np.arange(resumed * batch_size, (resumed + 1) * batch_size))
+    parts = np.concatenate([batches(corpora, batch_size, rank, then, lanes=lanes).of(resumed) for rank in range(then)])
+    assert sorted(map(tuple, parts)) == sorted(map(tuple, reference))
+
+
+def test_counters_tell_what_was_read(tmp_path):
+    corpora = {"a": Prepared(tmp_path / "a", [500]), "b": Prepared(tmp_path / "b", [200, 300])}
+    told = batches(corpora, 10, weights={"a": 1, "b": 3}).progress(20)
+    assert told == {"data/tokens/a": 400, "data/epochs/a": 0.8, "data/tokens/b": 1200, "data/epochs/b": 2.4}
+
+
+def test_ranks_keep_to_their_lanes(tmp_path):
+    corpora = {"a": Prepared(tmp_path, [2000])}
+    for rank in range(2):
+        own = batches(corpora, 8, rank, 2)
+        lanes = own.samples[0].lane(np.concatenate([own.share(step) for step in range(20)]))
+        assert set(lanes.tolist()) == {2 * rank, 2 * rank + 1}
+
+
+def test_the_identity_changes_with_all_that_the_order_depends_on(tmp_path):
+    one, other = Prepared(tmp_path / "a", [500]), Prepared(tmp_path / "b", [200, 300])
+    same = batches({"x": one}, 10).fingerprint
+    assert same == batches({"x": one}, 20, 1, 2).fingerprint
+    assert len({same, batches({"x": other}, 10).fingerprint, batches({"x": one}, 10, sequence_length=9).fingerprint,
+                batches({"x": one}, 10, lanes=5).fingerprint, batches({"x": one, "y": other}, 10).fingerprint}) == 5
+
+
+def test_corpora_of_several_tokenizers_are_refused(tmp_path):
+    corpora = {"a": Prepared(tmp_path / "a", [500]), "b": Prepared(tmp_path / "b", [500], tokenizer="b")}
+    with pytest.raises(ConfigError, match="data.corpora.b: .* another tokenizer than .*; prepare it with data.tokenizer="):
+        batches(corpora, 10)
