@@ -1,6 +1,6 @@
 """Where a corpus's shards lie, and how one gets ready to be read: on disk and as the manifest vouches for it.
 
-A shard on disk is hashed once, when it is first read; `.verified.json` beside it remembers size and time of change, so
+A shard on disk is hashed once, when it is first read; `.FOLDER.verified.json` beside its folder remembers size and time of change, so
 that the next run need not. A shard behind a URL is fetched into the cache (shard_cache.py), which hashes what it fetches.
 """
 
@@ -18,8 +18,6 @@ from mfa_train.errors import DataError
 
 if TYPE_CHECKING:
     from mfa_train.data.shards import Shard
-
-VERIFIED = ".verified.json"
 
 
 class ShardStore:
@@ -77,11 +75,11 @@ def sha256_of(path: Path) -> str:
 
 
 def remember_verified(paths: Sequence[Path]) -> dict:
-    """Notes beside `paths`, files of one folder, that their content was held against the manifest; returns all notes there.
+    """Notes beside the folder of `paths` that their content was held against the manifest; returns all notes there.
     Where nothing can be written, nothing is, and the next run hashes them again."""
-    notes = paths[0].with_name(VERIFIED)
-    partial = notes.with_name(f"{VERIFIED}.{os.getpid()}-{threading.get_ident()}")
-    told = _remembered(notes.parent) | {path.name: _stamp(path) for path in paths}
+    notes = _notes(paths[0].parent)
+    partial = notes.with_name(f"{notes.name}.{os.getpid()}-{threading.get_ident()}")
+    told = _remembered(paths[0].parent) | {path.name: _stamp(path) for path in paths}
     try:
         partial.write_text(json.dumps(told), encoding="utf-8")
         os.replace(partial, notes)  # of two at once one's notes may be lost
@@ -90,9 +88,13 @@ def remember_verified(paths: Sequence[Path]) -> dict:
     return told
 
 
+def _notes(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.verified.json")
+
+
 def _remembered(folder: Path) -> dict:
     try:
-        notes = json.loads((folder / VERIFIED).read_text(encoding="utf-8"))
+        notes = json.loads(_notes(folder).read_text(encoding="utf-8"))
         return notes if isinstance(notes, dict) else {}
     except (OSError, ValueError):
         return {}
