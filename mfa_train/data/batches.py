@@ -37,7 +37,7 @@ class Batches:
         weights = data.weights if data.source == "mixture" else {name: 1 for name in corpora}
         self.phases = phases_of(weights, self.names, sequence_length)
         self.mixture = Mixture(self.phases)
-        self.samples = [Samples(corpus.train, sequence_length, seed, data.lanes, data.shuffle_tokens, f"{name} training")
+        self.samples = [Samples(corpus.train, sequence_length, seed, data.lanes, data.shuffle_tokens, f"{name} training" if len(corpora) > 1 else "training")
                         for name, corpus in corpora.items()]
         self.fetch_ahead = FetchAhead([corpus.train for corpus in corpora.values()])
         self.horizon = 1 + -(-2 * data.lanes * len(corpora) // batch_size)

@@ -17,7 +17,7 @@ class HeldOut:
         self.names, self.sequence_length = list(corpora), sequence_length
         self.shards = [corpus.held_out for corpus in corpora.values()]
         for name, shards in zip(self.names, self.shards):
-            require_tokens(shards, sequence_length, f"{name} held-out")
+            require_tokens(shards, sequence_length, f"{name} held-out" if len(corpora) > 1 else "held-out")
         there = np.array([(shards.num_tokens - 1) // sequence_length for shards in self.shards])
         if sequences:
             corpus, window = Mixture([Phase(0, last.weights)]).place(np.arange(sequences))
