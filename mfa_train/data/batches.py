@@ -81,9 +81,9 @@ class Batches:
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Samples `indices` (any whole numbers from 0), (len(indices), sequence_length + 1) int64."""
-        corpus, number = self.mixture.place(np.asarray(indices))
         if len(self.samples) == 1:
-            return self.samples[0].batch(number)
+            return self.samples[0].batch(indices)
+        corpus, number = self.mixture.place(np.asarray(indices))
         out = np.empty((len(indices), self.samples[0].sequence_length + 1), dtype=np.int64)
         for source in np.unique(corpus).tolist():
             here = np.flatnonzero(corpus == source)

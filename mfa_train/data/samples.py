@@ -10,8 +10,8 @@ So a batch draws from all over the corpus, while at any time only one stretch of
 takes some of the lanes fetches little more than its share of the shards. Any sample costs the same as the first.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,9 +20,12 @@ from mfa_train.data.shards import Shards, TokenRun
 from mfa_train.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where samples lie; arrays of one length."""
+CHUNK = 4096
+"""Samples whose places are computed at once: a few at a time would cost as much."""
+
+
+class Place(NamedTuple):
+    """Where samples lie; arrays of one length, int64."""
 
     epoch: np.ndarray
     lane: np.ndarray
@@ -43,6 +46,7 @@ class Samples:
         self.shard_order, self.lane_order, self.window_order = (
             Shuffle(seed, purpose) for purpose in ("shards", "lanes", "windows"))
         self.run = lru_cache(maxsize=3)(self._run)
+        self._chunk = lru_cache(maxsize=4)(self._place_chunk)
 
     def epochs(self, count: int) -> float:
         """How often the corpus has been read after its first `count` samples."""
@@ -50,6 +54,19 @@ class Samples:
 
     def place(self, indices: np.ndarray) -> Place:
         """Of samples `indices` (any whole numbers from 0)."""
+        chunks, within = np.divmod(indices, CHUNK)
+        first = chunks[0]
+        if (chunks == first).all():
+            return Place(*self._chunk(int(first))[:, within])
+        places = np.empty((len(Place._fields), len(indices)), dtype=np.int64)
+        for chunk in np.unique(chunks).tolist():
+            here = chunks == chunk
+            places[:, here] = self._chunk(chunk)[:, within[here]]
+        return Place(*places)
+
+    def _place_chunk(self, chunk: int) -> np.ndarray:
+        """(fields of Place, CHUNK) of samples CHUNK·chunk and those behind it."""
+        indices = np.arange(chunk * CHUNK, (chunk + 1) * CHUNK)
         epoch = indices * self.sequence_length // self.shards.num_tokens
         first, lanes, whole, rest = self._lanes(epoch)
         rounds, lane = np.divmod(indices - first, lanes)
@@ -58,7 +75,7 @@ class Samples:
         block, within = np.divmod(rounds, size)
         within = self.window_order(within, np.minimum(size, windows - block * size), epoch, lane, block)
         start = (begin + block * size + within) * self.sequence_length - epoch * self.shards.num_tokens
-        return Place(epoch, lane, block, start)
+        return np.stack(Place(epoch, lane, block, start))
 
     def lane(self, indices: np.ndarray) -> np.ndarray:
         return self.place(indices).lane
@@ -67,9 +84,9 @@ class Samples:
         """Samples `indices`, (len(indices), sequence_length + 1) int64."""
         place = self.place(np.asarray(indices))
         out = np.empty((len(indices), self.sequence_length + 1), dtype=np.int64)
-        for epoch in np.unique(place.epoch).tolist():
+        for epoch in sorted(set(place.epoch.tolist())):
             rows = np.flatnonzero(place.epoch == epoch)
-            self.run(epoch).read_into(out, rows, place.start[rows], lambda: self.run(epoch + 1))
+            out[rows] = self.run(epoch).read(place.start[rows], self.sequence_length + 1, lambda: self.run(epoch + 1))
         self._require_known(out, place)
         return out
 

@@ -1,17 +1,17 @@
 """The shards of a split, opened where they are first read, and read as one run of tokens in any order of them."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from mfa_train.data.shard_store import ShardStore
 from mfa_train.errors import DataError
 
-OPEN = 1024
-"""Shards mapped into memory at once."""
+OPEN = 256
+"""Files open at once; what is needed again is opened again."""
 
 
 @dataclass(frozen=True)
@@ -33,38 +33,48 @@ class Shard:
 
 
 class Shards:
-    """Nothing is opened, hashed or fetched before its tokens are read. `vocab_size` is their tokenizer's."""
+    """Nothing is opened, hashed or fetched before its tokens are read. `vocab_size` is their tokenizer's.
+
+    Tokens are read by plain reads of just their bytes: mapped files would be read ahead around each window, and one that is
+    cut off meanwhile would end the process.
+    """
 
     def __init__(self, store: ShardStore, shards: Sequence[Shard], vocab_size: int):
         self.store, self.shards, self.vocab_size = store, [shard for shard in shards if shard.tokens], vocab_size
         self.tokens = np.array([shard.tokens for shard in self.shards], dtype=np.int64)
         self.num_tokens = int(self.tokens.sum())
-        self.maps: dict[int, tuple[Path, np.ndarray]] = {}
+        self.firsts = [shard.first_token for shard in self.shards]
+        self.dtypes = [np.dtype(shard.dtype) for shard in self.shards]
+        self.dtype = np.result_type(np.uint16, *set(self.dtypes))
+        self.files: dict[int, BinaryIO] = {}
 
     def __len__(self) -> int:
         return len(self.shards)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Tokens [start, stop) in the order of the documents, (stop - start,) int64; both within num_tokens."""
-        out = np.empty((1, stop - start), dtype=np.int64)
-        TokenRun(self, np.arange(len(self))).read_into(out, [0], [start], lambda: None)
-        return out[0]
+        run = TokenRun(self, np.arange(len(self)))
+        return run.read(np.array([start]), stop - start, lambda: run)[0].astype(np.int64)
 
-    def open(self, index: int) -> np.ndarray:
-        """(tokens,) of the shard, mapped. Raises DataError for one that is damaged, missing or out of reach."""
-        if index not in self.maps:
-            self._map(index)
-        return self.maps[index][1]
+    def read_into(self, out: np.ndarray, index: int, start: int) -> None:
+        """Fills out (tokens,), of `dtype`, with a shard's tokens from `start` on. Raises DataError for a shard that is
+        damaged, missing or out of reach."""
+        file, dtype, first = self.files.get(index) or self._open(index), self.dtypes[index], self.firsts[index]
+        part = out if dtype == out.dtype else np.empty(len(out), dtype)
+        offset = (first + start) * part.itemsize
+        if (found := os.preadv(file.fileno(), [part], offset)) < part.nbytes:
+            raise DataError(f"{file.name}: ends at byte {offset + found}, where the manifest tells of "
+                            f"{(first + self.shards[index].tokens) * part.itemsize}: it is cut off")
+        if part is not out:
+            out[:] = part
 
-    def _map(self, index: int) -> None:
-        # A file that the cache has removed takes its room until nobody maps it any more.
-        self.maps = {other: (path, tokens) for other, (path, tokens) in list(self.maps.items())[-OPEN:] if path.exists()}
-        shard = self.shards[index]
-        path, dtype = self.store.ready(shard), np.dtype(shard.dtype)
-        stop = shard.first_token + shard.tokens
-        if (found := path.stat().st_size) < stop * dtype.itemsize:
-            raise DataError(f"{path}: {found} bytes, where the manifest tells of {stop * dtype.itemsize}: cut off?")
-        self.maps[index] = path, np.memmap(path, dtype=dtype, mode="r")[shard.first_token : stop]
+    def _open(self, index: int) -> BinaryIO:
+        # A file that the cache has removed takes its room as long as it is open.
+        gone = [other for other, file in self.files.items() if not os.fstat(file.fileno()).st_nlink]
+        for other in [*gone, *list(self.files)[: max(0, len(self.files) - len(gone) - OPEN)]]:
+            self.files.pop(other, None)
+        self.files[index] = self.store.ready(self.shards[index]).open("rb", buffering=0)
+        return self.files[index]
 
     def unknown_token(self, index: int, token: int) -> DataError:
         return DataError(f"{self.store.location(self.shards[index])}: holds token {token}, and its tokenizer has "
@@ -84,20 +94,25 @@ class TokenRun:
         first, last = np.searchsorted(self.ends, (start, stop - 1), side="right")
         return self.order[first : last + 1]
 
-    def read_into(self, out: np.ndarray, rows: Sequence[int], starts: Sequence[int],
-                  following: Callable[[], "TokenRun"]) -> None:
-        """Fills `rows` of out (…, length) with the tokens from `starts` on; behind the run's end from `following()`."""
-        length, shards = out.shape[1], self.shards
-        starts = np.asarray(starts, dtype=np.int64)
+    def read(self, starts: np.ndarray, length: int, following: Callable[[], "TokenRun"]) -> np.ndarray:
+        """The `length` tokens from each of `starts` on, (len(starts), length); behind the run's end those of `following()`."""
+        out = np.empty((len(starts), length), dtype=self.shards.dtype)
         places = np.searchsorted(self.ends, starts, side="right")
-        local = starts - self.begins[places]
-        rows = list(rows)
-        for row, place, begin in zip(rows, places.tolist(), local.tolist()):
-            run, filled = self, 0
-            while filled < length:
-                if place == len(run.order):
-                    run, place = following(), 0
-                index = run.order[place]
-                part = shards.open(index)[begin : begin + length - filled]
-                out[row, filled : filled + len(part)] = part
-                filled, place, begin = filled + len(part), place + 1, 0
+        begins = starts - self.begins[places]
+        lefts = np.minimum(self.ends[places] - starts, length)
+        for row, place, begin, left in zip(out, places.tolist(), begins.tolist(), lefts.tolist()):
+            self.shards.read_into(row[:left], self.order[place], begin)
+            if left < length:
+                self._read_on(row[left:], place + 1, following)
+        return out
+
+    def _read_on(self, out: np.ndarray, place: int, following: Callable[[], "TokenRun"]) -> None:
+        """Fills out (tokens,) from the beginning of the shard at `place`."""
+        run = self
+        while len(out):
+            if place == len(run.order):
+                run, place = following(), 0
+            index = run.order[place]
+            left = min(len(out), int(self.shards.tokens[index]))
+            self.shards.read_into(out[:left], index, 0)
+            out, place = out[left:], place + 1
