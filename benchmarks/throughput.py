@@ -31,6 +31,7 @@ def mfa_train(compiled: bool) -> Iterator[None]:
 
     from mfa_train import config as configs
     from mfa_train.budget.plan import make_plan
+    from mfa_train.data.documents import ModelInputs
     from mfa_train.data.samples import Samples
     from mfa_train.data.token_shards import TokenShard, write_shard
     from mfa_train.tracking.run_log import RunLog
@@ -51,7 +52,8 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     engine = build_engine(config, ranks, torch.bfloat16)
     assert sum(p.numel() for p in engine.module.parameters()) == parameters()
     log = RunLog(config.tracking, config.run_dir, {}, config.training.total_steps)
-    for record in train(engine, config, samples, ranks, plan["flops"]["train_per_token"], 1e12, None, log.advance):
+    for record in train(engine, config, samples, ModelInputs(ranks.device, None), ranks, plan["flops"]["train_per_token"],
+                        1e12, None, log.advance):
         log.log(record)
         yield
 

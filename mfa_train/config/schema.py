@@ -74,6 +74,8 @@ class DataConfig:
     """Text that the tokenizer is trained on."""
     shard_bytes: int
     """Text in one shard."""
+    document_mask: bool
+    """Attention stays within a document and positions restart with each; see `mfa_train.data.documents`."""
 
     def __post_init__(self):
         for key in ("tokenizer_bytes", "shard_bytes"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mfa_train.data.documents import ModelInputs
 from mfa_train.data.samples import Samples
 from mfa_train.training.ranks import Ranks
 
@@ -23,8 +24,9 @@ class Evaluator:
     `token_bytes` (vocab_size,): bytes of text each token stands for.
     """
 
-    def __init__(self, held_out: Samples, sequences: int, micro_batch: int, ranks: Ranks, token_bytes: np.ndarray):
-        self.samples, self.micro_batch, self.ranks = held_out, micro_batch, ranks
+    def __init__(self, held_out: Samples, inputs_of: ModelInputs, sequences: int, micro_batch: int, ranks: Ranks,
+                 token_bytes: np.ndarray):
+        self.samples, self.inputs_of, self.micro_batch, self.ranks = held_out, inputs_of, micro_batch, ranks
         self.count = min(sequences or held_out.windows, held_out.windows)
         self.targets = held_out.at(np.arange(self.count))[:, 1:]
         self.num_bytes = int(token_bytes[self.targets].sum())
@@ -39,8 +41,9 @@ class Evaluator:
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for index in range(passes):
             windows = mine[index * self.micro_batch : (index + 1) * self.micro_batch]
-            batch = torch.from_numpy(self.samples.at(windows if len(windows) else [0])).to(self.ranks.device)
-            total += model(batch[:, :-1], batch[:, 1:]).double() * (len(windows) * self.samples.sequence_length)
+            inputs, targets, documents = self.inputs_of(self.samples.at(windows if len(windows) else [0]))
+            loss = model(inputs, targets, documents=documents)
+            total += loss.double() * (len(windows) * self.samples.sequence_length)
         model.train()
         nats = self.ranks.sum(total).item()
         return Evaluation(nats / self.targets.size, nats / (math.log(2) * self.num_bytes))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mfa_train.config import Config
+from mfa_train.data.documents import ModelInputs
 from mfa_train.data.samples import Samples
 from mfa_train.errors import TrainingError
 from mfa_train.training.evaluation import Evaluation
@@ -18,8 +19,9 @@ from mfa_train.training.ranks import Ranks
 from mfa_train.training.schedule import learning_rate
 
 
-def train(engine, config: Config, samples: Samples, ranks: Ranks, flops_per_token: int, peak_flops: float | None,
-          evaluate: Callable[[torch.nn.Module], Evaluation], on_step: Callable[[], None]) -> Iterator[dict]:
+def train(engine, config: Config, samples: Samples, inputs_of: ModelInputs, ranks: Ranks, flops_per_token: int,
+          peak_flops: float | None, evaluate: Callable[[torch.nn.Module], Evaluation],
+          on_step: Callable[[], None]) -> Iterator[dict]:
     """Yields a metrics record for each logged step (DESIGN: `metrics.jsonl`), the last step's always.
 
     Raises TrainingError when the loss or the gradient's norm is not finite.
@@ -36,8 +38,8 @@ def train(engine, config: Config, samples: Samples, ranks: Ranks, flops_per_toke
             group["lr"] = lr
         for micro in range(passes):
             first = step * config.training.batch_size + (micro * ranks.world_size + ranks.rank) * micro_batch
-            batch = torch.from_numpy(samples.batch(np.arange(first, first + micro_batch))).to(ranks.device)
-            loss = engine(batch[:, :-1], batch[:, 1:])
+            inputs, targets, documents = inputs_of(samples.batch(np.arange(first, first + micro_batch)))
+            loss = engine(inputs, targets, documents=documents)
             engine.backward(loss)
             engine.step()
             loss_sum += loss.detach()

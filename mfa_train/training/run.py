@@ -18,6 +18,7 @@ from mfa_train.budget.match import matched, told
 from mfa_train.budget.plan import make_plan, require_fit
 from mfa_train.config import Config
 from mfa_train.data.corpus import Corpus
+from mfa_train.data.documents import ModelInputs
 from mfa_train.data.prepare import prepare
 from mfa_train.data.samples import Samples
 from mfa_train.errors import ConfigError
@@ -57,16 +58,18 @@ def run(config: Config) -> dict:
     corpus = _open_corpus(config, ranks)
     samples = Samples(corpus.train, config.training.sequence_length, config.seed)
     held_out = Samples(corpus.held_out, config.training.sequence_length, config.seed, "held-out")
+    inputs_of = ModelInputs(ranks.device, corpus.tokenizer.eos_id if config.data.document_mask else None)
 
     engine = build_engine(config, ranks, dtype)
     ranks.on_first(lambda: folder.create(plan))
-    evaluate = Evaluator(held_out, config.training.eval_sequences, micro_batch, ranks, corpus.tokenizer.token_bytes)
+    evaluate = Evaluator(held_out, inputs_of, config.training.eval_sequences, micro_batch, ranks,
+                         corpus.tokenizer.token_bytes)
     run_config = dataclasses.asdict(config) | {"plan": dataclasses.asdict(config.plan) | plan}
     zlib_bits = zlib_bits_per_byte(corpus.tokenizer, evaluate.targets)
     log = RunLog(config.tracking, folder.path, run_config, config.training.total_steps) if ranks.first else SilentLog()
     status, record = "failed", {}
     try:
-        for record in train(engine, config, samples, ranks, plan["flops"]["train_per_token"],
+        for record in train(engine, config, samples, inputs_of, ranks, plan["flops"]["train_per_token"],
                             peak_flops(device, dtype), evaluate, log.advance):
             log.log(record)
         save_weights(engine, corpus.tokenizer, final_checkpoint(folder.path), ranks)
