@@ -12,11 +12,11 @@ from tests.attention.test_kernels import ROUNDING, errors, inputs
 from tests.conftest import VARIANTS
 
 SEPARATOR = 2
-STARTS = [(0, 7, 150), (), (1, 2, 130)]
+STARTS = [(0, 7, 90), (), (1, 2, 75)]
 """Where separators stand in each window: at its start, nowhere, side by side."""
 
 
-def windows(starts=STARTS, length: int = 201) -> np.ndarray:
+def windows(starts=STARTS, length: int = 121) -> np.ndarray:
     tokens = np.random.default_rng(0).integers(3, 199, (len(starts), length))
     for window, places in zip(tokens, starts):
         window[list(places)] = SEPARATOR
@@ -71,7 +71,7 @@ def test_documents_in_a_window_are_trained_as_if_each_stood_alone(attention, sma
     assert (crossing_grad - alone_grad).norm() > 0.01 * alone_grad.norm()
 
 
-@pytest.mark.parametrize("attention", VARIANTS)
+@pytest.mark.parametrize("attention", ["gqa", "mla", "mfa"])
 def test_in_bf16_they_differ_by_rounding(attention, small_model):
     model, tokens = small_model(attention, "attention.kernel=tiled").bfloat16(), windows()
     for packed, alone in zip(in_one_window(model, tokens), one_by_one(model, tokens)):
@@ -89,7 +89,7 @@ def test_windows_without_a_separator_are_trained_as_without_a_mask_bit_for_bit(d
     _flash_missing(64) is not None, reason=f"flash-attn needs {_flash_missing(64)}"))])
 def test_kernels_stay_within_documents(kernel):
     device = "cuda" if kernel == "flash" else "cpu"
-    tensors, grad = inputs(3, 200, 6, 2, 48, 32, device)
+    tensors, grad = inputs(3, 120, 6, 2, 48, 32, device)
     tokens = windows()
     documents = find_documents(tokens[:, :-1], SEPARATOR).to(torch.device(device))
 
@@ -102,18 +102,17 @@ def test_kernels_stay_within_documents(kernel):
     def document_by_document(*qkv):
         lengths = [len(part) - 1 for part in documents_of(tokens)]
         parts = zip(*(x.flatten(0, 1).split(lengths) for x in qkv))
-        return torch.cat([attend(*(x.unsqueeze(0) for x in part), 48**-0.5, "sdpa")[0] for part in parts]).unflatten(0, (3, 200))
+        return torch.cat([attend(*(x.unsqueeze(0) for x in part), 48**-0.5, "sdpa")[0] for part in parts]).unflatten(0, (3, 120))
 
     exact = run([x.double() for x in tensors], grad.double(), document_by_document)
     found = errors(run(tensors, grad, lambda *qkv: attend(*qkv, 48**-0.5, kernel, documents)), exact)
     assert max(found) < ROUNDING, found
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_new_documents_compile_nothing_anew(checkpointing, small_model):
+def test_new_documents_compile_nothing_anew(small_model):
     torch.compiler.reset()
     model, graphs = small_model("mfa"), CompileCounter()
-    model.model.activation_checkpointing = checkpointing
+    model.model.activation_checkpointing = True
     for layer in model.model.layers:
         layer.compile(backend=graphs)
     reference, after = small_model("mfa"), []
