@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mfa_train.attention.documents import Documents
 
-SIZES_AN_OCTAVE = 4
-"""Documents are padded to one of so many lengths between a power of two and the next: few groups, little padding."""
+SHORTEST_PADDED = 32
+"""Below it a call of the kernel costs more than its padding."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def find_documents(inputs: np.ndarray, separator: int) -> Documents:
 
 
 def _padded(lengths: np.ndarray) -> np.ndarray:
-    """The next of `SIZES_AN_OCTAVE` sizes an octave, for each of `lengths`."""
-    octave = 2 ** np.floor(np.log2(lengths)).astype(np.int64)
-    step = np.maximum(octave // SIZES_AN_OCTAVE, 1)
-    return -(-lengths // step) * step
+    """The next of 32, 48, 64, 96, 128, 192, … for each of `lengths`: few groups, at most half of one padding."""
+    lengths = np.maximum(lengths, SHORTEST_PADDED)
+    half_octave = 2 ** (np.floor(np.log2(lengths)).astype(np.int64) - 1)
+    return -(-lengths // half_octave) * half_octave
