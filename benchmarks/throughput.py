@@ -52,8 +52,9 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     engine = build_engine(config, ranks, torch.bfloat16)
     assert sum(p.numel() for p in engine.module.parameters()) == parameters()
     log = RunLog(config.tracking, config.run_dir, {}, config.training.total_steps)
-    for record in train(engine, config, samples, ModelInputs(ranks.device, None), ranks, plan["flops"]["train_per_token"],
-                        1e12, None, log.advance):
+    inputs_of = ModelInputs(ranks.device, separator=None)
+    for record in train(engine, config, samples, inputs_of, ranks, plan["flops"]["train_per_token"], 1e12, None,
+                        log.advance):
         log.log(record)
         yield
 

@@ -66,8 +66,8 @@ def _flash_missing(head_dim: int) -> str | None:
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, documents: Optional[Documents] = None) -> Tensor:
     """Causal attention. q (batch, queries, heads, qk_dim), k and v (batch, keys, kv_heads, …) with keys >= queries.
 
-    Returns (batch, queries, heads, v_dim). Query heads share key-value heads in equal groups. With `documents`, of as many
-    queries as keys, no query sees a key of another document.
+    Returns (batch, queries, heads, v_dim). Query heads share key-value heads in equal groups. With `documents` (queries
+    and keys of the same tokens) no query sees a key of another document.
     """
     if documents is not None:
         return _attend_within(documents, q, k, v, scale, kernel)

@@ -1,8 +1,8 @@
 """Which tokens of a batch belong to one document, found on the CPU before the batch goes to its device.
 
-In the token stream a separator stands behind each document. A document's segment begins at the separator that precedes
-it, as if it were the document's own first token: the separator predicts the first token, the last token predicts the next
-separator, and every target counts. A window's first token begins a segment too, whatever it is.
+In the token stream a separator stands behind each document. A document's segment begins at the separator that
+precedes it, as if it were the document's own first token: the separator predicts the first token, the last token
+predicts the next separator, and every target counts. A window's first token begins a segment too, whatever it is.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mfa_train.attention.documents import Documents
 
-SHORTEST_PADDED = 32
-"""Below it a call of the kernel costs more than its padding."""
+SCORES_A_CALL = 2**15
+"""Padding is taken for a call of the kernel less where it costs fewer scores in each head than this."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,12 @@ class ModelInputs:
     separator: int | None
 
     def __call__(self, windows: np.ndarray) -> tuple[Tensor, Tensor, Documents | None]:
-        """Inputs and targets (batch, tokens) of windows (batch, tokens + 1), and where asked for the inputs' documents."""
-        documents = None if self.separator is None else find_documents(windows[:, :-1], self.separator).to(self.device)
+        """Inputs and targets (batch, tokens) of windows (batch, tokens + 1), and where asked the inputs' documents."""
         tokens = torch.from_numpy(windows).to(self.device, non_blocking=True)
-        return tokens[:, :-1], tokens[:, 1:], documents
+        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        if self.separator is None:
+            return inputs, targets, None
+        return inputs, targets, find_documents(windows[:, :-1], self.separator).to(self.device)
 
 
 def find_documents(inputs: np.ndarray, separator: int) -> Documents:
@@ -54,7 +56,14 @@ def find_documents(inputs: np.ndarray, separator: int) -> Documents:
 
 
 def _padded(lengths: np.ndarray) -> np.ndarray:
-    """The next of 32, 48, 64, 96, 128, 192, … for each of `lengths`: few groups, at most half of one padding."""
-    lengths = np.maximum(lengths, SHORTEST_PADDED)
-    half_octave = 2 ** (np.floor(np.log2(lengths)).astype(np.int64) - 1)
-    return -(-lengths // half_octave) * half_octave
+    """To what each of `lengths` is padded: the next of …, 32, 48, 64, 96, …, or one further up where few share it."""
+    half_octave = np.maximum(2 ** np.floor(np.log2(lengths)).astype(np.int64) // 2, 1)
+    sizes, counts = np.unique(-(-lengths // half_octave) * half_octave, return_counts=True)
+    kept, waiting = [], 0
+    for size, larger, count in zip(sizes, sizes[1:], counts):
+        waiting += count
+        if waiting * (larger**2 - size**2) >= SCORES_A_CALL:
+            kept.append(size)
+            waiting = 0
+    kept.append(sizes[-1])
+    return np.array(kept)[np.searchsorted(kept, lengths)]

@@ -1,4 +1,4 @@
-"""Documents in a window are trained as if each stood alone: the unmasked model on the documents one by one is the reference."""
+"""Documents in a window are trained as if each stood alone: the unmasked model on them one by one is the reference."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def losses(model, tokens: np.ndarray, documents=None) -> torch.Tensor:
 
 
 def with_gradients(model, per_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The losses, and the gradient of their sum over all weights."""
+    """The losses, and the gradient of their sum."""
     model.zero_grad()
     per_token.sum().backward()
     return per_token.detach(), torch.cat([parameter.grad.flatten().float() for parameter in model.parameters()])
@@ -57,7 +57,8 @@ def one_by_one(model, tokens: np.ndarray):
 def test_a_document_starts_at_its_separator_and_at_the_windows_start():
     found = find_documents(np.array([[5, 6, 2, 7, 8], [2, 9, 9, 2, 2]]), SEPARATOR)
     assert found.positions.tolist() == [[0, 1, 0, 1, 2], [0, 1, 2, 0, 0]]
-    assert (found.cu_seqlens.tolist(), found.cu_seqlens.dtype, found.max_length) == ([0, 2, 5, 8, 9, 10], torch.int32, 3)
+    assert found.cu_seqlens.tolist() == [0, 2, 5, 8, 9, 10] and found.cu_seqlens.dtype == torch.int32
+    assert found.max_length == 3
 
 
 @pytest.mark.parametrize("attention", VARIANTS)
@@ -102,7 +103,8 @@ def test_kernels_stay_within_documents(kernel):
     def document_by_document(*qkv):
         lengths = [len(part) - 1 for part in documents_of(tokens)]
         parts = zip(*(x.flatten(0, 1).split(lengths) for x in qkv))
-        return torch.cat([attend(*(x.unsqueeze(0) for x in part), 48**-0.5, "sdpa")[0] for part in parts]).unflatten(0, (3, 120))
+        outputs = [attend(*(x.unsqueeze(0) for x in part), 48**-0.5, "sdpa")[0] for part in parts]
+        return torch.cat(outputs).unflatten(0, (3, 120))
 
     exact = run([x.double() for x in tensors], grad.double(), document_by_document)
     found = errors(run(tensors, grad, lambda *qkv: attend(*qkv, 48**-0.5, kernel, documents)), exact)
