@@ -31,8 +31,11 @@ def mfa_train(compiled: bool) -> Iterator[None]:
 
     from mfa_train import config as configs
     from mfa_train.budget.plan import make_plan
-    from mfa_train.data.samples import Samples
-    from mfa_train.data.token_shards import TokenShard, write_shard
+    from mfa_train.data.documents import ModelInputs
+    from mfa_train.data.batches import Batches
+    from mfa_train.data.shard_store import ShardStore
+    from mfa_train.data.shards import Shard, Shards
+    from mfa_train.data.token_shards import write_shard
     from mfa_train.tracking.run_log import RunLog
     from mfa_train.training.engine import build_engine
     from mfa_train.training.loop import train
@@ -45,13 +48,16 @@ def mfa_train(compiled: bool) -> Iterator[None]:
         "training.eval_every=1000000", "tracking.wandb=offline", f"runs_dir={folder}", f"data_dir={folder}",
     ])
     write_shard(folder / "tokens", [np.random.default_rng(0).integers(0, VOCAB, 2**20)], VOCAB)
-    samples = Samples(TokenShard(folder / "tokens"), SEQUENCE, seed=0)
+    shards = Shards(ShardStore(folder), [Shard("tokens", 2**20, "uint16")], VOCAB)
+    batches = Batches({"random": shards}, config.data, SEQUENCE, 0, BATCH)
     ranks, plan = join(), make_plan(config)
     config.run_dir.mkdir(parents=True)
     engine = build_engine(config, ranks, torch.bfloat16)
     assert sum(p.numel() for p in engine.module.parameters()) == parameters()
     log = RunLog(config.tracking, config.run_dir, {}, config.training.total_steps)
-    for record in train(engine, config, samples, ranks, plan["flops"]["train_per_token"], 1e12, None, log.advance):
+    inputs_of = ModelInputs(ranks.device, separator=None)
+    for record in train(engine, config, batches, inputs_of, ranks, plan["flops"]["train_per_token"], 1e12, None,
+                        log.advance):
         log.log(record)
         yield
 

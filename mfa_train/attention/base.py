@@ -16,6 +16,7 @@ from typing import ClassVar, NamedTuple, Optional
 from torch import Tensor, nn
 
 from mfa_train.attention.cache import LayerCache
+from mfa_train.attention.documents import Documents
 from mfa_train.attention.kernels import attend, choose_kernel
 from mfa_train.attention.rope import Positions, Rope, RopeScaling
 from mfa_train.config import require_choice, require_positive
@@ -106,17 +107,18 @@ class Attention(nn.Module, ABC):
     def keys_values(self, *entry: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
         """Keys (batch, tokens, kv_heads, qk_head_dim) and values (..., v_head_dim) of the tokens at `positions`."""
 
-    def forward(self, x: Tensor, positions: Positions, cache: Optional[LayerCache] = None) -> Tensor:
+    def forward(self, x: Tensor, positions: Positions, cache: Optional[LayerCache] = None,
+                documents: Optional[Documents] = None) -> Tensor:
         """Attention of x (batch, tokens, hidden_size) over itself and, where given, over the tokens in `cache`.
 
-        `positions` are those of x.
+        `positions` are those of x. With `documents`, which has no cache beside it, a token sees its own document alone.
         """
         q = self.query(x, positions)
         entry = self.cache_entry(x, positions)
         if cache is not None:
             entry, positions = cache.extend(entry)
         k, v = self.keys_values(*entry, positions=positions)
-        return self.o_proj(attend(q, k, v, self.scale, self.kernel).flatten(2))
+        return self.o_proj(attend(q, k, v, self.scale, self.kernel, documents).flatten(2))
 
     def capacity(self) -> Capacity | None:
         """None where the scores are no bilinear form of two tokens, for which the paper defines it."""

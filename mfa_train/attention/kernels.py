@@ -5,11 +5,13 @@ behind a longer cache sees all of it.
 """
 
 import importlib.util
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mfa_train.attention.documents import Documents
 from mfa_train.attention.tiled import tiled_attention
 from mfa_train.errors import ConfigError
 
@@ -61,11 +63,14 @@ def _flash_missing(head_dim: int) -> str | None:
     return None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, documents: Optional[Documents] = None) -> Tensor:
     """Causal attention. q (batch, queries, heads, qk_dim), k and v (batch, keys, kv_heads, …) with keys >= queries.
 
-    Returns (batch, queries, heads, v_dim). Query heads share key-value heads in equal groups.
+    Returns (batch, queries, heads, v_dim). Query heads share key-value heads in equal groups. With `documents` (queries
+    and keys of the same tokens) no query sees a key of another document.
     """
+    if documents is not None:
+        return _attend_within(documents, q, k, v, scale, kernel)
     # flash-attn takes 16-bit values alone, and tiles gain with them alone: float32 runs go through SDPA.
     if kernel == "tiled" and q.dtype == torch.bfloat16 and q.shape[1] == k.shape[1] <= TILED_MAX_TOKENS:
         return tiled_attention(q, k, v, scale)
@@ -74,6 +79,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str) -> Tensor
     if kernel == "flash" and q.dtype == torch.bfloat16:
         return _flash(q, k, v, scale)
     return _sdpa(q, k, v, scale)
+
+
+@torch.compiler.disable  # documents differ at every step, and each graph would be of use once
+def _attend_within(documents: Documents, q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str) -> Tensor:
+    if documents.whole_windows:
+        return attend(q, k, v, scale, kernel)
+    if kernel == "flash" and q.dtype == torch.bfloat16:
+        return _flash(q, k, v, scale, documents)
+    groups = zip(*(documents.grouped(x) for x in (q, k, v)))
+    return documents.ungrouped([attend(*group, scale, kernel) for group in groups])
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -88,15 +103,20 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return out.transpose(1, 2)
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Optional[Documents] = None) -> Tensor:
     # Version 2 wants one head_dim for q, k and v: zeros behind the shorter change no score and no value.
     dim = max(q.shape[-1], v.shape[-1])
     padded = [F.pad(x, (0, dim - x.shape[-1])) for x in (q, k, v)]
     if q.is_meta:
         return _Fused.apply(*padded)[..., : v.shape[-1]]
-    from flash_attn import flash_attn_func
+    from flash_attn import flash_attn_func, flash_attn_varlen_func
 
-    out = flash_attn_func(*padded, softmax_scale=scale, causal=True, deterministic=True)
+    if documents is None:
+        out = flash_attn_func(*padded, softmax_scale=scale, causal=True, deterministic=True)
+    else:
+        starts, longest = documents.cu_seqlens, documents.max_length
+        out = flash_attn_varlen_func(*(x.flatten(0, 1) for x in padded), starts, starts, longest, longest,
+                                     softmax_scale=scale, causal=True, deterministic=True).unflatten(0, q.shape[:2])
     return out[..., : v.shape[-1]]
 
 

@@ -48,6 +48,10 @@ class Positions(NamedTuple):
     sin: Tensor
     interleave: bool
 
+    def at(self, index: Tensor) -> "Positions":
+        """Of positions (tokens,) those that `index` (batch, tokens) picks."""
+        return Positions(self.cos[index], self.sin[index], self.interleave)
+
     def since(self, start: int) -> "Positions":
         return Positions(self.cos[..., start:, :], self.sin[..., start:, :], self.interleave)
 

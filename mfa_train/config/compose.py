@@ -24,7 +24,8 @@ ComposeError = (HydraException, OmegaConfBaseException)
 """What Hydra raises for what is typed; `explained` says it in one line."""
 
 ADDED = ("match", "plan", "cluster", "data.name", "data.files", "data.text_key", "data.tokenizer_bytes", "data.shard_bytes",
-         "data.corpora", "data.weights", "data.lanes", "data.shuffle_tokens", "data.cache_dir", "data.cache_bytes")
+         "data.corpora", "data.weights", "data.lanes", "data.shuffle_tokens", "data.cache_dir", "data.cache_bytes",
+         "data.document_mask")
 """Keys that a run made by an older version doesn't hold; their defaults say what it was."""
 
 OmegaConf.register_new_resolver("times", lambda factor, value: int(factor * value), replace=True)

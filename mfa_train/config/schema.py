@@ -85,6 +85,8 @@ class DataConfig:
     cache_dir: str
     """Where shards behind URLs are kept, shared by the processes of a node."""
     cache_bytes: int
+    document_mask: bool
+    """Attention stays within a document and positions restart with each; see `mfa_train.data.documents`."""
 
     def __post_init__(self):
         for key in ("tokenizer_bytes", "shard_bytes", "lanes", "shuffle_tokens", "cache_bytes"):

@@ -5,4 +5,5 @@
        tokenizer.model, train-00000.bin/.idx, …, held_out-00000.bin/.idx, … (token_shards.py) and manifest.json (corpus.py).
     3. samples.py cuts a split's tokens into windows and reads them in one global order (order.py): a pure function of
        corpus, seed and sequence length, whoever reads.
+    4. documents.py turns a batch into what the model is called with, where data.document_mask asks its documents too.
 """

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mfa_train.attention import AttentionConfig, attention_class
 from mfa_train.attention.cache import DecodeCache, LayerCache
+from mfa_train.attention.documents import Documents
 from mfa_train.attention.rope import Positions
 from mfa_train.config import ModelConfig
 from mfa_train.model.feed_forward import FeedForward
@@ -26,9 +27,10 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
 
-    def forward(self, x: Tensor, positions: Positions, cache: Optional[LayerCache] = None) -> Tensor:
+    def forward(self, x: Tensor, positions: Positions, cache: Optional[LayerCache] = None,
+                documents: Optional[Documents] = None) -> Tensor:
         """x (batch, tokens, hidden_size)"""
-        x = x + self.self_attn(self.input_layernorm(x), positions, cache)
+        x = x + self.self_attn(self.input_layernorm(x), positions, cache, documents)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -43,18 +45,19 @@ class Decoder(nn.Module):
         self.rope = attention_class(attention.name).make_rope(attention)
         self.activation_checkpointing = False
 
-    def forward(self, tokens: Tensor, cache: Optional[DecodeCache] = None) -> Tensor:
+    def forward(self, tokens: Tensor, cache: Optional[DecodeCache] = None,
+                documents: Optional[Documents] = None) -> Tensor:
         start = cache.length if cache else 0
         all_positions = self.rope(torch.arange(start + tokens.shape[1], device=tokens.device))
-        positions = all_positions.since(start)
+        positions = all_positions.since(start) if documents is None else all_positions.at(documents.positions)
         if cache:
             cache.begin(all_positions)
         x = self.embed_tokens(tokens)
         for index, layer in enumerate(self.layers):
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, positions, use_reentrant=False)
+                x = checkpoint(layer, x, positions, None, documents, use_reentrant=False)
             else:
-                x = layer(x, positions, cache.layers[index] if cache else None)
+                x = layer(x, positions, cache.layers[index] if cache else None, documents)
         if cache:
             cache.advance(tokens.shape[1])
         return self.norm(x)
@@ -70,9 +73,11 @@ class LanguageModel(nn.Module):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def forward(self, tokens: Tensor, targets: Optional[Tensor] = None, cache: Optional[DecodeCache] = None) -> Tensor:
+    def forward(self, tokens: Tensor, targets: Optional[Tensor] = None, cache: Optional[DecodeCache] = None,
+                documents: Optional[Documents] = None) -> Tensor:
         """Mean loss in nats per target, float32; without targets the logits (batch, tokens, vocab_size).
 
-        tokens and targets (batch, tokens); with a `cache`, tokens follow those it holds.
+        tokens and targets (batch, tokens); with a `cache`, tokens follow those it holds; with `documents` instead, each
+        document of the batch is read as if it stood alone.
         """
-        return self.lm_head(self.model(tokens, cache), targets)
+        return self.lm_head(self.model(tokens, cache, documents), targets)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 
+from mfa_train.data.documents import ModelInputs
 from mfa_train.data.held_out import HeldOut
 from mfa_train.training.ranks import Ranks
 
@@ -15,10 +16,10 @@ class Evaluator:
     `token_bytes` (vocab_size,): bytes of text each token stands for.
     """
 
-    def __init__(self, held_out: HeldOut, micro_batch: int, ranks: Ranks, token_bytes: np.ndarray):
-        self.held_out, self.micro_batch, self.ranks = held_out, micro_batch, ranks
+    def __init__(self, held_out: HeldOut, inputs_of: ModelInputs, micro_batch: int, ranks: Ranks, token_bytes: np.ndarray):
+        self.held_out, self.inputs_of, self.micro_batch, self.ranks = held_out, inputs_of, micro_batch, ranks
         targets = {name: held_out.at(name, windows)[:, 1:] for name, windows in held_out.windows.items() if len(windows)}
-        self.targets = np.concatenate(list(targets.values()))
+        self.targets = np.concatenate([tokens.ravel() for tokens in targets.values()])
         self.sizes = {name: (tokens.size, int(token_bytes[tokens].sum())) for name, tokens in targets.items()}
         """Tokens and bytes of text of each corpus."""
 
@@ -43,6 +44,7 @@ class Evaluator:
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for index in range(passes):
             part = mine[index * self.micro_batch : (index + 1) * self.micro_batch]
-            batch = torch.from_numpy(self.held_out.at(name, part if len(part) else windows[:1])).to(self.ranks.device)
-            total += model(batch[:, :-1], batch[:, 1:]).double() * (len(part) * self.held_out.sequence_length)
+            inputs, targets, documents = self.inputs_of(self.held_out.at(name, part if len(part) else windows[:1]))
+            loss = model(inputs, targets, documents=documents)
+            total += loss.double() * (len(part) * self.held_out.sequence_length)
         return self.ranks.sum(total).item()

@@ -7,17 +7,19 @@ import math
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 
 from mfa_train.config import Config
 from mfa_train.data.batches import Batches
+from mfa_train.data.documents import ModelInputs
 from mfa_train.errors import TrainingError
 from mfa_train.training.ranks import Ranks
 from mfa_train.training.schedule import learning_rate
 
 
-def train(engine, config: Config, batches: Batches, ranks: Ranks, flops_per_token: int, peak_flops: float | None,
-          evaluate: Callable[[torch.nn.Module], dict], on_step: Callable[[], None]) -> Iterator[dict]:
+def train(engine, config: Config, batches: Batches, inputs_of: ModelInputs, ranks: Ranks, flops_per_token: int,
+          peak_flops: float | None, evaluate: Callable[[torch.nn.Module], dict], on_step: Callable[[], None]) -> Iterator[dict]:
     """Yields a metrics record for each logged step (DESIGN: `metrics.jsonl`), the last step's always.
 
     Raises TrainingError when the loss or the gradient's norm is not finite.
@@ -32,9 +34,9 @@ def train(engine, config: Config, batches: Batches, ranks: Ranks, flops_per_toke
         lr = learning_rate(config.schedule, config.optimizer.lr, step, total_steps)
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
-        for micro in torch.from_numpy(batches.of(step)).split(micro_batch):
-            batch = micro.to(ranks.device)
-            loss = engine(batch[:, :-1], batch[:, 1:])
+        for windows in np.split(batches.of(step), passes):
+            inputs, targets, documents = inputs_of(windows)
+            loss = engine(inputs, targets, documents=documents)
             engine.backward(loss)
             engine.step()
             loss_sum += loss.detach()

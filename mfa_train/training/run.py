@@ -20,6 +20,7 @@ from mfa_train.config import Config
 from mfa_train.data.batches import Batches
 from mfa_train.data.corpora import open_all, prepare_all
 from mfa_train.data.corpus import Corpus
+from mfa_train.data.documents import ModelInputs
 from mfa_train.data.held_out import HeldOut
 from mfa_train.errors import ConfigError
 from mfa_train.tracking.run_log import RunLog, SilentLog
@@ -60,16 +61,17 @@ def run(config: Config) -> dict:
     batches = Batches(corpora, config.data, config.training.sequence_length, config.seed, config.training.batch_size,
                       ranks.rank, ranks.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     held_out = HeldOut(corpora, batches.phases[-1], config.training.sequence_length, config.training.eval_sequences)
+    inputs_of = ModelInputs(ranks.device, tokenizer.eos_id if config.data.document_mask else None)
 
     engine = build_engine(config, ranks, dtype)
     ranks.on_first(lambda: folder.create(plan))
-    evaluate = Evaluator(held_out, micro_batch, ranks, tokenizer.token_bytes)
+    evaluate = Evaluator(held_out, inputs_of, micro_batch, ranks, tokenizer.token_bytes)
     run_config = dataclasses.asdict(config) | {"plan": dataclasses.asdict(config.plan) | plan}
     zlib_bits = zlib_bits_per_byte(tokenizer, evaluate.targets)
     log = RunLog(config.tracking, folder.path, run_config, config.training.total_steps) if ranks.first else SilentLog()
     status, record = "failed", {}
     try:
-        for record in train(engine, config, batches, ranks, plan["flops"]["train_per_token"],
+        for record in train(engine, config, batches, inputs_of, ranks, plan["flops"]["train_per_token"],
                             peak_flops(device, dtype), evaluate, log.advance):
             log.log(record)
         save_weights(engine, tokenizer, final_checkpoint(folder.path), ranks)

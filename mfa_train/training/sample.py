@@ -17,8 +17,8 @@ from mfa_train.training.weights import load_weights
 
 def sample_text(config: SampleConfig, seed: int, model: LanguageModel, tokenizer: Tokenizer,
                 device: torch.device) -> str:
-    """The prompt and what the model makes of it."""
-    prompt = torch.tensor([[tokenizer.bos_id, *tokenizer.encode([config.prompt])[0]]], device=device)
+    """The prompt and what the model makes of it, behind a separator as every document is in training."""
+    prompt = torch.tensor([[tokenizer.eos_id, *tokenizer.encode([config.prompt])[0]]], device=device)
     tokens = generate(model, prompt, config.max_new_tokens, temperature=config.temperature, top_k=config.top_k,
                       top_p=config.top_p, seed=seed, eos_id=tokenizer.eos_id)
     return tokenizer.decode(tokens[0, 1:].tolist())

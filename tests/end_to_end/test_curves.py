@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.end_to_end.conftest import metrics
 
 TIMINGS = {"seconds", "tokens_per_second", "mfu"}
@@ -70,6 +71,37 @@ def test_tied_embeddings_give_one_curve(zero, train, tmp_path, reference):
     curve = [record["train/loss"] for record in metrics(tmp_path / "run")]
     assert curve == pytest.approx(reference.setdefault("tied", curve), rel=1e-4)
     assert curve[-1] < curve[0] - 0.5
+
+
+@pytest.fixture(scope="module")
+def short_documents(tmp_path_factory) -> tuple[str, ...]:
+    """A corpus of documents shorter than a window, as overrides."""
+    folder = tmp_path_factory.mktemp("short")
+    words = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8").split()
+    documents = [" ".join(words[start : start + 5 + start % 40]) for start in range(0, len(words) - 45, 3)]
+    (folder / "short.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    return ("data=files", f"data.files=[{folder}/short.jsonl]", "data.vocab_size=512", f"data_dir={folder}",
+            "data.held_out_fraction=0.2")
+
+
+@pytest.mark.parametrize("overrides, processes", [
+    ((), None),
+    (("zero=3", "training.micro_batch_size=2", "training.activation_checkpointing=true"), 2),
+], ids=["one process", "two processes, zero=3, checkpointing"])
+def test_masked_documents_give_one_curve(overrides, processes, short_documents, train, tmp_path, reference):
+    command = (*short_documents, "data.document_mask=true", "training.sequence_length=128", "training.steps=8",
+               "training.eval_every=4", "schedule.warmup_steps=2")
+    done = train(*command, *overrides, "name=run", processes=processes)
+    assert done.returncode == 0, done.stderr
+    curve = metrics(tmp_path / "run")
+    first = reference.setdefault("masked", curve)
+    for ours, theirs in zip(curve, first):
+        for key in {"train/loss", "val/loss"} & ours.keys():
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-4)
+    if processes is None:
+        assert train(*command, "name=crossing", "data.document_mask=false").returncode == 0
+        crossing = metrics(tmp_path / "crossing")
+        assert abs(crossing[-1]["val/loss"] - curve[-1]["val/loss"]) > 1e-3
 
 
 def test_the_same_command_twice_gives_the_same_metrics(train, tmp_path):
