@@ -1,4 +1,4 @@
-"""A prepared corpus: tokenizer.model, the shards of each split, and manifest.json, which vouches for them.
+"""A prepared corpus: tokenizer.model or tokenizer.json, the shards of each split, and manifest.json, which vouches for them.
 
 A split's shards are SPLIT-00000.bin/.idx, SPLIT-00001.bin/.idx, …, in the order of the documents.
 """
@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 
 from mfa_train.data.token_shards import TokenShards
-from mfa_train.data.tokenizer import Tokenizer
+from mfa_train.data.tokenizer import open_tokenizer
 from mfa_train.errors import DataError
 
 SPLITS = ("train", "held_out")
-FORMAT = 2
+FORMAT = 3
 
 
 class Corpus:
@@ -26,11 +26,12 @@ class Corpus:
         self.manifest = read_manifest(self.path)
         shards = {split: self.manifest["splits"][split]["shards"] for split in SPLITS}
         if check:
-            self._vouch("tokenizer.model", self.manifest["tokenizer_sha256"])
+            self._vouch(self.manifest["tokenizer_file"], self.manifest["tokenizer_sha256"])
             for shard in (shard for split in SPLITS for shard in shards[split]):
                 for suffix, sha256 in shard["sha256"].items():
-                    self._vouch(f"{shard['name']}.{suffix}", sha256)
-        self.tokenizer = Tokenizer(self.path / "tokenizer.model")
+                    if sha256 is not None:
+                        self._vouch(f"{shard['name']}.{suffix}", sha256)
+        self.tokenizer = open_tokenizer(self.path / self.manifest["tokenizer_file"], self.manifest["eos_token"])
         self.vocab_size = self.tokenizer.vocab_size
         self.train, self.held_out = (TokenShards([self.path / shard["name"] for shard in shards[split]])
                                      for split in SPLITS)
@@ -61,7 +62,7 @@ def read_manifest(path: Path) -> dict:
         for split in SPLITS:  # a key that is missing is found here
             for shard in manifest["splits"][split]["shards"]:
                 shard["name"], shard["sha256"]["bin"]
-        manifest["tokenizer_sha256"]
+        manifest["tokenizer_sha256"], manifest["tokenizer_file"], manifest["eos_token"]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{file}: not a manifest (damaged?); remove {path} and prepare it again") from error
     return manifest

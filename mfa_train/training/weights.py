@@ -30,7 +30,7 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_file(weights, partial / FILE)
-        shutil.copyfile(tokenizer.path, partial / "tokenizer.model")
+        shutil.copyfile(tokenizer.path, partial / tokenizer.path.name)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mfa_train import config as configs
-from mfa_train.data import python_stdlib
 from mfa_train.data.corpus import Corpus
 from mfa_train.data.prepare import prepare
+from mfa_train.data.sources import python_stdlib
 from mfa_train.errors import ConfigError
 
 
@@ -40,8 +40,9 @@ def test_prepared_tokens_are_reused(prepared_data):
 
 
 def test_whole_files_are_held_out_and_none_is_a_test(prepared_data):
-    names = [name for name, _ in python_stdlib.documents()]
-    held_out = [name for name in names if python_stdlib.held_out(name, "", 0.05)]
+    documents = list(python_stdlib.documents())
+    names = [document.place for document in documents]
+    held_out = [document for document in documents if python_stdlib.held_out(document, 0.05)]
     splits = Corpus(corpus_in(prepared_data)).manifest["splits"]
     assert splits["held_out"]["documents"] == len(held_out)
     assert splits["train"]["documents"] == len(names) - len(held_out)
@@ -51,7 +52,7 @@ def test_whole_files_are_held_out_and_none_is_a_test(prepared_data):
 
 def test_the_held_out_text_comes_back_from_its_tokens(prepared_data):
     corpus = Corpus(corpus_in(prepared_data))
-    texts = "".join(text for name, text in python_stdlib.documents() if python_stdlib.held_out(name, "", 0.05))
+    texts = "".join(document.text for document in python_stdlib.documents() if python_stdlib.held_out(document, 0.05))
     assert corpus.tokenizer.text_bytes(corpus.held_out.read(0, corpus.held_out.num_tokens)).decode() == texts
 
 

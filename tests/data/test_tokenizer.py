@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mfa_train.data.tokenizer import Tokenizer, train_sentencepiece
+from mfa_train.data.tokenizer import Tokenizer, open_tokenizer, train_sentencepiece
 
 
 @pytest.fixture(scope="module")
@@ -11,7 +11,7 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
     texts = [f"def function_{number}(value):\n\treturn value * {number}\n" for number in range(200)]
     path.write_bytes(train_sentencepiece(texts, 330))
-    return Tokenizer(path)
+    return open_tokenizer(path)
 
 
 @pytest.mark.parametrize("text", [
@@ -26,4 +26,4 @@ def test_every_text_comes_back_byte_for_byte(tokenizer, text):
 
 
 def test_control_tokens_stand_for_no_text(tokenizer):
-    assert tokenizer.token_bytes[[tokenizer.bos_id, tokenizer.eos_id]].sum() == 0
+    assert tokenizer.token_bytes[[tokenizer.processor.bos_id(), tokenizer.eos_id]].sum() == 0
