@@ -1,20 +1,16 @@
 """Documents from files, and their preparation: resumed after a kill, and clear about what is no text."""
 
-import bz2
 import gzip
-import hashlib
-import json
 import os
-import random
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
 import pytest
+import zstandard
 
 from mfa_train import config as configs
 from mfa_train.data.corpus import Corpus
@@ -22,24 +18,12 @@ from mfa_train.data.sources.files import Files
 from mfa_train.data.prepare import prepare
 from mfa_train.errors import ConfigError, DataError
 from tests.conftest import ROOT
+from tests.data.corpora import digests, lines, prepared, random_texts, write
 
 TEXTS = ["one line", "two\nlines of text", "Ünïcode 漢字 🙂", "  spaces \t and tabs\n\n", "last"]
 
 
-def lines(texts: list[str]) -> bytes:
-    return "".join(json.dumps({"id": 1, "text": text}) + "\n" for text in texts).encode()
-
-
-def write(folder: Path, name: str, texts: list[str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if name.endswith(".parquet"):
-        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / name)
-    else:
-        compress = {"gz": gzip.compress, "bz2": bz2.compress}.get(name.split(".")[-1], bytes)
-        (folder / name).write_bytes(compress(lines(texts)))
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.bz2", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.bz2", "a.jsonl.zst", "a.parquet"])
 def test_every_form_gives_the_same_documents(name, tmp_path):
     write(tmp_path, name, [*TEXTS, ""])
     assert [document.text for document in Files([str(tmp_path / "*")], "text").documents()] == TEXTS
@@ -60,6 +44,9 @@ def test_plain_files_are_a_document_each_in_the_order_of_their_names(tmp_path):
     ("a.jsonl", b'{"text": "a\\u0000b"}\n', "a.jsonl:1: holds a NUL byte"),
     ("a.jsonl", b'{"text": "' + b"x" * 2**26 + b'"}\n', "a.jsonl:1: a line of more than 67,108,864 bytes"),
     ("a.jsonl.gz", gzip.compress(lines(TEXTS * 1000))[:-30], "a.jsonl.gz: damaged, or cut off"),
+    ("a.jsonl.zst", zstandard.compress(lines(TEXTS * 1000))[:-30], "a.jsonl.zst: damaged, or cut off"),
+    ("a.jsonl.zst", b"(\xb5/\xfdrubbish", "a.jsonl.zst: damaged, or cut off"),
+    ("a.jsonl", b'{"text": "a\\ud800"}\n', "a.jsonl:1: character 1 is half of a surrogate pair"),
     ("a.parquet", b"PAR1 no", "a.parquet: not a whole Parquet file"),
     ("a.txt", b"caf\xe9", "a.txt: not UTF-8 (byte 3)"),
 ])
@@ -70,8 +57,14 @@ def test_what_is_no_text_is_told_with_its_place(name, content, told, tmp_path):
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
+def test_every_frame_of_a_zst_is_read(tmp_path):
+    frames = [zstandard.compress(lines([text])) for text in ("one", "two", "three")]
+    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(frames))
+    assert [document.text for document in Files([f"{tmp_path}/*"], "text").documents()] == ["one", "two", "three"]
+
+
 def test_no_file_is_a_mistake(tmp_path):
-    for patterns in ([], [f"{tmp_path}/*.jsonl"]):
+    for patterns in ([], [f"{tmp_path}/*.jsonl"], [f"{tmp_path}/none.jsonl"], ["nosuch://x/*"]):
         with pytest.raises(ConfigError, match="data.files="):
             Files(patterns, "text")
 
@@ -79,20 +72,15 @@ def test_no_file_is_a_mistake(tmp_path):
 @pytest.fixture(scope="module")
 def text_files(tmp_path_factory) -> Path:
     """Three files of some hundred documents."""
-    folder, words = tmp_path_factory.mktemp("text"), random.Random(0)
-    vocabulary = ["".join(words.choices("abcdefgh", k=words.randint(2, 7))) for _ in range(2000)]
-    for name in ("a.jsonl", "b.jsonl.gz", "c.parquet"):
-        write(folder, name, [" ".join(words.choices(vocabulary, k=words.randint(20, 300))) for _ in range(150)])
+    folder = tmp_path_factory.mktemp("text")
+    for number, name in enumerate(("a.jsonl", "b.jsonl.gz", "c.parquet")):
+        write(folder, name, random_texts(150, number))
     return folder
 
 
 def settings(text_files: Path, data_dir: Path) -> list[str]:
     return ["data=files", f"data_dir={data_dir}", f"data.files=['{text_files}/*']", "data.vocab_size=600",
             "data.shard_bytes=40000", "data.tokenizer_bytes=100000"]
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 def test_shards_hold_every_document_once(text_files, tmp_path):
@@ -125,3 +113,50 @@ def test_a_killed_preparation_goes_on_and_ends_with_the_same_bytes(text_files, t
         process.communicate(timeout=60)
     assert kills >= 2
     assert digests(Path(killed.path)) == digests(Path(whole.path))
+
+
+def test_a_full_disk_keeps_the_finished_shards(tmp_path):
+    """Here a limit on a file's size, which the last document alone exceeds."""
+    write(tmp_path / "text", "a.jsonl", random_texts(150))
+    write(tmp_path / "text", "z.jsonl", [" ".join(random_texts(300, 9))])
+    overrides = settings(tmp_path / "text", tmp_path / "data")
+    path = Path(configs.load(overrides).data.path)
+    done = subprocess.run(
+        [sys.executable, "-m", "mfa_train.cli", "prepare", *overrides], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000)))
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert f"error: data.path={path}: File too large while preparing; free space" in done.stderr
+    kept = digests(path.with_name(f".{path.name}.partial"))
+    prepared(*overrides)
+    whole = prepared(*overrides, f"data.path={tmp_path / 'whole'}")
+    assert digests(path) == digests(whole.path)
+    finished = {name for name in kept if name.endswith(".idx")}
+    assert len(finished) >= 3 and all(kept[name] == digests(path)[name] for name in finished)
+
+
+def test_an_empty_corpus_is_a_mistake(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(lines(["", ""]))
+    with pytest.raises(ConfigError, match="no document falls into the train split"):
+        prepared(*settings(tmp_path, tmp_path / "data"))
+
+
+def test_another_tokenizer_than_the_corpus_has_is_refused(text_files, tmp_path):
+    corpus = prepared(*settings(text_files, tmp_path))
+    before = digests(corpus.path)
+    for number, overrides in enumerate(([f"data.tokenizer={corpus.path}/tokenizer.model"], ["data.shard_bytes=30000"])):
+        with pytest.raises(ConfigError, match=["data.tokenizer=.*another tokenizer", "data.shard_bytes=30000"][number]):
+            prepared(*settings(text_files, tmp_path), *overrides, f"data.path={corpus.path}")
+    again = prepared(*settings(text_files, tmp_path / "given"), f"data.tokenizer={corpus.path}/tokenizer.model")
+    assert again.path.name == f"files-{corpus.path.name}"
+    assert all(digests(again.path)[name] == before[name] for name in before if name != "manifest.json")
+
+
+@pytest.mark.parametrize("override", [
+    "data.files=['https://me:hunter2@host/a.jsonl']", "data.files=['https://host/a.jsonl?X-Amz-Signature=hunter2']",
+    "data.path=s3://AK:hun/ter2@bucket/x", "data.tokenizer='https://host/t.json?sig=hunter2'",
+])
+def test_a_secret_in_a_url_is_refused_and_not_repeated(override):
+    with pytest.raises(ConfigError, match="credentials in the environment") as error:
+        configs.load(["data=files", override])
+    assert "hun" not in str(error.value) and "ter2" not in str(error.value)
