@@ -78,7 +78,7 @@ def test_a_tokenizer_that_changes_texts_is_told(prefix, told, tmp_path):
 def test_what_ends_a_document_must_be_known(tmp_path):
     path = byte_level_tokenizer(tmp_path / "x.json", TEXTS)
     path.write_text(path.read_text().replace("<|endoftext|>", "<|stop|>"))
-    with pytest.raises(ConfigError, match="data.eos_token=null: .* type data.eos_token="):
+    with pytest.raises(ConfigError, match="data.eos_token=null: .* type the one that parts documents"):
         open_tokenizer(path)
     assert open_tokenizer(path, "<|stop|>").eos_id == 0
     with pytest.raises(ConfigError, match="data.eos_token=<eos>: x.json has no such token"):

@@ -70,7 +70,7 @@ def _eos_id(path: Path, eos_token: str | None, token_id: Callable[[str], int | N
             return found
     missing = "an end-of-text token under none of the usual names" if eos_token is None else "no such token"
     raise ConfigError(f"data.eos_token={'null' if eos_token is None else eos_token}: {path.name} has {missing}; type "
-                      "data.eos_token=… with the one that parts documents")
+                      "the one that parts documents, as \"data.eos_token='<|im_end|>'\"")
 
 
 def _parts(text: str) -> Iterator[str]:
