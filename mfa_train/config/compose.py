@@ -23,8 +23,9 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent.parent / "configs"
 ComposeError = (HydraException, OmegaConfBaseException)
 """What Hydra raises for what is typed; `explained` says it in one line."""
 
-ADDED = ("match", "plan", "cluster", "data.name", "data.files", "data.text_key", "data.tokenizer_bytes", "data.shard_bytes",
-         "data.tokenizer", "data.eos_token", "data.dataset", "data.dataset_config", "data.dataset_split", "data.held_out_files")
+ADDED = ("match", "plan", "cluster", "data.name", "data.files", "data.text_key", "data.tokenizer_bytes",
+         "data.shard_bytes", "data.tokenizer", "data.eos_token", "data.dataset", "data.dataset_config",
+         "data.dataset_split", "data.held_out_files")
 """Keys that a run made by an older version doesn't hold; their defaults say what it was."""
 
 OmegaConf.register_new_resolver("times", lambda factor, value: int(factor * value), replace=True)
@@ -33,8 +34,8 @@ OmegaConf.register_new_resolver("tokenizer_name", lambda tokenizer, vocab_size: 
 
 
 def _tokenizer_name(tokenizer: str | None, vocab_size: int) -> str:
-    """What the corpus's folder says of its tokens: the size of a vocabulary trained for it, or the tokenizer's file (`gpt2` of
-    gpt2/tokenizer.json)."""
+    """What the corpus's folder says of its tokens: the size of a vocabulary trained for it, or the tokenizer's file
+    (`gpt2` of gpt2/tokenizer.json)."""
     if tokenizer is None:
         return str(vocab_size)
     file = PurePosixPath(tokenizer.split("?")[0])

@@ -23,13 +23,13 @@ def require_positive(key: str, value: int) -> None:
 
 
 def require_no_secret(key: str, url: str) -> None:
-    """A URL's password or signature would be kept in configs, manifests and logs; the error doesn't repeat it either."""
+    """A URL's password or signature would be kept in configs, manifests and logs; the error doesn't repeat it."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return
     place, _, query = rest.partition("?")
     user = re.match(r"[^/@]*:(?!\d+/)[^@]*@", place)  # not a port, and an @ behind it
-    if user or re.search(r"(sig|signature|credential|token|secret|password|passwd|key|accesskeyid)=", query, re.IGNORECASE):
+    if user or re.search(r"(sig|signature|credential|token|secret|password|passwd|key|accesskeyid)=", query, re.I):
         host = place[user.end() :] if user else place
-        raise ConfigError(f"{key}={scheme}://{host}: the URL as typed holds a password or a signature (not repeated here); put "
-                          "credentials in the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        raise ConfigError(f"{key}={scheme}://{host}: the URL as typed holds a password or a signature (not repeated "
+                          "here); put credentials in the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")

@@ -1,6 +1,7 @@
-"""A prepared corpus: tokenizer.model or tokenizer.json, the shards of each split, and manifest.json, which vouches for them.
+"""A prepared corpus: its tokenizer, the shards of each split, and manifest.json, which vouches for them.
 
-A split's shards are SPLIT-00000.bin/.idx, SPLIT-00001.bin/.idx, …, in the order of the documents.
+The tokenizer is tokenizer.model or tokenizer.json. A split's shards are SPLIT-00000.bin/.idx,
+SPLIT-00001.bin/.idx, …, in the order of the documents; or shards made elsewhere (megatron.py).
 """
 
 import hashlib

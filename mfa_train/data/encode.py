@@ -2,8 +2,8 @@
 
     1. tokenizer.model is trained on the first training documents, up to data.tokenizer_bytes of text; or the file that
        data.tokenizer names is copied, as tokenizer.model or tokenizer.json.
-    2. Documents are read, encoded on all cores and written, the three at the same time, shard by shard: one of each split
-       for every data.shard_bytes of text. progress.json tells how many documents the finished shards hold.
+    2. Documents are read, encoded on all cores and written, the three at the same time, shard by shard: one of each
+       split for every data.shard_bytes of text. progress.json tells how many documents the finished shards hold.
     3. The manifest is written last, then the folder gets its name.
 """
 
@@ -39,7 +39,8 @@ class Batch(NamedTuple):
 class Encoding:
     """The preparation of a source's documents. `tokenizer`: the content of the file that data.tokenizer names."""
 
-    def __init__(self, path: Path, source: Source, data: DataConfig, tokenizer: bytes | None, say: Callable[[str], None]):
+    def __init__(self, path: Path, source: Source, data: DataConfig, tokenizer: bytes | None,
+                 say: Callable[[str], None]):
         self.path, self.source, self.data, self.given, self.say = path, source, data, tokenizer, say
         self.work = path.with_name(f".{path.name}.partial")
         trained = {"vocab_size": data.vocab_size, "tokenizer_bytes": data.tokenizer_bytes} if tokenizer is None else {}
@@ -107,11 +108,12 @@ class Encoding:
                 changed = [document.place for document, tokens in zip(batch.documents, ids)
                            if tokenizer.text_bytes(tokens) != document.utf8]
                 if changed:
-                    self.say(f"  {tokenizer.path.name} changes texts: {len(changed):,} of the first {len(ids):,} documents do not "
-                             f"come back byte for byte, as {changed[0]}")
+                    self.say(f"  {tokenizer.path.name} changes texts: {len(changed):,} of the first {len(ids):,} "
+                             f"documents do not come back byte for byte, as {changed[0]}")
             yield batch, ids
 
-    def _part(self, encoded: Iterator[tuple[Batch, list]], number: int, tokenizer: Tokenizer, bar: Progress) -> dict | None:
+    def _part(self, encoded: Iterator[tuple[Batch, list]], number: int, tokenizer: Tokenizer,
+              bar: Progress) -> dict | None:
         """The next shard of each split; None behind the last document."""
         tokens: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
         sizes = dict.fromkeys(SPLITS, 0)
@@ -134,7 +136,8 @@ class Encoding:
             write_shard(self.work / name, tokens[split], tokenizer.vocab_size)
             files = {suffix: self.work / f"{name}.{suffix}" for suffix in ("bin", "idx")}
             part["splits"][split] = {
-                "name": name, "documents": len(tokens[split]), "tokens": sum(map(len, tokens[split])), "bytes": sizes[split],
+                "name": name, "documents": len(tokens[split]), "tokens": sum(map(len, tokens[split])),
+                "bytes": sizes[split],
                 "dtype": MegatronIndex(str(files["idx"]), files["idx"].read_bytes()).dtype.name,
                 "sha256": {suffix: sha256_of(file) for suffix, file in files.items()},
             }

@@ -20,8 +20,8 @@ def settings_of(data: DataConfig, source_version: str, tokenizer: bytes | None) 
 
 def finish(work: Path, path: Path, settings: dict, tokenizer: Tokenizer, splits: dict[str, list[dict]],
            say: Callable[[str], None]) -> None:
-    """Writes the manifest of `splits` (their shards) into `work` and gives the folder its name, `path`, which is empty or
-    not there."""
+    """Writes the manifest of `splits` (their shards) into `work` and gives the folder its name, `path`, which is
+    empty or not there."""
     summed = {}
     for split, shards in splits.items():
         totals = {key: None if None in (values := [shard[key] for shard in shards]) else sum(values)

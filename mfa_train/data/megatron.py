@@ -2,8 +2,8 @@
 
 data.path gets the tokenizer and a manifest whose shards point to the files. Of each shard the last
 data.held_out_fraction of the documents are held out, so that every shard's text is evaluated; or, whole,
-data.held_out_files. What is checked: every index, the size of its .bin, and WINDOWS samples of tokens, which must be in the
-vocabulary. Whether documents end in the end-of-text token is recorded as "separator".
+data.held_out_files. What is checked: every index, the size of its .bin, and WINDOWS samples of tokens, which must be in
+the vocabulary. Whether documents end in the end-of-text token is recorded as "separator".
 """
 
 import hashlib
@@ -65,11 +65,11 @@ class Registration:
             train += _slice(entry, ends, 0, len(ends) - first)
         for split, shards in (("train", train), ("held_out", held_out)):
             if not shards:
-                raise ConfigError(f"data.held_out_fraction={self.data.held_out_fraction}: no document falls into the {split} split; "
-                                  "type data.held_out_fraction=0.05, or name data.held_out_files")
+                raise ConfigError(f"data.held_out_fraction={self.data.held_out_fraction}: no document falls into the "
+                                  f"{split} split; type data.held_out_fraction=0.05, or name data.held_out_files")
         if not separated:
-            self.say(f"  documents do not end in the tokenizer's end-of-text token (id {tokenizer.eos_id}); recorded as "
-                     "separator: false. If they end in another, type data.eos_token=…")
+            self.say(f"  documents do not end in the tokenizer's end-of-text token (id {tokenizer.eos_id}); recorded "
+                     "as separator: false. If they end in another, type data.eos_token=…")
         finish(self.work, self.path, self.settings | {"separator": separated}, tokenizer,
                {"train": train, "held_out": held_out}, self.say)
 
@@ -96,8 +96,8 @@ def _checked(name: str, file: OpenFile, tokenizer: Tokenizer) -> tuple[dict, np.
         tokens = np.frombuffer(part, index.dtype)
         outside = tokens[(tokens < 0) | (tokens >= tokenizer.vocab_size)]
         if len(outside):
-            raise DataError(f"{name}: holds token {outside[0]}, but data.tokenizer has {tokenizer.vocab_size}: it was made with "
-                            "another tokenizer")
+            raise DataError(f"{name}: holds token {outside[0]}, but data.tokenizer has {tokenizer.vocab_size}: it was "
+                            "made with another tokenizer")
         ends = index.ends[(index.ends > start) & (index.ends <= stop)]
         ends_in_eos &= bool((tokens[ends - 1 - start] == tokenizer.eos_id).all())
     entry = {"name": prefix, "dtype": index.dtype.name,
@@ -110,5 +110,5 @@ def _slice(entry: dict, ends: np.ndarray, first: int, last: int) -> list[dict]:
     start, stop = (int(ends[document - 1]) if document else 0 for document in (first, last))
     if start == stop:
         return []
-    return [{"name": entry["name"], "documents": last - first, "tokens": stop - start, "bytes": None, "first_token": start,
-             "dtype": entry["dtype"], "sha256": entry["sha256"]}]
+    return [{"name": entry["name"], "documents": last - first, "tokens": stop - start, "bytes": None,
+             "first_token": start, "dtype": entry["dtype"], "sha256": entry["sha256"]}]

@@ -11,8 +11,8 @@ from mfa_train.errors import DataError
 
 
 class MegatronIndex:
-    """The index `content`, called `name` in errors. Raises DataError for one that is no index, of a form that can't be read
-    as one run of tokens, or cut off.
+    """The index `content`, called `name` in errors. Raises DataError for one that is no index, of a form that can't be
+    read as one run of tokens, or cut off.
 
     `ends` (documents,) int64: where each document ends, in tokens.
     """
@@ -22,18 +22,22 @@ class MegatronIndex:
             raise DataError(f"{name}: not a Megatron index (it does not start with MMIDIDX)")
         _, version, code, sequences, bounds = HEADER.unpack_from(content)
         if version != VERSION or code not in DTYPES:
-            raise DataError(f"{name}: Megatron index of version {version} with type code {code}; expected version 1 and whole numbers")
+            raise DataError(f"{name}: Megatron index of version {version} with type code {code}; expected version 1 "
+                            "and whole numbers")
         expected = HEADER.size + 12 * sequences + 8 * bounds
         if len(content) < expected:
-            raise DataError(f"{name}: cut off: {len(content)} bytes, but {sequences} sequences in {bounds - 1} documents need {expected}")
+            raise DataError(f"{name}: cut off: {len(content)} bytes, but {sequences} sequences in {bounds - 1} "
+                            f"documents need {expected}")
         self.dtype = np.dtype(DTYPES[code])
         lengths = np.frombuffer(content, np.int32, sequences, HEADER.size).astype(np.int64)
         starts = np.frombuffer(content, np.int64, sequences, HEADER.size + 4 * sequences)
         firsts = np.frombuffer(content, np.int64, bounds, HEADER.size + 12 * sequences)
         sequence_ends = np.cumsum(lengths)
         if not np.array_equal(starts, (sequence_ends - lengths) * self.dtype.itemsize):
-            raise DataError(f"{name}: its sequences do not lie end to end; write them anew with Megatron's merge_datasets.py")
-        if (lengths < 0).any() or not bounds or firsts[0] != 0 or firsts[-1] != sequences or (np.diff(firsts) < 0).any():
+            raise DataError(f"{name}: its sequences do not lie end to end; write them anew with Megatron's "
+                            "merge_datasets.py")
+        covered = bounds and firsts[0] == 0 and firsts[-1] == sequences and (np.diff(firsts) >= 0).all()
+        if not covered or (lengths < 0).any():
             raise DataError(f"{name}: damaged: the documents' bounds do not cover its {sequences} sequences")
         self.ends = np.concatenate(([0], sequence_ends))[firsts[1:]]
         self.num_tokens = int(lengths.sum())

@@ -2,8 +2,8 @@
 
     1. A folder that holds a corpus of the same settings is taken as it is; of other settings it is never touched.
     2. It is written beside its place, as .NAME.partial, and renamed when whole: what has the name is a corpus.
-    3. From texts the tokenizer is trained or copied, and everything encoded (encode.py). Shards that other tools made are
-       taken where they lie (megatron.py).
+    3. From texts the tokenizer is trained or copied, and everything encoded (encode.py). Shards that other tools made
+       are taken where they lie (megatron.py).
     4. manifest.json vouches for every file.
 """
 
@@ -53,8 +53,8 @@ def _run(work: Encoding | Registration, path: Path) -> None:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise DataError(f"data.path={path}: {error.strerror} while preparing; free space and type the same command again: it "
-                        f"goes on behind the finished shards in {work.work}") from error
+        raise DataError(f"data.path={path}: {error.strerror} while preparing; free space and type the same command "
+                        f"again: it goes on behind the finished shards in {work.work}") from error
 
 
 @contextlib.contextmanager
@@ -84,11 +84,11 @@ def _is_prepared(path: Path, data: DataConfig, settings: dict) -> bool:
         if there == value:
             continue
         if key == "source_version":
-            raise ConfigError(f"data.path={path}: holds a corpus of other documents of source {data.source} ({there}, these "
-                              f"are {value}); {mend}, or remove it to prepare anew")
+            raise ConfigError(f"data.path={path}: holds a corpus of other documents of source {data.source} ({there}, "
+                              f"these are {value}); {mend}, or remove it to prepare anew")
         if key == "tokenizer":
-            raise ConfigError(f"data.tokenizer={'null' if data.tokenizer is None else data.tokenizer}: {path} holds a corpus of "
-                              f"another tokenizer ({_told(there)}, this is {_told(value)}); {mend}")
+            raise ConfigError(f"data.tokenizer={'null' if data.tokenizer is None else data.tokenizer}: {path} holds a "
+                              f"corpus of another tokenizer ({_told(there)}, this is {_told(value)}); {mend}")
         raise ConfigError(f"data.{key}={value}: {path} holds a corpus with {key}={there}; {mend}")
     return True
 

@@ -1,4 +1,4 @@
-"""The bar that a preparation shows, on a terminal alone: how much of the input is read, tokens per second, time left."""
+"""A preparation's bar, on a terminal alone: how much of the input is read, tokens per second, time left."""
 
 import time
 
@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """From `position` on, of `size` bytes of input; without a size (None) tokens are counted, and no time left is known."""
+    """From `position` on, of `size` bytes of input; without a size (None) tokens are counted, and no time is left."""
 
     def __init__(self, size: int | None, position: int):
         self.size, self.tokens, self.start = size, 0, time.monotonic()

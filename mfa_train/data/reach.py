@@ -1,4 +1,4 @@
-"""Files wherever fsspec reaches (local, s3://, gs://, hf://, https://, …), and why one can't be reached, in one line."""
+"""Files wherever fsspec reaches (local, s3://, gs://, hf://, …), and why one can't be reached, in one line."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ REMOTE_PACKAGES = ("botocore", "aiohttp", "gcsfs", "adlfs", "azure", "google", "
 
 @contextlib.contextmanager
 def reaching(told: str, error_type: type[ConfigError] | type[DataError]) -> Iterator[None]:
-    """Turns what goes wrong on the way to a file into one `error_type`, which starts with `told` (KEY=VALUE, or a name)."""
+    """Turns what goes wrong on the way to a file into one `error_type` behind `told`: KEY=VALUE or a name."""
     try:
         yield
     except ImportError as error:
@@ -30,7 +30,7 @@ def reaching(told: str, error_type: type[ConfigError] | type[DataError]) -> Iter
     except ValueError as error:
         if "Protocol not known" not in str(error):
             raise
-        raise ConfigError(f"{told}: {_first_line(error)}; expected a path, or a URL that fsspec opens, as s3://…") from error
+        raise ConfigError(f"{told}: {_first_line(error)}; expected a path, or a URL that fsspec opens") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] not in REMOTE_PACKAGES:
             raise

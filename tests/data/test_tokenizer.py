@@ -49,10 +49,11 @@ def sentencepiece_like(prefix: str) -> tokenizers.Tokenizer:
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a", "▁ab", "ab"]
     vocabulary = {piece: token for token, piece in enumerate(pieces)}
     merges = [("▁", "a"), ("▁a", "b"), ("a", "b")]
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    steps = [tokenizers.normalizers.Replace(" ", "▁")]
-    made.normalizer = tokenizers.normalizers.Sequence(([tokenizers.normalizers.Prepend(prefix)] if prefix else []) + steps)
-    made.decoder = tokenizers.decoders.Sequence([tokenizers.decoders.Replace("▁", " "), tokenizers.decoders.ByteFallback()])
+    model = tokenizers.models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    made, normalizers, decoders = tokenizers.Tokenizer(model), tokenizers.normalizers, tokenizers.decoders
+    in_front = [normalizers.Prepend(prefix)] if prefix else []
+    made.normalizer = normalizers.Sequence([*in_front, normalizers.Replace(" ", "▁")])
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
     made.add_special_tokens(["<unk>", "<s>", "</s>"])
     return made
 

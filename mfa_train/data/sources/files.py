@@ -20,7 +20,7 @@ LARGEST_DOCUMENT = 2**26
 
 
 class Files:
-    """The files of `patterns` (paths or URLs, with * and ** as in a shell). Raises ConfigError where a pattern finds none."""
+    """The files of `patterns` (paths or URLs, with * and **). Raises ConfigError where a pattern finds none."""
 
     def __init__(self, patterns: list[str], text_key: str):
         if not patterns:
@@ -85,7 +85,8 @@ class Files:
         try:
             table, number = pyarrow.parquet.ParquetFile(stream), 0
             if self.text_key not in table.schema_arrow.names:
-                raise DataError(f"{name}: no column {self.text_key!r} among {table.schema_arrow.names}; type data.text_key=…")
+                raise DataError(f"{name}: no column {self.text_key!r} among {table.schema_arrow.names}; type "
+                                "data.text_key=…")
             for batch in table.iter_batches(batch_size=1024, columns=[self.text_key]):
                 for text in batch.column(0).to_pylist():
                     number += 1

@@ -1,8 +1,9 @@
 """Documents from a data set on the Hugging Face Hub, or of the same form on disk, through `datasets`: streamed, never
 downloaded whole.
 
-`data.dataset` is a name on the Hub, a folder laid out like one, a folder that `save_to_disk` wrote, or a loader (`json`,
-`parquet`, …) of `data.files`. No code of a data set is ever run. A row is a document; empty ones are left out.
+`data.dataset` is a name on the Hub, a folder laid out like a repository there, a folder that `save_to_disk` wrote, or a
+loader (`json`, `parquet`, …) of `data.files`. No code of a data set is ever run. A row is a document; empty ones are
+left out.
 """
 
 import hashlib
@@ -25,13 +26,14 @@ class Hub:
         if not name:
             raise ConfigError("data.dataset=null: expected a data set, as data.dataset=HuggingFaceFW/fineweb-edu")
         if bool(files) != (name in LOADERS):
-            raise ConfigError(f"data.dataset={name} with data.files={files}: a loader ({', '.join(LOADERS)}) reads data.files, "
-                              "as data.dataset=parquet data.files='[corpus/*.parquet]'; others have their own")
+            raise ConfigError(f"data.dataset={name} with data.files={files}: a loader ({', '.join(LOADERS)}) reads "
+                              "data.files, as data.dataset=parquet data.files='[corpus/*.parquet]'; others have "
+                              "their own")
         self.name, self.config, self.split, self.text_key = name, config, split, text_key
         self.rows, self.origin = self._reached(files)
 
     def version(self) -> str:
-        """Tells data sets apart: by the Hub's revision, by names and sizes of files, or by `datasets`' own fingerprint."""
+        """Tells data sets apart: by the Hub's revision, names and sizes of files, or `datasets`' own fingerprint."""
         return hashlib.sha256(json.dumps([self.split, self.text_key, self.origin]).encode()).hexdigest()[:16]
 
     def size(self) -> None:
@@ -43,12 +45,13 @@ class Hub:
         batches = self.rows.with_format("arrow").iter(batch_size=256)
         while (batch := self._next(batches, f"{place}:{number + 1}")) is not None:
             if self.text_key not in batch.column_names:
-                raise DataError(f"{place}: no column {self.text_key!r} among {batch.column_names}; type data.text_key=…")
+                raise DataError(f"{place}: no column {self.text_key!r} among {batch.column_names}; type "
+                                "data.text_key=…")
             for text in batch.column(self.text_key).to_pylist():
                 number += 1
                 if not isinstance(text, str):
-                    raise DataError(f"{place}:{number}: no text under {self.text_key!r} but {type(text).__name__}; type "
-                                    "data.text_key=…")
+                    raise DataError(f"{place}:{number}: no text under {self.text_key!r} but {type(text).__name__}; "
+                                    "type data.text_key=…")
                 yield from checked(f"{place}:{number}", text)
 
     def held_out(self, document: Document, fraction: float) -> bool:
@@ -81,7 +84,8 @@ class Hub:
 
         revision = None
         if self.name not in LOADERS and not Path(self.name).exists():
-            revision = huggingface_hub.HfApi().dataset_info(self.name, timeout=30).sha  # fails at once, not after retries
+            # Fails at once where `datasets` would try for half a minute.
+            revision = huggingface_hub.HfApi().dataset_info(self.name, timeout=30).sha
         builder = datasets.load_dataset_builder(self.name, self.config, revision=revision,
                                                 data_files={self.split: files} if files else None)
         self._require_split(builder.config.data_files)

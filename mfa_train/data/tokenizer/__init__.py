@@ -1,4 +1,4 @@
-"""Tokenizers with one contract (base.py): sentencepiece models, trained here or elsewhere, and Hugging Face's tokenizer.json."""
+"""Tokenizers with one contract (base.py): sentencepiece models, and Hugging Face's tokenizer.json."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """What the rest of the code relies on of a tokenizer, whoever made it.
 
-A token stands for bytes of text: the text of tokens is the bytes of each, end to end, and bits per byte count them. A text
-longer than LONGEST is encoded in parts, cut between two words: memory stays bounded, and all cores work on it.
+A token stands for bytes of text: the text of tokens is the bytes of each, end to end, and bits per byte count them. A
+text longer than LONGEST is encoded in parts, cut between two words: memory stays bounded, and all cores work on it.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from mfa_train.errors import ConfigError
 
 LONGEST = 2**17
 """Characters that are encoded in one piece. A tokenizer needs some hundred bytes of memory for each."""
-EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|eos|>", "<|end▁of▁sentence|>", "<｜end▁of▁sentence｜>",
-             "<|eot_id|>", "<|im_end|>", "[EOS]")
+EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|eos|>", "<|end▁of▁sentence|>",
+             "<｜end▁of▁sentence｜>", "<|eot_id|>", "<|im_end|>", "[EOS]")
 
 
 class Tokenizer:
@@ -24,7 +24,8 @@ class Tokenizer:
 
     vocab_size: int
 
-    def __init__(self, path: Path, eos_token: str | None, token_id: Callable[[str], int | None], own_eos: int | None = None):
+    def __init__(self, path: Path, eos_token: str | None, token_id: Callable[[str], int | None],
+                 own_eos: int | None = None):
         self.path = path
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         self.eos_id = own_eos if eos_token is None and own_eos is not None else _eos_id(path, eos_token, token_id)
@@ -74,7 +75,7 @@ def _eos_id(path: Path, eos_token: str | None, token_id: Callable[[str], int | N
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Cut before a space between two words, where no tokenizer's piece reaches across; else after LONGEST characters."""
+    """Cut before a space between two words, where no usual piece reaches across; else after LONGEST characters."""
     start = 0
     while len(text) - start > LONGEST:
         at = end = start + LONGEST

@@ -1,8 +1,8 @@
-"""A Hugging Face tokenizer.json, through `tokenizers`: byte-level BPE (GPT-2, Llama 3, Qwen) or sentencepiece-like (Llama 2).
+"""A Hugging Face tokenizer.json, byte-level (GPT-2, Llama 3, Qwen) or sentencepiece-like (Llama 2).
 
-The names of special tokens in a text are text: a document that spells <|endoftext|> doesn't end there. Truncation, padding
-and dropout that the file may ask for are turned off. What each token stands for is read off the vocabulary, exact for
-bytes; where the file's normaliser changes texts, what comes back is the changed text.
+The names of special tokens in a text are text: a document that spells <|endoftext|> doesn't end there. Truncation,
+padding and dropout that the file may ask for are turned off. What each token stands for is read off the vocabulary,
+exact for bytes; where the file's normaliser changes texts, what comes back is the changed text.
 """
 
 import json
@@ -19,7 +19,7 @@ SPACE = "▁"
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """The tokenizer.json at `path`. Raises DataError for a file that is none, ConfigError for a kind that drops spaces."""
+    """The tokenizer.json at `path`. Raises DataError for a file that is none, ConfigError where spaces are lost."""
 
     def __init__(self, path: Path, eos_token: str | None = None):
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # unset, it warns at every fork of a run
@@ -73,7 +73,8 @@ def _kinds(settings: dict) -> set[str]:
         step = settings.get(name) or {}
         steps += [step, *step.get("normalizers", []), *step.get("pretokenizers", []), *step.get("decoders", [])]
     kinds = {step.get("type", "") for step in steps}
-    if any(step.get("type") == "Replace" and SPACE in (step.get("content"), *step.get("pattern", {}).values()) for step in steps):
+    replacing = [step for step in steps if step.get("type") == "Replace"]
+    if any(SPACE in (step.get("content"), *step.get("pattern", {}).values()) for step in replacing):
         kinds.add("Metaspace")  # as Llama 2's file spells it
     return kinds
 

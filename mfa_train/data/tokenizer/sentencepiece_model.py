@@ -72,7 +72,8 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _encode_spelt(self, text: str) -> np.ndarray:
         first, *others = text.split(SPACE)
-        return np.concatenate([self._encode_alone(first), *(ids for part in others for ids in (self.spelt, self._encode_alone(part)))])
+        return np.concatenate([self._encode_alone(first),
+                               *(ids for part in others for ids in (self.spelt, self._encode_alone(part)))])
 
     def _pieces(self) -> list[bytes]:
         pieces = []

@@ -122,8 +122,8 @@ def test_a_full_disk_keeps_the_finished_shards(tmp_path):
     overrides = settings(tmp_path / "text", tmp_path / "data")
     path = Path(configs.load(overrides).data.path)
     done = subprocess.run(
-        [sys.executable, "-m", "mfa_train.cli", "prepare", *overrides], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=60,
+        [sys.executable, "-m", "mfa_train.cli", "prepare", *overrides], cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000)))
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert f"error: data.path={path}: File too large while preparing; free space" in done.stderr

@@ -1,5 +1,5 @@
-"""Data sets through `datasets`: a folder in the layout of FineWeb-Edu's repository, saved ones, loaders, and a Hub (here a
-server on loopback) that says no."""
+"""Data sets through `datasets`: a folder in the layout of FineWeb-Edu's repository, saved ones, loaders, and a Hub
+(here a server on loopback) that says no."""
 
 import json
 import os
@@ -89,7 +89,7 @@ def test_versions_tell_data_sets_apart(fineweb_edu):
 
 @pytest.mark.parametrize("arguments, told", [
     ((None, None, "train", []), "data.dataset=null: expected a data set"),
-    (("FOLDER", "sample-1BT", "train", []), "BuilderConfig 'sample-1BT' not found. Available: ['default', 'sample-10BT']"),
+    (("FOLDER", "sample-1BT", "train", []), "'sample-1BT' not found. Available: ['default', 'sample-10BT']"),
     (("FOLDER", "default", "test", []), "data.dataset_split=test: FOLDER has train"),
     (("parquet", None, "train", []), "a loader (arrow, csv, json, parquet, text) reads data.files"),
     (("parquet", None, "train", ["/nowhere/*.parquet"]), "data.dataset=parquet: cannot be read"),
@@ -113,7 +113,8 @@ class _Refusing(BaseHTTPRequestHandler):
         gated = "gated" in self.path
         info = gated and "/api/datasets/" in self.path and "/revision/" not in self.path
         self.send_response(200 if info else 403 if gated else 401)
-        content = json.dumps({"id": "some/gated", "sha": "0" * 40, "gated": "manual", "siblings": []} if info else {}).encode()
+        told = {"id": "some/gated", "sha": "0" * 40, "gated": "manual", "siblings": []}
+        content = json.dumps(told if info else {}).encode()
         self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -136,8 +137,9 @@ for name in NAMES:
     except Exception as error: print(name, repr(error))
 """
     here, closed = f"http://127.0.0.1:{server.server_port}", "http://127.0.0.1:9"
-    running = [subprocess.Popen([sys.executable, "-c", script.replace("NAMES", repr(names))], stdout=subprocess.PIPE, text=True,
-                                cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path)})
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path)}
+    running = [subprocess.Popen([sys.executable, "-c", script.replace("NAMES", repr(names))], stdout=subprocess.PIPE,
+                                text=True, cwd=ROOT, env={**environment, "HF_ENDPOINT": endpoint})
                for names, endpoint in ((("some/gated", "no/such"), here), (("any/thing",), closed))]
     told = dict(line.split(" ", 1) for process in running for line in process.communicate(timeout=60)[0].splitlines())
     server.shutdown()
