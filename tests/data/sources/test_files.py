@@ -160,3 +160,12 @@ def test_a_secret_in_a_url_is_refused_and_not_repeated(override):
     with pytest.raises(ConfigError, match="credentials in the environment") as error:
         configs.load(["data=files", override])
     assert "hun" not in str(error.value) and "ter2" not in str(error.value)
+
+
+def test_a_bad_line_stops_the_preparation_and_keeps_what_was_finished(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(lines(random_texts(150)) + b"{broken\n")
+    overrides = settings(tmp_path, tmp_path / "data")
+    with pytest.raises(DataError, match="a.jsonl:151: not a JSON object"):
+        prepared(*overrides)
+    path = Path(configs.load(overrides).data.path)
+    assert not path.exists() and len(list(path.with_name(f".{path.name}.partial").glob("train-*.idx"))) >= 2
