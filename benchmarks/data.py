@@ -28,6 +28,7 @@ TEXT_COPIES = 4
 
 def mfa_train(folder: Path) -> Iterator[np.ndarray]:
     from mfa_train.data.samples import Samples
+    from mfa_train.data.shard_cache import ShardCache
     from mfa_train.data.shard_store import ShardStore
     from mfa_train.data.shards import Shard, Shards
     from mfa_train.data.token_shards import write_shard
@@ -37,7 +38,7 @@ def mfa_train(folder: Path) -> Iterator[np.ndarray]:
         if not (folder / f"train-{number:05}.idx").exists():
             write_shard(folder / f"train-{number:05}", np.split(part, 4096), VOCAB)
         shards.append(Shard(f"train-{number:05}", len(part), "uint16"))
-    samples = Samples(Shards(ShardStore(folder), shards, VOCAB), SEQUENCE, seed=1)
+    samples = Samples(Shards(ShardStore(folder, ShardCache(folder, 0)), shards, VOCAB), SEQUENCE, seed=1)
     step = 0
     while True:
         yield samples.batch(np.arange(step * BATCH, (step + 1) * BATCH))

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 LAYERS, HIDDEN, HEADS, INTERMEDIATE, VOCAB, SEQUENCE, BATCH = 6, 384, 6, 1024, 8192, 512, 4
 STEPS = 10
@@ -33,6 +34,7 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     from mfa_train.budget.plan import make_plan
     from mfa_train.data.documents import ModelInputs
     from mfa_train.data.batches import Batches
+    from mfa_train.data.shard_cache import ShardCache
     from mfa_train.data.shard_store import ShardStore
     from mfa_train.data.shards import Shard, Shards
     from mfa_train.data.token_shards import write_shard
@@ -48,8 +50,9 @@ def mfa_train(compiled: bool) -> Iterator[None]:
         "training.eval_every=1000000", "tracking.wandb=offline", f"runs_dir={folder}", f"data_dir={folder}",
     ])
     write_shard(folder / "tokens", [np.random.default_rng(0).integers(0, VOCAB, 2**20)], VOCAB)
-    shards = Shards(ShardStore(folder), [Shard("tokens", 2**20, "uint16")], VOCAB)
-    batches = Batches({"random": shards}, config.data, SEQUENCE, 0, BATCH)
+    shards = Shards(ShardStore(folder, ShardCache(folder, 0)), [Shard("tokens", 2**20, "uint16")], VOCAB)
+    corpus = SimpleNamespace(train=shards, tokenizer=SimpleNamespace(sha256=""), identity=dict)
+    batches = Batches({"random": corpus}, config.data, SEQUENCE, 0, BATCH)
     ranks, plan = join(), make_plan(config)
     config.run_dir.mkdir(parents=True)
     engine = build_engine(config, ranks, torch.bfloat16)

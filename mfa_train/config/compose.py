@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -24,11 +24,23 @@ ComposeError = (HydraException, OmegaConfBaseException)
 """What Hydra raises for what is typed; `explained` says it in one line."""
 
 ADDED = ("match", "plan", "cluster", "data.name", "data.files", "data.text_key", "data.tokenizer_bytes", "data.shard_bytes",
-         "data.corpora", "data.weights", "data.lanes", "data.shuffle_tokens", "data.cache_dir", "data.cache_bytes",
-         "data.document_mask")
+         "data.tokenizer", "data.eos_token", "data.dataset", "data.dataset_config", "data.dataset_split",
+         "data.held_out_files", "data.corpora", "data.weights", "data.lanes", "data.shuffle_tokens", "data.cache_dir",
+         "data.cache_bytes", "data.document_mask")
 """Keys that a run made by an older version doesn't hold; their defaults say what it was."""
 
 OmegaConf.register_new_resolver("times", lambda factor, value: int(factor * value), replace=True)
+OmegaConf.register_new_resolver("tokenizer_name", lambda tokenizer, vocab_size: _tokenizer_name(tokenizer, vocab_size),
+                                replace=True)
+
+
+def _tokenizer_name(tokenizer: str | None, vocab_size: int) -> str:
+    """What the corpus's folder says of its tokens: the size of a vocabulary trained for it, or the tokenizer's file
+    (`gpt2` of gpt2/tokenizer.json)."""
+    if tokenizer is None:
+        return str(vocab_size)
+    file = PurePosixPath(tokenizer.split("?")[0])
+    return file.parent.name if file.stem in ("tokenizer", "") and file.parent.name else file.stem
 
 
 def from_hydra(tree: DictConfig) -> Config:

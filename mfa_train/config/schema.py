@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from mfa_train.config.budget_schema import ClusterConfig, MatchConfig, PlanConfig
-from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
+from mfa_train.config.requirements import require_choice, require_no_secret, require_not_negative, require_positive
 from mfa_train.errors import ConfigError
 
 
@@ -59,15 +59,26 @@ class DataConfig:
     """The corpus and where its tokens are kept; see `mfa_train.data`."""
 
     source: str
-    """python_stdlib | files | prepared | mixture."""
+    """python_stdlib | files | hub | megatron | prepared | mixture."""
     name: str
     files: list[str]
-    """Of source files: paths, patterns or URLs."""
+    """Paths, patterns or URLs: of texts (files, or a loader of hub) or of token shards (megatron)."""
+    held_out_files: list[str]
+    """Token shards (megatron) that are never trained on, instead of held_out_fraction."""
     text_key: str
-    """Where a JSONL line or a Parquet row has its text."""
+    """Where a JSONL line, a Parquet row or a data set's row has its text."""
+    dataset: Optional[str]
+    """Of source hub: a name on the Hugging Face Hub, a folder, or a loader."""
+    dataset_config: Optional[str]
+    dataset_split: str
+    tokenizer: Optional[str]
+    """null: trained on the corpus; or the path or URL of a sentencepiece model or a tokenizer.json."""
+    eos_token: Optional[str]
+    """What ends a document in data.tokenizer; null: found by its usual names."""
     path: str
     """Folder of the prepared corpus: tokenizer, token shards, manifest."""
     vocab_size: int
+    """Of the tokenizer that is trained; one that is given has its own."""
     held_out_fraction: float
     """Share of the documents that are never trained on."""
     tokenizer_bytes: int
@@ -91,6 +102,10 @@ class DataConfig:
     def __post_init__(self):
         for key in ("tokenizer_bytes", "shard_bytes", "lanes", "shuffle_tokens", "cache_bytes"):
             require_positive(f"data.{key}", getattr(self, key))
+        for key in ("files", "held_out_files", "path", "tokenizer", "dataset"):
+            value = getattr(self, key)
+            for place in value if isinstance(value, list) else [value or ""]:
+                require_no_secret(f"data.{key}", place)
         if not 0 < self.held_out_fraction < 1:
             raise ConfigError(f"data.held_out_fraction={self.held_out_fraction}: expected a share between 0 and 1, as 0.05")
 

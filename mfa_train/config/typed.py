@@ -28,6 +28,8 @@ def typed(schema: type[Schema], node: Any, where: str = "") -> Schema:
 
 def _mistyped(error: OmegaConfBaseException) -> str:
     """What follows the key: `=VALUE: expected …` where the value is of another type."""
+    if "is not a ListConfig" in first_line(error):
+        return ": expected a list, as [FIRST,SECOND]"
     found = re.match(r"Value '(.*)' (?:of type '.*' could not be converted to|is not a valid) (\w+)", first_line(error))
     return f"={found[1]}: expected {EXPECTED.get(found[2], found[2])}" if found else f": {first_line(error)}"
 

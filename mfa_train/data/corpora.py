@@ -30,6 +30,5 @@ def open_all(data: DataConfig, say: Callable[[str], None] = lambda message: None
         if not paths:
             raise ConfigError("data.corpora={}: expected a name and the folder or URL of each prepared corpus, as "
                               "data.corpora='{code: data/code-16384, web: s3://bucket/web-16384}'")
-    remote = any(map(is_url, paths.values()))
-    cache = ShardCache(data.cache_dir, data.cache_bytes, say) if remote else None
+    cache = ShardCache(data.cache_dir, data.cache_bytes, say)
     return {name: Corpus(path, cache, check) for name, path in paths.items()}

@@ -1,7 +1,8 @@
 """A prepared corpus: its tokenizer, the shards of each split, and manifest.json, which vouches for them.
 
-A split's shards are SPLIT-00000.bin/.idx, SPLIT-00001.bin/.idx, …, in the order of the documents. The folder may lie behind
-a URL; then manifest and tokenizer are read when it is opened, and shards as they are needed.
+A split's shards are SPLIT-00000.bin/.idx, SPLIT-00001.bin/.idx, …, in the order of the documents, or shards made elsewhere
+(megatron.py). The folder may lie behind a URL; then manifest and tokenizer (tokenizer.model or tokenizer.json) are read when
+it is opened, and shards as they are needed.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import fsspec
 from mfa_train.data.shard_cache import ShardCache, is_url, reason
 from mfa_train.data.shard_store import ShardStore, remember_verified, sha256_of
 from mfa_train.data.shards import Shard, Shards
-from mfa_train.data.tokenizer import Tokenizer
+from mfa_train.data.tokenizer import open_tokenizer
 from mfa_train.errors import DataError
 
 SPLITS = ("train", "held_out")
@@ -22,13 +23,13 @@ FORMAT = 3
 
 
 class Corpus:
-    """The corpus at `path`, a folder or, with a `cache`, a URL. With `check` every file on disk is read and held against
+    """The corpus at `path`, a folder or a URL; what lies behind URLs passes through `cache`. With `check` every file on disk is read and held against
     the manifest's checksum now, instead of each shard when it is first read.
 
     Raises DataError where it is incomplete or damaged.
     """
 
-    def __init__(self, path: Path | str, cache: ShardCache | None = None, check: bool = False):
+    def __init__(self, path: Path | str, cache: ShardCache, check: bool = False):
         self.path = str(path)
         self.manifest = read_manifest(self.path)
         self.store = ShardStore(self.path, cache)
@@ -38,7 +39,7 @@ class Corpus:
         else:
             tokenizer = Path(self.path) / name
             self._vouch(tokenizer, sha256)
-        self.tokenizer = Tokenizer(tokenizer)
+        self.tokenizer = open_tokenizer(tokenizer, self.manifest["eos_token"])
         self.vocab_size = self.tokenizer.vocab_size
         self.train, self.held_out = (
             Shards(self.store, [Shard.of(entry) for entry in self.entries(split)], self.vocab_size) for split in SPLITS)
@@ -91,7 +92,7 @@ def read_manifest(path: Path | str) -> dict:
         for split in SPLITS:  # a key that is missing is found here
             for entry in manifest["splits"][split]["shards"]:
                 entry["sha256"]["bin"], entry["tokens"], Shard.of(entry)
-        manifest["tokenizer_sha256"], manifest["tokenizer_file"]
+        manifest["tokenizer_sha256"], manifest["tokenizer_file"], manifest["eos_token"]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{file}: not a manifest (damaged?); remove {path} and prepare it again") from error
     return manifest

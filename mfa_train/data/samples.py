@@ -55,9 +55,8 @@ class Samples:
     def place(self, indices: np.ndarray) -> Place:
         """Of samples `indices` (any whole numbers from 0)."""
         chunks, within = np.divmod(indices, CHUNK)
-        first = chunks[0]
-        if (chunks == first).all():
-            return Place(*self._chunk(int(first))[:, within])
+        if len(chunks) and (chunks == chunks[0]).all():
+            return Place(*self._chunk(int(chunks[0]))[:, within])
         places = np.empty((len(Place._fields), len(indices)), dtype=np.int64)
         for chunk in np.unique(chunks).tolist():
             here = chunks == chunk

@@ -34,21 +34,17 @@ def is_url(location: str) -> bool:
 
 
 class ShardCache:
-    """The cache in `folder`, of at most `capacity` bytes. Raises ConfigError where the folder cannot be written."""
+    """The cache in `folder`, of at most `capacity` bytes. The folder appears when something is fetched."""
 
     def __init__(self, folder: Path | str, capacity: int, say: Callable[[str], None] = lambda message: None):
         self.folder, self.capacity, self.say = Path(folder), capacity, say
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"data.cache_dir={folder}: cannot be written ({error.strerror}); type data.cache_dir=FOLDER with "
-                              "one that can") from error
 
     def holds(self, url: str, sha256: str | None) -> bool:
         return self._place(url, sha256).is_file()
 
     def fetch(self, url: str, sha256: str | None) -> Path:
-        """The file of `url` here, with that checksum where one is given. Raises DataError naming it."""
+        """The file of `url` here, with that checksum where one is given. Raises DataError naming it, ConfigError for a folder
+        that cannot be written."""
         path = self._place(url, sha256)
         with self._alone(path):
             try:
@@ -62,7 +58,13 @@ class ShardCache:
 
     @contextlib.contextmanager
     def _alone(self, path: Path) -> Iterator[None]:
-        with open(path.with_suffix(".lock"), "w") as lock:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(path.with_suffix(".lock"), "w")
+        except OSError as error:
+            raise ConfigError(f"data.cache_dir={self.folder}: cannot be written ({error.strerror}); type data.cache_dir=FOLDER "
+                              "with one that can") from error
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -80,7 +82,8 @@ class ShardCache:
                 self.say(f"{url}: {reason(error)}; attempt {attempt + 1} of {ATTEMPTS}")
                 continue
             if sha256 in (None, found):
-                partial.rename(path)
+                with self._alone(self.folder / "room"):  # a file that gets its name while others are counted may be missed
+                    partial.rename(path)
                 return
             partial.unlink()
             if damaged:

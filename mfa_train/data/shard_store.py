@@ -23,14 +23,10 @@ if TYPE_CHECKING:
 class ShardStore:
     """The shards of the corpus at `folder`, a path or URL; those behind URLs pass through `cache`."""
 
-    def __init__(self, folder: Path | str, cache: ShardCache | None = None):
+    def __init__(self, folder: Path | str, cache: ShardCache):
         self.folder, self.cache = str(folder), cache
         self.locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self.verified: dict[Path, dict] = {}
-
-    @property
-    def remote(self) -> bool:
-        return is_url(self.folder)
 
     def location(self, shard: "Shard", suffix: str = ".bin") -> str:
         name = f"{shard.name}{suffix}"
@@ -40,7 +36,7 @@ class ShardStore:
         """Whether `ready` would have to hash or fetch it."""
         location = self.location(shard)
         if is_url(location):
-            return self.cache is not None and not self.cache.holds(location, shard.sha256)
+            return not self.cache.holds(location, shard.sha256)
         return shard.sha256 is not None and not self._verified(Path(location))
 
     def ready(self, shard: "Shard") -> Path:
@@ -48,7 +44,6 @@ class ShardStore:
         location = self.location(shard)
         with self.locks[location]:  # the thread that fetches ahead may be at it
             if is_url(location):
-                assert self.cache is not None, "a remote corpus is opened with a cache"
                 return self.cache.fetch(location, shard.sha256)
             path = Path(location)
             if not path.is_file():

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from mfa_train.data.tokenizer import Tokenizer
+from mfa_train.data.tokenizer import Tokenizer, file_name
 from mfa_train.training.ranks import Ranks
 
 FILE = "model.safetensors"
@@ -30,7 +30,7 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_file(weights, partial / FILE)
-        shutil.copyfile(tokenizer.path, partial / "tokenizer.model")
+        shutil.copyfile(tokenizer.path, partial / file_name(tokenizer.path.read_bytes()))
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
 

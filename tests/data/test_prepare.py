@@ -1,20 +1,15 @@
 """The embedded corpus."""
 
-import hashlib
 import shutil
 from pathlib import Path
 
 import pytest
 
 from mfa_train import config as configs
-from mfa_train.data import python_stdlib
-from mfa_train.data.corpus import Corpus
 from mfa_train.data.prepare import prepare
+from mfa_train.data.sources import python_stdlib
 from mfa_train.errors import ConfigError
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+from tests.data.corpora import digests, opened
 
 
 def corpus_in(data_dir: Path) -> Path:
@@ -40,9 +35,10 @@ def test_prepared_tokens_are_reused(prepared_data):
 
 
 def test_whole_files_are_held_out_and_none_is_a_test(prepared_data):
-    names = [name for name, _ in python_stdlib.documents()]
-    held_out = [name for name in names if python_stdlib.held_out(name, "", 0.05)]
-    splits = Corpus(corpus_in(prepared_data)).manifest["splits"]
+    documents = list(python_stdlib.documents())
+    names = [document.place for document in documents]
+    held_out = [document for document in documents if python_stdlib.held_out(document, 0.05)]
+    splits = opened(corpus_in(prepared_data)).manifest["splits"]
     assert splits["held_out"]["documents"] == len(held_out)
     assert splits["train"]["documents"] == len(names) - len(held_out)
     assert "json/decoder.py" in names
@@ -50,8 +46,8 @@ def test_whole_files_are_held_out_and_none_is_a_test(prepared_data):
 
 
 def test_the_held_out_text_comes_back_from_its_tokens(prepared_data):
-    corpus = Corpus(corpus_in(prepared_data))
-    texts = "".join(text for name, text in python_stdlib.documents() if python_stdlib.held_out(name, "", 0.05))
+    corpus = opened(corpus_in(prepared_data))
+    texts = "".join(document.text for document in python_stdlib.documents() if python_stdlib.held_out(document, 0.05))
     assert corpus.tokenizer.text_bytes(corpus.held_out.read(0, corpus.held_out.num_tokens)).decode() == texts
 
 

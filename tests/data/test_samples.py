@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mfa_train.data.order import Shuffle
 from mfa_train.data.samples import Samples
+from mfa_train.data.shard_cache import ShardCache
 from mfa_train.data.shard_store import ShardStore
 from mfa_train.data.shards import Shard, Shards
 from mfa_train.data.token_shards import write_shard
@@ -22,7 +23,7 @@ def shards_of(folder: Path, lengths: list[int], vocab_size: int = 60_000) -> Sha
     for number, part in enumerate(np.split(tokens, np.cumsum(lengths)[:-1])):
         write_shard(folder / f"train-{number:05}", [part], vocab_size)
     entries = [Shard(f"train-{number:05}", length, "uint16") for number, length in enumerate(lengths)]
-    return Shards(ShardStore(folder), entries, vocab_size)
+    return Shards(ShardStore(folder, ShardCache(folder / 'cache', 0)), entries, vocab_size)
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_any_step_of_a_trillion_tokens_is_found_in_no_time(tmp_path):
 
     tracemalloc.start()
     start = time.perf_counter()
-    shards = Shards(ShardStore(tmp_path), [Shard(f"train-{number:05}", tokens, "uint16") for number in range(count)], 60_000)
+    shards = Shards(ShardStore(tmp_path, ShardCache(tmp_path, 0)), [Shard(f"train-{number:05}", tokens, "uint16") for number in range(count)], 60_000)
     samples = Samples(shards, 2048, seed=1)
     assert samples.batch(np.arange(3 * 10**8, 3 * 10**8 + 512)).shape == (512, 2049)
     assert time.perf_counter() - start < 1.0

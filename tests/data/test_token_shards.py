@@ -1,30 +1,36 @@
-"""Token shards are Megatron's, and say so when they are damaged."""
+"""Token shards are Megatron's."""
 
 import numpy as np
 import pytest
 
-from mfa_train.data.token_shards import TokenShard, write_shard
+from mfa_train.data.megatron_index import MegatronIndex
+from mfa_train.data.shard_cache import ShardCache
+from mfa_train.data.shard_store import ShardStore
+from mfa_train.data.shards import Shard, Shards
+from mfa_train.data.token_shards import write_shard
 from mfa_train.errors import DataError
 
 DOCUMENTS = [np.array([1, 2, 3]), np.array([4]), np.arange(500)]
 
 
-@pytest.mark.parametrize("vocab_size", [1000, 100_000])
-def test_megatron_core_reads_them_token_for_token(vocab_size, tmp_path):
+@pytest.mark.parametrize("vocab_size, dtype", [(1000, "uint16"), (100_000, "int32")])
+def test_megatron_core_reads_them_token_for_token(vocab_size, dtype, tmp_path):
     indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
     write_shard(tmp_path / "shard", DOCUMENTS, vocab_size)
     theirs = indexed_dataset.IndexedDataset(str(tmp_path / "shard"))
     assert len(theirs) == len(DOCUMENTS)
     assert all(np.array_equal(theirs[index], document) for index, document in enumerate(DOCUMENTS))
-    ours = TokenShard(tmp_path / "shard")
-    assert np.array_equal(ours.tokens, np.concatenate(DOCUMENTS))
+    index = MegatronIndex("shard.idx", (tmp_path / "shard.idx").read_bytes())
+    assert index.ends.tolist() == [3, 4, 504] and index.dtype == dtype
+    ours = Shards(ShardStore(tmp_path, ShardCache(tmp_path, 0)), [Shard("shard", 504, dtype)], vocab_size)
+    assert np.array_equal(ours.read(0, 504), np.concatenate(DOCUMENTS))
 
 
-@pytest.mark.parametrize("suffix, keep, named", [("bin", -2, "cut off"), ("idx", 40, "cut off"), ("idx", 5, "MMIDIDX")])
-def test_a_truncated_shard_is_named(suffix, keep, named, tmp_path):
+def test_a_shard_that_was_cut_off_meanwhile_is_named(tmp_path):
     write_shard(tmp_path / "shard", DOCUMENTS, 1000)
-    path = tmp_path / f"shard.{suffix}"
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=named) as error:
-        TokenShard(tmp_path / "shard")
-    assert str(path) in str(error.value)
+    shards = Shards(ShardStore(tmp_path, ShardCache(tmp_path, 0)), [Shard("shard", 504, "uint16")], 1000)
+    shards.read(0, 504)
+    with open(tmp_path / "shard.bin", "r+b") as file:
+        file.truncate(800)
+    with pytest.raises(DataError, match="shard.bin: ends at byte 800, where the manifest tells of 1008"):
+        shards.read(300, 504)

@@ -41,12 +41,12 @@ def test_each_attention_trains_evaluates_writes_text_and_leaves_its_files(attent
 
 def test_bits_per_byte_are_those_of_the_text(train, tmp_path):
     """A loss in nats over bytes: with one held-out window, the bytes are counted from the text itself."""
-    from mfa_train.data.corpus import Corpus
+    from tests.data.corpora import opened
 
     done = train("name=run", "training.eval_sequences=1", "training.steps=5")
     assert done.returncode == 0, done.stderr
     config, last = configs.of_run(tmp_path / "run"), metrics(tmp_path / "run")[-1]
-    corpus = Corpus(config.data.path)
+    corpus = opened(config.data.path)
     num_bytes = len(corpus.tokenizer.text_bytes(corpus.held_out.read(1, 65)))
     assert last["val/bits_per_byte"] == pytest.approx(last["val/loss"] * 64 / 0.6931471805599453 / num_bytes)
 

@@ -4,13 +4,14 @@ Real text that every machine with Python has. Two machines with the same Python 
 that an installation generates for itself are left out.
 """
 
-import hashlib
 import io
 import platform
 import sysconfig
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+
+from mfa_train.data.sources.document import Document, checked, falls_below
 
 LEFT_OUT_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib-dynload"}
 LEFT_OUT_FILES = ("_sysconfigdata", "_sysconfig_vars", "sitecustomize", "usercustomize")
@@ -21,25 +22,37 @@ def version() -> str:
     return platform.python_version()
 
 
-def documents() -> Iterator[tuple[str, str]]:
-    """(path relative to the library, text) of every source, sorted by path."""
+def size() -> int:
+    return sum(path.stat().st_size for path in _paths().values())
+
+
+def documents() -> Iterator[Document]:
+    """Every source that is text, its place the path relative to the library, sorted by it."""
+    position = 0
+    for name, path in _paths().items():
+        source = path.read_bytes()
+        position += len(source)
+        text = _decoded(source)
+        if text:
+            yield from checked(name, text, position)
+
+
+def held_out(document: Document, fraction: float) -> bool:
+    """By the file's path: the next release keeps the same files from training."""
+    return falls_below(document.place.encode(), fraction)
+
+
+def _paths() -> dict[str, Path]:
     root = Path(sysconfig.get_path("stdlib"))
     paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
-    for name in sorted(paths):
-        *folders, file = name.split("/")
-        if LEFT_OUT_FOLDERS.intersection(folders) or any(folder.startswith("config-") for folder in folders):
-            continue
-        if file.startswith(LEFT_OUT_FILES):
-            continue
-        text = _decoded(paths[name].read_bytes())
-        if text:
-            yield name, text
+    return {name: paths[name] for name in sorted(paths) if _is_wanted(name)}
 
 
-def held_out(name: str, text: str, fraction: float) -> bool:
-    """Whether the file is kept from training: by a hash of its path alone, whatever else is there."""
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < fraction * 2**64
+def _is_wanted(name: str) -> bool:
+    *folders, file = name.split("/")
+    if LEFT_OUT_FOLDERS.intersection(folders) or any(folder.startswith("config-") for folder in folders):
+        return False
+    return not file.startswith(LEFT_OUT_FILES)
 
 
 def _decoded(source: bytes) -> str | None:

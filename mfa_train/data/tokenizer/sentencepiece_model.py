@@ -1,20 +1,20 @@
-"""A sentencepiece BPE tokenizer that loses nothing: every text comes back as it was, byte for byte.
+"""sentencepiece models. One trained here loses nothing: every text comes back as it was, byte for byte.
 
 Whitespace is kept as it is, newlines and tabs are pieces of their own, and a character outside the vocabulary becomes
-its UTF-8 bytes: nothing is ever `<unk>`. What it gives up: no piece reaches across a line's end.
+its UTF-8 bytes: nothing is ever `<unk>`. What it gives up: no piece reaches across a line's end. A model made elsewhere
+does what it was made to do: many put a space in front of a text, or normalise characters.
 """
 
-import hashlib
 import io
 import re
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 
-from mfa_train.errors import ConfigError
+from mfa_train.data.tokenizer.base import Tokenizer
+from mfa_train.errors import ConfigError, DataError
 
 SPACE = "▁"
 """sentencepiece's own sign for a space. A text's own ▁ is spelt in bytes, or it would come back as a space."""
@@ -44,37 +44,37 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
     return model.getvalue()
 
 
-class Tokenizer:
-    """The sentencepiece model at `path`."""
+class SentencePieceTokenizer(Tokenizer):
+    """The sentencepiece model at `path`. Raises DataError for a file that is none."""
 
-    def __init__(self, path: Path):
-        self.path = Path(path)
-        model = self.path.read_bytes()
-        self.sha256 = hashlib.sha256(model).hexdigest()
-        self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    def __init__(self, path: Path, eos_token: str | None = None):
+        self.processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self.processor.LoadFromSerializedProto(path.read_bytes())
+        except RuntimeError as error:
+            raise DataError(f"{path}: not a sentencepiece model, nor a tokenizer.json") from error
         self.vocab_size = self.processor.vocab_size()
-        self.bos_id, self.eos_id = self.processor.bos_id(), self.processor.eos_id()
+        own_eos = self.processor.eos_id()
+        super().__init__(path, eos_token, self._id_of, own_eos if own_eos >= 0 else None)
+        spelt = [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+        alone = self.text_bytes(self._encode_alone("a"))
+        self.spelt = np.array(spelt, np.int32) if alone == b"a" and all(map(self.processor.is_byte, spelt)) else None
+        """▁ in bytes, where the model has them and puts nothing in front of a text."""
 
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of each text, without bos and eos, on all cores."""
-        encoded = self.processor.encode(texts, num_threads=-1)
+    def _encode(self, texts: list[str]) -> list[np.ndarray]:
+        encoded = self.processor.encode(texts, num_threads=-1, return_type="numpy")
+        if self.spelt is None:
+            return encoded
         return [self._encode_spelt(text) if SPACE in text else ids for text, ids in zip(texts, encoded)]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of the tokens; a character that is cut off at either end shows as �."""
-        return self.text_bytes(np.asarray(ids)).decode("utf-8", errors="replace")
+    def _encode_alone(self, text: str) -> np.ndarray:
+        return self.processor.encode(text, return_type="numpy")
 
-    def text_bytes(self, ids: np.ndarray) -> bytes:
-        """The UTF-8 text that tokens (n,) stand for; it may start or end inside a character."""
-        pieces = self._pieces
-        return b"".join(pieces[token] for token in ids.tolist())
+    def _encode_spelt(self, text: str) -> np.ndarray:
+        first, *others = text.split(SPACE)
+        return np.concatenate([self._encode_alone(first),
+                               *(ids for part in others for ids in (self.spelt, self._encode_alone(part)))])
 
-    @cached_property
-    def token_bytes(self) -> np.ndarray:
-        """How many bytes of text each token stands for, (vocab_size,); control tokens none."""
-        return np.array([len(piece) for piece in self._pieces])
-
-    @cached_property
     def _pieces(self) -> list[bytes]:
         pieces = []
         for token in range(self.vocab_size):
@@ -87,9 +87,6 @@ class Tokenizer:
                 pieces.append(piece.replace(SPACE, " ").encode())
         return pieces
 
-    def _encode_spelt(self, text: str) -> list[int]:
-        spelt = [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
-        ids: list[int] = []
-        for index, part in enumerate(self.processor.encode(text.split(SPACE))):
-            ids += (spelt if index else []) + part
-        return ids
+    def _id_of(self, piece: str) -> int | None:
+        token = self.processor.piece_to_id(piece)
+        return None if self.processor.is_unknown(token) else token

@@ -1,0 +1,172 @@
+"""Texts to tokens, once, killed and restarted at any moment with the same bytes.
+
+    1. tokenizer.model is trained on the first training documents, up to data.tokenizer_bytes of text; or the file that
+       data.tokenizer names is copied, as tokenizer.model or tokenizer.json.
+    2. Documents are read, encoded on all cores and written, the three at the same time, shard by shard: one of each
+       split for every data.shard_bytes of text. progress.json tells how many documents the finished shards hold.
+    3. The manifest is written last, then the folder gets its name.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mfa_train.config import DataConfig
+from mfa_train.data.ahead import ahead
+from mfa_train.data.corpus import SPLITS, sha256_of
+from mfa_train.data.finish import finish, settings_of, write_bytes, write_json
+from mfa_train.data.megatron_index import MegatronIndex
+from mfa_train.data.progress import Progress
+from mfa_train.data.sources import Document, Source
+from mfa_train.data.token_shards import write_shard
+from mfa_train.data.tokenizer import FILES, Tokenizer, file_name, open_tokenizer, train_sentencepiece
+from mfa_train.errors import ConfigError
+
+BATCH_BYTES = 2**23
+"""Text that is encoded at once: enough for all cores, little enough for memory."""
+
+
+class Batch(NamedTuple):
+    documents: list[Document]
+    ends_shard: bool
+
+
+class Encoding:
+    """The preparation of a source's documents. `tokenizer`: the content of the file that data.tokenizer names."""
+
+    def __init__(self, path: Path, source: Source, data: DataConfig, tokenizer: bytes | None,
+                 say: Callable[[str], None]):
+        self.path, self.source, self.data, self.given, self.say = path, source, data, tokenizer, say
+        self.work = path.with_name(f".{path.name}.partial")
+        trained = {"vocab_size": data.vocab_size, "tokenizer_bytes": data.tokenizer_bytes} if tokenizer is None else {}
+        self.settings = settings_of(data, source.version(), tokenizer) | trained | {"shard_bytes": data.shard_bytes}
+
+    def run(self) -> None:
+        progress = self._resume()
+        tokenizer = self._tokenizer()
+        documents = self.source.documents()
+        position = 0
+        for document in islice(documents, sum(part["documents"] for part in progress["parts"])):
+            position = document.position
+        encoded = ahead((batch, tokenizer.encode([document.text for document in batch.documents]))
+                        for batch in ahead(_batches(documents, self.data.shard_bytes)))
+        if not progress["parts"]:
+            encoded = self._compared(encoded, tokenizer)
+        with Progress(self.source.size(), position) as bar:
+            while part := self._part(encoded, len(progress["parts"]), tokenizer, bar):
+                progress["parts"].append(part)
+                write_json(self.work / "progress.json", progress)
+        self._finish(progress["parts"], tokenizer)
+
+    def _resume(self) -> dict:
+        """What an earlier preparation with the same settings left; else a fresh start."""
+        name = f"{self.settings['source']} {self.settings['source_version']}"
+        try:
+            progress = json.loads((self.work / "progress.json").read_text(encoding="utf-8"))
+            if progress["settings"] == self.settings:
+                self.say(f"Preparing {name}: going on behind {len(progress['parts'])} finished shards …")
+                return progress
+        except (OSError, ValueError, KeyError):
+            pass
+        self.say(f"Preparing {name}: reading, {'training a tokenizer, ' if self.given is None else ''}tokenising …")
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir(parents=True)
+        progress = {"settings": self.settings, "parts": []}
+        write_json(self.work / "progress.json", progress)
+        return progress
+
+    def _is_held_out(self, document: Document) -> bool:
+        return self.source.held_out(document, self.data.held_out_fraction)
+
+    def _tokenizer(self) -> Tokenizer:
+        if not any((self.work / name).is_file() for name in FILES):
+            content = self._trained() if self.given is None else self.given
+            write_bytes(self.work / file_name(content), content)
+        return open_tokenizer(self.work, self.data.eos_token)
+
+    def _trained(self) -> bytes:
+        texts, size = [], 0
+        for document in self.source.documents():
+            if not self._is_held_out(document):
+                texts.append(document.text)
+                size += len(document.utf8)
+                if size >= self.data.tokenizer_bytes:
+                    break
+        if not texts:
+            raise self._no_documents("train")
+        return train_sentencepiece(texts, self.data.vocab_size)
+
+    def _compared(self, encoded: Iterable[tuple[Batch, list]], tokenizer: Tokenizer) -> Iterator[tuple[Batch, list]]:
+        """`encoded` as it is; tells where the first batch does not come back byte for byte."""
+        for number, (batch, ids) in enumerate(encoded):
+            if number == 0:
+                changed = [document.place for document, tokens in zip(batch.documents, ids)
+                           if tokenizer.text_bytes(tokens) != document.utf8]
+                if changed:
+                    self.say(f"  {tokenizer.path.name} changes texts: {len(changed):,} of the first {len(ids):,} "
+                             f"documents do not come back byte for byte, as {changed[0]}")
+            yield batch, ids
+
+    def _part(self, encoded: Iterator[tuple[Batch, list]], number: int, tokenizer: Tokenizer,
+              bar: Progress) -> dict | None:
+        """The next shard of each split; None behind the last document."""
+        tokens: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+        sizes = dict.fromkeys(SPLITS, 0)
+        eos = np.array([tokenizer.eos_id], dtype=np.int32)
+        count = 0
+        for batch, batch_ids in encoded:
+            for document, ids in zip(batch.documents, batch_ids):
+                split = "held_out" if self._is_held_out(document) else "train"
+                tokens[split].append(np.concatenate([ids, eos]))
+                sizes[split] += len(document.utf8)
+            count += len(batch.documents)
+            bar.update(batch.documents[-1].position, sum(map(len, batch_ids)))
+            if batch.ends_shard:
+                break
+        if not count:
+            return None
+        part: dict = {"documents": count, "splits": {}}
+        for split in (split for split in SPLITS if tokens[split]):
+            name = f"{split}-{number:05}"
+            write_shard(self.work / name, tokens[split], tokenizer.vocab_size)
+            files = {suffix: self.work / f"{name}.{suffix}" for suffix in ("bin", "idx")}
+            part["splits"][split] = {
+                "name": name, "documents": len(tokens[split]), "tokens": sum(map(len, tokens[split])),
+                "bytes": sizes[split],
+                "dtype": MegatronIndex(str(files["idx"]), files["idx"].read_bytes()).dtype.name,
+                "sha256": {suffix: sha256_of(file) for suffix, file in files.items()},
+            }
+        return part
+
+    def _finish(self, parts: list[dict], tokenizer: Tokenizer) -> None:
+        splits = {split: [part["splits"][split] for part in parts if split in part["splits"]] for split in SPLITS}
+        for split in SPLITS:
+            if not splits[split]:
+                raise self._no_documents(split)
+        finish(self.work, self.path, self.settings | {"separator": True}, tokenizer, splits, self.say)
+
+    def _no_documents(self, split: str) -> ConfigError:
+        return ConfigError(f"data.held_out_fraction={self.data.held_out_fraction}: no document falls into the "
+                           f"{split} split; type data.held_out_fraction=0.05")
+
+
+def _batches(documents: Iterator[Document], shard_bytes: int) -> Iterator[Batch]:
+    """All documents, the last batch of a shard marked: it holds at least `shard_bytes` of text."""
+    shard = size = 0
+    batch: list[Document] = []
+    for document in documents:
+        batch.append(document)
+        size += len(document.utf8)
+        if shard + size >= shard_bytes:
+            yield Batch(batch, True)
+            shard, size, batch = 0, 0, []
+        elif size >= BATCH_BYTES:
+            yield Batch(batch, False)
+            shard, size, batch = shard + size, 0, []
+    if batch:
+        yield Batch(batch, False)
