@@ -85,7 +85,7 @@ class DataConfig:
     """Text that the tokenizer is trained on."""
     shard_bytes: int
     """Text in one shard."""
-    corpora: dict[str, str]
+    corpora: Optional[dict[str, str]]
     """Of source mixture: the folder or URL of each prepared corpus, by name."""
     weights: Any
     """Of source mixture: {name: share of the tokens}, or a list of such with from_tokens; see `mfa_train.data.mixture`."""

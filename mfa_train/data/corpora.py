@@ -26,9 +26,9 @@ def open_all(data: DataConfig, say: Callable[[str], None] = lambda message: None
     """The corpora by name, in the order of the config: one, but for a mixture. Raises UserError."""
     paths = {data.name: data.path}
     if data.source == "mixture":
-        paths = dict(data.corpora)
+        paths = data.corpora or {}
         if not paths:
-            raise ConfigError("data.corpora={}: expected a name and the folder or URL of each prepared corpus, as "
+            raise ConfigError("data.corpora: expected a name and the folder or URL of each prepared corpus, as "
                               "data.corpora='{code: data/code-16384, web: s3://bucket/web-16384}'")
     cache = ShardCache(data.cache_dir, data.cache_bytes, say)
     return {name: Corpus(path, cache, check) for name, path in paths.items()}

@@ -91,6 +91,9 @@ def _open_corpora(config: Config, ranks: Ranks) -> dict[str, Corpus]:
     ranks.on_first(lambda: prepare_all(config.data, ranks.say))
     corpora = open_all(config.data, ranks.say)
     for corpus in corpora.values():
+        if config.data.document_mask and not corpus.manifest.get("separator", True):
+            raise ConfigError(f"data.document_mask=true: {corpus.path} has no separator between its documents (its manifest says "
+                              "so); type data.document_mask=false")
         if corpus.vocab_size > config.model.vocab_size:
             raise ConfigError(f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's vocabulary of "
                               f"{corpus.vocab_size}: type model.vocab_size={corpus.vocab_size}")
