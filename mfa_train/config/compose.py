@@ -23,7 +23,8 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent.parent / "configs"
 ComposeError = (HydraException, OmegaConfBaseException)
 """What Hydra raises for what is typed; `explained` says it in one line."""
 
-ADDED = ("match", "plan", "cluster", "data.name", "data.files", "data.text_key", "data.tokenizer_bytes", "data.shard_bytes")
+ADDED = ("match", "plan", "cluster", "checkpoint", "guard", "data.name", "data.files", "data.text_key", "data.tokenizer_bytes",
+         "data.shard_bytes")
 """Keys that a run made by an older version doesn't hold; their defaults say what it was."""
 
 OmegaConf.register_new_resolver("times", lambda factor, value: int(factor * value), replace=True)
