@@ -115,9 +115,9 @@ def of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
     return typed(Config, OmegaConf.to_container(tree))
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """`key: old -> new` for each value that differs, keys dotted."""
-    before, after = (flat(dataclasses.asdict(config)) for config in (old, new))
+def differences(old: dict, new: dict) -> list[str]:
+    """`key: old -> new` for each value that differs between two configs as plain mappings, keys dotted."""
+    before, after = flat(old), flat(new)
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in sorted(before | after)
             if before.get(key) != after.get(key)]
 

@@ -8,6 +8,9 @@ What it gives up: documents are cut where windows end, and attention reaches acr
 tokens part.
 """
 
+import hashlib
+from typing import Any
+
 import numpy as np
 
 from mfa_train.data.order import permutation
@@ -24,6 +27,15 @@ class Samples:
             raise ConfigError(f"training.sequence_length={sequence_length} is longer than the {split} data "
                               f"({shards.num_tokens} tokens): type training.sequence_length={shards.num_tokens - 1} or less")
         self.shards, self.sequence_length, self.seed = shards, sequence_length, seed
+
+    def identity(self) -> dict[str, Any]:
+        """What the samples are a function of, as JSON: two runs with equal ones see the same samples."""
+        shards = hashlib.sha256()
+        for shard in self.shards.shards:
+            shards.update(f"{shard.num_tokens} {shard.tokens.dtype}\n".encode())
+            shards.update(shard.tokens[:: max(1, shard.num_tokens // 4096)].tobytes())
+        return {"shards": shards.hexdigest(), "windows": self.windows, "sequence_length": self.sequence_length,
+                "seed": self.seed}
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
         """Samples `indices` (any whole numbers from 0), (len(indices), sequence_length + 1) int64."""
