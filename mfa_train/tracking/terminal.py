@@ -21,7 +21,8 @@ class ProgressBar:
             self.bar.update(done - self.bar.n)
 
     def log(self, record: dict) -> None:
-        self.shown["loss"] = f"{record['train/loss']:.3f}"
+        if record["train/loss"] is not None:  # all steps since the last record were skipped
+            self.shown["loss"] = f"{record['train/loss']:.3f}"
         if "val/bits_per_byte" in record:
             self.shown["held-out bits/byte"] = f"{record['val/bits_per_byte']:.3f}"
         self.shown["tokens/s"] = f"{record['tokens_per_second']:,.0f}"
