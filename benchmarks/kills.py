@@ -71,7 +71,7 @@ def kill_once(process: subprocess.Popen, run: Path, processes: int, chance: rand
         while not list((run / "checkpoints").glob("step-*.partial-*")) and process.poll() is None:
             time.sleep(0.0005)
     else:
-        time.sleep(chance.uniform(0.0, 1.5))
+        time.sleep(chance.uniform(0.0, 0.8))
     if process.poll() is not None:
         return None
     ranks = ranks_of(process, processes)

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from mfa_train.errors import UserError
+from mfa_train.tracking.terminal import unbroken
 from mfa_train.training.host_memory import keep_freed_memory
 
 Result = TypeVar("Result")
@@ -33,10 +34,7 @@ class Ranks:
     def say(self, message: str) -> None:
         """Prints on the first rank. A reader that has gone, as `| head` does, stops no run."""
         if self.first:
-            try:
-                print(message, flush=True)
-            except OSError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            unbroken(sys.stdout, lambda: print(message, flush=True))
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, on each of them."""

@@ -106,7 +106,7 @@ def run(config: Config) -> dict:
         summary = make_summary(status, plan, record, zlib_bits)
         log.close(summary)
         if ranks.first:
-            folder.write_json("summary.json", summary)
+            folder.close(summary)
     text = sample_text(config.sample, config.seed, engine.module, corpus.tokenizer, ranks.device)
     ranks.say(f"\n{closing_table(summary)}\n\nA sample:\n\n{text}\n\n{where_to_look(folder)}")
     return summary

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -83,6 +84,13 @@ class RunFolder:
         self._write("config.yaml", configs.to_yaml(self.config))
         self.write_json("plan.json", plan)
         return len(starts(self.path))
+
+    def close(self, summary: dict) -> None:
+        """Leaves summary.json; without room for it, says so."""
+        try:
+            self.write_json("summary.json", summary)
+        except OSError as error:
+            print(f"warning: {self.path / 'summary.json'} cannot be written ({error.strerror})", file=sys.stderr)
 
     @property
     def checkpoints(self) -> Path:

@@ -40,6 +40,7 @@ class Watchdog:
         self.step, self.at = step, time.monotonic()
 
     def _watch(self) -> None:
+        self._post()
         while not self.ended.wait(min(1.0, self.seconds / 10)):
             self._post()
             if time.monotonic() - self.at > self.seconds and not self.ended.is_set():

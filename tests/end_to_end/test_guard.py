@@ -3,8 +3,8 @@
 import json
 import math
 
-from tests.end_to_end.conftest import metrics
 from tests.conftest import ROOT
+from tests.end_to_end.conftest import metrics
 
 POISONED = str(ROOT / "tests" / "end_to_end" / "poisoned.py")
 
@@ -34,13 +34,3 @@ def test_skipped_steps_change_nothing_are_told_and_too_many_roll_back_past_the_b
     assert curve[-1]["skipped_steps"] == 5
     assert all(math.isfinite(record["train/loss"]) for record in curve if record["train/loss"] is not None)
 
-
-def test_a_spike_is_logged_or_left_out(train, tmp_path):
-    command = ("guard.spike_window=8", "guard.spike_factor=50", "training.log_every=5", "optimizer.lr=1e-4")
-    logged = train("name=log", *command, python=(POISONED, "0", "12", "12", "1000"))
-    skipped = train("name=skip", *command, "guard.spikes=skip", python=(POISONED, "0", "12", "12", "1000"))
-    assert logged.returncode == skipped.returncode == 0, skipped.stderr
-    assert "step 12: spike, loss 8" in logged.stdout and "step 12 skipped" not in logged.stdout
-    assert "step 12 skipped, 1 so far (spike, loss 8" in skipped.stdout
-    ends = [metrics(tmp_path / name)[-1] for name in ("log", "skip")]
-    assert [(end["spikes"], end["skipped_steps"]) for end in ends] == [(1, 0), (1, 1)]

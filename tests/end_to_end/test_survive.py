@@ -15,7 +15,7 @@ from benchmarks.kills import curve, ranks_of, study
 from tests.conftest import ROOT
 from tests.end_to_end.conftest import SHORT, metrics
 
-STEPS = 60
+STEPS = 150
 COMMON = [*SHORT, f"training.steps={STEPS}", "training.log_every=3", "checkpoint.every_steps=10", "zero=2"]
 
 
@@ -59,8 +59,7 @@ def test_a_run_killed_twice_leaves_the_undisturbed_curve_bit_for_bit(studied):
 
 def test_a_run_stopped_by_signals_moves_over_ranks_and_stages_on_the_same_curve(studied, begin, tmp_path):
     """2 processes at ZeRO 2, stopped by a signal to one of them; 1 at ZeRO 3, stopped; 2 at ZeRO 1 to the end."""
-    more = ("training.steps=4000", "schedule.name=wsd", "schedule.decay_fraction=0")  # long enough to be hit
-    first = begin(*more, processes=2)
+    first = begin(processes=2)
     os.kill(ranks_of(first, 2)[1], signal.SIGUSR1)
     output, errors = first.communicate(timeout=120)
     stopped = int(re.search(r"stopped: .* after step (\d+); saved in", errors)[1])
@@ -68,25 +67,23 @@ def test_a_run_stopped_by_signals_moves_over_ranks_and_stages_on_the_same_curve(
     assert errors.count("stopped: ") == 1 and (tmp_path / "run" / "checkpoints" / f"step-{stopped:08d}").is_dir()
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "stopped"
 
-    second = begin(*more, "zero=3")
+    second = begin("zero=3")
     second.send_signal(signal.SIGTERM)
     output, errors = second.communicate(timeout=120)
     assert second.returncode == 75, errors
     assert f"after step {stopped}" in output and "changed since: processes: 2 -> 1" in output
     assert "changed since: zero: 2 -> 3" in output
 
-    last = int(re.search(r"stopped: SIGTERM after step (\d+); saved in", errors)[1]) + 10
-    third = begin(*more[1:], f"training.steps={last}", "zero=1", processes=2)
+    moved = int(re.search(r"stopped: SIGTERM after step (\d+); saved in", errors)[1])
+    third = begin("zero=1", processes=2)
     output, errors = third.communicate(timeout=120)
     assert third.returncode == 0, errors
-    one = begin(*more[1:], f"training.steps={last}", name="one", processes=2)
-    assert one.communicate(timeout=120) and one.returncode == 0
-    ours, theirs = metrics(tmp_path / "run"), metrics(tmp_path / "one")
-    assert [record["step"] for record in ours] == [record["step"] for record in theirs]
+    ours, theirs = metrics(tmp_path / "run"), metrics(studied[0] / "undisturbed")
+    assert [record["step"] for record in ours] == [record["step"] for record in theirs if record["step"] <= STEPS]
     for a, b in zip(ours, theirs):
         assert a["train/loss"] == pytest.approx(b["train/loss"], rel=1e-4)
     starts = [json.loads(line) for line in (tmp_path / "run" / "starts.jsonl").read_text().splitlines()]
-    assert [(start["world_size"], start["from_step"]) for start in starts] == [(2, 0), (1, stopped), (2, last - 10)]
+    assert [(start["world_size"], start["from_step"]) for start in starts] == [(2, 0), (1, stopped), (2, moved)] and 0 < stopped < moved < STEPS
 
 
 def test_a_finished_run_goes_on_when_more_steps_are_asked_for(studied, begin):
@@ -157,10 +154,15 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(begin, tmp_path):
 
 def test_a_rank_that_hangs_ends_the_job_and_the_others_say_where_they_stand(begin):
     process = begin("training.steps=100000", "guard.hang_seconds=6", processes=2)
-    os.kill(ranks_of(process, 2)[1], signal.SIGSTOP)
+    first, second = ranks_of(process, 2)
+    os.kill(second, signal.SIGSTOP)
     at = time.monotonic()
-    _, errors = process.communicate(timeout=90)
-    assert process.returncode != 0 and time.monotonic() - at < 60
+    while first in ranks_of(process, 2) and Path(f"/proc/{first}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() - at < 30
+        time.sleep(0.1)
+    os.kill(second, signal.SIGKILL)  # torchrun would, half a minute later
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
     assert re.search(r"rank 0: error: no step ended for 6 s \(guard.hang_seconds\); step \d+ was the last. rank 1 was last "
                      r"heard of \d+ s ago, after step \d+. Where this rank stands:", errors), errors
     assert "loop.py" in errors

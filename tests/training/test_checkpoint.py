@@ -10,7 +10,6 @@ import sys
 import pytest
 import torch
 
-
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.training import checkpoint as format
