@@ -16,7 +16,8 @@ from tests.conftest import ROOT
 from tests.end_to_end.conftest import SHORT, metrics
 
 STEPS = 150
-COMMON = [*SHORT, f"training.steps={STEPS}", "training.log_every=3", "checkpoint.every_steps=10", "zero=2"]
+# At the default learning rate rounding alone parts the curves of 1 and 2 undisturbed processes by 1.03e-4 in so many steps.
+COMMON = [*SHORT, f"training.steps={STEPS}", "training.log_every=3", "checkpoint.every_steps=10", "zero=2", "optimizer.lr=1e-3"]
 
 
 @pytest.fixture(scope="module")
