@@ -4,6 +4,7 @@ A line holds when and where it was started, as which cluster job, from which ste
 W&B run. W&B's config holds the same lines; the job's output holds W&B's address.
 """
 
+import functools
 import json
 import os
 import platform
@@ -44,6 +45,7 @@ def add_start(folder: Path, start: dict) -> None:
         file.write(json.dumps(start) + "\n")
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in (
         "torch", "deepspeed", "numpy", "safetensors", "sentencepiece", "wandb")}

@@ -24,7 +24,7 @@ class Checkpoints:
         self.orders = Orders(ranks)
         self.folder = config.run_dir / "checkpoints"
         self.saver = Saver(config.checkpoint, self.folder, launch, ranks, config.guard.hang_seconds)
-        self.saved_at, self.saved_step = time.monotonic(), None
+        self.saved_at, self.stopping, self.blocking_seconds = time.monotonic(), False, 0.0
 
     def due(self, done: int) -> bool:
         """Whether every rank saves after step `done`: by the config, or to stop."""
@@ -33,20 +33,24 @@ class Checkpoints:
             self.orders.give("stop", done)
         if keys.every_minutes and self.ranks.first and time.monotonic() - self.saved_at > 60 * keys.every_minutes:
             self.orders.give(by_clock, done)
-        return (done == self.config.training.total_steps or bool(keys.every_steps) and done % keys.every_steps == 0
-                or bool(keys.every_minutes) and self.orders.due(by_clock, done) or self.orders.due("stop", done))
+        self.stopping = self.orders.due("stop", done)
+        return (self.stopping or done == self.config.training.total_steps
+                or bool(keys.every_steps) and done % keys.every_steps == 0
+                or bool(keys.every_minutes) and self.orders.due(by_clock, done))
 
     def save(self, engine, progress: Progress, guard: Guard) -> None:
+        start = time.monotonic()
         self.log.flush()
         self.saver.save(engine, progress.step, {
             "progress": dataclasses.asdict(progress), "guard": guard.state(), "data": self.data,
             "config": dataclasses.asdict(self.config), "versions": versions(), "wandb": self.log.wandb_identity(),
         })
-        self.saved_at, self.saved_step = time.monotonic(), progress.step
+        self.saved_at = time.monotonic()
+        self.blocking_seconds += self.saved_at - start
 
     def blocking(self) -> dict[str, float]:
         """For a record: how long the steps stood still for saves since the last one, where there was any."""
-        seconds = self.saver.take_blocking_seconds()
+        seconds, self.blocking_seconds = self.blocking_seconds, 0.0
         return {"checkpoint/blocking_seconds": seconds} if seconds else {}
 
     def finish(self) -> None:
@@ -55,8 +59,8 @@ class Checkpoints:
         self.ranks.meet()
 
     def stop_if_asked(self, done: int) -> None:
-        """Raises Stopped after the step that a signal's rank has named."""
-        if not self.orders.due("stop", done):
+        """Raises Stopped after the step that a signal's rank has named, as `due` has seen."""
+        if not self.stopping:
             return
         self.finish()
         checkpoint = folder_of(self.folder, done)

@@ -34,7 +34,7 @@ class Losses:
     def end_step(self, step: int, norm: float, samples: str) -> float | None:
         """The step is over; gives its norm as a record holds it. Raises TrainingError and Poisoned."""
         self.steps.append((step, norm, samples))
-        if not math.isfinite(norm) and self.guard.config.nonfinite == "stop":
+        if self.guard.needs_loss or not math.isfinite(norm) and self.guard.config.nonfinite == "stop":
             self.read()
         self.guard.end(step, norm, samples)
         return norm if math.isfinite(norm) else None

@@ -14,7 +14,7 @@ from typing import Any
 from mfa_train import config as configs
 from mfa_train.config import RESUME, Config
 from mfa_train.errors import ConfigError, DataError
-from mfa_train.training import checkpoint as format
+from mfa_train.training.checkpoint import Damaged, Reader, found, verified
 from mfa_train.training.engine_state import derive_weights, pieces, set_updates
 from mfa_train.training.ranks import Ranks, world_size
 from mfa_train.training.rng import set_rng_state
@@ -73,8 +73,8 @@ def starting_point(config: Config, folder: Path, data: dict[str, Any], say: Call
     damaged = []
     for checkpoint in candidates:
         try:
-            content = format.verified(checkpoint)
-        except format.Damaged as error:
+            content = verified(checkpoint)
+        except Damaged as error:
             say(f"warning: {checkpoint} is damaged: {error}")
             damaged.append(checkpoint)
             continue
@@ -90,7 +90,7 @@ def starting_point(config: Config, folder: Path, data: dict[str, Any], say: Call
 
 def restore(engine, start: StartingPoint, ranks: Ranks) -> None:
     """Puts weights, optimizer and random generators of every rank back. Raises Damaged."""
-    reader = format.Reader(start.checkpoint, start.content)
+    reader = Reader(start.checkpoint, start.content)
     for piece in pieces(engine, ranks.rank):
         reader.fill(piece)
     set_updates(engine, start.content["updates"])
@@ -103,13 +103,13 @@ def _candidates(config: Config, folder: Path) -> tuple[list[Path], Path]:
     own = folder / "checkpoints"
     if config.resume == "never":
         return [], own
-    if config.resume in RESUME or format.found(own):  # its own go before the one it started from
-        return format.found(own), own
+    if config.resume in RESUME or found(own):  # its own go before the one it started from
+        return found(own), own
     path = Path(config.resume)
     if not path.is_dir():
         raise ConfigError(f"resume={path}: expected {', '.join(RESUME)}, or a folder that is there: a checkpoint, as "
                           "runs/mfa-nano/checkpoints/step-00000100, or a run, as runs/mfa-nano")
-    return ([path], path) if path.name.startswith("step-") else (format.found(path / "checkpoints"), path / "checkpoints")
+    return ([path], path) if path.name.startswith("step-") else (found(path / "checkpoints"), path / "checkpoints")
 
 
 def _accepted(config: Config, checkpoint: Path, content: dict, data: dict[str, Any]) -> list[str]:

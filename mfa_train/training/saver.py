@@ -1,6 +1,6 @@
 """Saving while the steps go on.
 
-    1. In the step loop, each rank copies its pieces into host memory. This alone holds up the steps (`blocking_seconds`).
+    1. In the step loop, each rank copies its pieces into host memory. This alone holds up the steps.
     2. A thread of each rank writes, flushes and checksums its file, then puts its entry into the ranks' store.
     3. The first rank's thread waits for all entries, writes the manifest and renames: the checkpoint is there.
 
@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from mfa_train.config import CheckpointConfig
-from mfa_train.training import checkpoint as format
+from mfa_train.training.checkpoint import RNG, folder_of, found, key_of, prune, publish, write_pieces
 from mfa_train.training.engine_state import KINDS, own_pieces, updates
 from mfa_train.training.ranks import Ranks
 from mfa_train.training.rng import rng_state
@@ -38,13 +38,10 @@ class Saver:
         self.buffers: dict[str, torch.Tensor] = {}
         """The copy in host memory, kept from save to save."""
         self.thread: threading.Thread | None = None
-        self.blocking_seconds = 0.0
-        """Since they were last asked for."""
         self.saved = 0
 
     def save(self, engine, step: int, content: dict) -> None:
         """Every rank calls it after the same step. `content` is what the manifest holds beside step, updates and files."""
-        start = time.perf_counter()
         self.wait()
         tensors = self._copied(engine)
         content = {"step": step, "updates": updates(engine), "world_size": self.ranks.world_size} | content
@@ -53,7 +50,6 @@ class Saver:
         self.thread.start()
         if not self.config.background:
             self.wait()
-        self.blocking_seconds += time.perf_counter() - start
 
     def wait(self) -> None:
         """Until what was begun is visible, or told to have failed."""
@@ -61,16 +57,12 @@ class Saver:
             self.thread.join()
             self.thread = None
 
-    def take_blocking_seconds(self) -> float:
-        seconds, self.blocking_seconds = self.blocking_seconds, 0.0
-        return seconds
-
     def _copied(self, engine) -> dict[str, torch.Tensor]:
         on_gpu = self.ranks.device.type == "cuda"
-        tensors = {format.RNG: rng_state()}
+        tensors = {RNG: rng_state()}
         for piece in own_pieces(engine, self.ranks.rank, self.ranks.world_size):
             for kind in KINDS:
-                key, source = format.key_of(kind, piece), piece.tensors[kind]
+                key, source = key_of(kind, piece), piece.tensors[kind]
                 if key not in self.buffers:
                     self.buffers[key] = torch.empty(source.shape, dtype=torch.float32, pin_memory=on_gpu)
                 tensors[key] = self.buffers[key].copy_(source, non_blocking=True)
@@ -79,9 +71,9 @@ class Saver:
         return tensors
 
     def _write(self, step: int, number: int, tensors: dict[str, torch.Tensor], content: dict) -> None:
-        partial = self.checkpoints / f"{format.folder_of(self.checkpoints, step).name}.partial-{self.launch}"
+        partial = self.checkpoints / f"{folder_of(self.checkpoints, step).name}.partial-{self.launch}"
         try:
-            entry = format.write_pieces(partial, self.ranks.rank, tensors)
+            entry = write_pieces(partial, self.ranks.rank, tensors)
         except (OSError, SafetensorError) as error:
             entry = {"failed": f"rank {self.ranks.rank}: {error}"}
         if self.ranks.world_size > 1:
@@ -94,13 +86,13 @@ class Saver:
         failed = [entry["failed"] for entry in entries if "failed" in entry]
         if not failed:
             try:
-                format.publish(partial, format.folder_of(self.checkpoints, step), entries, content)
-                format.prune(self.checkpoints, self.config.keep_last, self.config.keep_every)
+                publish(partial, folder_of(self.checkpoints, step), entries, content)
+                prune(self.checkpoints, self.config.keep_last, self.config.keep_every)
                 return
             except OSError as error:
                 failed = [str(error)]
         shutil.rmtree(partial, ignore_errors=True)
-        kept = next(iter(format.found(self.checkpoints)), None)
+        kept = next(iter(found(self.checkpoints)), None)
         self.ranks.say(f"warning: the checkpoint of step {step} could not be written ({failed[0]}); the run goes on, and "
                        f"{f'{kept.name} stays the newest' if kept else 'there is none yet'}")
 

@@ -12,7 +12,7 @@ import torch
 
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError, DataError
-from mfa_train.training import checkpoint as format
+from mfa_train.training import checkpoint as files
 from mfa_train.training.engine_state import KINDS, Piece
 from mfa_train.training.orders import Orders
 from mfa_train.training.ranks import join
@@ -28,14 +28,14 @@ VALUES = {kind: torch.arange(10.0) + 100 * number for number, kind in enumerate(
 
 def save(checkpoints, step: int, cuts=(0, 4, 10), config=CONFIG):
     """One parameter `w` of ten values, written by a rank for each stretch between `cuts`."""
-    partial, files = checkpoints / f"step-{step:08d}.partial-0", []
+    partial, entries = checkpoints / f"step-{step:08d}.partial-0", []
     for rank, (start, stop) in enumerate(zip(cuts, cuts[1:])):
         piece = Piece("w", start, {kind: values[start:stop] for kind, values in VALUES.items()})
-        files.append(format.write_pieces(partial, rank, {
-            format.RNG: rng_state(), **{format.key_of(kind, piece): piece.tensors[kind].clone() for kind in KINDS}}))
-    checkpoint = format.folder_of(checkpoints, step)
-    format.publish(partial, checkpoint, files, {
-        "step": step, "updates": step, "world_size": len(files), "progress": dataclasses.asdict(Progress(step)),
+        entries.append(files.write_pieces(partial, rank, {
+            files.RNG: rng_state(), **{files.key_of(kind, piece): piece.tensors[kind].clone() for kind in KINDS}}))
+    checkpoint = files.folder_of(checkpoints, step)
+    files.publish(partial, checkpoint, entries, {
+        "step": step, "updates": step, "world_size": len(entries), "progress": dataclasses.asdict(Progress(step)),
         "guard": {}, "data": DATA, "config": dataclasses.asdict(config), "versions": {}, "wandb": None})
     return checkpoint
 
@@ -73,12 +73,12 @@ def test_a_damaged_file_is_named_and_the_newest_whole_checkpoint_taken(name, dam
 def test_every_single_byte_of_a_manifest_counts(tmp_path):
     path = save(tmp_path / "checkpoints", 4) / "manifest.json"
     good = path.read_bytes()
-    whole = format.verified(path.parent)
+    whole = files.verified(path.parent)
     for place in range(0, len(good), 29):
         path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
         try:
-            assert format.verified(path.parent) == whole  # blank space that stays blank says the same
-        except format.Damaged:
+            assert files.verified(path.parent) == whole  # blank space that stays blank says the same
+        except files.Damaged:
             pass
 
 
@@ -91,13 +91,13 @@ def test_without_a_whole_checkpoint_nothing_starts_from_scratch_unasked(tmp_path
 
 @pytest.mark.parametrize("cuts", [(0, 10), (0, 5, 10), (0, 1, 2, 9, 10)])
 def test_a_checkpoint_is_read_by_any_other_number_of_ranks(cuts, tmp_path):
-    content = format.verified(checkpoint := save(tmp_path, 4, cuts))
-    reader = format.Reader(checkpoint, content)
+    content = files.verified(checkpoint := save(tmp_path, 4, cuts))
+    reader = files.Reader(checkpoint, content)
     for start, stop in ((0, 10), (0, 3), (3, 10), (9, 10)):
         piece = Piece("w", start, {kind: torch.full((stop - start,), -1.0) for kind in KINDS})
         reader.fill(piece)
         assert all(torch.equal(piece.tensors[kind], VALUES[kind][start:stop]) for kind in KINDS)
-    with pytest.raises(format.Damaged, match="1 of 11 values of master of w"):
+    with pytest.raises(files.Damaged, match="1 of 11 values of master of w"):
         reader.fill(Piece("w", 0, {kind: torch.zeros(11) for kind in KINDS}))
 
 
@@ -113,11 +113,11 @@ def test_a_crafted_pickle_in_place_of_a_file_does_nothing_even_with_a_forged_man
     with pytest.raises(DataError, match="no checkpoint is whole"):
         found(tmp_path)
     content = json.loads((checkpoint / "manifest.json").read_text())["content"]
-    content["files"][1] |= {"bytes": path.stat().st_size, "sha256": format.sha256_of(path)}
-    forged = {"sha256": format._digest(content), "content": content}
+    content["files"][1] |= {"bytes": path.stat().st_size, "sha256": files.sha256_of(path)}
+    forged = {"sha256": files._digest(content), "content": content}
     (checkpoint / "manifest.json").write_text(json.dumps(forged))
-    with pytest.raises(format.Damaged, match="rank-00001.safetensors cannot be read"):
-        format.Reader(checkpoint, format.verified(checkpoint))
+    with pytest.raises(files.Damaged, match="rank-00001.safetensors cannot be read"):
+        files.Reader(checkpoint, files.verified(checkpoint))
     assert "executed" not in capsys.readouterr().out
 
 
@@ -140,8 +140,8 @@ def test_what_changes_model_or_data_is_refused_and_what_may_change_is_told(tmp_p
 def test_the_last_n_and_every_mth_stay(tmp_path):
     for step in (2, 4, 6, 8, 10):
         save(tmp_path, step)
-    format.prune(tmp_path, keep_last=2, keep_every=4)
-    assert [path.name for path in format.found(tmp_path)] == ["step-00000010", "step-00000008", "step-00000004"]
+    files.prune(tmp_path, keep_last=2, keep_every=4)
+    assert [path.name for path in files.found(tmp_path)] == ["step-00000010", "step-00000008", "step-00000004"]
 
 
 def test_random_generators_go_on_where_they_were():
