@@ -5,6 +5,7 @@ With -m each member of the sweep runs in a process of its own, under the name of
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from omegaconf import DictConfig
 
 from mfa_train.config import from_hydra
 from mfa_train.doors import report
-from mfa_train.errors import ConfigError, TrainingError
+from mfa_train.errors import ConfigError, Stopped, TrainingError
 
 members: list[tuple[DictConfig, HydraConf]] = []
 """What Hydra composed, each with Hydra's own settings: one, or with -m one for each member of the sweep."""
@@ -61,11 +62,23 @@ def run_members() -> None:
             beside = [re.sub(r"[^\w.=+-]", "_", swept[key]) for key in swept if key not in told]
             overrides.append(f"name='{'-'.join([tree.name, *beside])}'")
         print(f"\n=== {' '.join(swept.values())}", flush=True)
-        if subprocess.run([sys.executable, __file__, *overrides]).returncode:
+        status = run_member(overrides)
+        if status in (Stopped.exit_status, 130, -signal.SIGTERM, -signal.SIGUSR1):
+            raise Stopped(f"the sweep, at {' '.join(swept.values())}; the same command goes on from there")
+        if status:
             failed.append(" ".join(swept.values()))
     members.clear()
     if failed:
         raise TrainingError(f"{len(failed)} of the sweep's members failed: {'; '.join(failed)}")
+
+
+def run_member(overrides: list[str]) -> int:
+    """Its exit status. A signal that asks it to stop is passed on, and it is given the time to save."""
+    member = subprocess.Popen([sys.executable, __file__, *overrides])
+    signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to the member as well
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, _: member.send_signal(number))
+    return member.wait()
 
 
 def _require_shapes() -> None:

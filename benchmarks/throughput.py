@@ -32,22 +32,27 @@ def mfa_train(compiled: bool) -> Iterator[None]:
 
     from mfa_train import config as configs
     from mfa_train.budget.plan import make_plan
-    from mfa_train.data.documents import ModelInputs
     from mfa_train.data.batches import Batches
+    from mfa_train.data.documents import ModelInputs
     from mfa_train.data.shard_cache import ShardCache
     from mfa_train.data.shard_store import ShardStore
     from mfa_train.data.shards import Shard, Shards
     from mfa_train.data.token_shards import write_shard
     from mfa_train.tracking.run_log import RunLog
+    from mfa_train.training.checkpoints import Checkpoints
     from mfa_train.training.engine import build_engine
+    from mfa_train.training.guard import Guard
     from mfa_train.training.loop import train
     from mfa_train.training.ranks import join
+    from mfa_train.training.resume import Progress
+    from mfa_train.training.signals import StopSignals
 
     folder = Path(tempfile.mkdtemp())
     config = configs.load([
         "attention=mha", "model=tiny", f"model.vocab_size={VOCAB}", f"training.batch_size={BATCH}", "precision=bf16",
         f"training.compile={compiled}", f"training.log_every={STEPS}", "training.steps=1000000", "zero=1",
-        "training.eval_every=1000000", "tracking.wandb=offline", f"runs_dir={folder}", f"data_dir={folder}",
+        "training.eval_every=1000000", "checkpoint.every_steps=null", "tracking.wandb=offline", f"runs_dir={folder}",
+        f"data_dir={folder}",
     ])
     write_shard(folder / "tokens", [np.random.default_rng(0).integers(0, VOCAB, 2**20)], VOCAB)
     shards = Shards(ShardStore(folder, ShardCache(folder, 0)), [Shard("tokens", 2**20, "uint16")], VOCAB)
@@ -59,10 +64,12 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     assert sum(p.numel() for p in engine.module.parameters()) == parameters()
     log = RunLog(config.tracking, config.run_dir, {}, config.training.total_steps)
     inputs_of = ModelInputs(ranks.device, separator=None)
-    for record in train(engine, config, batches, inputs_of, ranks, plan["flops"]["train_per_token"], 1e12, None,
-                        log.advance):
-        log.log(record)
-        yield
+    with StopSignals() as signals:
+        checkpoints = Checkpoints(config, ranks, 0, batches.identity(), log, signals)
+        for record in train(engine, config, batches, inputs_of, ranks, plan["flops"]["train_per_token"], 1e12, None,
+                            log.advance, Progress(), Guard(config.guard, print), checkpoints):
+            log.log(record)
+            yield
 
 
 def hugging_face(compiled: bool) -> Iterator[None]:

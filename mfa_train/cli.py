@@ -21,6 +21,10 @@ def main() -> int:
     command.add_argument("--prompt", help="what the text starts with")
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as sample.temperature=0 seed=2")
     command.set_defaults(act=generate)
+    command = commands.add_parser("export", help="weights, config and tokenizer of a finished run, for transformers")
+    command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mha-nano")
+    command.add_argument("--out", type=Path, help="the folder to write; RUN/export where it is not given")
+    command.set_defaults(act=export, overrides=[])
     command = commands.add_parser("plan", help="parameters, KV bytes, FLOPs, memory, time and cost, before launch")
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE",
                          help="train.py's; several values side by side: attention=mha,mla,mfa model=7b")
@@ -72,6 +76,14 @@ def generate(arguments: argparse.Namespace) -> None:
     from mfa_train.training.sample import sample_from_run
 
     print(sample_from_run(config, arguments.run))
+
+
+def export(arguments: argparse.Namespace) -> None:
+    if arguments.overrides:
+        raise ConfigError(f"{arguments.overrides[0]}: expected RUN [--out FOLDER] alone; the model is the run's")
+    from mfa_train.training.export import export
+
+    print(export(arguments.run, arguments.out or arguments.run / "export"))
 
 
 if __name__ == "__main__":

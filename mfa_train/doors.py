@@ -5,12 +5,12 @@ import sys
 from collections.abc import Callable
 
 from mfa_train.config import ComposeError, explained
-from mfa_train.errors import UserError
+from mfa_train.errors import Stopped, UserError
 
 
 def report(main: Callable[[], object]) -> int:
-    """Runs `main`; returns the exit status: 0, a UserError's own (2 for config mistakes), 130 when
-    interrupted, 141 when nobody reads the output any more."""
+    """Runs `main`; returns the exit status: 0, a UserError's own (2 for config mistakes, 75 for a run
+    that was stopped and goes on later), 130 when interrupted, 141 when nobody reads the output any more."""
     try:
         main()
         return 0
@@ -23,6 +23,8 @@ def report(main: Callable[[], object]) -> int:
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    if os.environ.get("RANK", "0") == "0":
-        print(f"error: {failure}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")
+    if rank == "0" or not failure.everywhere:
+        sign = "stopped" if isinstance(failure, Stopped) else "error"
+        print(f"{sign}: {failure}" if rank == "0" else f"rank {rank}: {sign}: {failure}", file=sys.stderr, flush=True)
     return failure.exit_status

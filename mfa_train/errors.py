@@ -12,12 +12,15 @@ class UserError(Exception):
     """Something a user can mend. The message says what was given, what was expected and what to type instead."""
 
     exit_status = 1
+    everywhere = False
+    """Every rank raises it: then the first alone tells it."""
 
 
 class ConfigError(UserError):
     """A config value that cannot work, found before anything expensive starts."""
 
     exit_status = 2
+    everywhere = True
 
 
 class DataError(UserError):
@@ -25,7 +28,19 @@ class DataError(UserError):
 
 
 class TrainingError(UserError):
-    """A run that cannot go on."""
+    """A run that cannot go on, as all its ranks know."""
+
+    everywhere = True
+
+
+class Stopped(UserError):
+    """A run that was asked to stop, did, and goes on when the same command is typed again.
+
+    75 is EX_TEMPFAIL of sysexits.h, "try again later": what a scheduler may requeue on.
+    """
+
+    exit_status = 75
+    everywhere = True
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

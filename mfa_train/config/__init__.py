@@ -4,16 +4,17 @@ from mfa_train.config.budget_schema import ClusterConfig, MatchConfig, PlanConfi
 from mfa_train.config.compose import (
     CONFIG_DIR, ComposeError, default_attention, differences, explained, from_hydra, load, members, of_run, to_yaml,
 )
+from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
 from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
 from mfa_train.config.schema import (
-    Config, DataConfig, InitializationConfig, ModelConfig, OptimizerConfig, SampleConfig, ScheduleConfig,
+    RESUME, Config, DataConfig, InitializationConfig, ModelConfig, OptimizerConfig, SampleConfig, ScheduleConfig,
     TrackingConfig, TrainingConfig,
 )
 from mfa_train.config.typed import typed
 
 __all__ = [
-    "CONFIG_DIR", "ClusterConfig", "ComposeError", "Config", "DataConfig", "InitializationConfig", "MatchConfig",
-    "ModelConfig", "OptimizerConfig", "PlanConfig", "SampleConfig", "ScheduleConfig", "TrackingConfig", "TrainingConfig",
-    "default_attention", "differences", "explained", "from_hydra", "load", "members", "of_run", "require_choice",
-    "require_not_negative", "require_positive", "to_yaml", "typed",
+    "CONFIG_DIR", "RESUME", "CheckpointConfig", "ClusterConfig", "ComposeError", "Config", "DataConfig", "GuardConfig",
+    "InitializationConfig", "MatchConfig", "ModelConfig", "OptimizerConfig", "PlanConfig", "SampleConfig", "ScheduleConfig",
+    "TrackingConfig", "TrainingConfig", "default_attention", "differences", "explained", "from_hydra", "load", "members",
+    "of_run", "require_choice", "require_not_negative", "require_positive", "to_yaml", "typed",
 ]

@@ -23,8 +23,8 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent.parent / "configs"
 ComposeError = (HydraException, OmegaConfBaseException)
 """What Hydra raises for what is typed; `explained` says it in one line."""
 
-ADDED = ("match", "plan", "cluster", "data.name", "data.files", "data.text_key", "data.tokenizer_bytes", "data.shard_bytes",
-         "data.tokenizer", "data.eos_token", "data.dataset", "data.dataset_config", "data.dataset_split",
+ADDED = ("match", "plan", "cluster", "checkpoint", "guard", "data.name", "data.files", "data.text_key", "data.tokenizer_bytes",
+         "data.shard_bytes", "data.tokenizer", "data.eos_token", "data.dataset", "data.dataset_config", "data.dataset_split",
          "data.held_out_files", "data.corpora", "data.weights", "data.lanes", "data.shuffle_tokens", "data.cache_dir",
          "data.cache_bytes", "data.document_mask")
 """Keys that a run made by an older version doesn't hold; their defaults say what it was."""
@@ -128,9 +128,9 @@ def of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
     return typed(Config, OmegaConf.to_container(tree))
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """`key: old -> new` for each value that differs, keys dotted."""
-    before, after = (flat(dataclasses.asdict(config)) for config in (old, new))
+def differences(old: dict, new: dict) -> list[str]:
+    """`key: old -> new` for each value that differs between two configs as plain mappings, keys dotted."""
+    before, after = flat(old), flat(new)
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in sorted(before | after)
             if before.get(key) != after.get(key)]
 

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any, Optional
 
 from mfa_train.config.budget_schema import ClusterConfig, MatchConfig, PlanConfig
+from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
 from mfa_train.config.requirements import require_choice, require_no_secret, require_not_negative, require_positive
 from mfa_train.errors import ConfigError
+
+
+RESUME = ("auto", "must", "never")
 
 
 @dataclass
@@ -241,7 +245,8 @@ class Config:
     data_dir: str
     seed: int
     resume: str
-    """auto (a finished run is left as it is) | never (an older run of this name is moved aside)."""
+    """auto (go on from the newest whole checkpoint) | must (or refuse) | never (an older run of this name is moved aside)
+    | the folder of a checkpoint or of a run, to start from."""
     attention: dict[str, Any]
     model: ModelConfig
     data: DataConfig
@@ -255,6 +260,8 @@ class Config:
     """Of weights, activations and gradients: auto (bf16 where the hardware multiplies it, else fp32) | bf16 | fp32.
     Master weights, moments and the loss are float32 always."""
     training: TrainingConfig
+    checkpoint: CheckpointConfig
+    guard: GuardConfig
     match: MatchConfig
     plan: PlanConfig
     cluster: ClusterConfig
@@ -262,7 +269,6 @@ class Config:
     sample: SampleConfig
 
     def __post_init__(self):
-        require_choice("resume", self.resume, ("auto", "never"))
         require_choice("zero", self.zero, (0, 1, 2, 3))
         require_choice("precision", self.precision, ("auto", "bf16", "fp32"))
         require_choice("offload", self.offload, ("none", "optimizer", "parameters"))

@@ -41,27 +41,29 @@ class Batches:
                         for name, corpus in corpora.items()]
         self.fetch_ahead = FetchAhead([corpus.train for corpus in corpora.values()])
         self.horizon = 1 + -(-2 * data.lanes * len(corpora) // batch_size)
-        """Steps that draw from all of this rank's lanes."""
+        """Batches that draw from all of this rank's lanes."""
         self.looked_ahead = range(0)
         self._require_room(data.cache_bytes, ranks_of_node)
         self._identity = {
-            "corpora": {name: corpus.identity() for name, corpus in corpora.items()},
+            f"{key} of corpus {number}": value for number, corpus in enumerate(corpora.values(), start=1)
+            for key, value in corpus.identity().items()
+        } | {
             "weights": [[phase.first, *map(str, phase.weights)] for phase in self.phases],
             "sequence_length": sequence_length, "seed": seed, "lanes": data.lanes, "shuffle_tokens": data.shuffle_tokens,
             "order": ORDER,
         }
 
     def identity(self) -> dict[str, Any]:
-        """All that the sequence of samples depends on."""
+        """All that the sequence of samples depends on, as JSON; not where the corpora lie, nor what they are called."""
         return self._identity
 
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(json.dumps(self._identity).encode()).hexdigest()[:16]
 
-    def share(self, step: int) -> np.ndarray:
-        """The numbers of this rank's samples of step `step`, (batch_size / ranks,)."""
-        indices = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+    def share(self, first: int) -> np.ndarray:
+        """The numbers of this rank's samples of the batch that begins with sample `first`, (batch_size / ranks,)."""
+        indices = np.arange(first, first + self.batch_size)
         if self.ranks == 1:
             return indices
         corpus, number = self.mixture.place(indices)
@@ -72,12 +74,12 @@ class Batches:
         size = self.batch_size // self.ranks
         return indices[np.lexsort((lane, corpus))[self.rank * size : (self.rank + 1) * size]]
 
-    def of(self, step: int) -> np.ndarray:
-        """This rank's samples of step `step`, (batch_size / ranks, sequence_length + 1) int64."""
-        if not self.fetch_ahead.idle and step not in self.looked_ahead:
-            self.looked_ahead = range(step, step + max(1, self.horizon // 2))
-            self.fetch_ahead.towards(self._wanted(step))
-        return self.read(self.share(step))
+    def of(self, first: int) -> np.ndarray:
+        """This rank's samples of the batch that begins with sample `first`, (batch_size / ranks, sequence_length + 1) int64."""
+        if not self.fetch_ahead.idle and first not in self.looked_ahead:
+            self.looked_ahead = range(first, first + max(1, self.horizon // 2) * self.batch_size)
+            self.fetch_ahead.towards(self._wanted(first))
+        return self.read(self.share(first))
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Samples `indices` (any whole numbers from 0), (len(indices), sequence_length + 1) int64."""
@@ -90,9 +92,9 @@ class Batches:
             out[here] = self.samples[source].batch(number[here])
         return out
 
-    def progress(self, steps: int) -> dict[str, float]:
-        """What the first `steps` steps have read, as metrics: epochs, and of a mixture each corpus's tokens and epochs."""
-        given = self.mixture.given(steps * self.batch_size).tolist()
+    def progress(self, samples: int) -> dict[str, float]:
+        """What the first `samples` samples have read, as metrics: epochs, and of a mixture each corpus's tokens and epochs."""
+        given = self.mixture.given(samples).tolist()
         if len(self.samples) == 1:
             return {"data/epochs": self.samples[0].epochs(given[0])}
         told: dict[str, float] = {}
@@ -111,9 +113,10 @@ class Batches:
             raise ConfigError(f"data.cache_bytes={cache_bytes}: the shards that this node reads side by side and next have {needed} "
                               f"bytes; type data.cache_bytes={2 * needed}, or data.lanes={max(1, self.samples[0].lanes // 4)}")
 
-    def _wanted(self, step: int) -> list[tuple[int, int]]:
-        """(corpus, shard) that this rank needs from `step` on, first those it needs now."""
-        corpus, number = self.mixture.place(np.concatenate([self.share(step + ahead) for ahead in range(self.horizon)]))
+    def _wanted(self, first: int) -> list[tuple[int, int]]:
+        """(corpus, shard) that this rank needs from sample `first` on, first those it needs now."""
+        firsts = range(first, first + self.horizon * self.batch_size, self.batch_size)
+        corpus, number = self.mixture.place(np.concatenate([self.share(first) for first in firsts]))
         return [(source, shard) for source in np.unique(corpus).tolist()
                 for shard in self.samples[source].shards_ahead(number[corpus == source])]
 

@@ -3,27 +3,47 @@
 from pathlib import Path
 
 from mfa_train.config import TrackingConfig
-from mfa_train.tracking.metrics_file import MetricsFile
+from mfa_train.tracking.metrics_file import MetricsFile, read_metrics
 from mfa_train.tracking.terminal import ProgressBar
 from mfa_train.tracking.wandb_run import WandbRun
 
 
 class RunLog:
-    """metrics.jsonl, the progress bar and W&B of the run in `folder`."""
+    """metrics.jsonl, the progress bar and W&B of the run in `folder`, which goes on from `from_step`.
 
-    def __init__(self, config: TrackingConfig, folder: Path, run_config: dict, steps: int):
-        self.wandb = WandbRun(config, folder.name, folder, run_config)
-        self.metrics = MetricsFile(folder / "metrics.jsonl")
-        self.bar = ProgressBar(steps)
+    `wandb_id` is the W&B run of an earlier start: it is continued, and steps it holds are not logged again.
+    """
 
-    def advance(self) -> None:
-        """One more step is done."""
-        self.bar.advance()
+    def __init__(self, config: TrackingConfig, folder: Path, run_config: dict, steps: int, from_step: int = 0,
+                 wandb_id: str | None = None):
+        self.metrics = MetricsFile(folder / "metrics.jsonl", from_step)
+        self.wandb = WandbRun(config, folder.name, folder, run_config, wandb_id, self.metrics.logged_to if wandb_id else 0)
+        self.bar = ProgressBar(steps, from_step)
+
+    def advance(self, done: int) -> None:
+        """So many steps are done."""
+        self.bar.advance(done)
 
     def log(self, record: dict) -> None:
         self.metrics.log(record)
         self.bar.log(record)
         self.wandb.log(record)
+
+    def wandb_identity(self) -> dict[str, str | None] | None:
+        return self.wandb.identity()
+
+    def last_record(self) -> dict:
+        """Of those that are there; empty before the first."""
+        return next(iter(read_metrics(self.metrics.path)[-1:]), {})
+
+    def flush(self) -> None:
+        """What was logged is on the disk."""
+        self.metrics.flush()
+
+    def go_back(self, step: int) -> None:
+        """The steps after `step` are made anew."""
+        self.metrics.cut(step)
+        self.wandb.logged_to = max(self.wandb.logged_to, self.metrics.logged_to)
 
     def close(self, summary: dict) -> None:
         self.bar.close()
@@ -34,10 +54,22 @@ class RunLog:
 class SilentLog:
     """The log of every rank but the first."""
 
-    def advance(self) -> None:
+    def advance(self, done: int) -> None:
         pass
 
     def log(self, record: dict) -> None:
+        pass
+
+    def wandb_identity(self) -> None:
+        pass
+
+    def last_record(self) -> dict:
+        return {}
+
+    def flush(self) -> None:
+        pass
+
+    def go_back(self, step: int) -> None:
         pass
 
     def close(self, summary: dict) -> None:

@@ -1,27 +1,43 @@
-"""What a person sees while a run goes on."""
+"""What a person sees while a run goes on. A terminal that has gone stops no run."""
 
+import os
 import sys
+from collections.abc import Callable
+from typing import IO, TypeVar
 
 from tqdm import tqdm
+
+Result = TypeVar("Result")
 
 
 class ProgressBar:
     """Steps done, the loss and the speed, on standard error; a line now and then where that is no terminal."""
 
-    def __init__(self, steps: int):
+    def __init__(self, steps: int, from_step: int = 0):
         interval = 0.1 if sys.stderr.isatty() else 20.0
-        self.bar = tqdm(total=steps, unit="step", mininterval=interval, maxinterval=interval, dynamic_ncols=True)
+        self.bar = unbroken(sys.stderr, lambda: tqdm(total=steps, initial=from_step, unit="step", mininterval=interval,
+                                                     maxinterval=interval, dynamic_ncols=True))
         self.shown: dict[str, str] = {}
 
-    def advance(self) -> None:
-        self.bar.update()
+    def advance(self, done: int) -> None:
+        unbroken(sys.stderr, lambda: self.bar.update(done - self.bar.n))
 
     def log(self, record: dict) -> None:
-        self.shown["loss"] = f"{record['train/loss']:.3f}"
+        if record["train/loss"] is not None:  # all steps since the last record were skipped
+            self.shown["loss"] = f"{record['train/loss']:.3f}"
         if "val/bits_per_byte" in record:
             self.shown["held-out bits/byte"] = f"{record['val/bits_per_byte']:.3f}"
         self.shown["tokens/s"] = f"{record['tokens_per_second']:,.0f}"
         self.bar.set_postfix(self.shown, refresh=False)
 
     def close(self) -> None:
-        self.bar.close()
+        unbroken(sys.stderr, self.bar.close)
+
+
+def unbroken(stream: IO, tell: Callable[[], Result]) -> Result:
+    """What `tell()` gives, which writes to `stream`. Where nobody reads that any more, as `| head`, it goes nowhere."""
+    try:
+        return tell()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return tell()

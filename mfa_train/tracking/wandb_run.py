@@ -1,5 +1,8 @@
 """The run in W&B: online when logged in, else offline. Whatever fails here is told once and never stops the run.
 
+A resumed run is the same W&B run. W&B's step only rises and it drops what is logged behind it, so steps that are made
+again after a kill are not logged again.
+
 Every metric is drawn over `tokens`, or over `flops` by choosing it as the x-axis. The run's config holds the resolved
 config and the plan's numbers, so that runs can be grouped by attention and KV budget.
 """
@@ -12,10 +15,14 @@ INIT_TIMEOUT_SECONDS = 30
 
 
 class WandbRun:
-    """`say` is told, in one line, where the run can be seen or what went wrong."""
+    """`say` is told, in one line, where the run can be seen or what went wrong.
 
-    def __init__(self, config: TrackingConfig, name: str, folder: Path, run_config: dict, say=print):
-        self.say = say
+    `run_id` is that of the run to continue, `logged_to` the last step it holds.
+    """
+
+    def __init__(self, config: TrackingConfig, name: str, folder: Path, run_config: dict, run_id: str | None = None,
+                 logged_to: int = 0, say=print):
+        self.say, self.run_id, self.logged_to = say, run_id, logged_to
         self.run = None
         if config.wandb == "disabled":
             return
@@ -34,6 +41,7 @@ class WandbRun:
         options = {
             "project": config.project, "entity": config.entity, "group": config.group, "name": name,
             "dir": str(folder), "config": run_config, "reinit": "finish_previous",
+            "id": self.run_id, "resume": "allow" if self.run_id else None, "allow_val_change": True,
             "settings": wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_SECONDS),
         }
         try:
@@ -53,17 +61,23 @@ class WandbRun:
         return run
 
     def log(self, record: dict) -> None:
-        if self.run is None:
+        if self.run is None or record["step"] <= self.logged_to:
             return
         try:
             self.run.log(record, step=record["step"])
         except Exception as error:
             self._give_up(error)
 
+    def identity(self) -> dict[str, str | None] | None:
+        """By which the run is found again: its id, and its address where it has one."""
+        return self.run and {"id": self.run.id, "url": self.run.url}
+
     def finish(self, summary: dict) -> None:
         if self.run is None:
             return
         try:
+            if summary["status"] == "stopped":
+                self.run.mark_preempting()
             self.run.summary.update(summary)
             self.run.finish(exit_code=0 if summary["status"] == "finished" else 1)
         except Exception as error:

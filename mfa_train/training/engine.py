@@ -12,7 +12,11 @@ from mfa_train.budget.memory import reduce_bucket
 from mfa_train.config import Config
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.initialization import Gather, initialize
+from mfa_train.training.optimizer import make_optimizer
 from mfa_train.training.ranks import Ranks
+
+UNCLIPPED = 1e30
+"""A norm that no gradient exceeds: DeepSpeed keeps the norm only where it clips, and the guard needs it always."""
 
 
 def build_model(config: Config, sharded: contextlib.AbstractContextManager = contextlib.nullcontext(),
@@ -79,18 +83,6 @@ def _mend_stage_0(engine, optimizer: torch.optim.AdamW, dtype: torch.dtype) -> N
         parameter.grad_dtype = torch.float32
 
 
-def make_optimizer(model: torch.nn.Module, config: Config) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101), its learning rate 0 until it is set. Matrices are decayed, vectors (norms, gates) not."""
-    parameters = list(model.parameters())
-    # Under ZeRO 3 a parameter's own shape is that of this rank's shard.
-    matrices = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) >= 2]
-    vectors = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) < 2]
-    groups = [{"params": matrices, "weight_decay": config.optimizer.weight_decay},
-              {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(config.optimizer.betas),
-                             eps=config.optimizer.eps, fused=True)
-
-
 def deepspeed_config(config: Config, ranks: Ranks, dtype: torch.dtype) -> dict:
     """DeepSpeed's own JSON for this run."""
     micro_batch = config.training.micro_batch(ranks.world_size)
@@ -102,7 +94,7 @@ def deepspeed_config(config: Config, ranks: Ranks, dtype: torch.dtype) -> dict:
     return {
         "train_batch_size": config.training.batch_size,
         "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_clipping": config.training.gradient_clipping,
+        "gradient_clipping": config.training.gradient_clipping or UNCLIPPED,
         "bf16": {"enabled": dtype == torch.bfloat16},
         # By default bf16 gradients are also summed in bf16, and the curve would depend on the number of processes.
         "communication_data_type": "fp32",
@@ -110,5 +102,6 @@ def deepspeed_config(config: Config, ranks: Ranks, dtype: torch.dtype) -> dict:
         "data_types": {"grad_accum_dtype": "fp32"} if config.zero else {},
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,  # ours is torch's AdamW
         "steps_per_print": None,
     }

@@ -1,6 +1,8 @@
 """The processes of a run: one alone, or those a launcher (torchrun, deepspeed, srun) started together."""
 
+import functools
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,6 +11,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from mfa_train.errors import UserError
+from mfa_train.tracking.terminal import unbroken
 from mfa_train.training.host_memory import keep_freed_memory
 
 Result = TypeVar("Result")
@@ -19,6 +23,8 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    store: dist.Store
+    """Keys and values that all ranks see, on the hosts: for what must not wait for a device."""
 
     @property
     def first(self) -> bool:
@@ -26,14 +32,28 @@ class Ranks:
         return self.rank == 0
 
     def say(self, message: str) -> None:
+        """Prints on the first rank. A reader that has gone, as `| head` does, stops no run."""
         if self.first:
-            print(message, flush=True)
+            unbroken(sys.stdout, lambda: print(message, flush=True))
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, on each of them."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """Every rank's `values` (...), as (world_size, ...) on each of them."""
+        if self.world_size == 1:
+            return values.unsqueeze(0)
+        gathered = values.new_empty((self.world_size, *values.shape))
+        dist.all_gather(list(gathered), values)
+        return gathered
+
+    def meet(self) -> None:
+        """Waits until every rank is here."""
+        if self.world_size > 1:
+            dist.barrier()
 
     def on_first(self, action: Callable[[], Result]) -> Result:
         """What `action()` gives on rank 0, on every rank, and what it raises likewise: nobody is left waiting."""
@@ -46,6 +66,8 @@ class Ranks:
         if self.world_size > 1:
             dist.broadcast_object_list(box, src=0)
         if box[1] is not None:
+            if isinstance(box[1], UserError):
+                box[1].everywhere = True
             raise box[1]
         return box[0]
 
@@ -55,6 +77,7 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+@functools.cache
 def join(timeout: timedelta = timedelta(minutes=30)) -> Ranks:
     """Joins the process group that RANK, WORLD_SIZE and LOCAL_RANK tell of; without them, one of its own, alone."""
     # DeepSpeed refuses to start without LOCAL_RANK, which only launchers set.
@@ -67,9 +90,11 @@ def join(timeout: timedelta = timedelta(minutes=30)) -> Ranks:
         # DeepSpeed would otherwise go by which GPU packages are installed.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         keep_freed_memory()
-    if not dist.is_initialized():
-        if world_size() == 1:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-        else:
-            dist.init_process_group(backend, timeout=timeout)
-    return Ranks(rank, world_size(), device)
+    if world_size() == 1:
+        store: dist.Store = dist.HashStore()
+    else:
+        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+        store.set_timeout(timeout)
+    dist.init_process_group(backend, store=dist.PrefixStore("default_pg", store), rank=rank, world_size=world_size(),
+                            timeout=timeout)
+    return Ranks(rank, world_size(), device, dist.PrefixStore("mfa_train", store))

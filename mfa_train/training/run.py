@@ -3,12 +3,12 @@
     1. The variant is matched where the config asks for it. What can be known to fail is checked: the config, the batch
        over the ranks, the memory, the run folder.
     2. The corpus is prepared, or found prepared.
-    3. Model, optimizer and DeepSpeed engine are built; the run folder is made.
-    4. Steps, with an evaluation every so often; every record goes to metrics.jsonl, the terminal and W&B.
+    3. Model, optimizer and DeepSpeed engine are built; the run folder is made, or made ready to go on from the newest
+       whole checkpoint, which is read into the engine.
+    4. Steps, with an evaluation and a checkpoint every so often; every record goes to metrics.jsonl, the terminal and W&B.
     5. Final weights, summary, closing table and a sample of text.
 """
 
-import dataclasses
 import os
 
 import torch
@@ -22,16 +22,23 @@ from mfa_train.data.corpora import open_all, prepare_all
 from mfa_train.data.corpus import Corpus
 from mfa_train.data.documents import ModelInputs
 from mfa_train.data.held_out import HeldOut
-from mfa_train.errors import ConfigError
-from mfa_train.tracking.run_log import RunLog, SilentLog
+from mfa_train.errors import ConfigError, Stopped
+from mfa_train.tracking.run_log import SilentLog
+from mfa_train.training.checkpoints import Checkpoints
 from mfa_train.training.closing import closing_table, make_summary, where_to_look, zlib_bits_per_byte
 from mfa_train.training.engine import build_engine
 from mfa_train.training.evaluation import Evaluator
+from mfa_train.training.guard import Guard, Poisoned
 from mfa_train.training.loop import train
+from mfa_train.training.opening import open_log
 from mfa_train.training.ranks import Ranks, join, world_size
+from mfa_train.training.resume import Progress, restore, starting_point
+from mfa_train.training.roll_back import roll_back
 from mfa_train.training.run_folder import RunFolder, final_checkpoint
 from mfa_train.training.sample import sample_text
 from mfa_train.training.schedule import check_schedule
+from mfa_train.training.signals import StopSignals
+from mfa_train.training.watchdog import Watchdog
 from mfa_train.training.weights import save_weights
 
 
@@ -52,7 +59,7 @@ def run(config: Config) -> dict:
     ranks = join()
     if match:
         ranks.say("\n".join(f"matched: {line}" for line in told(match)))
-    if finished := ranks.on_first(folder.finished_summary):
+    if finished := ranks.on_first(folder.open):
         ranks.say(f"{closing_table(finished)}\n\n{where_to_look(folder)}\n"
                   f"{folder.path} holds this run, finished before. To train it again: resume=never")
         return finished
@@ -62,25 +69,49 @@ def run(config: Config) -> dict:
                       ranks.rank, ranks.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     held_out = HeldOut(corpora, batches.phases[-1], config.training.sequence_length, config.training.eval_sequences)
     inputs_of = ModelInputs(ranks.device, tokenizer.eos_id if config.data.document_mask else None)
+    data = batches.identity()
+    start = ranks.on_first(lambda: starting_point(config, folder.path, data, ranks.say))
 
     engine = build_engine(config, ranks, dtype)
-    ranks.on_first(lambda: folder.create(plan))
+    launch = ranks.on_first(lambda: folder.create(plan, start))
+    progress, guard = Progress(), Guard(config.guard, ranks.say)
+    if start:
+        restore(engine, start, ranks)
+        progress, guard = start.progress, Guard(config.guard, ranks.say, start.content["guard"])
+        ranks.say("\n".join([f"goes on from {start.checkpoint}, after step {progress.step}",
+                             *(f"changed since: {line}" for line in start.accepted)]))
     evaluate = Evaluator(held_out, inputs_of, micro_batch, ranks, tokenizer.token_bytes)
-    run_config = dataclasses.asdict(config) | {"plan": dataclasses.asdict(config.plan) | plan}
     zlib_bits = zlib_bits_per_byte(tokenizer, evaluate.targets)
-    log = RunLog(config.tracking, folder.path, run_config, config.training.total_steps) if ranks.first else SilentLog()
-    status, record = "failed", {}
+    log = open_log(config, folder.path, plan, start) if ranks.first else SilentLog()
+    status, record = "failed", log.last_record()
     try:
-        for record in train(engine, config, batches, inputs_of, ranks, plan["flops"]["train_per_token"],
-                            peak_flops(device, dtype), evaluate, log.advance):
-            log.log(record)
+        with StopSignals() as signals, Watchdog(ranks, config.guard.hang_seconds) as watchdog:
+            checkpoints = Checkpoints(config, ranks, launch, data, log, signals)
+
+            def on_step(done: int) -> None:
+                log.advance(done)
+                watchdog.alive(done)
+
+            while True:
+                try:
+                    for record in train(engine, config, batches, inputs_of, ranks, plan["flops"]["train_per_token"],
+                                        peak_flops(device, dtype), evaluate, on_step, progress, guard, checkpoints):
+                        log.log(record)
+                    break
+                except Poisoned as poisoned:
+                    progress, guard = roll_back(poisoned, engine, config, ranks, progress, guard, checkpoints)
+                    log.go_back(progress.step)
+            checkpoints.finish()
         save_weights(engine, tokenizer, final_checkpoint(folder.path), ranks)
         status = "finished"
+    except Stopped:
+        status = "stopped"
+        raise
     finally:
         summary = make_summary(status, plan, record, zlib_bits)
         log.close(summary)
         if ranks.first:
-            folder.write_json("summary.json", summary)
+            folder.close(summary)
     text = sample_text(config.sample, config.seed, engine.module, tokenizer, ranks.device)
     ranks.say(f"\n{closing_table(summary)}\n\nA sample:\n\n{text}\n\n{where_to_look(folder)}")
     return summary

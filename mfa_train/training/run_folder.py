@@ -1,19 +1,25 @@
-"""What a run leaves behind: runs_dir/NAME with config.yaml, plan.json, metrics.jsonl, summary.json, checkpoints/, wandb/.
+"""What a run leaves behind: runs_dir/NAME with config.yaml, plan.json, metrics.jsonl, summary.json, starts.jsonl,
+checkpoints/, wandb/.
 
-The folder is a pure function of the run's name, so all ranks and all restarts share one.
+The folder is a pure function of the run's name, so all ranks and all restarts share one. Files appear whole.
 """
 
+import dataclasses
 import json
+import os
+import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 from mfa_train import config as configs
 from mfa_train.config import Config
 from mfa_train.errors import ConfigError
-
-FREE_TO_CHANGE = ("resume", "data_dir", "data.path", "data.corpora.", "data.cache_", "runs_dir", "tracking.", "sample.", "match.", "cluster.", "plan.context",
-                  "plan.mfu", "plan.decode_counting", "plan.check")
-"""Keys that change no number of a run."""
+from mfa_train.tracking.starts import starts
+from mfa_train.training.checkpoint import clear_partial
+from mfa_train.training.resume import StartingPoint, changes
+from mfa_train.training.run_lock import FILE as LOCK_FILE
+from mfa_train.training.run_lock import RunLock
 
 
 def final_checkpoint(run: Path) -> Path:
@@ -27,43 +33,87 @@ class RunFolder:
     def __init__(self, config: Config):
         self.config = config
         self.path = config.run_dir
+        self.lock = RunLock(self.path)
 
-    def finished_summary(self) -> dict | None:
-        """The summary of the same run, finished before; None where there is nothing yet, or an unfinished one.
+    def open(self) -> dict | None:
+        """The summary of the same run, finished before; None where there is nothing yet, or something left to train.
 
-        Raises ConfigError where the folder holds another run or cannot be written.
+        Raises ConfigError where the folder holds another run, is in use or cannot be written.
         """
         _require_writable(self.path, f"runs_dir={self.config.runs_dir}")
-        if self.config.resume == "never" or not self.path.exists() or not any(self.path.iterdir()):
+        if self._is_empty():
             return None
         mend = "type name=… for a run beside it, or resume=never to move it aside and train anew"
-        if not (self.path / "config.yaml").is_file():
+        if not (self.path / "config.yaml").is_file() and self.config.resume != "never":
             raise ConfigError(f"name={self.config.name}: {self.path} holds files that are no run; {mend}")
-        changed = [line for line in configs.differences(configs.of_run(self.path), self.config)
-                   if not line.startswith(FREE_TO_CHANGE)]
-        if changed:
-            raise ConfigError(f"name={self.config.name}: {self.path} holds another run ({'; '.join(changed[:3])}"
-                              f"{', …' if len(changed) > 3 else ''}); {mend}")
-        try:
-            summary = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # an unfinished run has none, or half of one
+        if self.config.resume == "never":
+            self.lock.take()
             return None
-        return summary if summary["status"] == "finished" and final_checkpoint(self.path).is_dir() else None
+        old = configs.of_run(self.path)
+        refused, accepted = changes(dataclasses.asdict(old), self.config)
+        finished = self._finished_summary()
+        if finished and self.config.training.total_steps <= old.training.total_steps:
+            refused += accepted  # there is nothing left to train with them
+        if refused:
+            raise ConfigError(f"name={self.config.name}: {self.path} holds another run ({'; '.join(refused[:3])}"
+                              f"{', …' if len(refused) > 3 else ''}); {mend}")
+        if finished and not accepted:
+            return finished
+        self.lock.take()
+        return None
 
-    def create(self, plan: dict) -> None:
-        """Makes the folder. An older run of this name is moved aside to NAME~1, NAME~2, … with resume=never; an
-        unfinished one of the same config starts again in its place."""
-        if self.config.resume == "never" and self.path.exists() and any(self.path.iterdir()):
+    def create(self, plan: dict, start: StartingPoint | None) -> int:
+        """Makes the folder, or makes it ready to go on from `start`; gives how many times the run was started before.
+
+        An older run of this name is moved aside to NAME~1, NAME~2, … with resume=never; an unfinished one without a
+        checkpoint starts again in its place. Raises ConfigError where another process was faster.
+        """
+        if self.config.resume == "never" and not self._is_empty():
             number = 1
             while (aside := self.path.with_name(f"{self.path.name}~{number}")).exists():
                 number += 1
             self.path.rename(aside)
+            self.lock.release()
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "config.yaml").write_text(configs.to_yaml(self.config), encoding="utf-8")
+        self.lock.take()
+        clear_partial(self.checkpoints)
+        for damaged in start.damaged if start else ():
+            if damaged.parent == self.checkpoints:
+                shutil.rmtree(aside := damaged.with_name(f"{damaged.name}.damaged"), ignore_errors=True)
+                damaged.rename(aside)
+        self._write("config.yaml", configs.to_yaml(self.config))
         self.write_json("plan.json", plan)
+        return len(starts(self.path))
+
+    def close(self, summary: dict) -> None:
+        """Leaves summary.json; without room for it, says so."""
+        try:
+            self.write_json("summary.json", summary)
+        except OSError as error:
+            print(f"warning: {self.path / 'summary.json'} cannot be written ({error.strerror})", file=sys.stderr)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def _is_empty(self) -> bool:
+        """Whether there is nothing of a run yet; what a kill while it was being created leaves is nothing."""
+        return not self.path.exists() or {path.name for path in self.path.iterdir()} <= {LOCK_FILE, "config.yaml.partial"}
+
+    def _finished_summary(self) -> dict | None:
+        try:
+            summary = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # an unfinished run has none
+            return None
+        return summary if summary["status"] == "finished" and final_checkpoint(self.path).is_dir() else None
+
+    def _write(self, name: str, text: str) -> None:
+        beside = self.path / f"{name}.partial"
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, self.path / name)
 
     def write_json(self, name: str, value: dict) -> None:
-        (self.path / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        self._write(name, json.dumps(value, indent=2) + "\n")
 
 
 def _require_writable(path: Path, key: str) -> None:

@@ -4,9 +4,11 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mfa_train.data.tokenizer import Tokenizer, file_name
+from mfa_train.errors import TrainingError
 from mfa_train.training.ranks import Ranks
 
 FILE = "model.safetensors"
@@ -15,7 +17,7 @@ FILE = "model.safetensors"
 def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> None:
     """Writes the model as it was evaluated, and the tokenizer beside it; the folder appears whole or not at all.
 
-    Every rank takes part: under ZeRO 3 each holds a share.
+    Every rank takes part: under ZeRO 3 each holds a share. Raises TrainingError where there is no room.
     """
     import deepspeed
 
@@ -28,11 +30,16 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
     def write() -> None:
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(weights, partial / FILE)
-        shutil.copyfile(tokenizer.path, partial / file_name(tokenizer.path.read_bytes()))
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        try:
+            partial.mkdir(parents=True)
+            save_file(weights, partial / FILE)
+            shutil.copyfile(tokenizer.path, partial / file_name(tokenizer.path.read_bytes()))
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise TrainingError(f"{folder}: the final weights cannot be written ({error}); make room and type the same command "
+                                "again, which goes on from the last checkpoint") from error
 
     ranks.on_first(write)
 

@@ -49,13 +49,13 @@ def test_ranks_and_restarts_read_the_reference_order(tmp_path_factory, layouts, 
         together = [batches(corpora, batch_size, rank, processes, lanes=lanes) for rank in range(processes)]
         for step in steps:
             reference = alone.read(np.arange(step * batch_size, (step + 1) * batch_size))
-            parts = np.concatenate([one.of(step) for one in together])
+            parts = np.concatenate([one.of(step * batch_size) for one in together])
             assert sorted(map(tuple, parts)) == sorted(map(tuple, reference))
 
 
 def test_counters_tell_what_was_read(tmp_path):
     corpora = {"a": Prepared(tmp_path / "a", [500]), "b": Prepared(tmp_path / "b", [200, 300])}
-    told = batches(corpora, 10, weights={"a": 1, "b": 3}).progress(20)
+    told = batches(corpora, 10, weights={"a": 1, "b": 3}).progress(200)
     assert told == {"data/tokens/a": 400, "data/epochs/a": 0.8, "data/tokens/b": 1200, "data/epochs/b": 2.4}
 
 
@@ -63,7 +63,7 @@ def test_ranks_keep_to_their_lanes(tmp_path):
     corpora = {"a": Prepared(tmp_path, [2000])}
     for rank in range(2):
         own = batches(corpora, 8, rank, 2)
-        lanes = own.samples[0].lane(np.concatenate([own.share(step) for step in range(20)]))
+        lanes = own.samples[0].lane(np.concatenate([own.share(8 * step) for step in range(20)]))
         assert set(lanes.tolist()) == {2 * rank, 2 * rank + 1}
 
 

@@ -53,7 +53,7 @@ def test_faults_on_the_way_change_nothing(remote, local, object_storage, tmp_pat
     object_storage.faults[:] = ["500", "reset", "slow", None, "500", "500", None, "reset"] * 3
     steps = -(-reference.samples[0].shards.num_tokens // (32 * 16))
     for step in range(steps + 20):  # into the second epoch
-        assert np.array_equal(far.of(step), reference.of(step))
+        assert np.array_equal(far.of(16 * step), reference.of(16 * step))
     assert not object_storage.faults
 
 
@@ -65,7 +65,7 @@ def test_the_cache_stays_within_its_bounds_and_evicts_what_was_used_longest_ago(
     total = sum(path.stat().st_size for path in local.glob("train-*.bin"))
     assert total > 1.5 * capacity
     for step in range(2 * -(-reference.samples[0].shards.num_tokens // (32 * 16))):
-        assert np.array_equal(far.of(step), reference.of(step))
+        assert np.array_equal(far.of(16 * step), reference.of(16 * step))
         assert sum(stat.st_size for _, stat in shard_cache._files(tmp_path / "cache")) <= capacity
 
 
@@ -76,7 +76,7 @@ def test_a_node_fetches_little_more_than_its_share(remote, local, tmp_path):
     for rank in range(4):
         node = batches(remote, tmp_path / f"cache{rank}", rank=rank, ranks=4)
         for step in range(steps):
-            node.read(node.share(step))
+            node.read(node.share(16 * step))
         fetched.append(sum(stat.st_size for path, stat in shard_cache._files(tmp_path / f"cache{rank}") if stat.st_size > 5000))
     shard = max(path.stat().st_size for path in local.glob("train-*.bin"))
     assert all(size <= total / 4 + 3 * shard for size in fetched)  # a lane may begin and end inside a shard
@@ -92,7 +92,7 @@ def test_a_shard_that_is_damaged_there_is_fetched_again_and_then_named(remote, l
     try:
         with pytest.raises(DataError, match=f"{name}: damaged \\(fetched twice"):
             for step in range(500):
-                far.read(far.share(step))
+                far.read(far.share(16 * step))
     finally:
         filesystem.pipe(f"{remote}/{name}", content)
     assert object_storage.gets.count(f"/corpora/text/{name}") == 2

@@ -1,12 +1,9 @@
 """train.py and `mfa-train` as a user types them."""
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,7 @@ import yaml
 
 from mfa_train import config as configs
 from tests.conftest import ROOT, VARIANTS
-from tests.end_to_end.conftest import SHORT, metrics
+from tests.end_to_end.conftest import metrics
 
 
 @pytest.mark.parametrize("attention", VARIANTS)
@@ -120,17 +117,3 @@ def test_a_loss_that_is_not_finite_ends_the_run(train, tmp_path):
     assert "Traceback" not in done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
     assert train("name=run", "optimizer.lr=1e38").returncode == 1  # started again, not taken for finished
-
-
-def test_ctrl_c_ends_a_run_without_a_traceback(prepared_data, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *SHORT, "training.steps=100000", f"data_dir={prepared_data}", f"runs_dir={tmp_path}"],
-        cwd=ROOT, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    curve = tmp_path / "mfa-nano" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (curve.exists() and curve.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in errors

@@ -1,0 +1,58 @@
+"""The part of the schema that is about surviving: what is kept on the way, and what a run does about bad numbers."""
+
+from dataclasses import dataclass
+from typing import Optional
+
+from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
+from mfa_train.errors import ConfigError
+
+
+@dataclass
+class CheckpointConfig:
+    """When the whole state is saved and which saves stay; see `mfa_train.training.checkpoint`."""
+
+    every_steps: Optional[int]
+    every_minutes: Optional[float]
+    """Of wall time since the last save, beside every_steps or instead of it."""
+    keep_last: int
+    keep_every: Optional[int]
+    """Checkpoints of steps that are multiples of this stay for good."""
+    background: bool
+    """Written while the steps go on, from a copy in host memory (12 bytes a parameter, shared by the ranks)."""
+
+    def __post_init__(self):
+        for key in ("every_steps", "keep_every"):
+            if getattr(self, key) is not None:
+                require_positive(f"checkpoint.{key}", getattr(self, key))
+        require_positive("checkpoint.keep_last", self.keep_last)
+        if self.every_minutes is not None and not 0 < self.every_minutes < float("inf"):
+            raise ConfigError(f"checkpoint.every_minutes={self.every_minutes}: expected a number above 0, or null")
+
+
+@dataclass
+class GuardConfig:
+    """What a run does about numbers that cannot be right, and about ranks that stand still; see `mfa_train.training.guard`."""
+
+    nonfinite: str
+    """stop | skip: where the loss or the gradient's norm is NaN or infinite, end the run or leave out the step."""
+    spikes: str
+    """log | skip: loss or norm beyond the running bound. skip waits for the device once a step."""
+    spike_factor: float
+    """The bound: median + factor · 1.4826 · median absolute deviation (a normal distribution's sigma)."""
+    spike_window: int
+    """Steps that the bound looks back on; half of them must have been seen before anything is a spike."""
+    max_skips: int
+    """In a row; one more rolls back to the last checkpoint and leaves out the data since."""
+    max_rollbacks: int
+    hang_seconds: float
+    """Without a finished step, after which a rank says where it stands and ends the job."""
+
+    def __post_init__(self):
+        require_choice("guard.nonfinite", self.nonfinite, ("stop", "skip"))
+        require_choice("guard.spikes", self.spikes, ("log", "skip"))
+        for key in ("spike_window", "max_skips"):
+            require_positive(f"guard.{key}", getattr(self, key))
+        for key in ("spike_factor", "max_rollbacks"):
+            require_not_negative(f"guard.{key}", getattr(self, key))
+        if not 0 < self.hang_seconds < float("inf"):
+            raise ConfigError(f"guard.hang_seconds={self.hang_seconds}: expected a number of seconds above 0, as 1800")

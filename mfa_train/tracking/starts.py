@@ -1,0 +1,51 @@
+"""starts.jsonl: one line each time a run was started, so that a run and its cluster jobs are found from each other.
+
+A line holds when and where it was started, as which cluster job, from which step, what had changed in the config, and the
+W&B run. W&B's config holds the same lines; the job's output holds W&B's address.
+"""
+
+import functools
+import json
+import os
+import platform
+import socket
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+FILE = "starts.jsonl"
+JOB_KEYS = ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_CLUSTER_NAME", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID",
+            "SLURM_JOB_NODELIST", "SLURM_RESTART_COUNT", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "TORCHELASTIC_RUN_ID")
+
+
+def starts(folder: Path) -> list[dict]:
+    """Those before this one, the first first."""
+    path = folder / FILE
+    if not path.exists():
+        return []
+    known = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            known.append(json.loads(line))
+        except ValueError:  # torn by a kill
+            continue
+    return known
+
+
+def this_start(from_step: int, changed: list[str], world_size: int) -> dict:
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "pid": os.getpid(),
+        "job": {key: os.environ[key] for key in JOB_KEYS if key in os.environ},
+        "world_size": world_size, "from_step": from_step, "changed": changed, "versions": versions(),
+    }
+
+
+def add_start(folder: Path, start: dict) -> None:
+    with (folder / FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(start) + "\n")
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in (
+        "torch", "deepspeed", "numpy", "safetensors", "sentencepiece", "wandb")}

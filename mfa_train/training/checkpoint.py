@@ -1,0 +1,177 @@
+"""Checkpoints on disk: whole or invisible, independent of ZeRO stage and number of ranks, and holding no code.
+
+    checkpoints/step-00000100/
+        rank-00000.safetensors   one a writing rank: its pieces of masters and moments, its random generators
+        manifest.json            all else (step, progress, guard, data, config, versions) and every file's size and
+                                 SHA-256, itself under a SHA-256
+
+A checkpoint is written into a folder beside, `….partial-N`, and renamed when every rank is done: that rename is the
+moment from which it exists. Reading takes a file only after its checksum; only JSON and safetensors are read, so a file
+that was put there by someone else can give wrong numbers at worst, and then the manifest's checksum must be forged too.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mfa_train.data.corpus import sha256_of
+from mfa_train.errors import DataError
+from mfa_train.training.engine_state import KINDS, Piece
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+RNG = "rng"
+
+
+class Damaged(DataError):
+    """Not a whole checkpoint; the message names the file and what is wrong with it."""
+
+
+def folder_of(checkpoints: Path, step: int) -> Path:
+    return checkpoints / f"step-{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def found(checkpoints: Path) -> list[Path]:
+    """Those that are visible, the newest first; whether they are whole is `verified`'s to say."""
+    if not checkpoints.is_dir():
+        return []
+    named = (path for path in checkpoints.iterdir() if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir())
+    return sorted(named, key=step_of, reverse=True)
+
+
+def write_pieces(folder: Path, rank: int, tensors: dict[str, torch.Tensor]) -> dict:
+    """Writes one rank's file and gives its entry in the manifest. Raises OSError or SafetensorError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"rank-{rank:05d}.safetensors"
+    save_file(tensors, path)
+    _flush(path)
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def publish(partial: Path, checkpoint: Path, files: Iterable[dict], content: dict) -> None:
+    """Makes what all ranks have written into `partial` visible as `checkpoint`. Raises OSError."""
+    content = content | {"format": FORMAT, "files": list(files)}
+    path = partial / MANIFEST
+    path.write_text(json.dumps({"sha256": _digest(content), "content": content}, indent=1) + "\n", encoding="utf-8")
+    _flush(path)
+    _flush(partial)
+    if checkpoint.exists():  # a damaged one, passed over when the run was resumed before it
+        remove(checkpoint)
+    partial.rename(checkpoint)
+    _flush(checkpoint.parent)
+
+
+def verified(checkpoint: Path) -> dict:
+    """The manifest's content, after every file was held against its checksum. Raises Damaged."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        content, expected = manifest["content"], manifest["sha256"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise Damaged(f"{MANIFEST} is missing or no manifest ({type(error).__name__})") from error
+    if _digest(content) != expected:
+        raise Damaged(f"{MANIFEST} differs from its checksum")
+    if content["format"] != FORMAT:
+        raise Damaged(f"{MANIFEST} is of format {content['format']}, this version reads {FORMAT}")
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda entry: _vouch(checkpoint, entry), content["files"]))
+    return content
+
+
+def prune(checkpoints: Path, keep_last: int, keep_every: int | None) -> None:
+    """Removes all but the `keep_last` newest and those of steps that are multiples of `keep_every`."""
+    for checkpoint in found(checkpoints)[keep_last:]:
+        if not keep_every or step_of(checkpoint) % keep_every:
+            remove(checkpoint)
+
+
+def remove(checkpoint: Path) -> None:
+    """Out of sight in one rename first: a removal that is cut short leaves nothing that looks like a checkpoint."""
+    aside = checkpoint.with_name(f"{checkpoint.name}.partial-removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def clear_partial(checkpoints: Path) -> None:
+    """Removes what killed writers left behind."""
+    for path in checkpoints.glob("step-*.partial-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def key_of(kind: str, piece: Piece) -> str:
+    return f"{kind}:{piece.name}:{piece.start}"
+
+
+class Reader:
+    """The pieces of a verified checkpoint, joined and cut as the reading rank needs them.
+
+    `content` is what `verified` gave. Raises Damaged where files and manifest do not make a whole.
+    """
+
+    def __init__(self, checkpoint: Path, content: dict):
+        self.files, self.stretches = [], {}
+        try:
+            for entry in content["files"]:
+                file = safe_open(checkpoint / entry["name"], framework="pt")
+                self.files.append(file)
+                for key in file.keys():
+                    if key != RNG:
+                        kind, name, start = key.split(":")
+                        length = file.get_slice(key).get_shape()[0]
+                        self.stretches.setdefault((kind, name), []).append((int(start), int(start) + length, file, key))
+        except (OSError, SafetensorError, ValueError) as error:
+            raise Damaged(f"{entry['name']} cannot be read ({error})") from error
+
+    @torch.no_grad()
+    def fill(self, piece: Piece) -> None:
+        """Writes the piece's values into its tensors."""
+        for kind in KINDS:
+            missing = len(piece)
+            for start, stop, file, key in self.stretches.get((kind, piece.name), ()):
+                first, last = max(start, piece.start), min(stop, piece.start + len(piece))
+                if first < last:
+                    values = file.get_slice(key)[first - start : last - start]
+                    piece.tensors[kind][first - piece.start : last - piece.start].copy_(values)
+                    missing -= last - first
+            if missing:
+                raise Damaged(f"{missing} of {len(piece)} values of {kind} of {piece.name} are not there or there twice")
+
+    def rng(self, rank: int) -> torch.Tensor:
+        """The random generators of `rank`, or of another where there were fewer."""
+        return self.files[rank % len(self.files)].get_tensor(RNG)
+
+
+def _vouch(checkpoint: Path, entry: dict) -> None:
+    path = checkpoint / entry["name"]
+    if not path.is_file():
+        raise Damaged(f"{entry['name']} is missing")
+    if (size := path.stat().st_size) != entry["bytes"]:
+        raise Damaged(f"{entry['name']} has {size:,} bytes instead of {entry['bytes']:,}")
+    if sha256_of(path) != entry["sha256"]:
+        raise Damaged(f"{entry['name']} differs from its checksum")
+
+
+def _digest(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Waits until the disk has it; a machine that loses its power after the rename has a whole checkpoint."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

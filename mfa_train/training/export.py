@@ -1,0 +1,110 @@
+"""A run's weights for other tools: model.safetensors, config.json and the tokenizer, as `transformers` loads them.
+
+    mha, gqa, mqa   Llama; with attention.qk_norm Qwen3
+    mla             DeepSeek-V3 with dense layers alone
+    mfa, mfa_kr, tpa  no class of transformers computes these: the same files under the same names, and a config.json of
+                    our own keys, for who brings the class
+"""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mfa_train import config as configs
+from mfa_train.attention import AttentionConfig, attention_config
+from mfa_train.config import Config
+from mfa_train.data.tokenizer import open_tokenizer
+from mfa_train.data.tokenizer.exported import tokenizer_files
+from mfa_train.errors import ConfigError, DataError
+from mfa_train.training.run_folder import final_checkpoint
+from mfa_train.training.weights import FILE
+
+LLAMA_LIKE = ("mha", "gqa", "mqa")
+
+
+def export(run: Path, out: Path) -> str:
+    """Writes the folder `out` and gives the line that says what can load it.
+
+    Raises DataError where the run has no final weights, ConfigError where `out` is there or transformers cannot say it.
+    """
+    if out.exists():
+        raise ConfigError(f"--out={out} is there already; type --out=FOLDER with another, or remove it")
+    config, final = configs.of_run(run), final_checkpoint(run)
+    if not final.is_dir():
+        raise DataError(f"{run}: the run has no final weights at {final}; it has not finished")
+    attention = attention_config(config.attention)
+    try:
+        weights, tokenizer = load_file(final / FILE), open_tokenizer(final, config.data.eos_token)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{final}: the weights cannot be read ({error}); train again with resume=never") from error
+    told = transformers_config(config, attention)
+    if attention.name in LLAMA_LIKE and attention.rope_interleave:
+        weights = {name: _in_halves(name, weight, attention.head_dim) for name, weight in weights.items()}
+    told |= {"dtype": str(next(iter(weights.values())).dtype).removeprefix("torch."),
+             # In training each document stands behind the separator that ends the one before.
+             "bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(weights, partial / FILE, metadata={"format": "pt"})
+    shutil.copyfile(tokenizer.path, partial / tokenizer.path.name)
+    files = tokenizer_files(tokenizer, config.model.max_position_embeddings, made_here=config.data.tokenizer is None)
+    for name, content in ({"config.json": told} | files).items():
+        (partial / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.rename(out)
+    if "architectures" in told:
+        return f"{out}: loads in transformers as {told['architectures'][0]}"
+    return (f"{out}: weights, config and tokenizer; transformers has no class for attention={attention.name}, so "
+            "AutoModelForCausalLM cannot load it")
+
+
+def transformers_config(config: Config, attention: AttentionConfig) -> dict:
+    """config.json, without what the weights and the tokenizer tell. Raises ConfigError for what transformers cannot say."""
+    model = config.model
+    common = {
+        "hidden_size": model.hidden_size, "num_hidden_layers": model.num_hidden_layers,
+        "intermediate_size": model.intermediate_size, "vocab_size": model.vocab_size, "rms_norm_eps": model.rms_norm_eps,
+        "max_position_embeddings": model.max_position_embeddings, "tie_word_embeddings": model.tie_word_embeddings,
+        "hidden_act": "silu", "attention_bias": False, "num_attention_heads": attention.num_attention_heads,
+        "rope_parameters": _rope(attention),
+    }
+    if attention.name in LLAMA_LIKE:
+        if attention.qk_norm and model.rms_norm_eps != 1e-6:
+            raise ConfigError(f"model.rms_norm_eps={model.rms_norm_eps} with attention.qk_norm: Qwen3 has one eps for all norms, "
+                              "and those of heads have 1e-6 here; a model with rms_norm_eps=1e-6 can be exported")
+        kind, architecture = ("qwen3", "Qwen3ForCausalLM") if attention.qk_norm else ("llama", "LlamaForCausalLM")
+        return common | {"model_type": kind, "architectures": [architecture], "head_dim": attention.head_dim,
+                         "num_key_value_heads": attention.num_key_value_heads, "mlp_bias": False}
+    if attention.name == "mla":
+        if attention.qk_norm:
+            raise ConfigError("attention.qk_norm=true with attention=mla: DeepSeek-V3 has no such norms, so it cannot be exported")
+        ranks = {key: getattr(attention, key) for key in ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim",
+                                                          "qk_rope_head_dim", "v_head_dim")}
+        return common | ranks | {
+            "model_type": "deepseek_v3", "architectures": ["DeepseekV3ForCausalLM"],
+            "num_key_value_heads": attention.num_attention_heads, "rope_interleave": attention.rope_interleave,
+            "first_k_dense_replace": model.num_hidden_layers,  # no layer is a mixture of experts
+        }
+    return common | {"model_type": f"mfa_train_{attention.name}", "attention": dataclasses.asdict(attention)}
+
+
+def _rope(attention: AttentionConfig) -> dict:
+    scaling = dataclasses.asdict(attention.rope_scaling) if attention.rope_scaling else {"rope_type": "default"}
+    used = {"default": (), "linear": ("factor",),
+            "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow"),
+            "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor")}
+    kind = scaling["rope_type"]
+    return {"rope_type": kind, "rope_theta": attention.rope_theta, **{key: scaling[key] for key in used[kind]}}
+
+
+def _in_halves(name: str, weight: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Rows of query and key projections reordered within each head, from pairs side by side to Llama's halves."""
+    if not name.endswith(("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")):
+        return weight
+    by_pair = weight.unflatten(0, (-1, head_dim // 2, 2))
+    return by_pair.transpose(1, 2).flatten(0, 2).contiguous()

@@ -1,0 +1,73 @@
+"""The losses of the steps, on the device until they are looked at: by the log, a checkpoint or the guard.
+
+When they are read changes no number: each step's mean over the ranks is summed exactly, so a run that was saved, killed
+and resumed logs the same bits as one that was not.
+"""
+
+import math
+
+import torch
+
+from mfa_train.errors import TrainingError
+from mfa_train.training.guard import Guard
+from mfa_train.training.ranks import Ranks
+from mfa_train.training.resume import Progress
+
+
+class Losses:
+    """Reads into `progress.losses`; every number goes past the guard in the order of the steps."""
+
+    def __init__(self, ranks: Ranks, guard: Guard, progress: Progress):
+        self.ranks, self.guard, self.progress = ranks, guard, progress
+        self.unread: list[torch.Tensor] = []
+        self.steps: list[tuple[int, float, str]] = []
+        """(step, gradient norm, samples) of the unread ones that have ended."""
+        self.upcoming: float | None = None
+        """Of the step under way, where the guard needs it before the update."""
+
+    def add(self, loss: torch.Tensor) -> None:
+        """This rank's, of the step under way."""
+        self.unread.append(loss)
+        if self.guard.needs_loss:
+            self.upcoming = _mean(self.ranks.gather(loss).tolist())
+
+    def end_step(self, step: int, norm: float, samples: str) -> float | None:
+        """The step is over; gives its norm as a record holds it. Raises TrainingError and Poisoned."""
+        self.steps.append((step, norm, samples))
+        if self.guard.needs_loss or not math.isfinite(norm) and self.guard.config.nonfinite == "stop":
+            self.read()
+        self.guard.end(step, norm, samples)
+        return norm if math.isfinite(norm) else None
+
+    def read(self) -> None:
+        """Waits for the device. Raises TrainingError for a number that is not finite with guard.nonfinite=stop."""
+        if not self.unread:
+            return
+        by_rank = self.ranks.gather(torch.stack(self.unread)).tolist()
+        for losses, (step, norm, samples) in zip(zip(*by_rank), self.steps):
+            loss = _mean(losses)
+            if not (math.isfinite(loss) and math.isfinite(norm)) and self.guard.config.nonfinite == "stop":
+                raise TrainingError(_what_is_known(losses, step, norm, samples))
+            self.guard.look_at(step, loss, norm)
+            self.progress.losses.append(loss)
+        self.unread, self.steps = [], []
+
+    def take_mean(self) -> float | None:
+        """Over the steps since it was last taken; those that were not finite, and skipped, are left out."""
+        self.read()
+        finite = [loss for loss in self.progress.losses if math.isfinite(loss)]
+        self.progress.losses = []
+        return _mean(finite) if finite else None
+
+
+def _mean(values) -> float:
+    """Rounded once: it does not depend on the order."""
+    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def _what_is_known(losses: tuple[float, ...], step: int, norm: float, samples: str) -> str:
+    bad = [(rank, loss) for rank, loss in enumerate(losses) if not math.isfinite(loss)]
+    what, value = ("loss", bad[0][1]) if bad else ("gradient's norm", norm)
+    where = f" on rank {', '.join(str(rank) for rank, _ in bad)}" if bad else ", while every rank's loss was finite"
+    return (f"the {what} is {value} at step {step}{where} ({samples}); the update was not made. Look at the samples, lower "
+            "optimizer.lr=… or lengthen schedule.warmup_steps, or type guard.nonfinite=skip to leave such steps out")

@@ -1,0 +1,39 @@
+"""One job at a time in a run folder. The lock is the kernel's (flock): it is gone when its process is, however that ended."""
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+
+from mfa_train.errors import ConfigError
+
+FILE = "run.lock"
+
+
+class RunLock:
+    """Held from `take` to `release`, or to the end of the process. The file says who holds it."""
+
+    def __init__(self, folder: Path):
+        self.path, self.descriptor = folder / FILE, None
+
+    def take(self) -> None:
+        """Raises ConfigError where another process holds it."""
+        if self.descriptor is not None:
+            return
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(descriptor, 4096).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise ConfigError(f"{self.path.parent}: another process works in this run folder ({holder or 'unknown'}); type "
+                              "name=… for a run beside it, or end that process") from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
+        self.descriptor = descriptor
+
+    def release(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None

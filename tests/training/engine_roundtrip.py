@@ -1,0 +1,56 @@
+"""Trains at every ZeRO stage and precision, puts the engine's pieces into a fresh engine, and trains both on: the losses
+and gradient norms must be the same bits, and the ranks' own pieces all the parameters. Each process exits 0 where they are.
+"""
+
+import sys
+
+import torch
+
+from mfa_train import config as configs
+from mfa_train.training.engine import build_engine
+from mfa_train.training.engine_state import derive_weights, own_pieces, pieces, set_updates, updates
+from mfa_train.training.optimizer import gradient_norm
+from mfa_train.training.ranks import join
+from tests.conftest import SMALL
+
+ranks = join()
+
+
+def steps(engine, first: int, last: int) -> list[tuple[float, float]]:
+    numbers = []
+    for step in range(first, last):
+        for group in engine.optimizer.param_groups:
+            group["lr"] = 3e-3
+        generator = torch.Generator().manual_seed(100 * step + ranks.rank)
+        tokens = torch.randint(0, 199, (2, 17), generator=generator)
+        loss = engine(tokens[:, :-1], tokens[:, 1:])
+        engine.backward(loss)
+        engine.step()
+        numbers.append((loss.item(), gradient_norm(engine)))
+    return numbers
+
+
+def check(zero: int, dtype: torch.dtype, *overrides: str) -> None:
+    config = configs.load([*SMALL, f"zero={zero}", f"training.batch_size={2 * ranks.world_size}", *overrides])
+    engine, fresh = (build_engine(config, ranks, dtype) for _ in range(2))
+    steps(engine, 0, 2)
+    saved = {(piece.name, piece.start): {kind: tensor.clone() for kind, tensor in piece.tensors.items()}
+             for piece in pieces(engine, ranks.rank)}
+    made = updates(engine)
+    owned = ranks.sum(torch.tensor(sum(map(len, own_pieces(engine, ranks.rank, ranks.world_size))))).item()
+    assert owned == sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
+    expected = steps(engine, 2, 4)
+    for piece in pieces(fresh, ranks.rank):
+        for kind, tensor in piece.tensors.items():
+            tensor.copy_(saved[piece.name, piece.start][kind])
+    set_updates(fresh, made)
+    derive_weights(fresh)
+    assert (found := steps(fresh, 2, 4)) == expected, (zero, dtype, overrides, found, expected)
+
+
+for zero in (0, 1, 2, 3):
+    for dtype in (torch.float32, torch.bfloat16):
+        check(zero, dtype)
+check(3, torch.float32, "offload=parameters")
+check(2, torch.bfloat16, "offload=optimizer")
+sys.exit(0)

@@ -1,0 +1,191 @@
+"""A checkpoint's files, damaged one by one; a checkpoint of someone who means harm."""
+
+import dataclasses
+import json
+import pickle
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mfa_train import config as configs
+from mfa_train.errors import ConfigError, DataError
+from mfa_train.training import checkpoint as files
+from mfa_train.training.engine_state import KINDS, Piece
+from mfa_train.training.orders import Orders
+from mfa_train.training.ranks import join
+from mfa_train.training.resume import Progress, starting_point
+from mfa_train.training.rng import rng_state, set_rng_state
+from mfa_train.training.run_lock import RunLock
+from tests.conftest import ROOT, SMALL
+
+CONFIG = configs.load([*SMALL, "name=run"])
+DATA = {"tokenizer": "t", "seed": 1}
+VALUES = {kind: torch.arange(10.0) + 100 * number for number, kind in enumerate(KINDS)}
+
+
+def save(checkpoints, step: int, cuts=(0, 4, 10), config=CONFIG):
+    """One parameter `w` of ten values, written by a rank for each stretch between `cuts`."""
+    partial, entries = checkpoints / f"step-{step:08d}.partial-0", []
+    for rank, (start, stop) in enumerate(zip(cuts, cuts[1:])):
+        piece = Piece("w", start, {kind: values[start:stop] for kind, values in VALUES.items()})
+        entries.append(files.write_pieces(partial, rank, {
+            files.RNG: rng_state(), **{files.key_of(kind, piece): piece.tensors[kind].clone() for kind in KINDS}}))
+    checkpoint = files.folder_of(checkpoints, step)
+    files.publish(partial, checkpoint, entries, {
+        "step": step, "updates": step, "world_size": len(entries), "progress": dataclasses.asdict(Progress(step)),
+        "guard": {}, "data": DATA, "config": dataclasses.asdict(config), "versions": {}, "wandb": None})
+    return checkpoint
+
+
+def found(tmp_path, say=lambda line: None, **changed):
+    return starting_point(dataclasses.replace(CONFIG, **changed), tmp_path, DATA, say)
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) * 2 // 3] ^= 1
+    path.write_bytes(content)
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut_off, flipped, emptied, lambda path: path.unlink()],
+                         ids=["cut off", "flipped", "emptied", "deleted"])
+@pytest.mark.parametrize("name", ["rank-00000.safetensors", "rank-00001.safetensors", "manifest.json"])
+def test_a_damaged_file_is_named_and_the_newest_whole_checkpoint_taken(name, damage, tmp_path):
+    save(tmp_path / "checkpoints", 4)
+    damage(save(tmp_path / "checkpoints", 8) / name)
+    said = []
+    start = found(tmp_path, said.append)
+    assert start.content["step"] == 4 and [path.name for path in start.damaged] == ["step-00000008"]
+    assert "step-00000008 is damaged" in said[0] and name in said[0] and "step-00000004 is whole" in said[1]
+
+
+def test_every_single_byte_of_a_manifest_counts(tmp_path):
+    path = save(tmp_path / "checkpoints", 4) / "manifest.json"
+    good = path.read_bytes()
+    whole = files.verified(path.parent)
+    for place in range(0, len(good), 29):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        try:
+            assert files.verified(path.parent) == whole  # blank space that stays blank says the same
+        except files.Damaged:
+            pass
+
+
+def test_without_a_whole_checkpoint_nothing_starts_from_scratch_unasked(tmp_path):
+    cut_off(save(tmp_path / "checkpoints", 4) / "manifest.json")
+    with pytest.raises(DataError, match="no checkpoint is whole; type resume=never"):
+        found(tmp_path)
+    assert found(tmp_path, resume="never") is None
+
+
+@pytest.mark.parametrize("cuts", [(0, 10), (0, 5, 10), (0, 1, 2, 9, 10)])
+def test_a_checkpoint_is_read_by_any_other_number_of_ranks(cuts, tmp_path):
+    content = files.verified(checkpoint := save(tmp_path, 4, cuts))
+    reader = files.Reader(checkpoint, content)
+    for start, stop in ((0, 10), (0, 3), (3, 10), (9, 10)):
+        piece = Piece("w", start, {kind: torch.full((stop - start,), -1.0) for kind in KINDS})
+        reader.fill(piece)
+        assert all(torch.equal(piece.tensors[kind], VALUES[kind][start:stop]) for kind in KINDS)
+    with pytest.raises(files.Damaged, match="1 of 11 values of master of w"):
+        reader.fill(Piece("w", 0, {kind: torch.zeros(11) for kind in KINDS}))
+
+
+class Harm:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_a_crafted_pickle_in_place_of_a_file_does_nothing_even_with_a_forged_manifest(tmp_path, capsys):
+    checkpoint = save(tmp_path / "checkpoints", 4)
+    path = checkpoint / "rank-00001.safetensors"
+    path.write_bytes(pickle.dumps(Harm()))
+    with pytest.raises(DataError, match="no checkpoint is whole"):
+        found(tmp_path)
+    content = json.loads((checkpoint / "manifest.json").read_text())["content"]
+    content["files"][1] |= {"bytes": path.stat().st_size, "sha256": files.sha256_of(path)}
+    forged = {"sha256": files._digest(content), "content": content}
+    (checkpoint / "manifest.json").write_text(json.dumps(forged))
+    with pytest.raises(files.Damaged, match="rank-00001.safetensors cannot be read"):
+        files.Reader(checkpoint, files.verified(checkpoint))
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_what_changes_model_or_data_is_refused_and_what_may_change_is_told(tmp_path):
+    save(tmp_path / "checkpoints", 4)
+    with pytest.raises(ConfigError, match=r"step-00000004 is of another model or other data \(seed: 1 -> 2\)"):
+        found(tmp_path, seed=2)
+    with pytest.raises(ConfigError, match="data tokenizer: t -> other"):
+        starting_point(CONFIG, tmp_path, DATA | {"tokenizer": "other"}, print)
+    with pytest.raises(ConfigError, match="training.steps=3: .* is further already; type training.steps=4 or more"):
+        found(tmp_path, training=dataclasses.replace(CONFIG.training, steps=3))
+    with pytest.raises(ConfigError, match="resume=must: there is no checkpoint"):
+        found(tmp_path / "elsewhere", resume="must")
+    with pytest.raises(ConfigError, match="resume=nevr: expected auto, must, never, or a folder"):
+        found(tmp_path / "elsewhere", resume="nevr")
+    start = found(tmp_path, zero=3, optimizer=dataclasses.replace(CONFIG.optimizer, lr=0.5), runs_dir="elsewhere")
+    assert start.accepted == ["optimizer.lr: 0.004 -> 0.5", "zero: 1 -> 3", "processes: 2 -> 1"]
+
+
+def test_the_last_n_and_every_mth_stay(tmp_path):
+    for step in (2, 4, 6, 8, 10):
+        save(tmp_path, step)
+    files.prune(tmp_path, keep_last=2, keep_every=4)
+    assert [path.name for path in files.found(tmp_path)] == ["step-00000010", "step-00000008", "step-00000004"]
+
+
+def test_random_generators_go_on_where_they_were():
+    import random
+
+    import numpy as np
+
+    def draw():
+        return random.random(), np.random.rand(), np.random.randn(), torch.rand(()).item()
+
+    state = rng_state()
+    first = draw()
+    set_rng_state(state)
+    assert draw() == first
+
+
+def test_a_second_process_is_refused_a_run_folder_and_a_killed_one_leaves_it_free(tmp_path):
+    script = ("import sys, time\nfrom pathlib import Path\nfrom mfa_train.training.run_lock import RunLock\n"
+              "RunLock(Path(sys.argv[1])).take()\nprint('held', flush=True)\ntime.sleep(60)")
+    holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(ConfigError, match=f'another process works in this run folder .*"pid": {holder.pid}'):
+        RunLock(tmp_path).take()
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    RunLock(tmp_path).take()
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    script = ("import time\nfrom mfa_train.training.signals import StopSignals\n"
+              "with StopSignals():\n    print('ready', flush=True)\n    while True: time.sleep(0.1)")
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() + process.stderr.readline() == "\nSIGINT: finishing the step, then saving\n"
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130
+
+
+def test_an_order_is_for_the_same_step_on_every_rank():
+    ranks = dataclasses.replace(join(), world_size=2)
+    first, second = Orders(ranks), Orders(ranks)
+    assert not first.due("stop-a", 7)
+    first.give("stop-a", 7)
+    second.give("stop-a", 8)  # too late: the first counts
+    assert not second.due("stop-a", 7) and first.due("stop-a", 8) and second.due("stop-a", 8)
