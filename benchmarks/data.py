@@ -27,11 +27,11 @@ TEXT_COPIES = 4
 
 
 def mfa_train(folder: Path) -> Iterator[np.ndarray]:
-    from mfa_train.data.samples import Samples
-    from mfa_train.data.shard_cache import ShardCache
-    from mfa_train.data.shard_store import ShardStore
-    from mfa_train.data.shards import Shard, Shards
-    from mfa_train.data.token_shards import write_shard
+    from mfa_train.data.reading.samples import Samples
+    from mfa_train.data.shards.cache import ShardCache
+    from mfa_train.data.shards.megatron_form import write_shard
+    from mfa_train.data.shards.shards import Shard, Shards
+    from mfa_train.data.shards.store import ShardStore
 
     shards = []
     for number, part in enumerate(np.split(tokens(), 16)):
@@ -81,8 +81,9 @@ def _torch_documents(part: np.ndarray) -> Iterator:
 
 
 def mosaicml_streaming(folder: Path) -> Iterator[np.ndarray]:
-    import torch
     from types import ModuleType
+
+    import torch
 
     sys.modules["streaming.vision"] = ModuleType("streaming.vision")  # it needs torchvision, and tokens don't need it
     from streaming import MDSWriter, StreamingDataset
@@ -118,14 +119,14 @@ def read(name: str, folder: Path, pipe) -> None:
 
 
 def texts() -> list[str]:
-    from mfa_train.data.sources import python_stdlib
+    from mfa_train.data.preparing.sources import python_stdlib
 
     return [text for _, text in python_stdlib.documents()] * TEXT_COPIES
 
 
 def tokenise_mfa_train(folder: Path) -> tuple[int, float]:
     from mfa_train import config as configs
-    from mfa_train.data.prepare import prepare
+    from mfa_train.data.preparing.prepare import prepare
 
     if not (source := folder / "text.jsonl").exists():
         source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts()))

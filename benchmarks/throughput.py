@@ -32,12 +32,12 @@ def mfa_train(compiled: bool) -> Iterator[None]:
 
     from mfa_train import config as configs
     from mfa_train.budget.plan import make_plan
-    from mfa_train.data.batches import Batches
-    from mfa_train.data.documents import ModelInputs
-    from mfa_train.data.shard_cache import ShardCache
-    from mfa_train.data.shard_store import ShardStore
-    from mfa_train.data.shards import Shard, Shards
-    from mfa_train.data.token_shards import write_shard
+    from mfa_train.data.reading.batches import Batches
+    from mfa_train.data.reading.documents import ModelInputs
+    from mfa_train.data.shards.cache import ShardCache
+    from mfa_train.data.shards.megatron_form import write_shard
+    from mfa_train.data.shards.shards import Shard, Shards
+    from mfa_train.data.shards.store import ShardStore
     from mfa_train.tracking.run_log import RunLog
     from mfa_train.training.checkpoints import Checkpoints
     from mfa_train.training.engine import build_engine

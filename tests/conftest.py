@@ -42,7 +42,7 @@ def small_model():
 @pytest.fixture(scope="session")
 def prepared_data(tmp_path_factory) -> Path:
     """A data_dir with the embedded corpus, prepared once for the whole session."""
-    from mfa_train.data.prepare import prepare
+    from mfa_train.data.preparing.prepare import prepare
 
     data_dir = tmp_path_factory.mktemp("data")
     prepare(configs.load([f"data_dir={data_dir}"]).data)

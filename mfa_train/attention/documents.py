@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Documents:
-    """Which tokens of a batch (batch, tokens) belong together; `mfa_train.data.documents` finds them.
+    """Which tokens of a batch (batch, tokens) belong together; `mfa_train.data.reading.documents` finds them.
 
     Lengths are plain numbers beside the tensors, so that nothing waits for a GPU to tell them.
     """

@@ -2,13 +2,30 @@
 
 from mfa_train.config.budget_schema import ClusterConfig, MatchConfig, PlanConfig
 from mfa_train.config.compose import (
-    CONFIG_DIR, ComposeError, default_attention, differences, explained, from_hydra, load, members, of_run, to_yaml,
+    CONFIG_DIR,
+    ComposeError,
+    default_attention,
+    differences,
+    explained,
+    from_hydra,
+    load,
+    members,
+    of_run,
+    to_yaml,
 )
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
 from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
 from mfa_train.config.schema import (
-    RESUME, Config, DataConfig, InitializationConfig, ModelConfig, OptimizerConfig, SampleConfig, ScheduleConfig,
-    TrackingConfig, TrainingConfig,
+    RESUME,
+    Config,
+    DataConfig,
+    InitializationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SampleConfig,
+    ScheduleConfig,
+    TrackingConfig,
+    TrainingConfig,
 )
 from mfa_train.config.typed import typed
 

@@ -13,7 +13,6 @@ from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
 from mfa_train.config.requirements import require_choice, require_no_secret, require_not_negative, require_positive
 from mfa_train.errors import ConfigError
 
-
 RESUME = ("auto", "must", "never")
 
 
@@ -92,16 +91,16 @@ class DataConfig:
     corpora: Optional[dict[str, str]]
     """Of source mixture: the folder or URL of each prepared corpus, by name."""
     weights: Any
-    """Of source mixture: {name: share of the tokens}, or a list of such with from_tokens; see `mfa_train.data.mixture`."""
+    """Of source mixture: {name: share of the tokens}, or a list of such with from_tokens; see `mfa_train.data.reading.mixture`."""
     lanes: int
-    """Stretches of the corpus that are read side by side; see `mfa_train.data.samples`."""
+    """Stretches of the corpus that are read side by side; see `mfa_train.data.reading.samples`."""
     shuffle_tokens: int
     """Tokens of a lane that are shuffled among each other."""
     cache_dir: str
     """Where shards behind URLs are kept, shared by the processes of a node."""
     cache_bytes: int
     document_mask: bool
-    """Attention stays within a document and positions restart with each; see `mfa_train.data.documents`."""
+    """Attention stays within a document and positions restart with each; see `mfa_train.data.reading.documents`."""
 
     def __post_init__(self):
         for key in ("tokenizer_bytes", "shard_bytes", "lanes", "shuffle_tokens", "cache_bytes"):

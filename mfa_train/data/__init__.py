@@ -1,10 +1,11 @@
 """From text to training samples.
 
-    1. A source (sources/) yields documents, each of the training or of the held-out split.
-    2. prepare.py finds the corpus in data.path, or has it made, once: encode.py trains or copies a tokenizer
-       (tokenizer/) and writes train-00000.bin/.idx, …, held_out-00000.bin/.idx, … (token_shards.py); megatron.py takes
-       shards that are there. finish.py writes manifest.json, which corpus.py reads.
-    3. samples.py cuts a split's tokens into windows and reads them in one global order (order.py): a pure function of
-       corpus, seed and sequence length, whoever reads.
-    4. documents.py turns a batch into what the model is called with, where data.document_mask asks its documents too.
+    1. preparing/ makes a corpus, once: a source yields documents (sources/), each of the training or of the held-out split;
+       a tokenizer (tokenizer/) is trained or copied; the tokens are written into shards. Or shards that other tools made are
+       taken where they lie. manifest.json vouches for all of it (corpus.py).
+    2. shards/ is the form of those shards, and gets one ready to be read: checked, or fetched from where it lies.
+    3. reading/ puts the corpora's tokens into one global order of samples: a pure function of corpora, mixture, seed and
+       sequence length, whoever reads.
+
+corpora.py is the door: the corpora that a config names, prepared where they aren't yet, and opened.
 """

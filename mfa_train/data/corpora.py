@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from mfa_train.config import DataConfig
 from mfa_train.data.corpus import Corpus
-from mfa_train.data.prepare import prepare
-from mfa_train.data.shard_cache import ShardCache, is_url
+from mfa_train.data.preparing.prepare import prepare
+from mfa_train.data.shards.cache import ShardCache, is_url
 from mfa_train.errors import ConfigError
 
 

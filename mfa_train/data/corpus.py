@@ -1,7 +1,7 @@
 """A prepared corpus: its tokenizer, the shards of each split, and manifest.json, which vouches for them.
 
 A split's shards are SPLIT-00000.bin/.idx, SPLIT-00001.bin/.idx, …, in the order of the documents, or shards made elsewhere
-(megatron.py). The folder may lie behind a URL; then manifest and tokenizer (tokenizer.model or tokenizer.json) are read when
+(preparing/megatron.py). The folder may lie behind a URL; then manifest and tokenizer (tokenizer.model or tokenizer.json) are read when
 it is opened, and shards as they are needed.
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import fsspec
 
-from mfa_train.data.shard_cache import ShardCache, is_url, reason
-from mfa_train.data.shard_store import ShardStore, remember_verified, sha256_of
-from mfa_train.data.shards import Shard, Shards
+from mfa_train.data.shards.cache import ShardCache, is_url, reason
+from mfa_train.data.shards.shards import Shard, Shards
+from mfa_train.data.shards.store import ShardStore, remember_verified, sha256_of
 from mfa_train.data.tokenizer import open_tokenizer
 from mfa_train.errors import DataError
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import torch
 
-from mfa_train.data.documents import ModelInputs
-from mfa_train.data.held_out import HeldOut
+from mfa_train.data.reading.documents import ModelInputs
+from mfa_train.data.reading.held_out import HeldOut
 from mfa_train.training.ranks import Ranks
 
 

@@ -4,7 +4,6 @@ The loss is summed on the device and read only when a step is logged or saved: b
 but DeepSpeed itself, for the gradient's norm.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -12,8 +11,8 @@ import numpy as np
 import torch
 
 from mfa_train.config import Config
-from mfa_train.data.batches import Batches
-from mfa_train.data.documents import ModelInputs
+from mfa_train.data.reading.batches import Batches
+from mfa_train.data.reading.documents import ModelInputs
 from mfa_train.training.checkpoints import Checkpoints
 from mfa_train.training.guard import Guard
 from mfa_train.training.losses import Losses

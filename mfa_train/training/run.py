@@ -17,11 +17,11 @@ from mfa_train.budget.devices import peak_flops, planned_device, resolve_precisi
 from mfa_train.budget.match import matched, told
 from mfa_train.budget.plan import make_plan, require_fit
 from mfa_train.config import Config
-from mfa_train.data.batches import Batches
 from mfa_train.data.corpora import open_all, prepare_all
 from mfa_train.data.corpus import Corpus
-from mfa_train.data.documents import ModelInputs
-from mfa_train.data.held_out import HeldOut
+from mfa_train.data.reading.batches import Batches
+from mfa_train.data.reading.documents import ModelInputs
+from mfa_train.data.reading.held_out import HeldOut
 from mfa_train.errors import ConfigError, Stopped
 from mfa_train.tracking.run_log import SilentLog
 from mfa_train.training.checkpoints import Checkpoints

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from mfa_train import config as configs
 from mfa_train.attention.cache import DecodeCache
 from mfa_train.budget.plan import make_plan
-from mfa_train import config as configs
 from mfa_train.model.generation import generate
 from tests.conftest import SMALL, VARIANTS
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch._dynamo.testing import CompileCounter
 
 from mfa_train.attention.kernels import _flash_missing, attend
-from mfa_train.data.documents import find_documents
+from mfa_train.data.reading.documents import find_documents
 from tests.attention.test_kernels import ROUNDING, errors, inputs
 from tests.conftest import VARIANTS
 

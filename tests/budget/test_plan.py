@@ -8,7 +8,8 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from mfa_train import config as configs
-from mfa_train.budget.activations import Pass, _peak as run_layers, activation_peak
+from mfa_train.budget.activations import Pass, activation_peak
+from mfa_train.budget.activations import _peak as run_layers
 from mfa_train.budget.plan import make_plan
 from mfa_train.budget.shape import attention_flops
 from tests.conftest import SMALL, VARIANTS

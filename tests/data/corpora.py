@@ -13,8 +13,8 @@ import zstandard
 
 from mfa_train import config as configs
 from mfa_train.data.corpus import Corpus
-from mfa_train.data.prepare import prepare
-from mfa_train.data.shard_cache import ShardCache
+from mfa_train.data.preparing.prepare import prepare
+from mfa_train.data.shards.cache import ShardCache
 
 COMPRESS = {"gz": gzip.compress, "bz2": bz2, "zst": zstandard.compress}
 

@@ -2,20 +2,17 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
 
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-Fault = Callable[[dict], "list[bytes] | Iterator[bytes] | None"]
-
 
 class ObjectStorage:
-    """`faults` are asked in turn, one a GET of an object: None lets the request through."""
+    """`faults` befall the GETs of objects in turn: 500, 403, reset, slow, hang; None lets one through."""
 
     def __init__(self):
         self.moto = DomainDispatcherApplication(create_backend_app)
-        self.faults: list[str] = []
+        self.faults: list[str | None] = []
         self.gets: list[str] = []
         self.server = make_server("127.0.0.1", 0, self._answer, threaded=True)
         self.url = f"http://127.0.0.1:{self.server.server_port}"

@@ -6,7 +6,7 @@ import requests
 import s3fs
 from moto.server import ThreadedMotoServer
 
-from mfa_train.data.sources.files import Files
+from mfa_train.data.preparing.sources.files import Files
 from mfa_train.errors import ConfigError, DataError
 from tests.data.corpora import digests, prepared, random_texts, write
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 from mfa_train import config as configs
-from mfa_train.data.samples import Samples
+from mfa_train.data.reading.samples import Samples
 from mfa_train.doors import report
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.training.ranks import join

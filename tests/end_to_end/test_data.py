@@ -5,7 +5,7 @@ import fsspec
 import pytest
 
 from mfa_train import config as configs
-from mfa_train.data.prepare import prepare
+from mfa_train.data.preparing.prepare import prepare
 from tests.data.corpora import random_texts, write
 from tests.end_to_end.conftest import metrics
 

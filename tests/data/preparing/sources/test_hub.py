@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from mfa_train.data.sources.hub import Hub
+from mfa_train.data.preparing.sources.hub import Hub
 from mfa_train.errors import ConfigError, DataError
 from tests.conftest import ROOT
 from tests.data.corpora import prepared, random_texts
@@ -131,7 +131,7 @@ def test_a_hub_that_says_no_is_told_in_one_line(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     script = """
-from mfa_train.data.sources.hub import Hub
+from mfa_train.data.preparing.sources.hub import Hub
 for name in NAMES:
     try: Hub(name, None, 'train', [], 'text')
     except Exception as error: print(name, repr(error))

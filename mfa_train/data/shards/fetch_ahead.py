@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 
-from mfa_train.data.shards import Shards
+from mfa_train.data.shards.shards import Shards
 from mfa_train.errors import DataError
 
 THREADS = 4

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from mfa_train.data.megatron_index import MegatronIndex
-from mfa_train.data.shard_cache import ShardCache
-from mfa_train.data.shard_store import ShardStore
-from mfa_train.data.shards import Shard, Shards
-from mfa_train.data.token_shards import write_shard
+from mfa_train.data.shards.cache import ShardCache
+from mfa_train.data.shards.megatron_form import write_shard
+from mfa_train.data.shards.megatron_index import MegatronIndex
+from mfa_train.data.shards.shards import Shard, Shards
+from mfa_train.data.shards.store import ShardStore
 from mfa_train.errors import DataError
 
 DOCUMENTS = [np.array([1, 2, 3]), np.array([4]), np.arange(500)]

@@ -17,8 +17,8 @@ from fsspec.core import OpenFile
 
 from mfa_train.config import DataConfig
 from mfa_train.data import reach
-from mfa_train.data.finish import finish, settings_of, write_bytes
-from mfa_train.data.megatron_index import MegatronIndex
+from mfa_train.data.preparing.finish import finish, settings_of, write_bytes
+from mfa_train.data.shards.megatron_index import MegatronIndex
 from mfa_train.data.tokenizer import Tokenizer, file_name, open_tokenizer
 from mfa_train.errors import ConfigError, DataError
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mfa_train.data.megatron_index import MegatronIndex
-from mfa_train.data.token_shards import write_shard
+from mfa_train.data.shards.megatron_form import write_shard
+from mfa_train.data.shards.megatron_index import MegatronIndex
 from mfa_train.errors import ConfigError, DataError
 from tests.data.corpora import byte_level_tokenizer, prepared
 

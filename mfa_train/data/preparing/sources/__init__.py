@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from mfa_train.config import DataConfig
-from mfa_train.data.sources import python_stdlib
-from mfa_train.data.sources.document import Document
-from mfa_train.data.sources.files import Files
-from mfa_train.data.sources.hub import Hub
+from mfa_train.data.preparing.sources import python_stdlib
+from mfa_train.data.preparing.sources.document import Document
+from mfa_train.data.preparing.sources.files import Files
+from mfa_train.data.preparing.sources.hub import Hub
 from mfa_train.errors import ConfigError, did_you_mean
-
 
 __all__ = ["Document", "Source", "open_source"]
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from mfa_train.config import DataConfig
 from mfa_train.data.corpus import Corpus
-from mfa_train.data.fetching import FetchAhead
-from mfa_train.data.mixture import Mixture, phases_of
-from mfa_train.data.samples import Samples
-from mfa_train.data.shard_cache import is_url
+from mfa_train.data.reading.mixture import Mixture, phases_of
+from mfa_train.data.reading.samples import Samples
+from mfa_train.data.shards.cache import is_url
+from mfa_train.data.shards.fetch_ahead import FetchAhead
 from mfa_train.errors import ConfigError
 
 ORDER = 1

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mfa_train.data.shard_store import ShardStore
+from mfa_train.data.shards.store import ShardStore
 from mfa_train.errors import DataError
 
 OPEN = 256

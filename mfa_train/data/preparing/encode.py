@@ -17,13 +17,13 @@ from typing import NamedTuple
 import numpy as np
 
 from mfa_train.config import DataConfig
-from mfa_train.data.ahead import ahead
 from mfa_train.data.corpus import SPLITS, sha256_of
-from mfa_train.data.finish import finish, settings_of, write_bytes, write_json
-from mfa_train.data.megatron_index import MegatronIndex
-from mfa_train.data.progress import Progress
-from mfa_train.data.sources import Document, Source
-from mfa_train.data.token_shards import write_shard
+from mfa_train.data.preparing.ahead import ahead
+from mfa_train.data.preparing.finish import finish, settings_of, write_bytes, write_json
+from mfa_train.data.preparing.progress import Progress
+from mfa_train.data.preparing.sources import Document, Source
+from mfa_train.data.shards.megatron_form import write_shard
+from mfa_train.data.shards.megatron_index import MegatronIndex
 from mfa_train.data.tokenizer import FILES, Tokenizer, file_name, open_tokenizer, train_sentencepiece
 from mfa_train.errors import ConfigError
 

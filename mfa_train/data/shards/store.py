@@ -1,7 +1,7 @@
 """Where a corpus's shards lie, and how one gets ready to be read: on disk and as the manifest vouches for it.
 
 A shard on disk is hashed once, when it is first read; `.FOLDER.verified.json` beside its folder remembers size and time of change, so
-that the next run need not. A shard behind a URL is fetched into the cache (shard_cache.py), which hashes what it fetches.
+that the next run need not. A shard behind a URL is fetched into the cache (cache.py), which hashes what it fetches.
 """
 
 import hashlib
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mfa_train.data.shard_cache import ShardCache, is_url
+from mfa_train.data.shards.cache import ShardCache, is_url
 from mfa_train.errors import DataError
 
 if TYPE_CHECKING:
-    from mfa_train.data.shards import Shard
+    from mfa_train.data.shards.shards import Shard
 
 
 class ShardStore:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfa_train.data.mixture import Mixture, Phase, phases_of
+from mfa_train.data.reading.mixture import Mixture, Phase, phases_of
 from mfa_train.errors import ConfigError
 
 WEIGHTS = st.integers(1, 6).flatmap(lambda count: st.lists(

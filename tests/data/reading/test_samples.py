@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfa_train.data.order import Shuffle
-from mfa_train.data.samples import Samples
-from mfa_train.data.shard_cache import ShardCache
-from mfa_train.data.shard_store import ShardStore
-from mfa_train.data.shards import Shard, Shards
-from mfa_train.data.token_shards import write_shard
+from mfa_train.data.reading.order import Shuffle
+from mfa_train.data.reading.samples import Samples
+from mfa_train.data.shards.cache import ShardCache
+from mfa_train.data.shards.megatron_form import write_shard
+from mfa_train.data.shards.shards import Shard, Shards
+from mfa_train.data.shards.store import ShardStore
 from mfa_train.errors import ConfigError, DataError
 
 

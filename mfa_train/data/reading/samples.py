@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mfa_train.data.order import Shuffle
-from mfa_train.data.shards import Shards, TokenRun
+from mfa_train.data.reading.order import Shuffle
+from mfa_train.data.shards.shards import Shards, TokenRun
 from mfa_train.errors import ConfigError
-
 
 CHUNK = 4096
 """Samples whose places are computed at once: a few at a time would cost as much."""

@@ -6,7 +6,7 @@ that documents start with, and one bound more (int64).
 
 import numpy as np
 
-from mfa_train.data.token_shards import DTYPES, HEADER, MAGIC, VERSION
+from mfa_train.data.shards.megatron_form import DTYPES, HEADER, MAGIC, VERSION
 from mfa_train.errors import DataError
 
 

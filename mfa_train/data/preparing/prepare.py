@@ -16,10 +16,10 @@ from pathlib import Path
 from mfa_train.config import DataConfig
 from mfa_train.data import reach
 from mfa_train.data.corpus import Corpus, read_manifest
-from mfa_train.data.encode import Encoding
-from mfa_train.data.megatron import Registration
-from mfa_train.data.shard_cache import ShardCache
-from mfa_train.data.sources import open_source
+from mfa_train.data.preparing.encode import Encoding
+from mfa_train.data.preparing.megatron import Registration
+from mfa_train.data.preparing.sources import open_source
+from mfa_train.data.shards.cache import ShardCache
 from mfa_train.data.tokenizer import MIN_VOCAB_SIZE
 from mfa_train.errors import ConfigError, DataError
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mfa_train.data.sources.document import Document, checked, falls_below
+from mfa_train.data.preparing.sources.document import Document, checked, falls_below
 from mfa_train.errors import ConfigError, DataError
 
 LOADERS = ("arrow", "csv", "json", "parquet", "text")

@@ -13,8 +13,8 @@ import pytest
 import zstandard
 
 from mfa_train import config as configs
-from mfa_train.data.sources.files import Files
-from mfa_train.data.prepare import prepare
+from mfa_train.data.preparing.prepare import prepare
+from mfa_train.data.preparing.sources.files import Files
 from mfa_train.errors import ConfigError, DataError
 from tests.conftest import ROOT
 from tests.data.corpora import digests, lines, opened, prepared, random_texts, write

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mfa_train import config as configs
-from mfa_train.data import shard_cache
-from mfa_train.data.batches import Batches
 from mfa_train.data.corpora import open_all
-from mfa_train.data.prepare import prepare
+from mfa_train.data.preparing.prepare import prepare
+from mfa_train.data.reading.batches import Batches
+from mfa_train.data.shards import cache as shard_cache
 from mfa_train.errors import ConfigError, DataError
 
 

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfa_train import config as configs
-from mfa_train.data.batches import Batches
+from mfa_train.data.reading.batches import Batches
 from mfa_train.errors import ConfigError
-from tests.data.test_samples import shards_of
-
+from tests.data.reading.test_samples import shards_of
 
 DATA = configs.load(["data=mixture", "data.shuffle_tokens=100"]).data
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from mfa_train.data.corpus import Corpus
-from mfa_train.data.mixture import Mixture, Phase
-from mfa_train.data.samples import require_tokens
+from mfa_train.data.reading.mixture import Mixture, Phase
+from mfa_train.data.reading.samples import require_tokens
 
 
 class HeldOut:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from mfa_train import config as configs
-from mfa_train.data.prepare import prepare
-from mfa_train.data.sources import python_stdlib
+from mfa_train.data.preparing.prepare import prepare
+from mfa_train.data.preparing.sources import python_stdlib
 from mfa_train.errors import ConfigError
 from tests.data.corpora import digests, opened
 

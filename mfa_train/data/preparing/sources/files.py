@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from mfa_train.data import reach
-from mfa_train.data.sources.compressed import Damaged, opened
-from mfa_train.data.sources.document import Document, checked, falls_below
+from mfa_train.data.preparing.sources.compressed import Damaged, opened
+from mfa_train.data.preparing.sources.document import Document, checked, falls_below
 from mfa_train.errors import ConfigError, DataError
 
 LARGEST_DOCUMENT = 2**26

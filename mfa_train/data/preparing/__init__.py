@@ -1,0 +1,1 @@
+"""Texts become a corpus, once; prepare.py is the door."""

@@ -1,0 +1,1 @@
+"""The order of samples; batches.py is the door."""
