@@ -1,13 +1,18 @@
 """Runs on mixtures, and on corpora in object storage."""
 
 
+import json
+import signal
+import sysconfig
+from pathlib import Path
+
 import fsspec
 import pytest
 
 from mfa_train import config as configs
 from mfa_train.data.preparing.prepare import prepare
 from tests.data.corpora import random_texts, write
-from tests.end_to_end.conftest import metrics
+from tests.end_to_end.conftest import COMMON, metrics
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +63,26 @@ def test_a_run_from_object_storage_is_the_run_from_disk_loss_by_loss(mixture, tr
     assert [record["train/loss"] for record in metrics(tmp_path / "far")] == [
         record["train/loss"] for record in metrics(tmp_path / "mixed")]
     assert "very-secret" not in "".join(path.read_text(errors="replace") for path in (tmp_path / "far").rglob("*") if path.is_file())
+
+
+def test_100_mb_of_jsonl_train_on_2_processes_then_1_then_2_on_one_curve(begin, train, tmp_path):
+    """All Python sources of this environment, a document each. The reference is the same run, never stopped."""
+    size = 0
+    with open(tmp_path / "sources.jsonl", "w", encoding="utf-8") as file:
+        for path in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")):
+            if size < 100_000_000 and "\0" not in (text := path.read_text(encoding="utf-8", errors="ignore")):
+                size += file.write(json.dumps({"text": text}) + "\n")
+    assert (tmp_path / "sources.jsonl").stat().st_size >= 100_000_000
+    run = ["data=files", f"data.files=[{tmp_path}/sources.jsonl]", f"data_dir={tmp_path}", "data.tokenizer_bytes=3000000",
+           "data.shard_bytes=8000000", *COMMON]
+    undisturbed = train(*run, "name=undisturbed", processes=2)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for processes in (2, 1):
+        stopped = begin(*run, processes=processes)
+        stopped.send_signal(signal.SIGTERM)
+        _, errors = stopped.communicate(timeout=120)
+        assert "stopped: SIGTERM" in errors, errors
+    output, errors = begin(*run, processes=2).communicate(timeout=120)
+    assert "goes on from" in output, errors
+    losses = [[record["train/loss"] for record in metrics(tmp_path / name)] for name in ("run", "undisturbed")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -13,11 +13,7 @@ import pytest
 
 from benchmarks.kills import curve, ranks_of, study
 from tests.conftest import ROOT
-from tests.end_to_end.conftest import SHORT, metrics
-
-STEPS = 150
-# At the default learning rate rounding alone parts the curves of 1 and 2 undisturbed processes by 1.03e-4 in so many steps.
-COMMON = [*SHORT, f"training.steps={STEPS}", "training.log_every=3", "checkpoint.every_steps=10", "zero=2", "optimizer.lr=1e-3"]
+from tests.end_to_end.conftest import COMMON, STEPS, metrics
 
 
 @pytest.fixture(scope="module")
@@ -25,32 +21,6 @@ def studied(prepared_data, tmp_path_factory) -> tuple[Path, dict]:
     """A folder with the run `undisturbed`, and `killed`, which was twice ended by SIGKILL; and what came of it."""
     folder = tmp_path_factory.mktemp("runs")
     return folder, study(2, 2, folder, [*COMMON, f"data_dir={prepared_data}"], seed=3)
-
-
-@pytest.fixture
-def begin(prepared_data, tmp_path):
-    """`begin(*overrides, processes=1)` starts train.py and gives the process, once it has logged a step."""
-    started = []
-
-    def start(*overrides: str, processes: int = 1, runs_dir: Path = tmp_path, name: str = "run", **options) -> subprocess.Popen:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-        process = subprocess.Popen(
-            [sys.executable, *launcher, "train.py", *COMMON, f"data_dir={prepared_data}", f"runs_dir={runs_dir}",
-             f"name={name}", *overrides], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
-        started.append(process)
-        file, deadline = runs_dir / name / "metrics.jsonl", time.monotonic() + 120
-        before = file.stat().st_mtime_ns if file.exists() else 0
-        while not (file.exists() and file.stat().st_size and file.stat().st_mtime_ns > before):
-            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-            time.sleep(0.02)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
 
 
 def test_a_run_killed_twice_leaves_the_undisturbed_curve_bit_for_bit(studied):
