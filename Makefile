@@ -1,13 +1,14 @@
 # make train   set up, then the main job: train a small MFA model on the embedded corpus (a few minutes on two cores)
 # make test    set up, then all tests
 # make bench   set up, then the throughput table against Hugging Face and litgpt
+# make bench-data   set up, then reading and tokenising against datasets, litdata, mosaicml-streaming, sentencepiece
 # ARGS adds overrides: make train ARGS="attention=mla seed=2"
 
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 ARGS ?=
 
-.PHONY: train test bench clean
+.PHONY: train test bench bench-data clean
 
 train: .venv/.train
 	.venv/bin/python train.py attention=mfa model=nano $(ARGS)
@@ -17,6 +18,9 @@ test: .venv/.test
 
 bench: .venv/.bench
 	.venv/bin/python benchmarks/throughput.py $(ARGS)
+
+bench-data: .venv/.bench
+	.venv/bin/python benchmarks/data.py $(ARGS)
 
 # torch first, by its pinned version alone: a range could pull another build and gigabytes with it.
 .venv/.train: pyproject.toml constraints.txt
@@ -29,10 +33,10 @@ bench: .venv/.bench
 	$(PIP) --editable '.[test,plot]'
 	touch $@
 
-# litgpt pins an older huggingface-hub than transformers needs; its model code needs neither pin.
+# litgpt and mosaicml-streaming pin older packages than transformers needs; what is measured of them needs no such pin.
 .venv/.bench: .venv/.test
-	$(PIP) --no-deps litgpt
-	$(PIP) lightning 'jsonargparse[signatures]'
+	$(PIP) --no-deps litgpt litdata mosaicml-streaming
+	$(PIP) lightning 'jsonargparse[signatures]' lightning-utilities obstore tifffile brotli python-snappy xxhash zstd
 	touch $@
 
 clean:

@@ -30,6 +30,17 @@ def main() -> int:
                          help="train.py's; several values side by side: attention=mha,mla,mfa model=7b")
     command.add_argument("--json", action="store_true", help="the same as JSON (docs/budget.md)")
     command.set_defaults(act=plan)
+    command = commands.add_parser("compare", help="scaling laws, verdicts and a report from finished runs")
+    command.add_argument("overrides", nargs="+", metavar="RUN",
+                         help="run folders, folders of them, a CSV of N, D, loss; tracking's keys, as tracking=none")
+    command.add_argument("--out", type=Path, default=Path("report"), help="the report's folder (default: report)")
+    command.add_argument("--reference", metavar="VARIANT", help="what the others are held against (default: mha)")
+    command.add_argument("--params", default="total", choices=("total", "non_embedding"), help="what N counts")
+    command.add_argument("--per-byte", action="store_true", help="losses in bits per byte, across tokenizers")
+    command.add_argument("--by", metavar="KEY[,KEY]", default="",
+                         help="config keys that make a variant, beside the attention")
+    command.add_argument("--budget", metavar="FLOPS[,FLOPS]", default="", help="compute to answer for, as 1e21")
+    command.set_defaults(act=compare)
     arguments, rest = parser.parse_known_args()  # overrides may also follow an option
     if unknown := [word for word in rest if word.startswith("-")]:
         parser.error(f"unknown option {unknown[0]}")
@@ -84,6 +95,25 @@ def export(arguments: argparse.Namespace) -> None:
     from mfa_train.training.export import export
 
     print(export(arguments.run, arguments.out or arguments.run / "export"))
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    tracked = [word for word in arguments.overrides
+               if word.startswith(("tracking=", "tracking.")) and not Path(word).exists()]
+    tracking = configs.load(tracked).tracking
+    try:
+        budgets = tuple(float(word) for word in arguments.budget.split(",") if word)
+    except ValueError:
+        budgets = (-1.0,)
+    if not all(0 < budget < float("inf") for budget in budgets):
+        raise ConfigError(f"--budget {arguments.budget}: expected FLOPs above 0, as --budget 1e20,1e21")
+    from mfa_train.scaling.report import write_report
+    from mfa_train.scaling.study import gather
+
+    paths = [Path(word) for word in arguments.overrides if word not in tracked]
+    by = tuple(key for key in arguments.by.split(",") if key)
+    study = gather(paths, arguments.params, arguments.per_byte, by)
+    write_report(study, arguments.out, tracking, arguments.reference, budgets)
 
 
 if __name__ == "__main__":

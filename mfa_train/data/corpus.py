@@ -51,11 +51,14 @@ class Corpus:
         return self.manifest["splits"][split]["shards"]
 
     def identity(self) -> dict[str, Any]:
-        """What makes it this corpus and no other, wherever it lies."""
-        told = [[split, entry["tokens"], entry.get("first_token", 0), entry["dtype"], entry["sha256"]]
-                for split in SPLITS for entry in self.entries(split)]
+        """What makes its training tokens these and no others, wherever they lie."""
         return {"tokens": self.train.num_tokens, "tokenizer": self.manifest["tokenizer_sha256"][:16],
-                "shards": hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]}
+                "shards": self.fingerprint("train")[:16]}
+
+    def fingerprint(self, split: str) -> str:
+        """Of a split's tokens and how they lie in shards."""
+        told = [[entry["tokens"], entry.get("first_token", 0), entry["dtype"], entry["sha256"]] for entry in self.entries(split)]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def _vouch_for_all(self) -> None:
         paths = {}

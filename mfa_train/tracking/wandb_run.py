@@ -21,7 +21,7 @@ class WandbRun:
     """
 
     def __init__(self, config: TrackingConfig, name: str, folder: Path, run_config: dict, run_id: str | None = None,
-                 logged_to: int = 0, say=print):
+                 logged_to: int = -1, say=print):
         self.say, self.run_id, self.logged_to = say, run_id, logged_to
         self.run = None
         if config.wandb == "disabled":

@@ -31,6 +31,7 @@ from mfa_train.training.evaluation import Evaluator
 from mfa_train.training.guard import Guard, Poisoned
 from mfa_train.training.loop import train
 from mfa_train.training.opening import open_log
+from mfa_train.training.provenance import provenance
 from mfa_train.training.ranks import Ranks, join, world_size
 from mfa_train.training.resume import Progress, restore, starting_point
 from mfa_train.training.roll_back import roll_back
@@ -82,6 +83,8 @@ def run(config: Config) -> dict:
                              *(f"changed since: {line}" for line in start.accepted)]))
     evaluate = Evaluator(held_out, inputs_of, micro_batch, ranks, tokenizer.token_bytes)
     zlib_bits = zlib_bits_per_byte(tokenizer, evaluate.targets)
+    origin = ranks.on_first(lambda: provenance((folder.path / "config.yaml").read_bytes(), {
+        "tokenizer_sha256": tokenizer.sha256, "train_sha256": batches.fingerprint, "held_out_sha256": held_out.fingerprint}))
     log = open_log(config, folder.path, plan, start) if ranks.first else SilentLog()
     status, record = "failed", log.last_record()
     try:
@@ -108,7 +111,7 @@ def run(config: Config) -> dict:
         status = "stopped"
         raise
     finally:
-        summary = make_summary(status, plan, record, zlib_bits)
+        summary = make_summary(status, plan, record, zlib_bits) | origin
         log.close(summary)
         if ranks.first:
             folder.close(summary)

@@ -1,5 +1,6 @@
 """train.py and `mfa-train` as a user types them."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -31,6 +32,9 @@ def test_each_attention_trains_evaluates_writes_text_and_leaves_its_files(attent
     plan = json.loads((run / "plan.json").read_text())
     assert plan["flops"]["train_total"] == summary["flops"]
     assert yaml.safe_load((run / "config.yaml").read_text())["attention"]["name"] == attention
+    assert summary["config_sha256"] == hashlib.sha256((run / "config.yaml").read_bytes()).hexdigest()
+    assert {"tokenizer_sha256", "train_sha256", "held_out_sha256"} == summary["data"].keys()
+    assert "torch" in summary["versions"] and "code_commit" in summary
 
     for shown in ("held-out bits per byte", "zlib -9, same bytes", "A sample:\n\ndef ", f"Run folder  {run}"):
         assert shown in done.stdout

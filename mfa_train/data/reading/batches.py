@@ -59,7 +59,9 @@ class Batches:
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(self._identity).encode()).hexdigest()[:16]
+        """Of `identity` but for the seed."""
+        told = {key: value for key, value in self._identity.items() if key != "seed"}
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def share(self, first: int) -> np.ndarray:
         """The numbers of this rank's samples of the batch that begins with sample `first`, (batch_size / ranks,)."""

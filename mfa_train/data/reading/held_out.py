@@ -1,5 +1,7 @@
 """The held-out text that a run is evaluated on: the same windows each time, in the order of the documents."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,6 +28,8 @@ class HeldOut:
         else:
             corpus = np.repeat(np.arange(len(there)), there)
             window = np.concatenate([np.arange(count) for count in there.tolist()])
+        told = [list(map(str, last.weights)), *(corpus.fingerprint("held_out") for corpus in corpora.values())]
+        self.fingerprint = hashlib.sha256(json.dumps(told).encode()).hexdigest()
         self.windows = {name: window[corpus == source] for source, name in enumerate(self.names)}
         """Numbers of the windows of each corpus."""
 

@@ -69,7 +69,7 @@ def test_ranks_keep_to_their_lanes(tmp_path):
 def test_the_identity_changes_with_all_that_the_order_depends_on(tmp_path):
     one, other = Prepared(tmp_path / "a", [500]), Prepared(tmp_path / "b", [200, 300])
     same = batches({"x": one}, 10).fingerprint
-    assert same == batches({"x": one}, 20, 1, 2).fingerprint
+    assert same == batches({"another name": one}, 20, 1, 2).fingerprint
     assert len({same, batches({"x": other}, 10).fingerprint, batches({"x": one}, 10, sequence_length=9).fingerprint,
                 batches({"x": one}, 10, lanes=5).fingerprint, batches({"x": one, "y": other}, 10).fingerprint}) == 5
 

@@ -1,0 +1,147 @@
+"""The comparison as one plain object, fit.json: laws, answers, verdicts, and the runs they come from."""
+
+import platform
+from collections import defaultdict
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+
+from mfa_train.errors import ConfigError, did_you_mean
+from mfa_train.scaling.answers import at_budgets, frontier_curves, parameter_differences
+from mfa_train.scaling.bootstrap import DRAWS, LEVEL, SEED
+from mfa_train.scaling.costs import ACCOUNTINGS
+from mfa_train.scaling.fits import VariantFit, fit_variants
+from mfa_train.scaling.kv_frontier import kv_at_equal_loss, loss_over_kv
+from mfa_train.scaling.law import ESTIMATOR
+from mfa_train.scaling.paired import verdicts
+from mfa_train.scaling.runs import Run
+from mfa_train.scaling.study import PARAMETERS, Study
+from mfa_train.training.provenance import code_commit
+
+FORMAT = 1
+
+
+def compare(study: Study, reference: str | None = None, budgets: tuple[float, ...] = ()) -> dict:
+    """Fits and compares the study's variants. `reference` (by default mha where it is one, else the first) is what the
+    others are held against; `budgets` are FLOPs to answer for. Raises ConfigError for a reference that is none of
+    them."""
+    variants = study.variants()
+    reference = _reference(variants, reference)
+    fits = fit_variants(variants)
+    over_kv = loss_over_kv(study.used, fits, reference)
+    attentions = {name: str(runs[0].attention) for name, runs in variants.items()}
+    pairs = verdicts(variants, fits)
+    notices = study.notices + _of_fits(fits)
+    if len(variants) > 1 and not pairs:
+        notices.append("no two variants share a size, token budget, seed and data order: no paired verdicts")
+    return {
+        "format": FORMAT,
+        "conventions": _conventions(study),
+        "made_by": {"code_commit": code_commit(), "versions": _versions(), "python": platform.python_version()},
+        "reference": reference,
+        "notices": notices,
+        "variants": {name: _variant(name, variants[name], fits[name]) for name in variants},
+        "parameter_differences": parameter_differences(fits, reference),
+        "at_budgets": [
+            row for accounting in ACCOUNTINGS for row in at_budgets(variants, fits, reference, accounting, budgets)
+        ],
+        "frontiers": [curve for accounting in ACCOUNTINGS for curve in frontier_curves(variants, fits, accounting)],
+        "loss_over_kv": over_kv,
+        "kv_at_equal_loss": kv_at_equal_loss(over_kv, attentions),
+        "verdicts": pairs,
+        "runs": [_run(run, residual) for run, residual in _with_residuals(study, variants, fits)],
+    }
+
+
+def _reference(variants: dict[str, list[Run]], wanted: str | None) -> str:
+    if wanted is None:
+        return "mha" if "mha" in variants else next(iter(variants))
+    if wanted not in variants:
+        raise ConfigError(f"--reference {wanted}: no such variant.{did_you_mean(wanted, variants)}")
+    return wanted
+
+
+def _of_fits(fits: dict[str, VariantFit]) -> list[str]:
+    """What is said of the variants' fits, each once."""
+    said: dict[str, list[str]] = defaultdict(list)
+    for name, fit in fits.items():
+        for notice in fit.notices:
+            said[notice].append(name)
+    return [f"{', '.join(names)}: {notice}" for notice, names in said.items()]
+
+
+def _conventions(study: Study) -> dict:
+    from_points = all(not run.config for run in study.used)
+    return {
+        "estimator": ESTIMATOR,
+        "loss": f"held out, {study.loss_unit}" if not from_points else "as given",
+        "parameters": "as given" if from_points else PARAMETERS[study.parameters],
+        "compute": ACCOUNTINGS,
+        "flops": "as given, where given; tokens that are not given are C / 6N"
+        if from_points
+        else "matrix products and attention (causal half), forward and twice that backward, nothing for recomputation",
+        "kv_bytes": "values of all layers' cache entries, 2 bytes each unless plan.cache_dtype says otherwise",
+        "intervals": f"{LEVEL:.0%}; Bayesian bootstrap of {DRAWS} draws (seed {SEED}) over units of one size and seed, "
+        "spread for few units; of paired differences and of means over seeds: Student's t",
+        "p": "paired t-test and sign-flip permutation over units of one size and seed; p_holm: the former, corrected "
+        "for the number of pairs of variants",
+    }
+
+
+def _variant(name: str, runs: list[Run], fit: VariantFit) -> dict:
+    return {
+        "attention": runs[0].attention,
+        "runs": [run.name for run in runs],
+        "fit": {"method": fit.method, "reason": fit.reason, "notices": fit.notices, **fit.quality,
+                **(fit.parameters() if fit.law is not None else {})},
+    }
+
+
+def _with_residuals(
+    study: Study, variants: dict[str, list[Run]], fits: dict[str, VariantFit]
+) -> list[tuple[Run, float | None]]:
+    residuals: dict[int, float] = {}
+    for name, runs in variants.items():
+        if fits[name].residuals is not None:
+            residuals |= {id(run): float(np.expm1(value)) * run.loss for run, value in zip(runs, fits[name].residuals)}
+    return [(run, residuals.get(id(run))) for run in study.runs]
+
+
+def _run(run: Run, residual: float | None) -> dict:
+    keys = (
+        "name",
+        "source",
+        "status",
+        "excluded",
+        "variant",
+        "attention",
+        "size",
+        "params",
+        "non_embedding_params",
+        "tokens",
+        "flops",
+        "loss",
+        "bits_per_byte",
+        "kv_bytes_per_token",
+        "seconds",
+        "seed",
+        "shape",
+    )
+    trace = defaultdict(lambda: None, run.trace)
+    return {key: getattr(run, key) for key in keys} | {
+        "residual": residual,
+        "config_sha256": trace["config_sha256"],
+        "data": trace["data"],
+        "code_commit": trace["code_commit"],
+        "versions": trace["versions"],
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("mfa-train", "numpy", "scipy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout
+            continue
+    return found

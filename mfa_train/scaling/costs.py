@@ -1,0 +1,56 @@
+"""What a parameter costs a variant: training FLOPs per token and KV bytes per token as functions of N.
+
+Two accountings of compute stand side by side everywhere. `parameters`: C = 6·N·D, equal for all variants of one size.
+`flops`: the runs' own, exact count, in which wide heads cost more. Between measured sizes a line, or with three and
+more a parabola, in log N and log cost; beyond them it is extrapolated.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mfa_train.scaling.runs import Run
+
+ACCOUNTINGS = {
+    "parameters": "equal parameters and tokens: C = 6 N D",
+    "flops": "equal training FLOPs: as counted by the runs, attention exact",
+}
+
+
+@dataclass(frozen=True)
+class PowerOfN:
+    """exp(polynomial in log N), `coefficients` highest power first, about `center`."""
+
+    coefficients: tuple[float, ...]
+    center: float = 0.0
+
+    def at(self, n: np.ndarray | float) -> np.ndarray:
+        return np.exp(np.polyval(self.coefficients, np.log(n) - self.center))
+
+    def slope(self, n: np.ndarray | float) -> np.ndarray:
+        """d log cost / d log N."""
+        return np.polyval(np.polyder(np.array(self.coefficients)), np.log(n) - self.center) + 0.0 * np.log(n)
+
+
+SIX_N = PowerOfN((1.0, float(np.log(6))))
+
+
+def measured(n: Sequence[float], values: Sequence[float | None]) -> PowerOfN | None:
+    """Through the measured values; proportional to N where there is one size; None where none is known."""
+    known = np.array([(np.log(x), np.log(y)) for x, y in zip(n, values) if y])
+    if not len(known):
+        return None
+    center = float(known[:, 0].mean())
+    sizes = len(np.unique(known[:, 0].round(2)))
+    if sizes == 1:
+        return PowerOfN((1.0, float(known[:, 1].mean())), center)
+    return PowerOfN(tuple(np.polyfit(known[:, 0] - center, known[:, 1], min(2, sizes - 1))), center)
+
+
+def flops_per_token(runs: list[Run]) -> PowerOfN | None:
+    return measured([run.params for run in runs], [run.flops and run.flops / run.tokens for run in runs])
+
+
+def kv_bytes(runs: list[Run]) -> PowerOfN | None:
+    return measured([run.params for run in runs], [run.kv_bytes_per_token for run in runs])

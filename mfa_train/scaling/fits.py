@@ -1,0 +1,172 @@
+"""For which variants a law can be fitted, by which runs, with what uncertainty; where it can't, why not.
+
+    1. Each variant with at least three sizes, three token budgets and six runs is fitted alone.
+    2. If one of them is too few for that, or its exponents come out undetermined, the variants are fitted together with
+       shared exponents, each with its own E, A and B.
+    3. What is undetermined even then has no law, and is told so instead of numbers.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mfa_train.scaling.bootstrap import interval, spread, unit_weights
+from mfa_train.scaling.law import EXPONENTS, Fit, Law, Points
+from mfa_train.scaling.runs import Run
+
+WIDEST_EXPONENT = 1.0
+"""An interval wider than that says nothing about an exponent."""
+WORST_EXPLAINED, POOR_EXPLAINED = 0.5, 0.9
+
+
+@dataclass
+class VariantFit:
+    """`law` and its bootstrap `draws` (a Law of arrays), or `reason` why there is none."""
+
+    method: str
+    """separate | shared exponents | none."""
+    reason: str = ""
+    law: Law | None = None
+    draws: Law | None = None
+    quality: dict = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+    residuals: np.ndarray | None = None
+    """log L measured - fitted, of the variant's runs in their order."""
+
+    def parameters(self) -> dict[str, dict]:
+        return {
+            key: interval(getattr(self.law, key), getattr(self.draws, key)) for key in ("E", "A", "alpha", "B", "beta")
+        }
+
+
+def fit_variants(variants: dict[str, list[Run]]) -> dict[str, VariantFit]:
+    """A fit for each variant, in their order."""
+    names = list(variants)
+    alone = {name: _too_few(runs, 3) for name, runs in variants.items()}
+    fits = {name: VariantFit("none", alone[name]) if alone[name] else _fit({name: variants[name]}, "separate")[name]
+            for name in names}
+    if all(fit.law is not None for fit in fits.values()):
+        return fits
+    able = {name: runs for name, runs in variants.items() if not _too_few(runs, 2)}
+    all_runs = [run for runs in able.values() for run in runs]
+    if len(able) < 2 or _too_few(all_runs, 3) or len(all_runs) <= 2 + 3 * len(able):
+        return fits
+    together = _fit(able, "shared exponents")
+    if any(fit.law is None for fit in together.values()):
+        return fits
+    because = "; ".join(f"{name}: {fit.reason}" for name, fit in fits.items() if fit.law is None)
+    for fit in together.values():
+        fit.notices.append(f"exponents are shared by the variants, since not each can be fitted alone ({because})")
+    return fits | together
+
+
+def _too_few(runs: list[Run], least: int) -> str:
+    """Empty where `runs` have `least` sizes and token budgets, and one run more than the parameters they determine."""
+    sizes, budgets = (_distinct([getattr(run, key) for run in runs]) for key in ("params", "tokens"))
+    needed = {3: 6, 2: 4}[least]
+    if sizes >= least and budgets >= least and len(runs) >= needed:
+        return ""
+    return (
+        f"too few data: runs {len(runs)}, sizes {sizes}, token budgets {budgets}; needed are at least {needed}, "
+        f"{least} and {least}"
+    )
+
+
+def _distinct(values: list[float]) -> int:
+    """How many of them differ by more than 5% from the next smaller one."""
+    ordered = np.sort(np.log(np.array(values, dtype=float)))
+    return 1 + int((np.diff(ordered) > 0.05).sum()) if len(ordered) else 0
+
+
+def _fit(variants: dict[str, list[Run]], method: str) -> dict[str, VariantFit]:
+    runs = [run for members in variants.values() for run in members]
+    group = np.repeat(np.arange(len(variants)), [len(members) for members in variants.values()])
+    n, d, loss = (np.array([getattr(run, key) for run in runs], dtype=float) for key in ("params", "tokens", "loss"))
+    fit = Fit(Points(n, d, loss, group))
+    fitted = 5 if len(variants) == 1 else 4  # of one variant, its part of the shared exponents included
+    units, notice = _units(variants, fitted)
+    smallest = min(len({units[index] for index in part}) for part in fit.parts)
+    if smallest <= fitted:
+        return {
+            name: VariantFit("none", f"too few data: {smallest} independent runs for {fitted} parameters")
+            for name in variants
+        }
+    theta = fit.refit(unit_weights(units))
+    theta = fit.theta + spread(smallest, fitted) * (theta - fit.theta)
+    residual = fit.target - fit.predicted()
+    made = {}
+    for index, (name, part) in enumerate(zip(variants, fit.parts)):
+        law, draws = fit.law(index), fit.law(index, theta)
+        explained = 1 - (_scatter(residual[part]) / _scatter(fit.target[part])) ** 2
+        quality = {
+            "runs": len(part), "independent_units": smallest, "objective": fit.objective, "starts": fit.starts,
+            "starts_at_the_optimum": fit.agreeing, "explained": float(explained),
+            "rms_residual": float(np.sqrt(np.mean((loss[part] * residual[part]) ** 2))),
+            "seed_scatter": _seed_scatter(variants[name]),
+        }
+        reason = _undetermined(law, draws, explained)
+        notices = [] if reason else _caveats(law, draws, quality) + notice
+        made[name] = VariantFit("none", reason, quality=quality) if reason else VariantFit(
+            method, "", law, draws, quality, notices, residual[part])
+    return made
+
+
+def _units(variants: dict[str, list[Run]], fitted: int) -> tuple[list, list[str]]:
+    """What is independent of what, a label for each run: size and seed; where these are too few, each run."""
+    units, notice = [], []
+    for name, runs in variants.items():
+        labels = [(run.size, run.seed) if run.seed is not None else (name, run.source) for run in runs]
+        if len(set(labels)) <= fitted + 1 < len(runs):
+            labels = [(run.size, run.seed, f"{run.tokens:.3g}") for run in runs]
+            notice = [
+                "too few sizes and seeds to take the runs that share both as one: every run counts as independent, and "
+                "the intervals are narrower than they should be if those runs err together"
+            ]
+        units += labels
+    return units, notice
+
+
+def _undetermined(law: Law, draws: Law, explained: float) -> str:
+    """Why the fit is no result; empty where it is one."""
+    if not explained >= WORST_EXPLAINED:
+        return f"poor fit: the law explains {max(explained, 0):.0%} of the losses' spread"
+    for name, letter, exponent, drawn in (("alpha", "N", law.alpha, draws.alpha), ("beta", "D", law.beta, draws.beta)):
+        found = interval(exponent, drawn)
+        if not EXPONENTS[1] < exponent < EXPONENTS[-2]:
+            return f"{name} is not determined: the loss does not follow a power of {letter} in these runs"
+        if found["low"] <= 0 or found["high"] - found["low"] > WIDEST_EXPONENT:
+            return f"{name} is not determined by these runs: {exponent:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+    return ""
+
+
+def _caveats(law: Law, draws: Law, quality: dict) -> list[str]:
+    notices = []
+    if quality["explained"] < POOR_EXPLAINED:
+        notices.append(f"the law explains only {quality['explained']:.0%} of the losses' spread")
+    floor = interval(law.E, draws.E)
+    if floor["low"] < 0.5 * floor["value"]:
+        notices.append(
+            f"E is hardly determined ({floor['value']:.3g} [{floor['low']:.3g}, {floor['high']:.3g}]): don't "
+            "extrapolate"
+        )
+    if quality["seed_scatter"] and quality["rms_residual"] > 3 * quality["seed_scatter"]:
+        notices.append(
+            f"the law misses the runs by {quality['rms_residual']:.4f}, seeds by {quality['seed_scatter']:.4f}: its "
+            "form does not hold over this range"
+        )
+    return notices
+
+
+def _scatter(values: np.ndarray) -> float:
+    """Robust: the median distance from the median."""
+    return float(np.median(np.abs(values - np.median(values)))) or 1e-12
+
+
+def _seed_scatter(runs: list[Run]) -> float | None:
+    """Standard deviation of the loss between seeds at one size and token budget; None without repeated cells."""
+    cells: dict[tuple, list[float]] = {}
+    for run in runs:
+        cells.setdefault((run.size, run.tokens), []).append(run.loss)
+    repeated = [np.array(losses) for losses in cells.values() if len(losses) > 1]
+    free = sum(len(losses) - 1 for losses in repeated)
+    return float(np.sqrt(sum(((losses - losses.mean()) ** 2).sum() for losses in repeated) / free)) if free else None

@@ -1,0 +1,275 @@
+// A chart is drawn from series {variant, kind: line | points | band, color, dash, points: [{x, y, low, high, info}]}.
+// Text of runs comes from outside: it is only ever set as textContent.
+
+const tip = document.getElementById("tip");
+const NS = "http://www.w3.org/2000/svg";
+
+function element(name, attributes = {}, text = null) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== null) made.textContent = text;
+  return made;
+}
+
+function shape(parent, name, attributes, text = null) {
+  const made = document.createElementNS(NS, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== null) made.textContent = text;
+  parent.appendChild(made);
+  return made;
+}
+
+function superscript(number) {
+  return String(number).replace(/./g, (digit) => (digit === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]));
+}
+
+function short(value, digits = 3) {
+  if (value === null || value === undefined) return "–";
+  const size = Math.abs(value);
+  if (size !== 0 && (size >= 1e6 || size < 1e-3)) {
+    let [mantissa, exponent] = value.toExponential(digits - 1).split("e");
+    mantissa = String(Number(mantissa));
+    return `${mantissa === "1" ? "" : mantissa + "·"}10${superscript(Number(exponent))}`;
+  }
+  if (size >= 1000) return Math.round(value).toLocaleString("en-US");
+  return String(Number(value.toPrecision(digits)));
+}
+
+function ticks(low, high, log, count) {
+  const found = [];
+  if (log) {
+    const decades = Math.log10(high / low);
+    const steps =
+      decades > count ? [1] : decades > 1.2 ? [1, 2, 5] : decades > 0.35 ? [1, 1.5, 2, 3, 4, 5, 6, 8] : null;
+    if (steps) {
+      const stride = Math.max(1, Math.ceil(decades / count));
+      for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += stride)
+        for (const step of steps) found.push(step * 10 ** power);
+      const within = found.filter((value) => value >= low * 0.9999 && value <= high * 1.0001);
+      if (within.length > 1) return within;
+    }
+  }
+  const raw = (high - low) / count,
+    power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 2.5, 5, 10].find((factor) => factor * power >= raw) * power;
+  for (let index = Math.ceil(low / step); index * step <= high + step * 1e-9; index++) found.push(index * step);
+  return found;
+}
+
+class Chart {
+  // options: {x: label, y: label, logX, logY, series(): [...]}; `tools` are more buttons for its bar
+  constructor(host, options, tools = []) {
+    Object.assign(this, options);
+    this.bar = host.appendChild(element("div", {class: "tools"}));
+    for (const tool of tools) this.bar.appendChild(tool);
+    for (const axis of ["logX", "logY"]) {
+      const button = this.bar.appendChild(
+        element("button", {type: "button", "data-axis": axis}, `log ${axis[3].toLowerCase()}`),
+      );
+      button.addEventListener("click", () => {
+        this[axis] = !this[axis];
+        this.draw();
+      });
+      this[axis + "Button"] = button;
+    }
+    const figure = host.appendChild(element("figure"));
+    this.svg = shape(figure, "svg", {role: "img", "aria-label": `${options.y()} over ${options.x()}`});
+    this.legend = figure.appendChild(element("div", {class: "legend"}));
+    this.svg.addEventListener("pointermove", (event) => this.hover(event));
+    this.svg.addEventListener("pointerdown", (event) => this.hover(event));
+    this.svg.addEventListener("pointerleave", () => {
+      tip.hidden = true;
+    });
+    charts.push(this);
+  }
+
+  draw() {
+    for (const axis of ["logX", "logY"])
+      this[axis + "Button"].setAttribute("aria-pressed", String(Boolean(this[axis])));
+    const width = Math.max(300, this.svg.parentNode.clientWidth),
+      height = Math.round(Math.min(430, Math.max(280, width * 0.52)));
+    this.svg.replaceChildren();
+    this.legend.replaceChildren();
+    this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    const usable = (point) =>
+      point.y !== null && point.x !== null && (!this.logX || point.x > 0) && (!this.logY || point.y > 0);
+    const series = this.series()
+      .filter((one) => on.has(one.variant))
+      .map((one) => ({...one, points: one.points.filter(usable)}));
+    const all = series.flatMap((one) => one.points);
+    if (!all.length) {
+      shape(
+        this.svg,
+        "text",
+        {x: width / 2, y: height / 2, "text-anchor": "middle"},
+        "nothing to draw: see the notices above",
+      );
+      this.spots = [];
+      return;
+    }
+    const box = {left: 58, right: width - 14, top: 12, bottom: height - 44};
+    const scaleX = this.scale(
+      all.map((point) => point.x),
+      this.logX,
+      box.left,
+      box.right,
+      0.04,
+    );
+    const ends = all
+      .flatMap((point) => [point.y, point.low, point.high])
+      .filter((y) => y != null && (!this.logY || y > 0));
+    const scaleY = this.scale(this.crop ? cropped(ends) : ends, this.logY, box.bottom, box.top, 0.07);
+    this.axes(box, scaleX, scaleY, width, height);
+    const clip = `clip${charts.indexOf(this)}`;
+    const area = shape(shape(this.svg, "clipPath", {id: clip}), "rect", {
+      x: box.left,
+      y: box.top - 6,
+      width: box.right - box.left + 6,
+      height: box.bottom - box.top + 6,
+    });
+    area.setAttribute("fill", "none");
+    const plot = shape(this.svg, "g", {"clip-path": `url(#${clip})`});
+    this.spots = [];
+    for (const kind of ["band", "line", "points"])
+      for (const one of series) if (one.kind === kind && one.points.length) this.mark(plot, one, scaleX, scaleY, box);
+    for (const name of new Set(series.filter((one) => one.points.length).map((one) => one.variant))) {
+      const entry = this.legend.appendChild(element("span"));
+      entry.appendChild(element("span", {class: "dot", style: `background:${colorOf(name)}`}));
+      entry.appendChild(document.createTextNode(name));
+    }
+  }
+
+  scale(values, log, from, to, margin) {
+    const turn = log ? Math.log : (value) => value;
+    let low = Infinity,
+      high = -Infinity;
+    for (const value of values) {
+      low = Math.min(low, value);
+      high = Math.max(high, value);
+    }
+    let [a, b] = [turn(low), turn(high)];
+    const room = (b - a) * margin || Math.abs(a) * 0.05 || 1;
+    [a, b] = [a - room, b + room];
+    const back = log ? Math.exp : (value) => value;
+    return {at: (value) => from + ((turn(value) - a) / (b - a)) * (to - from), low: back(a), high: back(b), log};
+  }
+
+  axes(box, scaleX, scaleY, width, height) {
+    const marksX = ticks(scaleX.low, scaleX.high, scaleX.log, Math.max(3, Math.floor(width / 110)));
+    let last = -Infinity;
+    for (const value of marksX) {
+      const x = scaleX.at(value);
+      shape(this.svg, "line", {class: "grid", x1: x, x2: x, y1: box.top, y2: box.bottom});
+      if (x - last < 46) continue;
+      last = x;
+      shape(this.svg, "text", {x, y: box.bottom + 17, "text-anchor": "middle"}, short(value));
+    }
+    last = Infinity;
+    for (const value of ticks(scaleY.low, scaleY.high, scaleY.log, 6)) {
+      const y = scaleY.at(value);
+      shape(this.svg, "line", {class: "grid", x1: box.left, x2: box.right, y1: y, y2: y});
+      if (last - y < 15) continue;
+      last = y;
+      shape(this.svg, "text", {x: box.left - 7, y: y + 4, "text-anchor": "end"}, short(value, 4));
+    }
+    shape(this.svg, "text", {x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle"}, this.x());
+    shape(
+      this.svg,
+      "text",
+      {
+        x: 13,
+        y: (box.top + box.bottom) / 2,
+        "text-anchor": "middle",
+        transform: `rotate(-90 13 ${(box.top + box.bottom) / 2})`,
+      },
+      this.y(),
+    );
+  }
+
+  mark(plot, one, scaleX, scaleY, box) {
+    const path = (points, key) =>
+      points.map((point) => `${scaleX.at(point.x).toFixed(1)} ${scaleY.at(point[key]).toFixed(1)}`).join("L");
+    if (one.kind === "band") {
+      const known = one.points.filter(
+        (point) => point.low !== null && point.high !== null && (!this.logY || point.low > 0),
+      );
+      if (known.length > 1)
+        shape(plot, "path", {
+          d: `M${path(known, "low")}L${path([...known].reverse(), "high")}Z`,
+          fill: one.color,
+          opacity: 0.16,
+        });
+      return;
+    }
+    if (one.kind === "line")
+      shape(plot, "path", {
+        d: `M${path(one.points, "y")}`,
+        fill: "none",
+        stroke: one.color,
+        "stroke-width": one.thin ? 1 : 1.8,
+        "stroke-dasharray": one.dash || "none",
+        opacity: one.thin ? 0.75 : 1,
+      });
+    for (const point of one.points) {
+      const x = scaleX.at(point.x),
+        y = scaleY.at(point.y);
+      if (point.info) this.spots.push({x, y, info: point.info});
+      if (one.kind !== "points") continue;
+      if (point.low != null && point.high != null)
+        shape(plot, "line", {
+          x1: x,
+          x2: x,
+          y1: scaleY.at(point.low),
+          y2: scaleY.at(point.high),
+          stroke: one.color,
+          "stroke-width": 1.5,
+        });
+      shape(plot, "circle", {
+        cx: x,
+        cy: y,
+        r: one.radius || 4,
+        fill: point.hollow ? "var(--paper)" : one.color,
+        stroke: one.color,
+        "stroke-width": 1.6,
+      });
+      if (point.name)
+        shape(
+          this.svg,
+          "text",
+          {
+            class: "name",
+            x: x > box.right - 90 ? x - 8 : x + 8,
+            y: y - 7,
+            "text-anchor": x > box.right - 90 ? "end" : "start",
+            style: `fill:${one.color}`,
+          },
+          point.name,
+        );
+    }
+  }
+
+  hover(event) {
+    const frame = this.svg.getBoundingClientRect(),
+      stretch = this.svg.viewBox.baseVal.width / frame.width;
+    const x = (event.clientX - frame.left) * stretch,
+      y = (event.clientY - frame.top) * stretch;
+    let best = null,
+      nearest = 26 ** 2;
+    for (const spot of this.spots) {
+      const distance = (spot.x - x) ** 2 + (spot.y - y) ** 2;
+      if (distance < nearest) [best, nearest] = [spot, distance];
+    }
+    tip.hidden = best === null;
+    if (best === null) return;
+    tip.textContent = best.info;
+    const right = event.clientX + 14 + tip.offsetWidth > innerWidth;
+    tip.style.left = `${Math.max(4, right ? event.clientX - tip.offsetWidth - 14 : event.clientX + 14)}px`;
+    tip.style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 4))}px`;
+  }
+}
+
+// The first few records of a run are far above all that matters later.
+function cropped(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return [sorted[0], sorted[Math.floor((sorted.length - 1) * 0.93)]];
+}

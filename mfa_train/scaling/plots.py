@@ -1,0 +1,153 @@
+"""The report's pictures as PNG and SVG. matplotlib comes with `pip install '.[plot]'`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from mfa_train.scaling.runs import Run
+
+COLORS = ["#3b6ea8", "#d1661f", "#2f9163", "#b03a6e", "#8a6bc1", "#a07d1c", "#2a9bb0", "#c2483c", "#6b7a2a", "#75777d"]
+STYLE = {
+    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4",
+    "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "mfa_train",
+}
+COMPUTE = {"parameters": "6 × parameters × tokens (FLOPs)", "flops": "training FLOPs"}
+
+
+def write_plots(result: dict, runs: list[Run], folder: Path) -> list[Path]:
+    """Writes each picture twice; returns the PNGs."""
+    written = []
+    with plt.rc_context(STYLE):
+        for name, figure in _figures(result, runs):
+            for suffix, told in (
+                ("svg", {"Date": None, "Description": str(result["conventions"]["estimator"])}),
+                ("png", None),
+            ):
+                figure.savefig(folder / f"{name}.{suffix}", metadata=told, dpi=150)
+            plt.close(figure)
+            written.append(folder / f"{name}.png")
+    return written
+
+
+def _figures(result: dict, runs: list[Run]) -> Iterator[tuple[str, plt.Figure]]:
+    colors = {name: COLORS[index % len(COLORS)] for index, name in enumerate(result["variants"])}
+    used = [run for run in runs if run.excluded is None]
+    for accounting, label in COMPUTE.items():
+        if rows := [row for row in result["loss_over_kv"] if row["accounting"] == accounting]:
+            yield f"loss_over_kv_{accounting}", _over_kv(rows, colors, result)
+        if curves := [curve for curve in result["frontiers"] if curve["accounting"] == accounting]:
+            yield f"loss_over_compute_{accounting}", _over_compute(curves, used, colors, label, accounting, result)
+    yield "laws", _laws(used, colors, result)
+    if any(run.curve for run in runs):
+        for over, label in (("tokens", "training tokens"), ("flops", "training FLOPs"), ("seconds", "seconds")):
+            yield f"loss_over_{over}", _curves(runs, colors, over, label)
+
+
+def _axes(result: dict, label: str) -> tuple[plt.Figure, plt.Axes]:
+    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+    axes.set_xlabel(label)
+    axes.set_ylabel(f"loss ({result['conventions']['loss']})")
+    axes.set_xscale("log")
+    conventions = result["conventions"]
+    figure.supxlabel(
+        f"{conventions['estimator']}.\nN: {conventions['parameters']}. FLOPs: {conventions['flops']}. "
+        f"{conventions['intervals'].split(';')[0]} intervals.",
+        fontsize=5.5,
+        color="#777777",
+    )
+    return figure, axes
+
+
+def _over_kv(rows: list[dict], colors: dict, result: dict) -> plt.Figure:
+    """The largest cell: the last, as cells come smallest first."""
+    last = rows[-1]
+    rows = [
+        row
+        for row in rows
+        if (row["size"], f"{row['cell_tokens']:.2g}") == (last["size"], f"{last['cell_tokens']:.2g}")
+    ]
+    figure, axes = _axes(
+        result, f"KV cache (bytes per token); {last['params']:.3g} parameters, {last['cell_tokens']:.3g} tokens"
+    )
+    for row in rows:
+        loss, color = row["loss"], colors[row["variant"]]
+        error = [[0], [0]] if loss["low"] is None else [[loss["value"] - loss["low"]], [loss["high"] - loss["value"]]]
+        axes.errorbar(row["kv_bytes_per_token"], loss["value"], error, fmt="o", color=color, markersize=7,
+                      markerfacecolor=color if row["on_frontier"] else "white")
+        axes.annotate(
+            _plain(row["variant"]),
+            (row["kv_bytes_per_token"], loss["value"]),
+            xytext=(7, 6),
+            textcoords="offset points",
+            color=color,
+        )
+    axes.margins(x=0.2, y=0.15)
+    return figure
+
+
+def _over_compute(
+    curves: list[dict], used: list[Run], colors: dict, label: str, accounting: str, result: dict
+) -> plt.Figure:
+    figure, axes = _axes(result, label)
+    for curve in curves:
+        color = colors[curve["variant"]]
+        compute, value, low, high = (np.array([point[key] for point in curve["points"]], dtype=float)
+                                     for key in ("compute", "value", "low", "high"))
+        axes.fill_between(compute, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.plot(compute, value, color=color, label=_plain(curve["variant"]))
+        own = [run for run in used if run.variant == curve["variant"]]
+        spent = [run.flops if accounting == "flops" else 6 * run.params * run.tokens for run in own]
+        axes.plot(spent, [run.loss for run in own], ".", color=color, markersize=4)
+    axes.legend(fontsize=8, loc="upper right")
+    return figure
+
+
+def _laws(used: list[Run], colors: dict, result: dict) -> plt.Figure:
+    figure, axes = _axes(result, "training tokens D; a line for each size")
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter("{x:.3g}")
+    axes.yaxis.set_major_formatter("{x:.3g}")
+    for name, color in colors.items():
+        own, fit = [run for run in used if run.variant == name], result["variants"][name]["fit"]
+        axes.plot(
+            [run.tokens for run in own], [run.loss for run in own], "o", color=color, markersize=4, label=_plain(name)
+        )
+        if fit["method"] == "none":
+            continue
+        e, a, alpha, b, beta = (fit[key]["value"] for key in ("E", "A", "alpha", "B", "beta"))
+        tokens = np.geomspace(min(run.tokens for run in own), max(run.tokens for run in own), 60)
+        for params in sorted({float(f"{run.params:.2g}") for run in own})[:12]:
+            axes.plot(tokens, e + a / params**alpha + b / tokens**beta, color=color, linewidth=1)
+    axes.legend(fontsize=8, loc="upper right")
+    return figure
+
+
+def _curves(runs: list[Run], colors: dict, over: str, label: str) -> plt.Figure:
+    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+    axes.set_xlabel(label)
+    axes.set_ylabel("held-out loss (nats per token)")
+    axes.set_xscale("log")
+    for name, color in colors.items():
+        for excluded in (False, True):
+            # One line for all runs of a variant, broken between them: a thousand artists would take a minute to draw.
+            x, y = [], []
+            for run in runs:
+                if run.variant == name and (run.excluded is not None) == excluded:
+                    evaluated = [record for record in run.curve if record["val/loss"] and record[over]]
+                    x += [*(record[over] for record in evaluated), np.nan]
+                    y += [*(record["val/loss"] for record in evaluated), np.nan]
+            if np.isfinite(y).any():
+                axes.plot(x, y, color=color, linewidth=0.9, alpha=0.8, linestyle=":" if excluded else "-",
+                          label=None if excluded else _plain(name))
+    axes.legend(fontsize=8, loc="upper right")
+    return figure
+
+
+def _plain(name: str) -> str:
+    """A name as it is: matplotlib would typeset what stands between dollar signs."""
+    return name.replace("$", r"\$")

@@ -1,0 +1,60 @@
+"""`mfa-train compare`: the comparison, written into a folder and told at the terminal.
+
+    1. The runs are gathered and compared: fit.json.
+    2. Tables become CSV, pictures PNG and SVG, everything together index.html.
+    3. The same goes to W&B, where it isn't turned off.
+"""
+
+import json
+from pathlib import Path
+
+from mfa_train.config import TrackingConfig
+from mfa_train.errors import ConfigError
+from mfa_train.scaling.compare import compare
+from mfa_train.scaling.page_file import page
+from mfa_train.scaling.study import Study
+from mfa_train.scaling.tables import tables, write_csv
+from mfa_train.scaling.told import told
+from mfa_train.scaling.wandb_report import group_of, log_report
+
+NOTICES_TOLD = 12
+
+
+def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: str | None = None,
+                 budgets: tuple[float, ...] = ()) -> dict:
+    """Compares the study and writes the report into `out`; returns what fit.json holds. Raises UserError."""
+    if out.is_dir() and any(out.iterdir()) and not (out / "fit.json").is_file():
+        raise ConfigError(f"--out {out}: holds files that are no report; type --out FOLDER with an empty or a new one")
+    result = compare(study, reference, budgets)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "fit.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        made = tables(result)
+        for name, rows in made.items():
+            write_csv(out / f"{name}.csv", rows, result["conventions"])
+        (out / "index.html").write_text(page(result, study.runs), encoding="utf-8")
+        pictures, without = _pictures(result, study, out)
+    except OSError as error:
+        raise ConfigError(
+            f"--out {out}: cannot be written ({error.strerror}); type --out FOLDER with one that can"
+        ) from error
+    print(told(result))
+    for notice in result["notices"][:NOTICES_TOLD]:
+        print(f"notice: {notice}")
+    if (more := len(result["notices"]) - NOTICES_TOLD) > 0:
+        print(f"notice: {more} more in {out / 'index.html'}")
+    if without:
+        print(without)
+    print(f"\nReport  {out / 'index.html'} ({len(study.used)} of {len(study.runs)} runs; fit.json beside it)")
+    if tracking.group is None:
+        tracking.group = group_of(study.runs)
+    log_report(tracking, out, result, made, pictures)
+    return result
+
+
+def _pictures(result: dict, study: Study, out: Path) -> tuple[list[Path], str]:
+    try:
+        from mfa_train.scaling.plots import write_plots
+    except ImportError:
+        return [], "no PNG and SVG: matplotlib is not installed; type pip install '.[plot]' (index.html draws its own)"
+    return write_plots(result, study.runs, out), ""

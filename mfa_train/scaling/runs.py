@@ -1,0 +1,154 @@
+"""A run as `compare` sees it, read from its folder: config.yaml, plan.json, metrics.jsonl, summary.json.
+
+Nothing here raises for a run that is broken: it comes back with `excluded` saying why, so that one of a thousand cannot
+stop the others.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mfa_train.config.typed import flat
+
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+CURVE = ("tokens", "flops", "seconds", "train/loss", "val/loss")
+CURVE_POINTS = 160
+"""At most, of one run: more than a chart can show."""
+
+
+@dataclass
+class Run:
+    """One trained model. Counts are None where a table of points doesn't tell them."""
+
+    name: str
+    source: str
+    """The folder, or FILE:LINE."""
+    status: str = "finished"
+    attention: str | None = None
+    variant: str = ""
+    params: float | None = None
+    non_embedding_params: float | None = None
+    tokens: float | None = None
+    flops: float | None = None
+    loss: float | None = None
+    """Held out, nats per token."""
+    bits_per_byte: float | None = None
+    kv_bytes_per_token: float | None = None
+    seconds: float | None = None
+    seed: Any = None
+    size: str | None = None
+    """Depth and width: what runs of one size share, whatever their attention."""
+    order: tuple | None = None
+    """What decides which samples are trained on in which order, and so whether two runs are a pair."""
+    evaluated_on: tuple | None = None
+    trace: dict[str, Any] = field(default_factory=dict)
+    """config_sha256, data, code_commit, versions: what made the run."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Flat, keys dotted."""
+    shape: dict[str, Any] = field(default_factory=dict)
+    curve: list[dict] = field(default_factory=list)
+    excluded: str | None = None
+    """Why the run takes no part, in one line."""
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file()
+
+
+def read_run(folder: Path) -> Run:
+    """The run in `folder`."""
+    run = Run(folder.name, str(folder))
+    try:
+        text = (folder / "config.yaml").read_bytes()
+        run.config = flat(yaml.load(text, Loader))
+        summary = _json(folder / "summary.json")
+        run.curve, last = _curve(folder / "metrics.jsonl")
+        plan = _json(folder / "plan.json") or {}
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        run.status, run.excluded = "damaged", f"cannot be read ({str(error).splitlines()[0]})"
+        return run
+    if summary is None:
+        run.status, run.excluded = "unfinished", "unfinished: it has no summary.json"
+        summary = {}
+    run.attention = summary.get("attention", run.config.get("attention.name"))
+    counts = plan.get("params", {})
+    run.params = _number(summary.get("params", counts.get("total")))
+    run.non_embedding_params = _number(summary.get("non_embedding_params", counts.get("non_embedding")))
+    run.kv_bytes_per_token = _number(summary.get("kv_bytes_per_token", plan.get("kv_cache", {}).get("bytes_per_token")))
+    run.tokens, run.flops = (_number(summary.get(key, last.get(key))) for key in ("tokens", "flops"))
+    run.seconds = _number(summary.get("seconds", last.get("seconds")))
+    run.loss, run.bits_per_byte = _number(summary.get("val_loss")), _number(summary.get("val_bits_per_byte"))
+    run.seed = run.config.get("seed")
+    run.shape = {key: value for key, value in plan.get("model", {}).items() if isinstance(value, (int, float))}
+    run.size = "{}x{}".format(*(run.config.get(f"model.{key}") for key in ("num_hidden_layers", "hidden_size")))
+    data = summary.get("data") or {}
+    tokenizer = (
+        data.get("tokenizer_sha256") or f"{run.config.get('data.path')}, {run.config.get('data.vocab_size')} tokens"
+    )
+    sequence = run.config.get("training.sequence_length")
+    run.order = (tokenizer, data.get("train_sha256"), run.seed, sequence)
+    run.evaluated_on = (tokenizer, data.get("held_out_sha256"), run.config.get("training.eval_sequences"), sequence)
+    run.trace = {"config_sha256": hashlib.sha256(text).hexdigest(), "data": data, "tokenizer": tokenizer,
+                 "code_commit": summary.get("code_commit"), "versions": summary.get("versions")}
+    if run.excluded is None:
+        run.status = summary.get("status", "unfinished")
+        run.excluded = _unusable(run)
+    return run
+
+
+def _unusable(run: Run) -> str | None:
+    if run.status != "finished":
+        return f"{run.status}: only finished runs are compared"
+    for what, value in (
+        ("held-out loss", run.loss),
+        ("number of parameters", run.params),
+        ("number of tokens", run.tokens),
+    ):
+        if value is None:
+            return f"its {what} is missing or not finite"
+        if value <= 0:
+            return f"its {what} is {value:g}"
+    return None
+
+
+def _json(path: Path) -> dict | None:
+    """None where the file isn't there; raises ValueError for what is no JSON object."""
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name}: no JSON object")
+    return found
+
+
+def _number(value: Any) -> float | None:
+    """Python's JSON reads NaN and Infinity; neither is a result."""
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def _curve(path: Path) -> tuple[list[dict], dict]:
+    """The records of metrics.jsonl, thinned out evenly with every evaluation kept, and the last one."""
+    if not path.is_file():
+        return [], {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    evaluations = [index for index, line in enumerate(lines) if '"val/loss"' in line]
+    stride = max(1, -(-len(lines) // CURVE_POINTS))
+    kept = sorted(
+        {*range(0, len(lines), stride), *evaluations[-CURVE_POINTS:], len(lines) - 1} & set(range(len(lines)))
+    )
+    records = []
+    for index in kept:
+        try:
+            records.append(json.loads(lines[index]))
+        except ValueError:
+            if index < len(lines) - 1:  # the last line of a killed run may be cut off
+                raise ValueError(f"{path.name} line {index + 1}: not JSON") from None
+    return [{key: _number(record.get(key)) for key in CURVE} for record in records], records[-1] if records else {}

@@ -1,0 +1,161 @@
+"""Which runs can be compared, and what must be said about the others.
+
+Losses of different tokenizers or held-out texts are no numbers on one scale: they are refused, or, for tokenizers,
+compared per byte of text. Everything else that is out of the ordinary is a notice, and stands in every output.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mfa_train.errors import ConfigError, DataError
+from mfa_train.scaling.points_file import read_points
+from mfa_train.scaling.runs import Run, is_run, read_run
+from mfa_train.scaling.variants import name_variants
+
+PARAMETERS = {
+    "total": "all parameters, embeddings included",
+    "non_embedding": "parameters without input embedding and LM head",
+}
+
+
+@dataclass
+class Study:
+    """`runs` are all that were read, `used` those that take part, each with its variant."""
+
+    runs: list[Run]
+    parameters: str
+    per_byte: bool
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def used(self) -> list[Run]:
+        return [run for run in self.runs if run.excluded is None]
+
+    @property
+    def loss_unit(self) -> str:
+        return "bits per byte" if self.per_byte else "nats per token"
+
+    def variants(self) -> dict[str, list[Run]]:
+        """The runs in use, by variant in the order of their names."""
+        groups = defaultdict(list)
+        for run in self.used:
+            groups[run.variant].append(run)
+        return dict(sorted(groups.items()))
+
+
+def gather(paths: Iterable[Path], parameters: str = "total", per_byte: bool = False, by: tuple[str, ...] = ()) -> Study:
+    """The study of the run folders, folders of run folders and CSV files `paths`.
+
+    `parameters` (total | non_embedding) is what N counts. Raises ConfigError for a path that is none of these,
+    DataError where no run is left or the losses are not comparable.
+    """
+    runs, notices = _read(paths)
+    study = Study(runs, parameters, per_byte, notices)
+    name_variants(runs, by)
+    for run in study.used:
+        if parameters == "non_embedding" and run.config:
+            run.params = run.non_embedding_params
+        if per_byte:
+            run.loss = run.bits_per_byte
+        if run.loss is None or run.params is None:
+            run.excluded = f"no {'bits per byte' if run.loss is None else 'count of parameters'} known"
+    for run in runs:
+        if run.excluded:
+            study.notices.append(f"left out: {run.name}: {run.excluded}")
+    if not study.used:
+        why = "; ".join(study.notices[:3]) or "type run folders, a folder of them or a CSV, as runs/* or points.csv"
+        raise DataError(f"no finished run to compare: {why}")
+    _require_comparable(study)
+    _say_what_differs(study)
+    return study
+
+
+def _read(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    runs, notices, seen = [], [], set()
+    for path in paths:
+        if path.is_file():
+            runs += read_points(path)
+            continue
+        if not path.is_dir():
+            raise ConfigError(
+                f"{path}: no such run; type run folders, a folder of them or a CSV, as runs/* or points.csv"
+            )
+        folders = (
+            [path]
+            if is_run(path)
+            else [folder for folder in sorted(path.iterdir()) if folder.is_dir() and is_run(folder)]
+        )
+        if not folders and not re.search(r"~\d+$", path.name):
+            notices.append(f"{path}: holds no run (no config.yaml)")
+        for folder in folders:
+            if folder != path and re.search(r"~\d+$", folder.name):
+                notices.append(f"left out: {folder.name}: moved aside by a later run; name it itself to compare it")
+            elif (where := folder.resolve()) not in seen:
+                seen.add(where)
+                runs.append(read_run(folder))
+    names = Counter(run.name for run in runs)
+    for run in runs:
+        if names[run.name] > 1:  # of two folders
+            run.name = run.source
+    return runs, notices
+
+
+def _require_comparable(study: Study) -> None:
+    tokenizers = Counter(run.evaluated_on[0] for run in study.used if run.evaluated_on)
+    if len(tokenizers) > 1:
+        if not study.per_byte:
+            several = "; ".join(f"{count} × {name[:60]}" for name, count in tokenizers.most_common(3))
+            raise DataError(
+                f"the runs have {len(tokenizers)} tokenizers ({several}), and losses per token of different tokens "
+                "are not comparable: type --per-byte to compare bits per byte, or name runs of one tokenizer"
+            )
+        study.notices.append(
+            "the runs have different tokenizers: losses are bits per byte; D counts each run's own tokens, "
+            "so tokens and pairs are not comparable across tokenizers, FLOPs are"
+        )
+    texts = defaultdict(set)
+    for run in study.used:
+        if run.evaluated_on and run.evaluated_on[1]:
+            texts[run.evaluated_on[0]].add(run.evaluated_on[1])
+    if any(len(held_out) > 1 for held_out in texts.values()):
+        raise DataError(
+            "the runs were evaluated on different held-out texts (summary.json: data.held_out_sha256 differs): "
+            "name runs of one prepared corpus"
+        )
+
+
+def _say_what_differs(study: Study) -> None:
+    measured = [run for run in study.used if run.evaluated_on]
+    if 0 < len(measured) < len(study.used):
+        study.notices.append(
+            "runs and tables of points stand side by side: that their losses are of one text is taken on trust"
+        )
+    if len({run.evaluated_on[2:] for run in measured}) > 1:
+        study.notices.append(
+            "the runs were evaluated on different parts of the held-out text (training.eval_sequences or "
+            "training.sequence_length differ)"
+        )
+    orders = defaultdict(set)
+    for run in measured:
+        orders[run.variant].add(run.order)
+    for name, order in orders.items():
+        first = next(iter(orders.values()))
+        if order != first:
+            study.notices.append(
+                f"{name} and {next(iter(orders))} were not trained on the same data orders (corpus, seed or "
+                "sequence length differ): only runs of one order are compared as pairs"
+            )
+    if unknown := sum(not run.trace.get("data") for run in measured):
+        study.notices.append(
+            f"{unknown} of {len(measured)} runs hold no fingerprint of their data (an older version's): they "
+            "are taken to be of one corpus where data.path is the same"
+        )
+    doubles = Counter((run.variant, run.size, run.tokens, run.order) for run in measured)
+    if many := [key[0] for key, count in doubles.items() if count > 1]:
+        study.notices.append(
+            f"several runs of one variant, size, budget and data order ({', '.join(sorted(set(many))[:3])}): each "
+            "counts; --by KEY tells them apart"
+        )

@@ -1,0 +1,57 @@
+"""The tables of a comparison as CSV; an interval is three columns: X, X_low, X_high."""
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def tables(result: dict) -> dict[str, list[dict]]:
+    """Rows of plain values, by the table's name."""
+    pairs = [{"a": verdict["a"], "b": verdict["b"], "run_a": one, "run_b": other, "loss_difference": difference}
+             for verdict in result["verdicts"] for one, other, difference in verdict["runs"]]
+    found = {
+        "runs": result["runs"],
+        "laws": [
+            {"variant": name, "attention": one["attention"], **one["fit"]} for name, one in result["variants"].items()
+        ],
+        "law_differences": result["parameter_differences"],
+        "at_budgets": result["at_budgets"],
+        "frontiers": [
+            {
+                "accounting": curve["accounting"],
+                "variant": curve["variant"],
+                "compute": point["compute"],
+                "loss": {key: point[key] for key in ("value", "low", "high")},
+            }
+            for curve in result["frontiers"]
+            for point in curve["points"]
+        ],
+        "loss_over_kv": result["loss_over_kv"],
+        "kv_at_equal_loss": result["kv_at_equal_loss"],
+        "verdicts": [{key: value for key, value in verdict.items() if key != "runs"} for verdict in result["verdicts"]],
+        "pairs": pairs,
+    }
+    return {name: [_flat(row) for row in rows] for name, rows in found.items() if rows}
+
+
+def write_csv(path: Path, rows: Iterable[dict], conventions: dict) -> None:
+    """The rows under their header; the first column's name carries no convention, so each row ends with them."""
+    rows = list(rows)
+    told = "; ".join(f"{key}: {conventions[key]}" for key in ("estimator", "parameters", "flops", "loss"))
+    columns = list(dict.fromkeys(key for row in rows for key in row)) + ["conventions"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(row | {"conventions": told} for row in rows)
+
+
+def _flat(row: dict) -> dict:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict) and value.keys() == {"value", "low", "high"}:
+            flat |= {key: value["value"], f"{key}_low": value["low"], f"{key}_high": value["high"]}
+        else:
+            flat[key] = json.dumps(value) if isinstance(value, (dict, list)) else value
+    return flat

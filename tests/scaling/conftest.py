@@ -1,0 +1,54 @@
+"""A ladder that all tests of the report read, and a browser."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.scaling.synthetic import write_ladder
+
+
+@pytest.fixture(scope="session")
+def ladder(tmp_path_factory) -> Path:
+    """81 runs: mha, mla and mfa, 3 sizes, 3 token budgets, 3 seeds."""
+    folder = tmp_path_factory.mktemp("ladder")
+    write_ladder(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compare():
+    """`compare(*typed)` runs the command and gives the finished process."""
+    def run(*typed) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-m", "mfa_train.cli", "compare", *map(str, typed)], cwd=ROOT, text=True,
+                              capture_output=True, timeout=120)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def report(ladder, compare, tmp_path_factory) -> Path:
+    """The report of the ladder."""
+    folder = tmp_path_factory.mktemp("report")
+    done = compare(ladder, "--out", folder, "tracking=none")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless Chromium that can reach no network, driven by selenium."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install '.[test]'")
+    driver = shutil.which("chromedriver")
+    if driver is None:
+        pytest.skip("no chromedriver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()

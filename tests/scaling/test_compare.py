@@ -1,0 +1,252 @@
+"""`mfa-train compare` as a user types it: what it finds, what it refuses, what it says, how long it takes."""
+
+import csv
+import json
+import resource
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mfa_train.errors import ConfigError, DataError
+from mfa_train.scaling.compare import compare as compare_study
+from mfa_train.scaling.study import gather
+from tests.scaling.synthetic import (
+    HOFFMANN,
+    NANO,
+    SIZES,
+    VARIANTS,
+    Law,
+    Variant,
+    asdict,
+    write_ladder,
+)
+
+QUIET = "tracking=none"
+
+
+def edit(run: Path, name: str = "summary.json", **changes) -> None:
+    summary = json.loads((run / name).read_text())
+    (run / name).write_text(json.dumps(summary | changes))
+
+
+def named(rows: list[dict], **what) -> dict:
+    found, = [row for row in rows if row.items() >= what.items()]
+    return found
+
+
+@pytest.fixture
+def few(tmp_path) -> Path:
+    """Four runs: mha and mfa, one size, one budget, two seeds."""
+    write_ladder(tmp_path / "runs", [VARIANTS[0], VARIANTS[2]], {"4x192": 3.2e6}, (5e7,), (1, 2))
+    return tmp_path / "runs"
+
+
+def test_a_ladder_gives_back_its_laws_answers_and_verdicts(report):
+    found = json.loads((report / "fit.json").read_text())
+    for variant in VARIANTS:
+        fit = found["variants"][variant.attention]["fit"]
+        assert fit["method"] == "separate"
+        for key in ("E", "A", "alpha", "B", "beta"):
+            assert fit[key]["low"] <= getattr(variant.law, key) <= fit[key]["high"]
+    largest = max(row["compute"] for row in found["at_budgets"] if row["accounting"] == "parameters")
+    answer = named(found["at_budgets"], accounting="parameters", variant="mla", compute=largest)
+    assert answer["difference"]["low"] > 0 and answer["multiplier"]["high"] < 1 and answer["reference"] == "mha"
+    verdict = named(found["verdicts"], a="mfa", b="mha")
+    true = np.mean([VARIANTS[2].law(n, d) - NANO(n, d) for n in SIZES.values() for d in (5e7, 1.5e8, 4.5e8)])
+    assert (verdict["pairs"], verdict["units"]) == (27, 9)
+    assert verdict["difference"]["value"] == pytest.approx(true, abs=2e-3)
+    assert (
+        verdict["p_signs"] == pytest.approx(2 / 2**9)
+        and verdict["p_t"] < 1e-4
+        and verdict["token_multiplier"]["low"] > 1
+    )
+    # 10% more FLOPs a token cost mfa more than its loss is worth.
+    assert verdict["difference"]["high"] < 0 < verdict["difference_at_equal_flops"]["low"]
+    assert verdict["kv_ratio"] == pytest.approx(0.17, rel=0.01)
+    frontier = [row for row in found["loss_over_kv"] if row["size"] == "8x512" and row["accounting"] == "parameters"]
+    assert {row["variant"] for row in frontier if row["on_frontier"]} == {"mfa"}
+
+
+def test_every_number_traces_to_runs_configs_data_and_code(report):
+    found = json.loads((report / "fit.json").read_text())
+    runs = {run["name"]: run for run in found["runs"]}
+    assert len(runs) == 81
+    for run in runs.values():
+        assert len(run["config_sha256"]) == len(run["data"]["train_sha256"]) == 64 and len(run["code_commit"]) == 40
+    for variant in found["variants"].values():
+        assert set(variant["runs"]) <= runs.keys() and len(variant["runs"]) == 27
+    one, other, difference = found["verdicts"][0]["runs"][0]
+    assert difference == runs[one]["loss"] - runs[other]["loss"] and runs[one]["seed"] == runs[other]["seed"]
+    for name in ("laws", "at_budgets", "verdicts", "loss_over_kv", "runs"):
+        with (report / f"{name}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert rows and all(
+            "Huber" in row["conventions"] and "embeddings included" in row["conventions"] for row in rows
+        )
+    for name in ("laws", "loss_over_kv_flops", "loss_over_compute_parameters", "loss_over_tokens"):
+        assert (report / f"{name}.png").stat().st_size > 5000
+        assert "<svg" in (report / f"{name}.svg").read_text()
+
+
+def test_a_table_of_points_is_fitted_under_the_published_columns(compare, tmp_path):
+    """Besiroglu et al. publish model size and FLOPs; tokens are C / 6N."""
+    draw = np.random.default_rng(7)
+    n = np.exp(draw.uniform(np.log(5.7e7), np.log(1.6e10), 240))
+    c = np.exp(draw.uniform(np.log(1.4e18), np.log(1.3e22), 240))
+    loss = HOFFMANN(n, c / (6 * n)) * np.exp(draw.normal(0, 0.01, 240))
+    with (tmp_path / "points.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("Model Size", "Training FLOP", "loss"), *zip(n, c, loss)])
+    done = compare(tmp_path / "points.csv", "--out", tmp_path / "report", "--budget", "1e23", QUIET)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "report" / "fit.json").read_text())
+    for key, value in asdict(HOFFMANN).items():
+        fitted = found["variants"]["points"]["fit"][key]
+        assert fitted["low"] <= value <= fitted["high"]
+    assert {row["compute"] for row in found["at_budgets"]} == {1e23} and found["conventions"][
+        "parameters"
+    ] == "as given"
+    assert all(row["extrapolated"] for row in found["at_budgets"])
+
+
+def test_unfinished_broken_and_nan_runs_are_left_out_and_named(few, tmp_path):
+    runs = sorted(few.iterdir())
+    (runs[0] / "summary.json").unlink()
+    edit(runs[1], val_loss=float("nan"))
+    (runs[2] / "summary.json").write_text('{"status": "fin')
+    extra, = write_ladder(tmp_path / "more", [VARIANTS[1]], {"4x192": 3.2e6}, (5e7,), (1,))
+    edit(extra, status="failed")
+    (extra / "metrics.jsonl").write_text((extra / "metrics.jsonl").read_text()[:-40])  # killed while writing
+    study = gather([few, tmp_path / "more"])
+    assert [run.name for run in study.used] == [runs[3].name]
+    told = "\n".join(study.notices)
+    for run, why in zip(
+        [*runs[:3], extra], ("unfinished", "held-out loss is missing or not finite", "cannot be read", "failed")
+    ):
+        assert f"left out: {run.name}: " in told and why in told
+    found = compare_study(study)
+    assert found["variants"]["mha"]["fit"]["reason"].startswith("too few data: runs 1,")
+    json.dumps(found, allow_nan=False)
+
+
+def test_no_runs_and_no_such_run_are_one_line(compare, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for typed, status, line in (
+        (["no/such/run"], 2, "no/such/run: no such run; type run folders"),
+        ([tmp_path / "empty"], 1, "no finished run to compare"),
+        ([tmp_path / "empty", "--budget", "lots"], 2, "--budget lots: expected FLOPs above 0"),
+    ):
+        done = compare(*typed, "--out", tmp_path / "report", QUIET)
+        assert done.returncode == status and line in done.stderr.splitlines()[-1], done.stderr
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("text, line", [
+    ("", "empty; expected a header"),
+    ("N,D\n1e9,1e10\n", "no column of loss"),
+    ("N,loss\n1e9,3\n", "no column of tokens"),
+    ("N,D,loss\n1e9,1e10,three\n", "points.csv:2: loss is 'three', expected a number"),
+])
+def test_a_file_that_is_no_table_of_points_is_refused(text, line, tmp_path):
+    (tmp_path / "points.csv").write_text(text)
+    with pytest.raises(DataError, match=line.replace("(", r"\(")):
+        gather([tmp_path / "points.csv"])
+
+
+def test_different_tokenizers_are_refused_or_compared_per_byte(few):
+    run = sorted(few.iterdir())[0]
+    summary = json.loads((run / "summary.json").read_text())
+    edit(run, data=summary["data"] | {"tokenizer_sha256": "x" * 64, "held_out_sha256": "y" * 64})
+    with pytest.raises(DataError, match="2 tokenizers.*type --per-byte"):
+        gather([few])
+    study = gather([few], per_byte=True)
+    assert study.loss_unit == "bits per byte" and all(run.loss == run.bits_per_byte for run in study.used)
+    assert any("different tokenizers" in notice for notice in study.notices)
+
+
+def test_different_held_out_texts_are_refused(few):
+    run = sorted(few.iterdir())[0]
+    summary = json.loads((run / "summary.json").read_text())
+    edit(run, data=summary["data"] | {"held_out_sha256": "y" * 64})
+    with pytest.raises(DataError, match="different held-out texts"):
+        gather([few], per_byte=True)
+
+
+def test_runs_of_different_data_orders_are_no_pairs_and_it_is_said(few):
+    for run in few.glob("mfa-*"):
+        (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("\nseed: ", "\nseed: 7"))
+    found = compare_study(gather([few]))
+    assert found["verdicts"] == []
+    assert any("not trained on the same data orders" in notice for notice in found["notices"])
+    assert any("no paired verdicts" in notice for notice in found["notices"])
+
+
+def test_variants_are_told_apart_by_what_was_varied(few, tmp_path):
+    for run in few.glob("mfa-*"):
+        other = tmp_path / "tuned" / run.name
+        shutil.copytree(run, other)
+        text = (other / "config.yaml").read_text()
+        assert "\n  lr: 0.004" in text
+        (other / "config.yaml").write_text(text.replace("\n  lr: 0.004", "\n  lr: 0.008"))
+    study = gather([few, tmp_path / "tuned"])
+    assert list(study.variants()) == ["mfa lr=0.004", "mfa lr=0.008", "mha"]
+    assert list(gather([few, tmp_path / "tuned"], by=("attention.name",)).variants()) == ["mfa", "mha"]
+    with pytest.raises(ConfigError, match="Did you mean 'optimizer.lr'"):
+        gather([few], by=("optimizer.l",))
+
+
+def test_kv_budgets_are_named_by_their_share_of_mhas_cache(tmp_path):
+    """512 bytes at one size and 1,365 at another are one budget; MHA as the reference has none."""
+    runs = write_ladder(tmp_path, [VARIANTS[0], VARIANTS[2]], {"4x192": 3.2e6, "6x320": 9.1e6}, (5e7,), (1,))
+    twins = [Path(shutil.copytree(run, f"{run}-b")) for run in runs]
+    for run in [*runs, *twins]:
+        layers, hidden = map(int, run.name.split("-")[1].split("x"))
+        whole = 4 * layers * 6 * 32
+        text = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(
+            text.replace("kv_bytes_per_token: null", f"kv_bytes_per_token: {whole // (6 if run in runs else 3)}")
+        )
+        edit(run, kv_bytes_per_token=whole if run.name.startswith("mha") else whole // 6)
+    study = gather([tmp_path])
+    assert sorted({run.variant for run in study.used}) == ["mfa 0.17 of MHA's KV", "mfa 0.33 of MHA's KV", "mha"]
+    assert any("several runs of one variant" in notice and "(mha)" in notice for notice in study.notices)
+
+
+def test_a_folder_with_other_files_is_not_written_into(few, compare, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    done = compare(few, "--out", tmp_path / "mine", QUIET)
+    assert done.returncode == 2 and "holds files that are no report" in done.stderr
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_two_seeds_give_a_paired_verdict_without_a_law(few):
+    verdict, = compare_study(gather([few]))["verdicts"]
+    assert (verdict["pairs"], verdict["units"], verdict["token_multiplier"]) == (2, 2, None)
+    assert verdict["difference"]["low"] < verdict["difference"]["value"] < verdict["difference"]["high"]
+    assert verdict["p_signs"] == 0.5
+
+
+def test_a_thousand_runs_take_less_than_20_seconds(compare, tmp_path):
+    variants = [Variant(name, Law(**{**asdict(NANO), "B": 880.0 + 10 * index}), 0.1 + 0.02 * index)
+                for index, name in enumerate(("mha", "mfa", "mla", "gqa", "mqa", "tpa", "mfa_kr"))]
+    runs = write_ladder(
+        tmp_path / "runs", variants, {**SIZES, "10x640": 7e7}, (5e7, 1e8, 2e8, 4e8, 8e8, 1.6e9), range(6), records=60
+    )
+    assert len(runs) == 1008
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = compare(tmp_path / "runs", "--out", tmp_path / "report", QUIET)
+    assert done.returncode == 0, done.stderr
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # processor seconds: others may be using the machine
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20
+    assert (tmp_path / "report" / "index.html").stat().st_size < 6e6
+
+
+def test_it_is_one_offline_run_in_wandb_with_tables_and_plots(few, compare, tmp_path):
+    done = compare(few, "--out", tmp_path / "report", "tracking.wandb=offline", "tracking.group=ladder")
+    assert done.returncode == 0, done.stderr
+    assert "W&B: offline; look at it" in done.stdout and "W&B is off" not in done.stdout
+    run, = (tmp_path / "report" / "wandb").glob("offline-run-*")
+    media = {path.name.rpartition("_0_")[0] for path in (run / "files" / "media").rglob("*.*")}
+    assert {"verdicts", "runs", "loss_over_kv_parameters", "report"} <= media

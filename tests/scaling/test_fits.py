@@ -1,0 +1,116 @@
+"""Intervals hold the truth as often as they say, and what cannot be known is not told."""
+
+import numpy as np
+import pytest
+
+from mfa_train.scaling.costs import SIX_N
+from mfa_train.scaling.fits import fit_variants
+from mfa_train.scaling.frontier import best_loss, compute_for, optimum
+from mfa_train.scaling.law import Law
+from mfa_train.scaling.runs import Run
+from tests.scaling.synthetic import NANO
+
+DRAWS = 200
+LEAST = 0.905
+"""Of 200 draws at 95%: 2.9 standard errors below. For few units the intervals are wider than they need be."""
+
+
+def ladder(
+    law: Law, draw: np.random.Generator, shared: np.ndarray, name: str = "mfa", noise: float = 5e-4
+) -> list[Run]:
+    """3 sizes × 3 budgets × 3 seeds; `shared` (3, 3) is what a size and seed do to every variant."""
+    return [
+        Run(
+            f"{name}-{size}-{budget}-{seed}",
+            "",
+            variant=name,
+            size=f"{size}",
+            seed=seed,
+            params=float(n),
+            tokens=float(d),
+            loss=float(law(n, d) * np.exp(shared[size, seed] + draw.normal(0, noise))),
+        )
+        for size, n in enumerate((5e6, 2e7, 8e7))
+        for budget, d in enumerate((1e8, 5e8, 2.5e9))
+        for seed in range(3)
+    ]
+
+
+def scattered(draw: np.random.Generator) -> list[Run]:
+    """5 × 5 runs of one seed, one of them wild."""
+    runs = [Run(f"{n}-{d}", f"{n}-{d}", variant="mfa", size=f"{n:.2g}", params=float(n), tokens=float(d),
+                loss=float(NANO(n, d) * np.exp(draw.normal(0, 2e-3))))
+            for n in np.geomspace(5e6, 5e8, 5) for d in np.geomspace(1e8, 1e10, 5)]
+    runs[draw.integers(25)].loss *= 1.1
+    return runs
+
+
+def held(found: dict[str, dict]) -> list[bool]:
+    return [found[key]["low"] <= getattr(NANO, key) <= found[key]["high"] for key in ("E", "A", "alpha", "B", "beta")]
+
+
+@pytest.mark.parametrize("design", ["ladder with seeds", "scattered with an outlier"])
+def test_intervals_hold_the_truth_at_the_stated_rate(design):
+    hits = []
+    for seed in range(DRAWS):
+        draw = np.random.default_rng(seed)
+        runs = scattered(draw) if "scattered" in design else ladder(NANO, draw, draw.normal(0, 5e-4, (3, 3)))
+        fit = fit_variants({"mfa": runs})["mfa"]
+        assert fit.law is not None, fit.reason
+        hits.append(held(fit.parameters()))
+    rates = np.mean(hits, axis=0)
+    assert (rates >= LEAST).all(), rates
+
+
+def test_differences_between_variants_hold_the_truth_and_are_narrower_than_either():
+    """What seeds do to all variants alike drops out."""
+    other, covered, widths = Law(1.9, 180.0, 0.33, 930.0, 0.36), 0, []
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        shared = draw.normal(0, 2e-3, (3, 3))
+        fits = fit_variants({"mfa": ladder(NANO, draw, shared), "mla": ladder(other, draw, shared, "mla")})
+        gaps = [best_loss(fits[name].draws, SIX_N, 1e17, 1e7) for name in ("mfa", "mla")]
+        truth = best_loss(NANO, SIX_N, 1e17, 1e7) - best_loss(other, SIX_N, 1e17, 1e7)
+        (low, high), (one, another) = np.percentile(gaps[0] - gaps[1], [2.5, 97.5]), np.percentile(gaps[0], [2.5, 97.5])
+        covered += low <= truth <= high
+        widths.append((high - low) / (another - one))
+    assert covered >= 34 and np.median(widths) < 0.7
+
+
+@pytest.mark.parametrize("runs, why", [
+    (lambda draw: scattered(draw)[:1], "too few data: runs 1, sizes 1"),
+    (lambda draw: scattered(draw)[:5], "too few data: runs 5, sizes 1, token budgets 5"),
+    (lambda draw: [run for run in scattered(draw) if run.tokens < 1e9], "token budgets 2"),
+    (lambda draw: [_with(run, 3 + draw.normal(0, 0.1)) for run in scattered(draw)], "poor fit|not determined"),
+    (lambda draw: [_with(run, 2 + 900 / run.tokens**0.36) for run in scattered(draw)], "alpha is not determined"),
+    (lambda draw: [_with(run, run.loss + draw.normal(0, 0.15)) for run in scattered(draw)], "poor fit|not determined"),
+], ids=["one run", "one size", "two budgets", "noise alone", "no effect of N", "more noise than law"])
+def test_what_cannot_be_known_is_told_instead_of_numbers(runs, why):
+    fit = fit_variants({"mfa": runs(np.random.default_rng(1))})["mfa"]
+    assert fit.law is None and fit.method == "none"
+    assert any(part in fit.reason for part in why.split("|")), fit.reason
+
+
+def _with(run: Run, loss: float) -> Run:
+    run.loss = float(loss)
+    return run
+
+
+def test_variants_with_two_sizes_borrow_the_exponents_of_the_others():
+    draw = np.random.default_rng(2)
+    shared = draw.normal(0, 5e-4, (3, 3))
+    few = [run for run in ladder(NANO, draw, shared, "mla") if run.size != "2"]
+    fits = fit_variants({"mfa": ladder(NANO, draw, shared), "mla": few})
+    assert {fit.method for fit in fits.values()} == {"shared exponents"}
+    assert fits["mla"].law.alpha == fits["mfa"].law.alpha == pytest.approx(NANO.alpha, abs=0.05)
+    assert "too few data" in fits["mla"].notices[0]
+
+
+def test_the_frontier_is_the_least_loss_of_all_shapes_and_inverts():
+    sizes = np.geomspace(1e6, 1e9, 20_001)
+    n, d = optimum(NANO, SIX_N, 1e18, 1e7)
+    assert 6 * n * d == pytest.approx(1e18)
+    brute = NANO(sizes, 1e18 / (6 * sizes))
+    assert NANO(n, d) == pytest.approx(brute.min(), rel=1e-9) and n == pytest.approx(sizes[brute.argmin()], rel=1e-3)
+    assert compute_for(NANO, SIX_N, best_loss(NANO, SIX_N, 1e18, 1e7), 1e7) == pytest.approx(1e18, rel=1e-6)
+    assert compute_for(NANO, SIX_N, NANO.E - 0.01, 1e7) == np.inf

@@ -1,0 +1,132 @@
+"""The report in a real browser: it opens without a network, its switches work, its numbers are fit.json's."""
+
+import json
+
+import pytest
+
+from tests.scaling.synthetic import VARIANTS, write_ladder
+
+HOSTILE = "</script><img src=x onerror=document.title='owned'>&\u2028<b>$x$"
+
+
+@pytest.fixture
+def opened(chromium, report):
+    chromium.get_log("performance")
+    chromium.set_window_size(1200, 900)
+    chromium.get((report / "index.html").as_uri())
+    return chromium
+
+
+def all_of(browser, selector: str) -> list:
+    return browser.find_elements("css selector", selector)
+
+
+def numbers(browser, table: str) -> list[float]:
+    return [float(cell.get_attribute("data-value")) for cell in all_of(browser, f"#{table} td[data-value]")]
+
+
+def test_it_renders_offline_without_errors_and_asks_for_nothing(opened):
+    assert opened.get_log("browser") == []
+    asked = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    urls = {
+        message["params"]["request"]["url"] for message in asked if message["method"] == "Network.requestWillBeSent"
+    }
+    assert {url.split(":")[0] for url in urls} <= {"file", "data"}
+    assert len(all_of(opened, "svg")) == 5
+    assert len(all_of(opened, "#all-runs tbody tr")) == 81
+    assert len(all_of(opened, "#curves svg path[stroke]")) == 81
+
+
+def test_numbers_on_the_page_are_those_of_fit_json(opened, report):
+    found = json.loads((report / "fit.json").read_text())
+    laws = [
+        fit[key]["value"] if isinstance(fit[key], dict) else fit[key]
+        for fit in (one["fit"] for one in found["variants"].values())
+        for key in ("E", "A", "alpha", "B", "beta", "runs", "rms_residual", "seed_scatter")
+    ]
+    assert numbers(opened, "laws") == laws
+    answers = [
+        value
+        for row in found["at_budgets"]
+        if row["accounting"] == "parameters"
+        for value in (
+            row["compute"],
+            *(row[key]["value"] for key in ("loss", "difference", "multiplier", "params", "tokens") if row[key]),
+        )
+    ]
+    assert numbers(opened, "budgets") == answers
+    pairs = [
+        row[key]["value"] if isinstance(row[key], dict) else row[key]
+        for row in found["verdicts"]
+        for key in (
+            "difference",
+            "difference_at_equal_flops",
+            "token_multiplier",
+            "kv_ratio",
+            "p_t",
+            "p_signs",
+            "p_holm",
+            "pairs",
+            "units",
+        )
+    ]
+    assert numbers(opened, "pairs") == pairs
+    text = opened.find_element("id", "laws").text
+    assert f"{found['variants']['mfa']['fit']['alpha']['value']:.4g}"[:5] in text and "[" in text
+
+
+def test_switches_axes_and_accountings_work(opened):
+    def drawn() -> int:
+        return len(all_of(opened, "#curves svg path[stroke]"))
+
+    before = drawn()
+    opened.find_element("css selector", "[data-switch=mfa]").click()
+    assert drawn() == before * 2 // 3
+    shown = [row for row in all_of(opened, "#laws tbody tr") if row.is_displayed()]
+    assert [row.get_attribute("data-variant") for row in shown] == ["mha", "mla"]
+    opened.find_element("css selector", "[data-switch=mfa]").click()
+    assert drawn() == before
+    log = opened.find_element("css selector", "#compute [data-axis=logX]")
+    line = opened.find_element("css selector", "#compute svg path[stroke]").get_attribute("d")
+    log.click()
+    assert log.get_attribute("aria-pressed") == "false"
+    assert opened.find_element("css selector", "#compute svg path[stroke]").get_attribute("d") != line
+    multipliers = numbers(opened, "budgets")
+    opened.execute_script(
+        "const s = document.getElementById('accounting'); s.value = 'flops'; s.dispatchEvent(new Event('change'))"
+    )
+    assert numbers(opened, "budgets") != multipliers
+
+
+def test_hovering_a_run_tells_it(opened):
+    from selenium.webdriver import ActionChains
+
+    opened.execute_script("document.getElementById('fits').scrollIntoView()")
+    ActionChains(opened).move_to_element(opened.find_element("css selector", "#fits svg circle")).perform()
+    tip = opened.find_element("id", "tip")
+    assert tip.is_displayed() and "parameters" in tip.text and "seed" in tip.text
+
+
+def test_it_fits_a_phone(opened):
+    opened.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    )
+    opened.refresh()
+    try:
+        assert opened.execute_script("return document.documentElement.scrollWidth") <= 390
+        assert all(svg.size["width"] <= 380 for svg in all_of(opened, "svg"))
+        assert opened.get_log("browser") == []
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_names_of_runs_and_variants_are_text_wherever_they_stand(chromium, compare, tmp_path):
+    runs = write_ladder(tmp_path / "runs", VARIANTS[:1], {"4x192": 3.2e6}, (5e7,), (1, 2))
+    runs[0].rename(runs[0].with_name(HOSTILE.replace("/", "\u2044")))
+    (tmp_path / "points.csv").write_text(f'N,D,loss,group\n1e7,1e9,3.1,"{HOSTILE}"\n')
+    done = compare(tmp_path / "runs", tmp_path / "points.csv", "--out", tmp_path / "report", "tracking=none")
+    assert done.returncode == 0, done.stderr
+    chromium.get((tmp_path / "report" / "index.html").as_uri())
+    assert chromium.title == "Attentions compared" and chromium.get_log("browser") == []
+    assert not all_of(chromium, "img")
+    assert HOSTILE in [button.get_attribute("textContent") for button in all_of(chromium, "#switches button")]
