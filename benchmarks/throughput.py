@@ -32,7 +32,7 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     from mfa_train import config as configs
     from mfa_train.budget.plan import make_plan
     from mfa_train.data.samples import Samples
-    from mfa_train.data.token_shards import TokenShard, write_shard
+    from mfa_train.data.token_shards import TokenShards, write_shard
     from mfa_train.tracking.run_log import RunLog
     from mfa_train.training.checkpoints import Checkpoints
     from mfa_train.training.engine import build_engine
@@ -46,10 +46,11 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     config = configs.load([
         "attention=mha", "model=tiny", f"model.vocab_size={VOCAB}", f"training.batch_size={BATCH}", "precision=bf16",
         f"training.compile={compiled}", f"training.log_every={STEPS}", "training.steps=1000000", "zero=1",
-        "training.eval_every=1000000", "checkpoint.every_steps=null", "tracking.wandb=offline", f"runs_dir={folder}", f"data_dir={folder}",
+        "training.eval_every=1000000", "checkpoint.every_steps=null", "tracking.wandb=offline",
+        f"runs_dir={folder}", f"data_dir={folder}",
     ])
     write_shard(folder / "tokens", [np.random.default_rng(0).integers(0, VOCAB, 2**20)], VOCAB)
-    samples = Samples(TokenShard(folder / "tokens"), SEQUENCE, seed=0)
+    samples = Samples(TokenShards([folder / "tokens"]), SEQUENCE, seed=0)
     ranks, plan = join(), make_plan(config)
     config.run_dir.mkdir(parents=True)
     engine = build_engine(config, ranks, torch.bfloat16)

@@ -23,8 +23,8 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent.parent / "configs"
 ComposeError = (HydraException, OmegaConfBaseException)
 """What Hydra raises for what is typed; `explained` says it in one line."""
 
-ADDED = ("match", "plan", "cluster", "checkpoint", "guard", "data.name", "data.files", "data.text_key", "data.tokenizer_bytes",
-         "data.shard_bytes")
+ADDED = ("match", "plan", "cluster", "checkpoint", "guard", "data.name", "data.files", "data.text_key",
+         "data.tokenizer_bytes", "data.shard_bytes")
 """Keys that a run made by an older version doesn't hold; their defaults say what it was."""
 
 OmegaConf.register_new_resolver("times", lambda factor, value: int(factor * value), replace=True)
@@ -77,7 +77,8 @@ def _label(override: str) -> str:
 
 
 def default_attention(name: str, model: ModelConfig) -> dict[str, Any]:
-    """The config node of attention=`name` for this model, nothing overridden. Raises ConfigError for an unknown name."""
+    """The config node of attention=`name` for this model, nothing overridden. Raises ConfigError for an unknown
+    name."""
     folder = CONFIG_DIR / "attention"
     if name not in (known := [path.stem for path in folder.glob("*.yaml")]):
         raise ConfigError(f"match.reference={name}: no such attention.{did_you_mean(name, known)}")

@@ -9,11 +9,12 @@ from mfa_train.data.tokenizer import SPACE, Tokenizer
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """A BPE with byte fallback. A sentencepiece BPE merges the pair whose piece has the highest score, so the merges are
-    every split of every piece, in the order of the scores."""
+    """A BPE with byte fallback. A sentencepiece BPE merges the pair whose piece has the highest score, so the merges
+    are every split of every piece, in the order of the scores."""
     processor = tokenizer.processor
     vocabulary = {processor.id_to_piece(token): token for token in range(tokenizer.vocab_size)}
-    special = [token for token in range(tokenizer.vocab_size) if processor.is_control(token) or processor.is_unknown(token)]
+    special = [token for token in range(tokenizer.vocab_size)
+               if processor.is_control(token) or processor.is_unknown(token)]
     text = [piece for piece, token in vocabulary.items() if token not in special and not processor.is_byte(token)]
     merges = []
     for piece in sorted(text, key=lambda piece: -processor.get_score(vocabulary[piece])):
@@ -32,10 +33,11 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
             "special_tokens": {bos: {"id": bos, "ids": [tokenizer.bos_id], "tokens": [bos]}},
         },
         "decoder": {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+            {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}]},
         "model": {"type": "BPE", "dropout": None, "unk_token": processor.id_to_piece(processor.unk_id()),
-                  "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True,
-                  "ignore_merges": False, "vocab": vocabulary, "merges": merges},
+                  "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": True,
+                  "byte_fallback": True, "ignore_merges": False, "vocab": vocabulary, "merges": merges},
     }
 
 
