@@ -92,7 +92,8 @@ def main() -> None:
     fresh, resumed = (statistics.median(starts[kind]) for kind in ("fresh", "resumed"))
     print(json.dumps({
         "checkpoint_mb": round(size / 1e6), "background_s": background, "waited_s": waited,
-        "share": background / waited, "first_background_s": statistics.median(firsts[True]), "fresh_s": fresh, "resumed_s": resumed,
+        "share": background / waited, "first_background_s": statistics.median(firsts[True]),
+        "fresh_s": fresh, "resumed_s": resumed,
         "resumed_over_fresh": resumed / fresh}))
 
 

@@ -37,7 +37,8 @@ def begin(prepared_data, tmp_path):
     def start(*overrides: str, processes: int = 1, runs_dir: Path = tmp_path, name: str = "run") -> subprocess.Popen:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         process = subprocess.Popen(
-            [sys.executable, *(launcher if processes > 1 else ()), "train.py", *COMMON, f"data_dir={prepared_data}", f"runs_dir={runs_dir}",
+            [sys.executable, *(launcher if processes > 1 else ()), "train.py", *COMMON,
+             f"data_dir={prepared_data}", f"runs_dir={runs_dir}",
              f"name={name}", *overrides], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         started.append(process)
