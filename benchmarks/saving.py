@@ -5,7 +5,8 @@ takes from the command to its first step, fresh or resumed. The last line is JSO
     python benchmarks/saving.py model=tiny --rounds 5
 
 The two kinds of save take turns, as do the two kinds of start. A checkpoint's files are dropped from the page cache
-before it is resumed from. """
+before it is resumed from.
+"""
 
 import argparse
 import json

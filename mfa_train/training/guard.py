@@ -8,7 +8,8 @@
 
 The norm is on the host by the time of the update, since DeepSpeed waits for it to clip; the guard adds no wait. The
 loss is looked at when it is read, at logged and saved steps; guard.spikes=skip has to know it before the update and
-reads it every step. All ranks see the same numbers and decide the same. """
+reads it every step. All ranks see the same numbers and decide the same.
+"""
 
 import math
 import statistics

@@ -1,9 +1,9 @@
 """The steps of a run: samples in, updates out, a record every so often, a checkpoint every so often.
 
 The loss is summed on the device and read only when a step is logged or saved: between those nothing waits for the
-device but DeepSpeed itself, for the gradient's norm. """
+device but DeepSpeed itself, for the gradient's norm.
+"""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -29,7 +29,8 @@ def train(engine, config: Config, samples: Samples, ranks: Ranks, flops_per_toke
     `progress` and keeps it.
 
     Raises TrainingError where the loss or the gradient's norm is not finite, Poisoned where too many steps in a row
-    were skipped, Stopped where a signal asked for it. """
+    were skipped, Stopped where a signal asked for it.
+    """
     total_steps = config.training.total_steps
     micro_batch = config.training.micro_batch(ranks.world_size)
     passes = config.training.batch_size // (micro_batch * ranks.world_size)

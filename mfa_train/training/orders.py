@@ -6,7 +6,8 @@ host, no wait for a device.
 
 Why no rank can miss it: an order given after step s is for after step s + 1. No rank ends step s + 1 before its
 gradient's norm is known, to which every rank has contributed in step s + 1, the ordering one after it wrote the order.
-Two ranks that order the same at once get the step of whoever was first. """
+Two ranks that order the same at once get the step of whoever was first.
+"""
 
 from mfa_train.training.ranks import Ranks
 

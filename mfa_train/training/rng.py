@@ -2,7 +2,8 @@
 numbers.
 
 Nothing in training draws from them today: samples, initial weights and generated text have generators of their own.
-They are saved so that a model with dropout resumes exactly, too. """
+They are saved so that a model with dropout resumes exactly, too.
+"""
 
 import json
 import random

@@ -2,7 +2,8 @@
 
 The steps are made again with the samples that follow the bad stretch, as the PaLM paper did by hand (arXiv 2204.02311,
 section 5.1). The curve then is no longer the one that the config alone would give; the checkpoint holds how many
-samples were left out, and the terminal tells it. """
+samples were left out, and the terminal tells it.
+"""
 
 from mfa_train.config import Config
 from mfa_train.errors import TrainingError

@@ -8,7 +8,8 @@ Nothing in the threads is a collective, so none can meet those of the steps. The
 With checkpoint.background=false the steps wait for 2 and 3 as well.
 
 What it gives up: until the rename the newest checkpoint is the one before, so a kill costs at most `every_steps` and
-the steps that ran while one was written. A save that fails (a full disk) is told and costs nothing but itself. """
+the steps that ran while one was written. A save that fails (a full disk) is told and costs nothing but itself.
+"""
 
 import json
 import shutil
