@@ -1,5 +1,5 @@
-"""Kills a run with SIGKILL again and again, starts the same command each time, and holds the curve that comes out against
-an undisturbed run's: every step once, every number the same bits. The last line is JSON.
+"""Kills a run with SIGKILL again and again, starts the same command each time, and holds the curve that comes out
+against an undisturbed run's: every step once, every number the same bits. The last line is JSON.
 
     python benchmarks/kills.py --kills 20 --processes 2
 
@@ -33,7 +33,8 @@ def command(processes: int, name: str, overrides: list[str]) -> list[str]:
 
 def start(arguments: list[str]) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(arguments, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT)
 
 
 def ranks_of(process: subprocess.Popen, processes: int) -> list[int]:
@@ -103,7 +104,8 @@ def study(kills: int, processes: int, folder: Path, overrides: list[str], seed: 
     lost = [kill["logged"] - kill["checkpoint"] for kill in done]
     return {"kills": len(done), "of_all_ranks": sum(kill["ranks"] == processes for kill in done),
             "during_save": sum(kill["during_save"] for kill in done), "records": len(ours),
-            "each_step_once": steps == sorted(set(steps)), "equal": ours == theirs, "most_steps_lost": max(lost, default=0)}
+            "each_step_once": steps == sorted(set(steps)), "equal": ours == theirs,
+            "most_steps_lost": max(lost, default=0)}
 
 
 def main() -> None:

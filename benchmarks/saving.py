@@ -4,8 +4,8 @@ takes from the command to its first step, fresh or resumed. The last line is JSO
     python benchmarks/saving.py model=125m
     python benchmarks/saving.py model=tiny --rounds 5
 
-The two kinds of save take turns, as do the two kinds of start. A checkpoint's files are dropped from the page cache before
-it is resumed from.
+The two kinds of save take turns, as do the two kinds of start. A checkpoint's files are dropped from the page cache
+before it is resumed from.
 """
 
 import argparse
@@ -28,8 +28,8 @@ EVERY = 8
 
 
 def start(folder: Path, name: str, *overrides: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "train.py", *QUICK, f"runs_dir={folder}", f"name={name}", *overrides], cwd=ROOT,
-                            env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "train.py", *QUICK, f"runs_dir={folder}", f"name={name}", *overrides]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
 
 
 def blocking(folder: Path, name: str, *overrides: str) -> list[float]:
@@ -57,7 +57,8 @@ def first_step(folder: Path, name: str, *overrides: str) -> float:
     for checkpoint in (run / "checkpoints").glob("step-*/*"):
         with checkpoint.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    process = start(folder, name, "training.steps=1000", "checkpoint.every_steps=2", "checkpoint.background=false", *overrides)
+    process = start(folder, name, "training.steps=1000", "checkpoint.every_steps=2", "checkpoint.background=false",
+                    *overrides)
     if before:
         until(process, lambda: last_step(run) == before)  # records behind the checkpoint are cut off first
     until(process, lambda: last_step(run) > before)
@@ -85,13 +86,15 @@ def main() -> None:
                 waits[background] += others
             starts["fresh"].append(first_step(folder, "starts", *arguments.overrides))
             starts["resumed"].append(first_step(folder, "starts", *arguments.overrides))
-            size = sum(path.stat().st_size for path in next((folder / "starts" / "checkpoints").glob("step-*")).iterdir())
+            checkpoint = next((folder / "starts" / "checkpoints").glob("step-*"))
+            size = sum(path.stat().st_size for path in checkpoint.iterdir())
             shutil.rmtree(folder / "starts")
     background, waited = statistics.median(waits[True]), statistics.median(waits[False])
     fresh, resumed = (statistics.median(starts[kind]) for kind in ("fresh", "resumed"))
     print(json.dumps({
-        "checkpoint_mb": round(size / 1e6), "background_s": background, "waited_s": waited, "share": background / waited,
-        "first_background_s": statistics.median(firsts[True]), "fresh_s": fresh, "resumed_s": resumed,
+        "checkpoint_mb": round(size / 1e6), "background_s": background, "waited_s": waited,
+        "share": background / waited, "first_background_s": statistics.median(firsts[True]),
+        "fresh_s": fresh, "resumed_s": resumed,
         "resumed_over_fresh": resumed / fresh}))
 
 

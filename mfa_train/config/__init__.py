@@ -31,7 +31,7 @@ from mfa_train.config.typed import typed
 
 __all__ = [
     "CONFIG_DIR", "RESUME", "CheckpointConfig", "ClusterConfig", "ComposeError", "Config", "DataConfig", "GuardConfig",
-    "InitializationConfig", "MatchConfig", "ModelConfig", "OptimizerConfig", "PlanConfig", "SampleConfig", "ScheduleConfig",
-    "TrackingConfig", "TrainingConfig", "default_attention", "differences", "explained", "from_hydra", "load", "members",
-    "of_run", "require_choice", "require_not_negative", "require_positive", "to_yaml", "typed",
+    "InitializationConfig", "MatchConfig", "ModelConfig", "OptimizerConfig", "PlanConfig", "SampleConfig",
+    "ScheduleConfig", "TrackingConfig", "TrainingConfig", "default_attention", "differences", "explained", "from_hydra",
+    "load", "members", "of_run", "require_choice", "require_not_negative", "require_positive", "to_yaml", "typed",
 ]

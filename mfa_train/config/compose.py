@@ -90,7 +90,8 @@ def _label(override: str) -> str:
 
 
 def default_attention(name: str, model: ModelConfig) -> dict[str, Any]:
-    """The config node of attention=`name` for this model, nothing overridden. Raises ConfigError for an unknown name."""
+    """The config node of attention=`name` for this model, nothing overridden. Raises ConfigError for an unknown
+    name."""
     folder = CONFIG_DIR / "attention"
     if name not in (known := [path.stem for path in folder.glob("*.yaml")]):
         raise ConfigError(f"match.reference={name}: no such attention.{did_you_mean(name, known)}")

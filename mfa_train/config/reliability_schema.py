@@ -31,7 +31,8 @@ class CheckpointConfig:
 
 @dataclass
 class GuardConfig:
-    """What a run does about numbers that cannot be right, and about ranks that stand still; see `mfa_train.training.guard`."""
+    """What a run does about numbers that cannot be right, and about ranks that stand still; see
+    `mfa_train.training.guard`."""
 
     nonfinite: str
     """stop | skip: where the loss or the gradient's norm is NaN or infinite, end the run or leave out the step."""

@@ -244,8 +244,8 @@ class Config:
     data_dir: str
     seed: int
     resume: str
-    """auto (go on from the newest whole checkpoint) | must (or refuse) | never (an older run of this name is moved aside)
-    | the folder of a checkpoint or of a run, to start from."""
+    """auto (go on from the newest whole checkpoint) | must (or refuse) | never (an older run of this name is moved
+    aside) | the folder of a checkpoint or of a run, to start from."""
     attention: dict[str, Any]
     model: ModelConfig
     data: DataConfig

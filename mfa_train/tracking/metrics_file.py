@@ -1,7 +1,7 @@
 """metrics.jsonl: one JSON object a logged step, the interface between training and comparing.
 
-Each step stands there once, however often a run was killed: what lies behind the step it resumes from is cut off, a line
-torn by the kill too, and the file is replaced in one rename.
+Each step stands there once, however often a run was killed: what lies behind the step it resumes from is cut off, a
+line torn by the kill too, and the file is replaced in one rename.
 """
 
 import json

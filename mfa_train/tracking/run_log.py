@@ -17,7 +17,8 @@ class RunLog:
     def __init__(self, config: TrackingConfig, folder: Path, run_config: dict, steps: int, from_step: int = 0,
                  wandb_id: str | None = None):
         self.metrics = MetricsFile(folder / "metrics.jsonl", from_step)
-        self.wandb = WandbRun(config, folder.name, folder, run_config, wandb_id, self.metrics.logged_to if wandb_id else 0)
+        logged_to = self.metrics.logged_to if wandb_id else 0
+        self.wandb = WandbRun(config, folder.name, folder, run_config, wandb_id, logged_to)
         self.bar = ProgressBar(steps, from_step)
 
     def advance(self, done: int) -> None:

@@ -1,7 +1,7 @@
 """starts.jsonl: one line each time a run was started, so that a run and its cluster jobs are found from each other.
 
-A line holds when and where it was started, as which cluster job, from which step, what had changed in the config, and the
-W&B run. W&B's config holds the same lines; the job's output holds W&B's address.
+A line holds when and where it was started, as which cluster job, from which step, what had changed in the config, and
+the W&B run. W&B's config holds the same lines; the job's output holds W&B's address.
 """
 
 import functools

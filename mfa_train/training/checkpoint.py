@@ -147,7 +147,7 @@ class Reader:
                     piece.tensors[kind][first - piece.start : last - piece.start].copy_(values)
                     missing -= last - first
             if missing:
-                raise Damaged(f"{missing} of {len(piece)} values of {kind} of {piece.name} are not there or there twice")
+                raise Damaged(f"{missing} of {len(piece)} values of {kind} of {piece.name} are missing or there twice")
 
     def rng(self, rank: int) -> torch.Tensor:
         """The random generators of `rank`, or of another where there were fewer."""

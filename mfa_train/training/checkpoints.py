@@ -19,7 +19,8 @@ from mfa_train.training.signals import StopSignals
 class Checkpoints:
     """`launch` is how many times the run was started before, `data` what its samples are a function of."""
 
-    def __init__(self, config: Config, ranks: Ranks, launch: int, data: dict, log: RunLog | SilentLog, signals: StopSignals):
+    def __init__(self, config: Config, ranks: Ranks, launch: int, data: dict, log: RunLog | SilentLog,
+                 signals: StopSignals):
         self.config, self.ranks, self.data, self.log, self.signals = config, ranks, data, log, signals
         self.orders = Orders(ranks)
         self.folder = config.run_dir / "checkpoints"
@@ -65,5 +66,5 @@ class Checkpoints:
         self.finish()
         checkpoint = folder_of(self.folder, done)
         saved = f"saved in {checkpoint}" if checkpoint.is_dir() else "this step could not be saved"
-        raise Stopped(f"{self.signals.received or 'a signal to another rank'} after step {done}; {saved}; the same command "
-                      "goes on from the newest checkpoint")
+        raise Stopped(f"{self.signals.received or 'a signal to another rank'} after step {done}; {saved}; the same "
+                      "command goes on from the newest checkpoint")

@@ -34,7 +34,7 @@ class Piece:
 
 def pieces(engine, rank: int) -> Iterator[Piece]:
     """All that `rank`, this one, holds."""
-    locate = {0: _of_stage_0, 1: _of_stages_1_and_2, 2: _of_stages_1_and_2, 3: _of_stage_3}[engine.zero_optimization_stage()]
+    locate = (_of_stage_0, _of_stages_1_and_2, _of_stages_1_and_2, _of_stage_3)[engine.zero_optimization_stage()]
     for name, flat, offset, start, length in locate(engine, rank):
         state = _moments(engine, flat)
         tensors = {"master": flat.detach(), "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
@@ -42,7 +42,8 @@ def pieces(engine, rank: int) -> Iterator[Piece]:
 
 
 def own_pieces(engine, rank: int, world_size: int) -> Iterator[Piece]:
-    """Those that `rank` answers for: over all ranks each value once. At stage 0, where every rank holds all, its share."""
+    """Those that `rank` answers for: over all ranks each value once. At stage 0, where every rank holds all, its
+    share."""
     for piece in pieces(engine, rank):
         if engine.zero_optimization_stage() == 0:
             piece = piece.part(len(piece) * rank // world_size, len(piece) * (rank + 1) // world_size)
@@ -113,7 +114,7 @@ def _moments(engine, flat: Tensor) -> dict[str, Tensor]:
     state = inner_optimizer(engine).state[flat]
     if not state:
         state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
-        state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(flat, memory_format=torch.preserve_format) for _ in range(2))
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(flat), torch.zeros_like(flat)
     return state
 
 

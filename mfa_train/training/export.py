@@ -64,25 +64,28 @@ def export(run: Path, out: Path) -> str:
 
 
 def transformers_config(config: Config, attention: AttentionConfig) -> dict:
-    """config.json, without what the weights and the tokenizer tell. Raises ConfigError for what transformers cannot say."""
+    """config.json, without what the weights and the tokenizer tell. Raises ConfigError for what transformers cannot
+    say."""
     model = config.model
     common = {
         "hidden_size": model.hidden_size, "num_hidden_layers": model.num_hidden_layers,
-        "intermediate_size": model.intermediate_size, "vocab_size": model.vocab_size, "rms_norm_eps": model.rms_norm_eps,
+        "intermediate_size": model.intermediate_size, "vocab_size": model.vocab_size,
+        "rms_norm_eps": model.rms_norm_eps,
         "max_position_embeddings": model.max_position_embeddings, "tie_word_embeddings": model.tie_word_embeddings,
         "hidden_act": "silu", "attention_bias": False, "num_attention_heads": attention.num_attention_heads,
         "rope_parameters": _rope(attention),
     }
     if attention.name in LLAMA_LIKE:
         if attention.qk_norm and model.rms_norm_eps != 1e-6:
-            raise ConfigError(f"model.rms_norm_eps={model.rms_norm_eps} with attention.qk_norm: Qwen3 has one eps for all norms, "
-                              "and those of heads have 1e-6 here; a model with rms_norm_eps=1e-6 can be exported")
+            raise ConfigError(f"model.rms_norm_eps={model.rms_norm_eps} with attention.qk_norm: Qwen3 has one eps for all "
+                              "norms, and those of heads have 1e-6 here; a model with rms_norm_eps=1e-6 can be exported")
         kind, architecture = ("qwen3", "Qwen3ForCausalLM") if attention.qk_norm else ("llama", "LlamaForCausalLM")
         return common | {"model_type": kind, "architectures": [architecture], "head_dim": attention.head_dim,
                          "num_key_value_heads": attention.num_key_value_heads, "mlp_bias": False}
     if attention.name == "mla":
         if attention.qk_norm:
-            raise ConfigError("attention.qk_norm=true with attention=mla: DeepSeek-V3 has no such norms, so it cannot be exported")
+            raise ConfigError("attention.qk_norm=true with attention=mla: DeepSeek-V3 has no such norms, so it cannot be "
+                              "exported")
         ranks = {key: getattr(attention, key) for key in ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim",
                                                           "qk_rope_head_dim", "v_head_dim")}
         return common | ranks | {

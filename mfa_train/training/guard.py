@@ -6,9 +6,9 @@
   that spikes do not raise their own bound) is told and counted, or with guard.spikes=skip left out likewise.
 - **Too many skips in a row** raise Poisoned: the run goes back to its last checkpoint and past the data since.
 
-The norm is on the host by the time of the update, since DeepSpeed waits for it to clip; the guard adds no wait. The loss
-is looked at when it is read, at logged and saved steps; guard.spikes=skip has to know it before the update and reads it
-every step. All ranks see the same numbers and decide the same.
+The norm is on the host by the time of the update, since DeepSpeed waits for it to clip; the guard adds no wait. The
+loss is looked at when it is read, at logged and saved steps; guard.spikes=skip has to know it before the update and
+reads it every step. All ranks see the same numbers and decide the same.
 """
 
 import math

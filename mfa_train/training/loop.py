@@ -1,7 +1,7 @@
 """The steps of a run: samples in, updates out, a record every so often, a checkpoint every so often.
 
-The loss is summed on the device and read only when a step is logged or saved: between those nothing waits for the device
-but DeepSpeed itself, for the gradient's norm.
+The loss is summed on the device and read only when a step is logged or saved: between those nothing waits for the
+device but DeepSpeed itself, for the gradient's norm.
 """
 
 import time
@@ -28,8 +28,8 @@ def train(engine, config: Config, batches: Batches, inputs_of: ModelInputs, rank
     """Yields a metrics record for each logged step (DESIGN: `metrics.jsonl`), the last step's always. Goes on from
     `progress` and keeps it.
 
-    Raises TrainingError where the loss or the gradient's norm is not finite, Poisoned where too many steps in a row were
-    skipped, Stopped where a signal asked for it.
+    Raises TrainingError where the loss or the gradient's norm is not finite, Poisoned where too many steps in a row
+    were skipped, Stopped where a signal asked for it.
     """
     total_steps = config.training.total_steps
     micro_batch = config.training.micro_batch(ranks.world_size)

@@ -14,7 +14,8 @@ def open_log(config: Config, folder: Path, plan: dict, start: StartingPoint | No
     """The log of the run in `folder`, and a line in its starts.jsonl. First rank only."""
     before, from_step = starts(folder), start.content["step"] if start else 0
     this = this_start(from_step, start.accepted if start else [], world_size())
-    run_config = dataclasses.asdict(config) | {"plan": dataclasses.asdict(config.plan) | plan, "starts": [*before, this]}
+    plan = dataclasses.asdict(config.plan) | plan
+    run_config = dataclasses.asdict(config) | {"plan": plan, "starts": [*before, this]}
     log = RunLog(config.tracking, folder, run_config, config.training.total_steps, from_step, _wandb_id(before))
     add_start(folder, this | {"wandb": log.wandb_identity()})
     return log

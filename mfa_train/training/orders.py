@@ -1,12 +1,12 @@
 """What one rank decides, carried out by all of them after the same step.
 
-A signal reaches one rank, or several at different moments; the clock of the first rank says that a save is due. The rank
-puts the number of a step into the ranks' store, and every rank looks there after each step: a question to one host, no
-wait for a device.
+A signal reaches one rank, or several at different moments; the clock of the first rank says that a save is due. The
+rank puts the number of a step into the ranks' store, and every rank looks there after each step: a question to one
+host, no wait for a device.
 
-Why no rank can miss it: an order given after step s is for after step s + 1. No rank ends step s + 1 before its gradient's
-norm is known, to which every rank has contributed in step s + 1, the ordering one after it wrote the order. Two ranks
-that order the same at once get the step of whoever was first.
+Why no rank can miss it: an order given after step s is for after step s + 1. No rank ends step s + 1 before its
+gradient's norm is known, to which every rank has contributed in step s + 1, the ordering one after it wrote the order.
+Two ranks that order the same at once get the step of whoever was first.
 """
 
 from mfa_train.training.ranks import Ranks

@@ -65,7 +65,8 @@ def changes(old: dict, config: Config) -> tuple[list[str], list[str]]:
     return refused, [line for line in lines if line not in refused]
 
 
-def starting_point(config: Config, folder: Path, data: dict[str, Any], say: Callable[[str], None]) -> StartingPoint | None:
+def starting_point(config: Config, folder: Path, data: dict[str, Any],
+                   say: Callable[[str], None]) -> StartingPoint | None:
     """The newest whole checkpoint that `resume` means; None to start from the first step. `data` is Batches.identity().
 
     Raises ConfigError where there is none that must be, or where one is another run's; DataError where all are damaged.
@@ -85,7 +86,8 @@ def starting_point(config: Config, folder: Path, data: dict[str, Any], say: Call
     if damaged:
         raise DataError(f"{where}: no checkpoint is whole; type resume=never to train anew, the old run is moved aside")
     if config.resume not in ("auto", "never"):
-        raise ConfigError(f"resume={config.resume}: there is no checkpoint in {where}; type resume=auto to start without one")
+        raise ConfigError(f"resume={config.resume}: there is no checkpoint in {where}; type resume=auto to start without "
+                          "one")
     return None
 
 
@@ -116,7 +118,7 @@ def _candidates(config: Config, folder: Path) -> tuple[list[Path], Path]:
 def _accepted(config: Config, checkpoint: Path, content: dict, data: dict[str, Any]) -> list[str]:
     refused, accepted = changes(content["config"], config)
     old = content["data"]
-    refused += [f"data {key}: {old.get(key)} -> {data.get(key)}" for key in sorted(old | data) if old.get(key) != data.get(key)]
+    refused += [f"data {line}" for line in configs.differences(old, data)]
     if refused:
         raise ConfigError(f"{checkpoint} is of another model or other data ({'; '.join(refused[:3])}"
                           f"{', …' if len(refused) > 3 else ''}); type name=… for a run of its own, or resume=never")

@@ -1,7 +1,8 @@
-"""The state of every random generator of a process, as bytes that hold no code: JSON, the generators' states as numbers.
+"""The state of every random generator of a process, as bytes that hold no code: JSON, the generators' states as
+numbers.
 
-Nothing in training draws from them today: samples, initial weights and generated text have generators of their own. They
-are saved so that a model with dropout resumes exactly, too.
+Nothing in training draws from them today: samples, initial weights and generated text have generators of their own.
+They are saved so that a model with dropout resumes exactly, too.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Back to the last checkpoint and past the data since, when too many steps in a row could not be applied.
 
 The steps are made again with the samples that follow the bad stretch, as the PaLM paper did by hand (arXiv 2204.02311,
-section 5.1). The curve then is no longer the one that the config alone would give; the checkpoint holds how many samples
-were left out, and the terminal tells it.
+section 5.1). The curve then is no longer the one that the config alone would give; the checkpoint holds how many
+samples were left out, and the terminal tells it.
 """
 
 from mfa_train.config import Config
@@ -21,17 +21,17 @@ def roll_back(poisoned: Poisoned, engine, config: Config, ranks: Ranks, progress
     """
     checkpoints.finish()
     if progress.rollbacks >= config.guard.max_rollbacks:
-        raise TrainingError(f"{poisoned}, after {progress.rollbacks} rollbacks (guard.max_rollbacks); lower optimizer.lr=…, "
-                            "or look at the data")
+        raise TrainingError(f"{poisoned}, after {progress.rollbacks} rollbacks (guard.max_rollbacks); lower "
+                            "optimizer.lr=…, or look at the data")
     start = ranks.on_first(lambda: starting_point(config, config.run_dir, checkpoints.data, ranks.say))
     if start is None:
-        raise TrainingError(f"{poisoned}, and there is no checkpoint to go back to: lower optimizer.lr=… or type a smaller "
-                            "checkpoint.every_steps=…")
+        raise TrainingError(f"{poisoned}, and there is no checkpoint to go back to: lower optimizer.lr=…, or type a "
+                            "smaller checkpoint.every_steps=…")
     restore(engine, start, ranks)
     restored = start.progress
     restored.left_out = progress.left_out + (poisoned.step - restored.step) * config.training.batch_size
     restored.rollbacks = progress.rollbacks + 1
     kept = start.content["guard"] | {"skipped": guard.skipped, "spikes": guard.spikes, "in_a_row": 0}
-    ranks.say(f"{poisoned}: back to step {restored.step} ({start.checkpoint.name}) and past the samples since, rollback "
-              f"{restored.rollbacks} of at most {config.guard.max_rollbacks}")
+    ranks.say(f"{poisoned}: back to step {restored.step} ({start.checkpoint.name}) and past the samples since, "
+              f"rollback {restored.rollbacks} of at most {config.guard.max_rollbacks}")
     return restored, Guard(config.guard, ranks.say, kept)

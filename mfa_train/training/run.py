@@ -5,7 +5,8 @@
     2. The corpus is prepared, or found prepared.
     3. Model, optimizer and DeepSpeed engine are built; the run folder is made, or made ready to go on from the newest
        whole checkpoint, which is read into the engine.
-    4. Steps, with an evaluation and a checkpoint every so often; every record goes to metrics.jsonl, the terminal and W&B.
+    4. Steps, with an evaluation and a checkpoint every so often; every record goes to metrics.jsonl, the terminal and
+       W&B.
     5. Final weights, summary, closing table and a sample of text.
 """
 

@@ -98,7 +98,8 @@ class RunFolder:
 
     def _is_empty(self) -> bool:
         """Whether there is nothing of a run yet; what a kill while it was being created leaves is nothing."""
-        return not self.path.exists() or {path.name for path in self.path.iterdir()} <= {LOCK_FILE, "config.yaml.partial"}
+        nothing = {LOCK_FILE, "config.yaml.partial"}
+        return not self.path.exists() or {path.name for path in self.path.iterdir()} <= nothing
 
     def _finished_summary(self) -> dict | None:
         try:

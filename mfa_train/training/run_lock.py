@@ -1,4 +1,5 @@
-"""One job at a time in a run folder. The lock is the kernel's (flock): it is gone when its process is, however that ended."""
+"""One job at a time in a run folder. The lock is the kernel's (flock): it is gone when its process is, however that
+ended."""
 
 import fcntl
 import json
@@ -27,8 +28,8 @@ class RunLock:
         except OSError:
             holder = os.read(descriptor, 4096).decode(errors="replace").strip()
             os.close(descriptor)
-            raise ConfigError(f"{self.path.parent}: another process works in this run folder ({holder or 'unknown'}); type "
-                              "name=… for a run beside it, or end that process") from None
+            raise ConfigError(f"{self.path.parent}: another process works in this run folder ({holder or 'unknown'}); "
+                              "type name=… for a run beside it, or end that process") from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
         self.descriptor = descriptor

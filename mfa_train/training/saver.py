@@ -4,11 +4,11 @@
     2. A thread of each rank writes, flushes and checksums its file, then puts its entry into the ranks' store.
     3. The first rank's thread waits for all entries, writes the manifest and renames: the checkpoint is there.
 
-Nothing in the threads is a collective, so none can meet those of the steps. The next save waits for the one before. With
-checkpoint.background=false the steps wait for 2 and 3 as well.
+Nothing in the threads is a collective, so none can meet those of the steps. The next save waits for the one before.
+With checkpoint.background=false the steps wait for 2 and 3 as well.
 
-What it gives up: until the rename the newest checkpoint is the one before, so a kill costs at most `every_steps` and the
-steps that ran while one was written. A save that fails (a full disk) is told and costs nothing but itself.
+What it gives up: until the rename the newest checkpoint is the one before, so a kill costs at most `every_steps` and
+the steps that ran while one was written. A save that fails (a full disk) is told and costs nothing but itself.
 """
 
 import json
@@ -34,14 +34,16 @@ class Saver:
     are not mistaken for its own. `patience` is how many seconds the first rank waits for the others' files."""
 
     def __init__(self, config: CheckpointConfig, checkpoints: Path, launch: int, ranks: Ranks, patience: float):
-        self.config, self.checkpoints, self.launch, self.ranks, self.patience = config, checkpoints, launch, ranks, patience
+        self.config, self.checkpoints, self.launch = config, checkpoints, launch
+        self.ranks, self.patience = ranks, patience
         self.buffers: dict[str, torch.Tensor] = {}
         """The copy in host memory, kept from save to save."""
         self.thread: threading.Thread | None = None
         self.saved = 0
 
     def save(self, engine, step: int, content: dict) -> None:
-        """Every rank calls it after the same step. `content` is what the manifest holds beside step, updates and files."""
+        """Every rank calls it after the same step. `content` is what the manifest holds beside step, updates and
+        files."""
         self.wait()
         tensors = self._copied(engine)
         content = {"step": step, "updates": updates(engine), "world_size": self.ranks.world_size} | content
@@ -93,8 +95,8 @@ class Saver:
                 failed = [str(error)]
         shutil.rmtree(partial, ignore_errors=True)
         kept = next(iter(found(self.checkpoints)), None)
-        self.ranks.say(f"warning: the checkpoint of step {step} could not be written ({failed[0]}); the run goes on, and "
-                       f"{f'{kept.name} stays the newest' if kept else 'there is none yet'}")
+        self.ranks.say(f"warning: the checkpoint of step {step} could not be written ({failed[0]}); the run goes on, "
+                       f"and {f'{kept.name} stays the newest' if kept else 'there is none yet'}")
 
     def _entry_of(self, rank: int, number: int) -> dict:
         """What the rank's thread put into the store."""

@@ -38,8 +38,8 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
             partial.rename(folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            raise TrainingError(f"{folder}: the final weights cannot be written ({error}); make room and type the same command "
-                                "again, which goes on from the last checkpoint") from error
+            raise TrainingError(f"{folder}: the final weights cannot be written ({error}); make room and type the same "
+                                "command again, which goes on from the last checkpoint") from error
 
     ranks.on_first(write)
 

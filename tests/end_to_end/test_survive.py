@@ -50,11 +50,12 @@ def test_a_run_stopped_by_signals_moves_over_ranks_and_stages_on_the_same_curve(
     output, errors = third.communicate(timeout=120)
     assert third.returncode == 0, errors
     ours, theirs = metrics(tmp_path / "run"), metrics(studied[0] / "undisturbed")
-    assert [record["step"] for record in ours] == [record["step"] for record in theirs if record["step"] <= STEPS]
+    assert [record["step"] for record in ours] == [record["step"] for record in theirs]
     for a, b in zip(ours, theirs):
         assert a["train/loss"] == pytest.approx(b["train/loss"], rel=1e-4)
     starts = [json.loads(line) for line in (tmp_path / "run" / "starts.jsonl").read_text().splitlines()]
-    assert [(start["world_size"], start["from_step"]) for start in starts] == [(2, 0), (1, stopped), (2, moved)] and 0 < stopped < moved < STEPS
+    assert [(start["world_size"], start["from_step"]) for start in starts] == [(2, 0), (1, stopped), (2, moved)]
+    assert 0 < stopped < moved < STEPS
 
 
 def test_a_finished_run_goes_on_when_more_steps_are_asked_for(studied, begin):
@@ -72,7 +73,7 @@ def test_ctrl_c_saves_one_job_works_in_a_folder_and_wandb_stays_one_run(begin, t
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     process = begin("training.steps=100000", "tracking.wandb=offline", processes=1)
     beside = train("name=run", "training.steps=100000")
-    assert beside.returncode == 2 and f'another process works in this run folder ({{"host": ' in beside.stderr
+    assert beside.returncode == 2 and 'another process works in this run folder ({"host": ' in beside.stderr
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 75 and "Traceback" not in errors
@@ -115,7 +116,8 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(begin, tmp_path):
         # A checkpoint takes 7.2 MB here, so two do not fit, and the final weights no longer beside one.
         process = begin("checkpoint.keep_last=2", "training.steps=30", runs_dir=disk)
         output, errors = process.communicate(timeout=120)
-        assert "warning: the checkpoint of step 20 could not be written" in output and "step-00000010 stays the newest" in output
+        assert "warning: the checkpoint of step 20 could not be written" in output
+        assert "step-00000010 stays the newest" in output
         assert metrics(disk / "run")[-1]["step"] == 30
         whole = [path.name for path in (disk / "run" / "checkpoints").iterdir()]
         assert "step-00000010" in whole and not any("partial" in name for name in whole)
@@ -134,14 +136,14 @@ def test_a_rank_that_hangs_ends_the_job_and_the_others_say_where_they_stand(begi
     os.kill(second, signal.SIGKILL)  # torchrun would, half a minute later
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert re.search(r"rank 0: error: no step ended for 6 s \(guard.hang_seconds\); step \d+ was the last. rank 1 was last "
-                     r"heard of \d+ s ago, after step \d+. Where this rank stands:", errors), errors
+    assert re.search(r"rank 0: error: no step ended for 6 s \(guard.hang_seconds\); step \d+ was the last. rank 1 was "
+                     r"last heard of \d+ s ago, after step \d+. Where this rank stands:", errors), errors
     assert "loop.py" in errors
 
 
 def test_a_reader_that_has_gone_stops_no_run(prepared_data, tmp_path):
-    command = " ".join([sys.executable, "train.py", *(f"'{override}'" for override in COMMON), f"data_dir={prepared_data}",
-                        f"runs_dir={tmp_path}", "name=run", "training.steps=12"])
+    command = " ".join([sys.executable, "train.py", *(f"'{override}'" for override in COMMON), "training.steps=12",
+                        f"data_dir={prepared_data}", f"runs_dir={tmp_path}", "name=run"])
     subprocess.run(["bash", "-c", f"{command} 2>&1 | true"], cwd=ROOT, timeout=120,
                    env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"

@@ -1,5 +1,6 @@
-"""Trains at every ZeRO stage and precision, puts the engine's pieces into a fresh engine, and trains both on: the losses
-and gradient norms must be the same bits, and the ranks' own pieces all the parameters. Each process exits 0 where they are.
+"""Trains at every ZeRO stage and precision, puts the engine's pieces into a fresh engine, and trains both on: the
+losses and gradient norms must be the same bits, and the ranks' own pieces all the parameters. Each process exits 0
+where they are.
 """
 
 import sys

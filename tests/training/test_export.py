@@ -36,8 +36,10 @@ def exported(tmp_path, small_model, prepared_data):
 
 
 @pytest.mark.parametrize("attention, overrides", [
-    ("mha", []), ("gqa", [YARN]), ("mqa", ["model.tie_word_embeddings=true"]), ("gqa", ["attention.rope_interleave=true"]),
-    ("mha", ["attention.qk_norm=true", "attention.rope_interleave=true"]), ("mla", []), ("mla", ["attention.q_lora_rank=null"]),
+    ("mha", []), ("gqa", [YARN]), ("mqa", ["model.tie_word_embeddings=true"]),
+    ("gqa", ["attention.rope_interleave=true"]),
+    ("mha", ["attention.qk_norm=true", "attention.rope_interleave=true"]), ("mla", []),
+    ("mla", ["attention.q_lora_rank=null"]),
 ], ids=lambda value: value if isinstance(value, str) else " ".join(value))
 def test_an_exported_model_gives_the_same_logits_in_transformers_and_generates(attention, overrides, exported):
     ours, _, out, told = exported(attention, *overrides)
@@ -69,8 +71,8 @@ def test_the_exported_tokenizer_gives_the_same_tokens_and_the_same_text(exported
 def test_what_transformers_has_no_class_for_is_said(exported):
     _, _, out, told = exported("mfa")
     assert "transformers has no class for attention=mfa" in told
-    assert {path.name for path in out.iterdir()} == {"model.safetensors", "config.json", "tokenizer.model", "tokenizer.json",
-                                                     "tokenizer_config.json"}
+    assert {path.name for path in out.iterdir()} == {"model.safetensors", "config.json", "tokenizer.model",
+                                                     "tokenizer.json", "tokenizer_config.json"}
 
 
 def test_what_deepseek_v3_cannot_say_is_refused(exported, tmp_path):

@@ -33,7 +33,8 @@ def _tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
     every split of every piece, in the order of the scores."""
     processor = tokenizer.processor
     vocabulary = {processor.id_to_piece(token): token for token in range(tokenizer.vocab_size)}
-    special = [token for token in range(tokenizer.vocab_size) if processor.is_control(token) or processor.is_unknown(token)]
+    special = [token for token in range(tokenizer.vocab_size)
+               if processor.is_control(token) or processor.is_unknown(token)]
     text = [piece for piece, token in vocabulary.items() if token not in special and not processor.is_byte(token)]
     merges = []
     for piece in sorted(text, key=lambda piece: -processor.get_score(vocabulary[piece])):
@@ -52,9 +53,10 @@ def _tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
             "special_tokens": {separator: {"id": separator, "ids": [tokenizer.eos_id], "tokens": [separator]}},
         },
         "decoder": {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+            {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}]},
         "model": {"type": "BPE", "dropout": None, "unk_token": processor.id_to_piece(processor.unk_id()),
-                  "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True,
-                  "ignore_merges": False, "vocab": vocabulary, "merges": merges},
+                  "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": True,
+                  "byte_fallback": True, "ignore_merges": False, "vocab": vocabulary, "merges": merges},
     }
 
