@@ -1,6 +1,6 @@
 """Reading and tokenising, beside public peers on the same tokens, text and cores.
 
-Reading: shuffled samples of 2048 tokens from local files in one process, batches of 8: this package's shards, `datasets`
+Reading: shuffled samples of 2048 tokens from local files in one process, batches of 64: this package's shards, `datasets`
 streaming from Parquet, litdata, mosaicml-streaming. Tokenising: 40 MB of Python sources: `mfa-train prepare` from JSONL to
 shards, sentencepiece's own batch encoding of the same texts in memory (the same model, all cores), Hugging Face's
 `tokenizers` (a byte-level BPE of the same size). Contenders take turns, each in a process of its own; medians of the rounds.
@@ -21,12 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-SEQUENCE, BATCH, TOKENS, VOCAB = 2048, 8, 2**26, 50_000
+SEQUENCE, BATCH, TOKENS, VOCAB = 2048, 64, 2**26, 50_000
 SECONDS = 4.0
 TEXT_COPIES = 4
 
 
 def mfa_train(folder: Path) -> Iterator[np.ndarray]:
+    from mfa_train.training.host_memory import keep_freed_memory
+
     from mfa_train.data.reading.samples import Samples
     from mfa_train.data.shards.cache import ShardCache
     from mfa_train.data.shards.megatron_form import write_shard
@@ -38,6 +40,7 @@ def mfa_train(folder: Path) -> Iterator[np.ndarray]:
         if not (folder / f"train-{number:05}.idx").exists():
             write_shard(folder / f"train-{number:05}", np.split(part, 4096), VOCAB)
         shards.append(Shard(f"train-{number:05}", len(part), "uint16"))
+    keep_freed_memory()  # as the trainer does
     samples = Samples(Shards(ShardStore(folder, ShardCache(folder, 0)), shards, VOCAB), SEQUENCE, seed=1)
     step = 0
     while True:
@@ -121,7 +124,7 @@ def read(name: str, folder: Path, pipe) -> None:
 def texts() -> list[str]:
     from mfa_train.data.preparing.sources import python_stdlib
 
-    return [text for _, text in python_stdlib.documents()] * TEXT_COPIES
+    return [document.text for document in python_stdlib.documents()] * TEXT_COPIES
 
 
 def tokenise_mfa_train(folder: Path) -> tuple[int, float]:

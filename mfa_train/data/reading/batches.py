@@ -77,18 +77,19 @@ class Batches:
         return indices[np.lexsort((lane, corpus))[self.rank * size : (self.rank + 1) * size]]
 
     def of(self, first: int) -> np.ndarray:
-        """This rank's samples of the batch that begins with sample `first`, (batch_size / ranks, sequence_length + 1) int64."""
+        """This rank's samples of the batch that begins with sample `first`, (batch_size / ranks, sequence_length + 1)."""
         if not self.fetch_ahead.idle and first not in self.looked_ahead:
             self.looked_ahead = range(first, first + max(1, self.horizon // 2) * self.batch_size)
             self.fetch_ahead.towards(self._wanted(first))
         return self.read(self.share(first))
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Samples `indices` (any whole numbers from 0), (len(indices), sequence_length + 1) int64."""
+        """Samples `indices` (any whole numbers from 0), (len(indices), sequence_length + 1) in the shards' own type."""
         if len(self.samples) == 1:
             return self.samples[0].batch(indices)
         corpus, number = self.mixture.place(np.asarray(indices))
-        out = np.empty((len(indices), self.samples[0].sequence_length + 1), dtype=np.int64)
+        dtype = np.result_type(*(samples.shards.dtype for samples in self.samples))
+        out = np.empty((len(indices), self.samples[0].sequence_length + 1), dtype)
         for source in np.unique(corpus).tolist():
             here = np.flatnonzero(corpus == source)
             out[here] = self.samples[source].batch(number[here])

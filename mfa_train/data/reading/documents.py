@@ -26,7 +26,7 @@ class ModelInputs:
 
     def __call__(self, windows: np.ndarray) -> tuple[Tensor, Tensor, Documents | None]:
         """Inputs and targets (batch, tokens) of windows (batch, tokens + 1), and where asked the inputs' documents."""
-        tokens = torch.from_numpy(windows).to(self.device, non_blocking=True)
+        tokens = torch.from_numpy(windows).to(self.device, non_blocking=True).long()  # mostly two bytes a token cross
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         if self.separator is None:
             return inputs, targets, None

@@ -44,7 +44,7 @@ def _feistel(values: np.ndarray, half: np.ndarray, key: np.ndarray) -> np.ndarra
     left, right = values >> half, values & mask
     for _ in range(ROUNDS):
         key = key + GOLDEN
-        left, right = right, left ^ (_mix(right ^ _mix(key)) & mask)
+        left, right = right, left ^ (_mix(right ^ key) & mask)
     return left << half | right
 
 

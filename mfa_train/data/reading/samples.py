@@ -79,20 +79,28 @@ class Samples:
         return self.place(indices).lane
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
-        """Samples `indices`, (len(indices), sequence_length + 1) int64."""
+        """Samples `indices`, (len(indices), sequence_length + 1) in the shards' own type."""
         place = self.place(np.asarray(indices))
-        out = np.empty((len(indices), self.sequence_length + 1), dtype=np.int64)
-        for epoch in sorted(set(place.epoch.tolist())):
-            rows = np.flatnonzero(place.epoch == epoch)
-            out[rows] = self.run(epoch).read(place.start[rows], self.sequence_length + 1, lambda: self.run(epoch + 1))
+        epochs = sorted(set(place.epoch.tolist()))
+        if len(epochs) == 1:
+            out = self._read(epochs[0], place.start)
+        else:
+            out = np.empty((len(indices), self.sequence_length + 1), dtype=self.shards.dtype)
+            for epoch in epochs:
+                rows = np.flatnonzero(place.epoch == epoch)
+                out[rows] = self._read(epoch, place.start[rows])
         self._require_known(out, place)
         return out
 
+    def _read(self, epoch: int, starts: np.ndarray) -> np.ndarray:
+        return self.run(epoch).read(starts, self.sequence_length + 1, lambda: self.run(epoch + 1))
+
     def _require_known(self, out: np.ndarray, place: Place) -> None:
         """Raises DataError naming the shard of a token id that the tokenizer doesn't have."""
-        if int(out.view(np.uint64).max()) < self.shards.vocab_size:  # a negative one is huge
+        unsigned = out.view(self.shards.dtype.str.replace("i", "u"))  # a negative one is huge
+        if not out.size or int(unsigned.max()) < self.shards.vocab_size:
             return
-        row, column = np.argwhere(out.view(np.uint64) >= self.shards.vocab_size)[0].tolist()
+        row, column = np.argwhere(unsigned >= self.shards.vocab_size)[0].tolist()
         token = int(place.start[row]) + column
         run = self.run(int(place.epoch[row]))
         raise self.shards.unknown_token(run.shards_between(token, token + 1)[0], int(out[row, column]))

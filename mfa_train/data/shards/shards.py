@@ -1,5 +1,6 @@
 """The shards of a split, opened where they are first read, and read as one run of tokens in any order of them."""
 
+import mmap
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,20 +34,16 @@ class Shard:
 
 
 class Shards:
-    """Nothing is opened, hashed or fetched before its tokens are read. `vocab_size` is their tokenizer's.
-
-    Tokens are read by plain reads of just their bytes: mapped files would be read ahead around each window, and one that is
-    cut off meanwhile would end the process.
-    """
+    """Nothing is opened, hashed or fetched before its tokens are read. `vocab_size` is their tokenizer's."""
 
     def __init__(self, store: ShardStore, shards: Sequence[Shard], vocab_size: int):
         self.store, self.shards, self.vocab_size = store, [shard for shard in shards if shard.tokens], vocab_size
         self.tokens = np.array([shard.tokens for shard in self.shards], dtype=np.int64)
         self.num_tokens = int(self.tokens.sum())
-        self.firsts = [shard.first_token for shard in self.shards]
-        self.dtypes = [np.dtype(shard.dtype) for shard in self.shards]
-        self.dtype = np.result_type(np.uint16, *set(self.dtypes))
+        self.dtype = np.result_type(np.uint16, *{shard.dtype for shard in self.shards})
         self.files: dict[int, BinaryIO] = {}
+        self.maps: dict[int, np.ndarray] = {}
+        """(tokens,) of the shards whose files are open."""
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -56,25 +53,27 @@ class Shards:
         run = TokenRun(self, np.arange(len(self)))
         return run.read(np.array([start]), stop - start, lambda: run)[0].astype(np.int64)
 
-    def read_into(self, out: np.ndarray, index: int, start: int) -> None:
-        """Fills out (tokens,), of `dtype`, with a shard's tokens from `start` on. Raises DataError for a shard that is
-        damaged, missing or out of reach."""
-        file, dtype, first = self.files.get(index) or self._open(index), self.dtypes[index], self.firsts[index]
-        part = out if dtype == out.dtype else np.empty(len(out), dtype)
-        offset = (first + start) * part.itemsize
-        if (found := os.preadv(file.fileno(), [part], offset)) < part.nbytes:
-            raise DataError(f"{file.name}: ends at byte {offset + found}, where the manifest tells of "
-                            f"{(first + self.shards[index].tokens) * part.itemsize}: it is cut off")
-        if part is not out:
-            out[:] = part
+    def of(self, index: int) -> np.ndarray:
+        """(tokens,) of a shard, mapped. Raises DataError for one that is damaged, missing or out of reach, also when it was
+        cut off since it was opened: reading on would end the process."""
+        file, shard = self.files.get(index) or self._open(index), self.shards[index]
+        needed = (shard.first_token + shard.tokens) * self.maps[index].itemsize
+        if (found := os.lseek(file.fileno(), 0, os.SEEK_END)) < needed:
+            raise DataError(f"{file.name}: {found} bytes, where the manifest tells of {needed}: it is cut off")
+        return self.maps[index]
 
     def _open(self, index: int) -> BinaryIO:
         # A file that the cache has removed takes its room as long as it is open.
-        gone = [other for other, file in self.files.items() if not os.fstat(file.fileno()).st_nlink]
-        for other in [*gone, *list(self.files)[: max(0, len(self.files) - len(gone) - OPEN)]]:
-            self.files.pop(other, None)
-        self.files[index] = self.store.ready(self.shards[index]).open("rb", buffering=0)
-        return self.files[index]
+        gone = {other for other, file in self.files.items() if not os.fstat(file.fileno()).st_nlink}
+        for other in gone.union(list(self.files)[: max(0, len(self.files) - OPEN)]):
+            del self.maps[other]
+            self.files.pop(other).close()
+        shard = self.shards[index]
+        file = self.files[index] = self.store.ready(shard).open("rb", buffering=0)
+        mapped = np.memmap(file, shard.dtype, mode="r")
+        mapped._mmap.madvise(mmap.MADV_RANDOM)  # windows lie far from each other: nothing is read ahead
+        self.maps[index] = mapped.view(np.ndarray)[shard.first_token : shard.first_token + shard.tokens]
+        return file
 
     def unknown_token(self, index: int, token: int) -> DataError:
         return DataError(f"{self.store.location(self.shards[index])}: holds token {token}, and its tokenizer has "
@@ -85,34 +84,35 @@ class TokenRun:
     """The shards `order` (numbers in `shards`) one behind the other."""
 
     def __init__(self, shards: Shards, order: np.ndarray):
-        self.shards, self.order = shards, order.tolist()
+        self.shards, self.order = shards, order
         self.ends = np.cumsum(shards.tokens[order])
         self.begins = self.ends - shards.tokens[order]
 
     def shards_between(self, start: int, stop: int) -> list[int]:
         """Those that hold tokens [start, stop) of the run."""
         first, last = np.searchsorted(self.ends, (start, stop - 1), side="right")
-        return self.order[first : last + 1]
+        return self.order[first : last + 1].tolist()
 
     def read(self, starts: np.ndarray, length: int, following: Callable[[], "TokenRun"]) -> np.ndarray:
-        """The `length` tokens from each of `starts` on, (len(starts), length); behind the run's end those of `following()`."""
+        """The `length` tokens from each of `starts` on, (len(starts), length) of the shards' type; behind the run's end those
+        of `following()`."""
+        places = np.searchsorted(self.ends, starts, side="right").tolist()
+        begins = (starts - self.begins[places]).tolist()
+        maps = {place: self.shards.of(int(self.order[place])) for place in set(places)}
+        parts = []
+        for place, begin in zip(places, begins):
+            part = maps[place][begin : begin + length]
+            parts.append(part if len(part) == length else self._read_on(part, place + 1, length, following))
         out = np.empty((len(starts), length), dtype=self.shards.dtype)
-        places = np.searchsorted(self.ends, starts, side="right")
-        begins = starts - self.begins[places]
-        lefts = np.minimum(self.ends[places] - starts, length)
-        for row, place, begin, left in zip(out, places.tolist(), begins.tolist(), lefts.tolist()):
-            self.shards.read_into(row[:left], self.order[place], begin)
-            if left < length:
-                self._read_on(row[left:], place + 1, following)
+        np.concatenate(parts, out=out.reshape(-1))
         return out
 
-    def _read_on(self, out: np.ndarray, place: int, following: Callable[[], "TokenRun"]) -> None:
-        """Fills out (tokens,) from the beginning of the shard at `place`."""
-        run = self
-        while len(out):
+    def _read_on(self, part: np.ndarray, place: int, length: int, following: Callable[[], "TokenRun"]) -> np.ndarray:
+        """`part` and what follows it from the beginning of the shard at `place` on, (length,)."""
+        run, parts = self, [part]
+        while (missing := length - sum(map(len, parts))) > 0:
             if place == len(run.order):
                 run, place = following(), 0
-            index = run.order[place]
-            left = min(len(out), int(self.shards.tokens[index]))
-            self.shards.read_into(out[:left], index, 0)
-            out, place = out[left:], place + 1
+            parts.append(self.shards.of(int(run.order[place]))[:missing])
+            place += 1
+        return np.concatenate(parts)

@@ -32,5 +32,5 @@ def test_a_shard_that_was_cut_off_meanwhile_is_named(tmp_path):
     shards.read(0, 504)
     with open(tmp_path / "shard.bin", "r+b") as file:
         file.truncate(800)
-    with pytest.raises(DataError, match="shard.bin: ends at byte 800, where the manifest tells of 1008"):
+    with pytest.raises(DataError, match="shard.bin: 800 bytes, where the manifest tells of 1008"):
         shards.read(300, 504)
