@@ -14,7 +14,7 @@ train: .venv/.train
 	.venv/bin/python train.py attention=mfa model=nano $(ARGS)
 
 test: .venv/.test
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 bench: .venv/.bench
 	.venv/bin/python benchmarks/throughput.py $(ARGS)
