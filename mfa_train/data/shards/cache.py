@@ -141,6 +141,8 @@ class _Fetch:
                         self.moved = time.monotonic()
                         self.digest.update(part)
                         file.write(part)
+                    if source.size and file.tell() != source.size:
+                        raise OSError(f"ended after {file.tell()} of {source.size} bytes")
         except Exception as error:  # told by `result` in the caller's thread; fsspec's backends have no common type
             self.failure = error if isinstance(error, (OSError, *FINAL)) else OSError(reason(error))
 
