@@ -22,7 +22,7 @@ def unfinished(members: Sequence[Member]) -> list[Member]:
 
 
 def _finished(config: Config) -> bool:
-    if not (config.run_dir / "config.yaml").is_file():
+    if not config.run_dir.exists():
         return False
     from mfa_train.budget.match import matched
     from mfa_train.training.run_folder import RunFolder

@@ -46,9 +46,10 @@ def require_ready(hosts: Sequence[str], config: Config, job: Job, on_gpus: bool,
         if on_gpus and answer.gpus < job.devices_per_node:
             raise ConfigError(f"host {host}: has {answer.gpus} GPUs, its slots are {job.devices_per_node}: correct {config.cluster.hostfile}"
                               f" and type cluster.devices_per_node={answer.gpus or 1}")
-        if answer.port is None:
-            raise ConfigError(f"host {host}: cluster.port={job.port} is in use there: type another, or cluster.port=null for a free one")
-    return answers[0][0].port
+    if (port := answers[0][0].port) is None:
+        raise ConfigError(f"host {hosts[0]}: cluster.port={job.port} is in use there: type another, or cluster.port=null for a free "
+                          "one")
+    return port
 
 
 def require_alike(host: str, answer: Answer, clock: float, job: Job) -> None:

@@ -41,7 +41,7 @@ class Answer:
     sees_data: bool
     gpus: int
     port: int | None
-    """A free one where the ranks meet; None where the one asked for is in use."""
+    """A free one where the ranks meet; None elsewhere, and where the one asked for is in use."""
     time: float
 
 
@@ -67,9 +67,7 @@ def end_ranks(job: str) -> int:
 
 
 def _port(question: Question) -> int | None:
-    if not question.first:
-        return question.port
-    for port in [question.port] if question.port else FREE_PORTS:
+    for port in ([question.port] if question.port else FREE_PORTS) if question.first else ():
         with contextlib.suppress(ConfigError):
             require_free(port)
             return port
