@@ -30,9 +30,13 @@ def require_ready(hosts: Sequence[str], config: Config, job: Job, on_gpus: bool,
     run_dir = Path(job.members[0]["run_dir"])
     run_dir.mkdir(parents=True, exist_ok=True)
     data = None if "://" in config.data.path else str(Path(config.data.path).absolute() / "manifest.json")
-    with tempfile.NamedTemporaryFile(dir=run_dir, prefix=".seen-") as token, ThreadPoolExecutor(64) as threads:
-        answers = list(threads.map(
-            lambda host: _asked(host, Question(job.word, token.name, data, job.port, host == hosts[0])), hosts))
+    try:
+        with tempfile.NamedTemporaryFile(dir=run_dir, prefix=".seen-") as token, ThreadPoolExecutor(64) as threads:
+            answers = list(threads.map(
+                lambda host: _asked(host, Question(job.word, token.name, data, job.port, host == hosts[0])), hosts))
+    finally:
+        with contextlib.suppress(OSError):  # it holds a run
+            run_dir.rmdir()
     for host, (answer, clock) in zip(hosts, answers):
         if answer.ended:
             say(f"host {host}: ended {answer.ended} ranks that an earlier launch of this run had left there")

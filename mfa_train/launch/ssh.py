@@ -31,6 +31,8 @@ from mfa_train.launch.output import failure_file
 
 GRACE_SECONDS = {Stopped.exit_status: 60, 255: 0}
 """That the other hosts have to end by themselves when one ended with this status; 10 otherwise. 255: it is cut off."""
+NOISE = re.compile(r"^pdsh@|\[(INFO|ERROR)\] \[(launch|runner)\.py|\[WARNING\] \[real_accelerator\.py")
+"""Lines of pdsh and of DeepSpeed's launcher that say nothing of the run."""
 PLAIN = re.compile(r"[\w@%+=:,./-]+")
 
 
@@ -103,7 +105,7 @@ class _Run:
         for line in self.launcher.stdout:
             if found := re.match(r"pdsh@\S+: (\S+): ssh exited with exit code (\d+)", line):
                 self.ended.setdefault(found[1], int(found[2]))
-            elif "[INFO] [launch.py" not in line and "[INFO] [runner.py" not in line:
+            elif not NOISE.search(line):
                 print(line, end="", flush=True)
 
     def _ask(self, number: int) -> None:

@@ -113,7 +113,8 @@ def run(config: Config) -> dict:
         if ranks.first:
             folder.close(summary)
     text = sample_text(config.sample, config.seed, engine.module, tokenizer, ranks.device)
-    ranks.say(f"\n{closing_table(summary)}\n\nA sample:\n\n{text}\n\n{where_to_look(folder)}")
+    if ranks.first:  # the others have no record where a run goes on behind its last step
+        ranks.say(f"\n{closing_table(summary)}\n\nA sample:\n\n{text}\n\n{where_to_look(folder)}")
     return summary
 
 
