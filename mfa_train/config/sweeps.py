@@ -71,14 +71,14 @@ def _with_ready(typed: list[str], fixed: list[str], parsed: list[Override]) -> l
     """`typed` with every combination of what the chosen ready sweep goes over, less the keys that are typed."""
     if not any(override.key_or_group.split(".")[0] == "sweep" for override in parsed):
         return [typed]
-    over = load([*typed, *fixed]).sweep.over
+    over = load([*fixed, *typed]).sweep.over
     given = {override.key_or_group for override in parsed}
     return [[*typed, *choices] for choices in itertools.product(
         *([f"{key}={_written(value)}" for value in values] for key, values in over.items() if key not in given))]
 
 
 def _member(swept: list[str], fixed: list[str], named: bool, ready: str | None) -> Member:
-    config, overrides = load([*swept, *fixed]), [*swept, *fixed]
+    config, overrides = load([*fixed, *swept]), [*fixed, *swept]
     keys = [choice.split("=")[0] for choice in swept]
     if swept and "name" not in keys:
         told = () if named else ("attention", "model")  # by the default name

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mfa_train.config import Config, Member
+from mfa_train.config import ClusterConfig, Config, Member
 from mfa_train.errors import ConfigError
 
 
@@ -57,6 +57,15 @@ def move_aside(members: Sequence[Member]) -> None:
         folder.open()
         folder.move_aside()
         folder.lock.release()
+
+
+def on_gpus(cluster: ClusterConfig) -> bool:
+    """Whether the cluster's devices are GPUs; with device=auto, whether this machine's are."""
+    if cluster.device != "auto":
+        return cluster.device != "cpu"
+    from mfa_train.budget.devices import planned_device
+
+    return planned_device("auto", 1).type == "cuda"
 
 
 def _require_plan(config: Config) -> None:

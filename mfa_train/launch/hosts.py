@@ -33,7 +33,7 @@ def require_ready(hosts: Sequence[str], config: Config, job: Job, on_gpus: bool,
     try:
         with tempfile.NamedTemporaryFile(dir=run_dir, prefix=".seen-") as token, ThreadPoolExecutor(64) as threads:
             answers = list(threads.map(
-                lambda host: _asked(host, Question(job.word, token.name, data, job.port, host == hosts[0])), hosts))
+                lambda host: _asked(host, Question(job.word, token.name, data, job.port, host == hosts[0], on_gpus)), hosts))
     finally:
         with contextlib.suppress(OSError):  # it holds a run
             run_dir.rmdir()

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mfa_train.config import Config, Member
+from mfa_train.config import Member
 from mfa_train.errors import ConfigError
-from mfa_train.launch.checks import move_aside, require_trainable
+from mfa_train.launch.checks import move_aside, on_gpus, require_trainable
 from mfa_train.launch.job import Job
 from mfa_train.run_files import LAUNCH, LOGS
 
@@ -46,7 +46,7 @@ def submission(members: Sequence[Member], job: Job) -> Submission:
     output = str(logs).replace("\\", "\\\\").replace("%", "%%") + ("/slurm-%A_%a.out" if array else "/slurm-%j.out")
     options = {
         "job-name": Path(job.folder).name if array else config.name, "nodes": str(job.nodes), "output": output,
-        "gpus-per-node": str(job.devices_per_node) if _on_gpus(config) else None, "time": config.cluster.time_limit,
+        "gpus-per-node": str(job.devices_per_node) if on_gpus(config.cluster) else None, "time": config.cluster.time_limit,
         "array": _array(members) if array else None,
     }
     command = ["sbatch", "--parsable", *(f"--{name}={value}" for name, value in options.items() if value is not None),
@@ -96,14 +96,6 @@ def told(members: Sequence[Member], job: Job, number: str) -> str:
 def _array(members: Sequence[Member]) -> str:
     parallel = members[0].config.sweep.parallel
     return f"0-{len(members) - 1}" + (f"%{parallel}" if parallel else "")
-
-
-def _on_gpus(config: Config) -> bool:
-    if config.cluster.device == "auto":
-        from mfa_train.budget.devices import planned_device
-
-        return planned_device("auto", 1).type == "cuda"
-    return config.cluster.device != "cpu"
 
 
 def _note(run_dir: Path, number: str) -> None:

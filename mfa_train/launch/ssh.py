@@ -23,7 +23,7 @@ from pathlib import Path
 
 from mfa_train.config import Config, Member
 from mfa_train.errors import ConfigError, Stopped, TrainingError
-from mfa_train.launch.checks import move_aside, require_trainable, unfinished
+from mfa_train.launch.checks import move_aside, on_gpus, require_trainable, unfinished
 from mfa_train.launch.hostfile import read_hosts
 from mfa_train.launch.hosts import ALIVE_OPTIONS, SSH_OPTIONS, end_everywhere, require_ready, signal_first
 from mfa_train.launch.job import Job
@@ -64,8 +64,8 @@ def launch(member: Member, job: Job) -> int:
     if not unfinished([member]):
         print(f"{member.config.run_dir} holds this run, finished before. To train it again: resume=never")
         return 0
+    port = require_ready(hosts, member.config, job, on_gpus(member.config.cluster), print)
     require_trainable([member])
-    port = require_ready(hosts, member.config, job, _on_gpus(member.config), print)
     move_aside([member])
     job.write()
     start = f"{os.getpid()}-{int(time.time())}"
@@ -128,9 +128,3 @@ class _Run:
             raise TrainingError(f"host {first[0]}: its ranks ended with status {first[1]} and no words; their logs are in "
                                 f"{self.job.members[0]['run_dir']}/logs")
         return first[1] if first else self.launcher.returncode
-
-
-def _on_gpus(config: Config) -> bool:
-    from mfa_train.budget.devices import planned_device
-
-    return planned_device(config.cluster.device, 1).type == "cuda"

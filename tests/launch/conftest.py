@@ -24,7 +24,7 @@ def launch(prepared_data, tmp_path):
                 f"data_dir={prepared_data}", f"runs_dir={tmp_path}", *overrides]
 
     def options(environment: dict | None) -> dict:
-        return {"cwd": ROOT, "text": True, "env": (environment or os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}}
+        return {"cwd": ROOT, "text": True, "env": {"PYTHONPATH": str(ROOT)} | (environment or os.environ) | {"OMP_NUM_THREADS": "1"}}
 
     def run(*overrides: str, environment: dict | None = None) -> subprocess.CompletedProcess:
         return subprocess.run(command(*overrides), capture_output=True, timeout=200, **options(environment))

@@ -48,7 +48,7 @@ class Hosts:
         (folder / "hosts").write_text("".join(f"{name} slots=1\n" for name in self.names))
         (folder / "environment").write_text("# the hosts' names lead nowhere\nGLOO_SOCKET_IFNAME=eth0\n")
         self.overrides = ["cluster=ssh", f"cluster.hostfile={folder}/hosts", f"cluster.environment={folder}/environment",
-                          "cluster.nodes=2", "cluster.devices_per_node=1"]
+                          "cluster.nodes=2", "cluster.devices_per_node=1", "cluster.device=cpu"]
         deadline = time.monotonic() + 20
         while any(self.on(name, "true").returncode for name in self.names):
             assert time.monotonic() < deadline, "no sshd came up"

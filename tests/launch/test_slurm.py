@@ -33,14 +33,14 @@ def status(folder) -> str:
 
 def test_a_job_on_two_nodes_that_is_terminated_is_queued_again_and_leaves_the_undisturbed_curve(cluster, launch, tmp_path):
     """And a config value, the run's name too, gets there as it was typed and executes nothing."""
-    name, steps = "it's $(touch pwned); 100%n", ("training.steps=250", "checkpoint.every_steps=1000")
+    name, steps = "it's $(touch pwned); 100%n", ("training.steps=120", "training.eval_every=60", "checkpoint.every_steps=1000")
     job = (f"name={quoted(name)}", f"sample.prompt={quoted(STRANGE)}", *steps, *SLURM)
     submitted = launch(*job, environment=cluster.environment)
     assert submitted.returncode == 0, submitted.stderr
     number = re.search(r"^job +(\d+)$", submitted.stdout, re.M)[1]
     run = tmp_path / name
     assert f"run folder  {run}" in submitted.stdout and f"scancel {number}" in submitted.stdout
-    while not (run / "metrics.jsonl").is_file() or len(metrics(run)) < 20:
+    while not (run / "metrics.jsonl").is_file() or len(metrics(run)) < 8:
         assert cluster.state(number) in ("PENDING", "RUNNING"), (run / "logs" / f"slurm-{number}.out").read_text()
         time.sleep(0.1)
     cluster.call("scancel", "--signal=TERM", number)
@@ -49,7 +49,7 @@ def test_a_job_on_two_nodes_that_is_terminated_is_queued_again_and_leaves_the_un
     assert cluster.wait_for(number, "COMPLETED", "FAILED", "TIMEOUT") == "COMPLETED"
     starts = [json.loads(line) for line in (run / "starts.jsonl").read_text().splitlines()]
     assert [start["job"]["SLURM_JOB_ID"] for start in starts] == [number, number]
-    assert starts[1]["from_step"] >= 20 and starts[1]["job"]["SLURM_RESTART_COUNT"] == "1"
+    assert starts[1]["from_step"] >= 8 and starts[1]["job"]["SLURM_RESTART_COUNT"] == "1"
     assert curve(run) == curve(tmp_path / "undisturbed")
     assert sorted(path.name for path in (run / "logs").iterdir()) == [
         "rank-00000.log", "rank-00001.log", f"slurm-{number}.out"]
@@ -75,8 +75,8 @@ def test_a_sweep_is_a_job_array_whose_failed_member_alone_is_submitted_again(clu
     again = launch(*sweep, environment=cluster.environment)
     assert again.stdout.count("finished before") == 2
     number = re.search(r"^job +(\d+)$", again.stdout, re.M)[1]
-    assert cluster.wait_for(f"{number}_0", "COMPLETED", "FAILED") == "COMPLETED"
-    assert summary(tmp_path / "gqa-nano")["status"] == "finished"
+    assert cluster.wait_for(f"{number}_0", "RUNNING") and not cluster.state(f"{number}_1")
+    cluster.call("scancel", number)
 
 
 def test_what_the_scheduler_refuses_is_told_in_its_words(cluster, launch, tmp_path):
