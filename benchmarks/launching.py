@@ -2,8 +2,8 @@
 
     python benchmarks/launching.py [--repeats 3] [OVERRIDES…]
 
-Each is timed from the command to its end, alternately; the least of the repeats counts, since others' load only adds. The
-last line is JSON.
+Each is timed from the command to its end, alternately; the least of the repeats counts, since others' load only adds.
+The last line is JSON.
 """
 
 import argparse
@@ -44,10 +44,12 @@ def main() -> None:
         for repeat in range(max(1, arguments.repeats - 1)):
             by_hand.append(sum(seconds(*TRAIN, *common, f"runs_dir={runs}/hand{repeat}", f"attention={variant}")
                                for variant in VARIANTS))
-            swept.append(seconds(*TRAIN, "-m", *common, f"runs_dir={runs}/swept{repeat}", f"attention={','.join(VARIANTS)}"))
+            swept.append(seconds(*TRAIN, "-m", *common, f"runs_dir={runs}/swept{repeat}",
+                                 f"attention={','.join(VARIANTS)}"))
     print(json.dumps({
-        "train_seconds": min(plain), "launch_seconds": min(launched), "launch_overhead_seconds": min(launched) - min(plain),
-        "members_by_hand_seconds": min(by_hand), "sweep_seconds": min(swept), "sweep_ratio": min(swept) / min(by_hand)}))
+        "train_seconds": min(plain), "launch_seconds": min(launched),
+        "launch_overhead_seconds": min(launched) - min(plain), "members_by_hand_seconds": min(by_hand),
+        "sweep_seconds": min(swept), "sweep_ratio": min(swept) / min(by_hand)}))
 
 
 if __name__ == "__main__":

@@ -30,14 +30,18 @@ def main() -> int:
                          help="train.py's; several values side by side: attention=mha,mla,mfa model=7b")
     command.add_argument("--json", action="store_true", help="the same as JSON (docs/budget.md)")
     command.set_defaults(act=plan)
-    command = commands.add_parser("launch", help="the same run, or with -m a sweep: cluster=local, cluster=slurm, cluster=ssh")
-    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="train.py's, and cluster.nodes=16 and the like")
+    command = commands.add_parser("launch", help="the same run, or with -m a sweep: cluster=local | slurm | ssh")
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="train.py's, as cluster.nodes=16")
     command.add_argument("-m", "--multirun", action="store_true", help="a sweep over the values typed with commas")
     command.add_argument("--dry-run", action="store_true", help="print exactly what would run")
     command.set_defaults(act=launch)
     command = commands.add_parser("status", help="how the runs of a folder stand: state, step, loss, tokens/s, ETA")
     command.add_argument("runs_dir", type=Path, nargs="?", default=Path("runs"), metavar="RUNS_DIR")
     command.set_defaults(act=status, overrides=[])
+    command = commands.add_parser("dashboard", help="the comparison as a workspace in W&B (docs/wandb.md)")
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of tracking: entity, project, group")
+    command.add_argument("--json", action="store_true", help="print it and save nothing: needs no account")
+    command.set_defaults(act=dashboard)
     arguments, rest = parser.parse_known_args()  # overrides may also follow an option
     if unknown := [word for word in rest if word.startswith("-")]:
         parser.error(f"unknown option {unknown[0]}")
@@ -106,6 +110,13 @@ def status(arguments: argparse.Namespace) -> None:
     from mfa_train.launch.status import statuses, table
 
     print(table(statuses(arguments.runs_dir)))
+
+
+def dashboard(arguments: argparse.Namespace) -> None:
+    from mfa_train.tracking.dashboard import dashboard, save, spec
+
+    workspace = dashboard(configs.load(arguments.overrides).tracking)
+    print(spec(workspace) if arguments.json else save(workspace))
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ class ClusterConfig:
         if self.port is not None and not 1 <= self.port <= 65535:
             raise ConfigError(f"cluster.port={self.port}: expected a port from 1 to 65535, or null")
         if self.time_limit is not None and not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", self.time_limit):
-            raise ConfigError(f"cluster.time_limit={self.time_limit}: expected SLURM's form, as cluster.time_limit='24:00:00' "
-                              "or '2-12:00:00'")
+            raise ConfigError(f"cluster.time_limit={self.time_limit}: expected SLURM's form, as "
+                              "cluster.time_limit='24:00:00' or '2-12:00:00'")
 
     @property
     def world_size(self) -> int:

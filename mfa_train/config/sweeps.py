@@ -1,8 +1,8 @@
 """The members of a sweep: every combination of the values that are typed with commas, and of those a ready sweep
 (configs/sweep/) goes over.
 
-A member's overrides are what `train.py` would be given for it alone. Its name is the run's own, with what is swept beside
-attention and model, so that members never share a folder, and the same command means the same folders.
+A member's overrides are what `train.py` would be given for it alone. Its name is the run's own, with what is swept
+beside attention and model, so that members never share a folder, and the same command means the same folders.
 """
 
 import itertools
@@ -63,8 +63,8 @@ def require_one(config: Config, typed: Sequence[str]) -> None:
     """Raises ConfigError where `typed` chose a ready sweep and leaves keys that it goes over open."""
     for key, values in config.sweep.over.items():
         if not any(word.startswith(f"{key}=") for word in typed):
-            raise ConfigError(f"sweep={next(word for word in typed if word.startswith('sweep='))[6:]} goes over {key}: type -m "
-                              f"as well, or one member, as {key}={_written(values[0])}")
+            raise ConfigError(f"sweep={next(word for word in typed if word.startswith('sweep='))[6:]} goes over {key}: "
+                              f"type -m as well, or one member, as {key}={_written(values[0])}")
 
 
 def _with_ready(typed: list[str], fixed: list[str], parsed: list[Override]) -> list[list[str]]:

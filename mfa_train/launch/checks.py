@@ -1,4 +1,5 @@
-"""What is checked before a job is handed over, so that no queue is waited in vain. Each check raises ConfigError in one line.
+"""What is checked before a job is handed over, so that no queue is waited in vain. Each check raises ConfigError in one
+line.
 
     1. The variant is matched, the batch divides over the ranks, the schedule fits, and so does the model (budget.plan).
     2. The corpus is there, made with these settings, and its tokens are the model's.
@@ -85,8 +86,8 @@ def _opened(config: Config) -> dict:
 
     data = config.data
     if data.source not in ("prepared", "mixture") and not (Path(data.path) / "manifest.json").is_file():
-        raise ConfigError(f"data.path={data.path}: no prepared corpus is there, and the nodes of a cluster don't prepare one: "
-                          "type mfa-train prepare with the same overrides first")
+        raise ConfigError(f"data.path={data.path}: no prepared corpus is there, and the nodes of a cluster don't "
+                          "prepare one: type mfa-train prepare with the same overrides first")
     prepare_all(data, lambda _: None)  # which finds it there, and holds it against the config
     return open_all(data)
 
@@ -101,5 +102,6 @@ def _require_shared(config: Config) -> None:
     shared = [Path(folder).absolute() for folder in config.cluster.shared]
     for key, path in (("runs_dir", config.runs_dir), ("data.path", config.data.path)):
         if shared and "://" not in path and not any(Path(path).absolute().is_relative_to(folder) for folder in shared):
-            raise ConfigError(f"{key}={path}: not in a folder that all nodes share (cluster.shared={','.join(map(str, shared))}): "
-                              f"type {key}={shared[0] / Path(path).name}")
+            raise ConfigError(f"{key}={path}: not in a folder that all nodes share "
+                              f"(cluster.shared={','.join(map(str, shared))}): type "
+                              f"{key}={shared[0] / Path(path).name}")

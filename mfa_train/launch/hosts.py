@@ -1,4 +1,5 @@
-"""The hosts of a job over ssh: asked all at once before anything starts, so that what is wrong with one is told by its name."""
+"""The hosts of a job over ssh: asked all at once before anything starts, so that what is wrong with one is told by its
+name."""
 
 import contextlib
 import json
@@ -33,7 +34,8 @@ def require_ready(hosts: Sequence[str], config: Config, job: Job, on_gpus: bool,
     try:
         with tempfile.NamedTemporaryFile(dir=run_dir, prefix=".seen-") as token, ThreadPoolExecutor(64) as threads:
             answers = list(threads.map(
-                lambda host: _asked(host, Question(job.word, token.name, data, job.port, host == hosts[0], on_gpus)), hosts))
+                lambda host: _asked(host, Question(job.word, token.name, data, job.port, host == hosts[0], on_gpus)),
+                hosts))
     finally:
         with contextlib.suppress(OSError):  # it holds a run
             run_dir.rmdir()
@@ -42,28 +44,30 @@ def require_ready(hosts: Sequence[str], config: Config, job: Job, on_gpus: bool,
             say(f"host {host}: ended {answer.ended} ranks that an earlier launch of this run had left there")
         require_alike(host, answer, clock, job)
         if not answer.sees_token:
-            raise ConfigError(f"host {host}: {run_dir} is not the folder that it is here: runs_dir must be on storage that all "
-                              "hosts share")
+            raise ConfigError(f"host {host}: {run_dir} is not the folder that it is here: runs_dir must be on storage "
+                              "that all hosts share")
         if not answer.sees_data:
-            raise ConfigError(f"host {host}: {data} is not there: data.path must be on storage that all hosts share, or at the "
-                              "same place on each")
+            raise ConfigError(f"host {host}: {data} is not there: data.path must be on storage that all hosts share, "
+                              "or at the same place on each")
         if on_gpus and answer.gpus < job.devices_per_node:
-            raise ConfigError(f"host {host}: has {answer.gpus} GPUs, its slots are {job.devices_per_node}: correct {config.cluster.hostfile}"
-                              f" and type cluster.devices_per_node={answer.gpus or 1}")
+            raise ConfigError(f"host {host}: has {answer.gpus} GPUs, its slots are {job.devices_per_node}: correct "
+                              f"{config.cluster.hostfile} and type cluster.devices_per_node={answer.gpus or 1}")
     if (port := answers[0][0].port) is None:
-        raise ConfigError(f"host {hosts[0]}: cluster.port={job.port} is in use there: type another, or cluster.port=null for a free "
-                          "one")
+        raise ConfigError(f"host {hosts[0]}: cluster.port={job.port} is in use there: type another, or "
+                          "cluster.port=null for a free one")
     return port
 
 
 def require_alike(host: str, answer: Answer, clock: float, job: Job) -> None:
-    """Raises ConfigError where the host's libraries or clock (seconds ahead of this machine's) are not as they are here."""
+    """Raises ConfigError where the host's libraries or clock (seconds ahead of this machine's) are not as they are
+    here."""
     for name, here in job.versions.items():
         if (there := answer.versions.get(name)) != here:
-            raise ConfigError(f"host {host}: {name} {there} is installed there, {here} here: all hosts must have the same")
+            raise ConfigError(f"host {host}: {name} {there} is installed there, {here} here: all hosts must have the "
+                              "same")
     if abs(clock) > CLOCK_SECONDS:
-        raise ConfigError(f"host {host}: its clock is {abs(clock):.0f} s {'ahead of' if clock > 0 else 'behind'} this machine's: "
-                          "set it, as with chronyc makestep")
+        raise ConfigError(f"host {host}: its clock is {abs(clock):.0f} s {'ahead of' if clock > 0 else 'behind'} this "
+                          "machine's: set it, as with chronyc makestep")
 
 
 def end_everywhere(hosts: Sequence[str], job: Job) -> None:
@@ -94,16 +98,16 @@ def _asked(host: str, question: Question) -> tuple[Answer, float]:
 
 def _on(host: str, question: dict) -> dict:
     """What the probe on `host` says. Raises ConfigError."""
-    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"),)))
-    command = (f"cd {shlex.quote(os.getcwd())} && PYTHONPATH={shlex.quote(path)} exec {shlex.quote(sys.executable)} "
+    path = shlex.quote(os.environ.get("PYTHONPATH", ""))
+    command = (f"cd {shlex.quote(os.getcwd())} && PYTHONPATH={path} exec {shlex.quote(sys.executable)} "
                "-m mfa_train.launch.probe")
-    done = subprocess.run(["ssh", *SSH_OPTIONS, *ALIVE_OPTIONS, host, command], input=json.dumps(question), capture_output=True,
-                          text=True)
+    done = subprocess.run(["ssh", *SSH_OPTIONS, *ALIVE_OPTIONS, host, command], input=json.dumps(question),
+                          capture_output=True, text=True)
     last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
     if done.returncode == 255:
         raise ConfigError(f"host {host}: cannot be reached by ssh without a password ({last}); try: ssh {host} true")
     try:
         return json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
-        raise ConfigError(f"host {host}: {sys.executable} -m mfa_train.launch.probe does not run there ({last}): it and "
-                          f"{os.getcwd()} must be at the same place on every host") from None
+        raise ConfigError(f"host {host}: {sys.executable} -m mfa_train.launch.probe does not run there ({last}): it "
+                          f"and {os.getcwd()} must be at the same place on every host") from None

@@ -1,7 +1,7 @@
 """What a launch leaves for its ranks: job.json, with the overrides of each member as they were typed.
 
-Ranks read their overrides from it, so that no config value ever passes through a shell, a scheduler or another launcher.
-It lies in NAME/launch/ of a run's folder, a sweep's in runs_dir/.sweeps/GROUP/.
+Ranks read their overrides from it, so that no config value ever passes through a shell, a scheduler or another
+launcher. It lies in NAME/launch/ of a run's folder, a sweep's in runs_dir/.sweeps/GROUP/.
 """
 
 import dataclasses
@@ -50,12 +50,14 @@ class Job:
 
 
 def read_job(word: str) -> Job:
-    """The job of `Job.word`. Raises ConfigError where it isn't there, as on a node that doesn't see the launch's folder."""
+    """The job of `Job.word`. Raises ConfigError where it isn't there, as on a node that doesn't see the launch's
+    folder."""
     path = Path(urllib.parse.unquote(word)) / "job.json"
     try:
         return Job(**json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): runs_dir must be a folder that all nodes share") from None
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): runs_dir must be a folder that all nodes "
+                          "share") from None
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{path}: not a job of this version ({error}); launch it again") from None
 
@@ -92,6 +94,7 @@ def environment(file: str | None) -> dict[str, str]:
         if not line or line.startswith("#"):
             continue
         if not separator or not key.isidentifier():
-            raise ConfigError(f"cluster.environment={file}: line {number}: expected KEY=VALUE, as NCCL_SOCKET_IFNAME=ib0, not {line}")
+            raise ConfigError(f"cluster.environment={file}: line {number}: expected KEY=VALUE, as "
+                              f"NCCL_SOCKET_IFNAME=ib0, not {line}")
         found[key] = value
     return found

@@ -21,8 +21,8 @@ def describe(member: Member, job: Job) -> str:
 
 def require_one_node(member: Member) -> None:
     if (nodes := member.config.cluster.nodes) != 1:
-        raise ConfigError(f"cluster.nodes={nodes}: cluster=local is this machine alone: type cluster.nodes=1, or cluster=slurm "
-                          "or cluster=ssh")
+        raise ConfigError(f"cluster.nodes={nodes}: cluster=local is this machine alone: type cluster.nodes=1, or "
+                          "cluster=slurm or cluster=ssh")
 
 
 def launch(member: Member, job: Job) -> int:

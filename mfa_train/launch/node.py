@@ -2,12 +2,12 @@
 
     python -m mfa_train.launch.node JOB
 
-Why not torchrun: it gives its ranks 30 seconds between SIGTERM and SIGKILL, less than a large checkpoint takes; SIGUSR1 ends
-it without a word to its ranks; and its own status is 1 whatever theirs was, so that no scheduler can tell a run that
-stopped (75, requeue it) from one that failed.
+Why not torchrun: it gives its ranks 30 seconds between SIGTERM and SIGKILL, less than a large checkpoint takes; SIGUSR1
+ends it without a word to its ranks; and its own status is 1 whatever theirs was, so that no scheduler can tell a run
+that stopped (75, requeue it) from one that failed.
 
-    - A signal that asks to stop (SIGTERM, SIGUSR1, SIGINT) is passed on; the ranks have all the time they need to save. A
-      second SIGINT kills them.
+    - A signal that asks to stop (SIGTERM, SIGUSR1, SIGINT) is passed on; the ranks have all the time they need to save.
+      A second SIGINT kills them.
     - A rank that fails takes the others along after a few seconds, in which they may say what they saw.
     - The status is 0; 75 where all stopped as asked; else that of the first rank to fail.
 """
@@ -56,7 +56,8 @@ class Node:
             # A session of its own: a terminal's Ctrl-C comes through this process alone.
             self.ranks.append(subprocess.Popen(
                 [sys.executable, "-u", "-m", "mfa_train.launch.rank", self.job.word, str(self.member), self.start],
-                env=self.environment | {"RANK": str(self.first + local), "LOCAL_RANK": str(local)}, start_new_session=True))
+                env=self.environment | {"RANK": str(self.first + local), "LOCAL_RANK": str(local)},
+                start_new_session=True))
         first = self._first_to_fail()
         if first is not None:
             self._end_the_others()
@@ -96,7 +97,8 @@ class Node:
         self.asked += number == signal.SIGINT or not self.asked
         for rank in self.ranks:
             if rank.poll() is None:
-                # SIGINT as SIGTERM: to a rank a second SIGINT, as a scheduler may have sent it one too, means not to save.
+                # SIGINT as SIGTERM: to a rank a second SIGINT, as a scheduler may have sent it one too, means not to
+                # save.
                 rank.send_signal(signal.SIGKILL if self.asked > 1 else
                                  signal.SIGTERM if number == signal.SIGINT else number)
 
@@ -108,8 +110,8 @@ def main() -> int:
         found = versions()
         for name, there in job.versions.items():
             if (here := found.get(name)) != there:
-                raise ConfigError(f"{name} {here} is installed here, {there} where the job was launched: all nodes must "
-                                  "have the same")
+                raise ConfigError(f"{name} {here} is installed here, {there} where the job was launched: all nodes "
+                                  "must have the same")
         node, port = int(environment["SLURM_NODEID"]), job.port or 20000 + int(environment["SLURM_JOB_ID"]) % 20000
         if node == 0:
             require_free(port)
@@ -129,8 +131,8 @@ def require_free(port: int) -> None:
         try:
             listener.bind(("", port))
         except OSError as error:
-            raise ConfigError(f"cluster.port={port}: {error.strerror}: type cluster.port={port % 60000 + 1024}, or end what "
-                              "listens there") from None
+            raise ConfigError(f"cluster.port={port}: {error.strerror}: type cluster.port={port % 60000 + 1024}, or end "
+                              "what listens there") from None
 
 
 if __name__ == "__main__":

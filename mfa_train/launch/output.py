@@ -1,8 +1,8 @@
 """Where a rank's words go: logs/rank-00003.log of the run's folder, and, of rank 0, the terminal too.
 
-Of a start that fails, the first rank to fail shows the end of its log on the terminal, whichever rank it is, and no other
-does: those that fail after it mostly tell of the connection they lost. That the first is first rests on one file that only
-one process can create.
+Of a start that fails, the first rank to fail shows the end of its log on the terminal, whichever rank it is, and no
+other does: those that fail after it mostly tell of the connection they lost. That the first is first rests on one file
+that only one process can create.
 
 What it gives up: what C libraries of rank 0 print goes to its log alone, and its progress bar to the terminal alone.
 """
@@ -47,8 +47,8 @@ class RankOutput:
             sys.stdout, sys.stderr = Both(output, sys.stdout), Both(self.terminal, sys.stderr)
 
     def failed(self, shown: bool = False) -> None:
-        """This rank has failed: what its log ends with goes to the terminal, where no rank was faster, unless it has been
-        `shown` there already."""
+        """This rank has failed: what its log ends with goes to the terminal, where no rank was faster, unless it has
+        been `shown` there already."""
         show_failure(self.run_dir, self.start, self.rank, self.begin, None if shown else self.terminal)
 
 

@@ -53,8 +53,8 @@ def answer(question: Question) -> Answer:
         import torch
 
         gpus = torch.cuda.device_count()
-    return Answer(versions(), ended, Path(question.token).is_file(), question.data is None or Path(question.data).is_file(),
-                  gpus, _port(question), time.time())
+    sees_data = question.data is None or Path(question.data).is_file()
+    return Answer(versions(), ended, Path(question.token).is_file(), sees_data, gpus, _port(question), time.time())
 
 
 def end_ranks(job: str) -> int:

@@ -6,7 +6,8 @@
     4. A host that fails or is cut off takes the others along: within half a minute nothing runs on those in reach, and
        the same command goes on from the last checkpoint.
 
-DeepSpeed's launcher joins words for a shell on each host, so it gets plain ones alone; the config goes by the job's file.
+DeepSpeed's launcher joins words for a shell on each host, so it gets plain ones alone; the config goes by the job's
+file.
 """
 
 import os
@@ -38,29 +39,30 @@ PLAIN = re.compile(r"[\w@%+=:,./-]+")
 
 def command_of(config: Config, job: Job, port: int | str, start: str) -> list[str]:
     """DeepSpeed's launcher as it is called."""
-    return [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(config.cluster.hostfile), "--launcher", "pdsh",
-            "--launcher_args=-N", "--force_multi", "--quiet", "--no_local_rank", "--master_port", str(port), "--module",
-            "mfa_train.launch.rank", job.word, "0", start]
+    return [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(config.cluster.hostfile),
+            "--launcher", "pdsh", "--launcher_args=-N", "--force_multi", "--quiet", "--no_local_rank",
+            "--master_port", str(port), "--module", "mfa_train.launch.rank", job.word, "0", start]
 
 
 def describe(member: Member, job: Job) -> str:
     """What `launch` would run."""
     hosts = read_hosts(member.config.cluster)
-    return (f"{shlex.join(command_of(member.config, job, job.port or 'FREE', 'START'))}\n\non {', '.join(hosts)}, each rank "
-            "with\n  " + "\n  ".join(job.members[0]["overrides"]))
+    return (f"{shlex.join(command_of(member.config, job, job.port or 'FREE', 'START'))}\n\non {', '.join(hosts)}, each "
+            "rank with\n  " + "\n  ".join(job.members[0]["overrides"]))
 
 
 def launch(member: Member, job: Job) -> int:
-    """Runs it to its end; the run's own exit status. Raises ConfigError for what can be known to fail, TrainingError where
-    a host was lost."""
+    """Runs it to its end; the run's own exit status. Raises ConfigError for what can be known to fail, TrainingError
+    where a host was lost."""
     hosts = read_hosts(member.config.cluster)
     for tool in ("ssh", "pdsh"):
         if shutil.which(tool) is None:
-            raise ConfigError(f"cluster=ssh: {tool} is not installed here: apt-get install pdsh openssh-client (or dnf)")
+            raise ConfigError(f"cluster=ssh: {tool} is not installed here: apt-get install pdsh openssh-client (or "
+                              "dnf)")
     for place in (os.getcwd(), sys.executable):
         if not PLAIN.fullmatch(place):
-            raise ConfigError(f"cluster=ssh: DeepSpeed's launcher can't pass {place!r} on: type this in a folder, and with a Python, "
-                              "of plain characters")
+            raise ConfigError(f"cluster=ssh: DeepSpeed's launcher can't pass {place!r} on: type this in a folder, and "
+                              "with a Python, of plain characters")
     if not unfinished([member]):
         print(f"{member.config.run_dir} holds this run, finished before. To train it again: resume=never")
         return 0
@@ -83,8 +85,8 @@ class _Run:
         options = shlex.join([*SSH_OPTIONS, *ALIVE_OPTIONS])
         appended = f"{os.environ.get('PDSH_SSH_ARGS_APPEND', '')} {options}".strip()
         self.launcher = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
-            stdin=subprocess.DEVNULL, env=os.environ | {"PDSH_SSH_ARGS_APPEND": appended})
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            errors="replace", start_new_session=True, env=os.environ | {"PDSH_SSH_ARGS_APPEND": appended})
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, lambda number, _: self._ask(number))
         reader = threading.Thread(target=self._read)
@@ -120,11 +122,11 @@ class _Run:
             raise Stopped("the run, killed on all hosts; the same command goes on from its last checkpoint")
         lost = [host for host, status in self.ended.items() if status == 255]
         if lost:
-            raise TrainingError(f"host {lost[0]} can't be reached any more: the run was ended on the others. When it is back, the "
-                                "same command goes on from the last checkpoint")
+            raise TrainingError(f"host {lost[0]} can't be reached any more: the run was ended on the others. When it "
+                                "is back, the same command goes on from the last checkpoint")
         first = next(iter(self.ended.items()), None)
         if first and first[1] != Stopped.exit_status and not failure_file(
                 Path(self.job.members[0]["run_dir"]), self.start).exists():
-            raise TrainingError(f"host {first[0]}: its ranks ended with status {first[1]} and no words; their logs are in "
-                                f"{self.job.members[0]['run_dir']}/logs")
+            raise TrainingError(f"host {first[0]}: its ranks ended with status {first[1]} and no words; their logs are "
+                                f"in {self.job.members[0]['run_dir']}/logs")
         return first[1] if first else self.launcher.returncode

@@ -1,8 +1,9 @@
-"""`mfa-train status`: how the runs of a folder stand, from their files alone, whoever started them and wherever they run.
+"""`mfa-train status`: how the runs of a folder stand, from their files alone, whoever started them and wherever they
+run.
 
 A state is what the newest file says. A run that closed left its word in summary.json: finished, stopped or failed. One
-that did not is running while its records come; on its own host the process itself is looked for. Otherwise it is `silent`:
-killed, or on a step that takes unusually long.
+that did not is running while its records come; on its own host the process itself is looked for. Otherwise it is
+`silent`: killed, or on a step that takes unusually long.
 """
 
 import json
@@ -51,7 +52,8 @@ def table(found: list[Status]) -> str:
     rows = [HEADER] + [(one.name, one.state, f"{one.step:,}/{one.steps:,}" if one.steps else "-",
                         "-" if one.loss is None else f"{one.loss:.4f}",
                         "-" if one.tokens_per_second is None else f"{one.tokens_per_second:,.0f}",
-                        "-" if one.seconds_left is None else _duration(one.seconds_left), one.job or "-") for one in found]
+                        "-" if one.seconds_left is None else _duration(one.seconds_left), one.job or "-")
+                       for one in found]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) if number in (0, 1, 6) else cell.rjust(width)
                                for number, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows)

@@ -2,21 +2,19 @@
 
     1. Members that have finished are left out, and what can be known to fail for one is told before any is started.
     2. A member that fails is tried again sweep.retries times, behind the others; what still fails is told at the end.
-    3. Ctrl-C, SIGTERM and SIGUSR1 stop all members, which save first; a second Ctrl-C kills them. The same command goes on
-       from there.
+    3. Ctrl-C, SIGTERM and SIGUSR1 stop all members, which save first; a second Ctrl-C kills them. The same command goes
+       on from there.
 
-Several at a time share the machine: each gets its share of the cores, and cluster.devices_per_node GPUs of its own. Their
-words go to NAME/logs/sweep.log.
+Several at a time share the machine: each gets its share of the cores, and cluster.devices_per_node GPUs of its own.
+Their words go to NAME/logs/sweep.log.
 """
 
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mfa_train.config import Member
 from mfa_train.errors import ConfigError, Stopped, TrainingError
@@ -36,8 +34,8 @@ class _Attempt:
 
 
 def run_sweep(members: Sequence[Member], command: Sequence[str]) -> None:
-    """Runs `command` with each member's overrides behind it. Raises ConfigError for what cannot work, TrainingError naming
-    the members that failed, Stopped where it was asked to stop."""
+    """Runs `command` with each member's overrides behind it. Raises ConfigError for what cannot work, TrainingError
+    naming the members that failed, Stopped where it was asked to stop."""
     if "RANK" in os.environ:
         raise ConfigError("-m starts a process for each member itself: type it without torchrun, or one member with it")
     _require_shapes(members)
@@ -107,7 +105,8 @@ class _Sweep:
     def _tell(self, attempt: _Attempt, status: int) -> None:
         if self.parallel > 1:
             came = {0: "finished", Stopped.exit_status: "stopped"}.get(status, f"failed (exit status {status})")
-            print(f"=== {' '.join(attempt.member.swept)}: {came} after {time.monotonic() - attempt.began:.0f} s", flush=True)
+            seconds = time.monotonic() - attempt.began
+            print(f"=== {' '.join(attempt.member.swept)}: {came} after {seconds:.0f} s", flush=True)
 
     def _on_signal(self, number: int, _) -> None:
         again = self.asked == number == signal.SIGINT
@@ -131,8 +130,8 @@ def _device_shares(member: Member, parallel: int) -> list[str | None]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
     devices = visible.split(",")
     if parallel * each > len(devices):
-        raise ConfigError(f"sweep.parallel={parallel}: {parallel} × {each} GPUs are needed and {len(devices)} are here: type "
-                          f"sweep.parallel={max(1, len(devices) // each)}")
+        raise ConfigError(f"sweep.parallel={parallel}: {parallel} × {each} GPUs are needed and {len(devices)} are "
+                          f"here: type sweep.parallel={max(1, len(devices) // each)}")
     return [",".join(devices[slot * each : (slot + 1) * each]) for slot in range(parallel)]
 
 

@@ -5,7 +5,7 @@ Needs the `wandb` extra (wandb-workspaces), and an account to be saved to. Every
 """
 
 from mfa_train.config import TrackingConfig
-from mfa_train.errors import ConfigError
+from mfa_train.errors import ConfigError, TrackingError
 
 NAME = "Attention against its KV cache"
 GROUP_BY = "attention.name"
@@ -25,16 +25,16 @@ def dashboard(tracking: TrackingConfig):
     group = panels.Config(GROUP_BY)
 
     def line(title: str, metric: str, x: str, **options):
-        return panels.LinePlot(title=title, x=x, y=[metric], groupby=group, groupby_aggfunc="mean", groupby_rangefunc="minmax",
-                               **options)
+        return panels.LinePlot(title=title, x=x, y=[metric], groupby=group, groupby_aggfunc="mean",
+                               groupby_rangefunc="minmax", **options)
 
     curves = [line(f"{title} over {x}", metric, x, log_x=x == "flops")
               for title, metric in (("held-out loss", "val/loss"), ("training loss", "train/loss"),
                                     ("held-out bits per byte", "val/bits_per_byte"))
               for x in ("tokens", "flops")]
     cost = [
-        panels.ScatterPlot(title="held-out loss against KV bytes per token", x=panels.SummaryMetric("kv_bytes_per_token"),
-                           y=panels.SummaryMetric("val_loss"), log_x=True),
+        panels.ScatterPlot(title="held-out loss against KV bytes per token", log_x=True,
+                           x=panels.SummaryMetric("kv_bytes_per_token"), y=panels.SummaryMetric("val_loss")),
         panels.ScatterPlot(title="held-out loss against training FLOPs", x=panels.SummaryMetric("flops"),
                            y=panels.SummaryMetric("val_loss"), log_x=True),
         panels.BarPlot(title="held-out loss", metrics=["val/loss"], groupby=group, groupby_aggfunc="mean"),
@@ -48,3 +48,17 @@ def dashboard(tracking: TrackingConfig):
                   for name, shown in (("Loss", curves), ("What it costs", cost), ("How it runs", health))],
         settings=workspaces.WorkspaceSettings(x_axis="tokens"),
         runset_settings=workspaces.RunsetSettings(groupby=[workspaces.Config(GROUP_BY)], filters=filters))
+
+
+def spec(workspace) -> str:
+    """What would be saved, as JSON."""
+    return workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=2)
+
+
+def save(workspace) -> str:
+    """Saves it as a view of the project; its address. Raises TrackingError where W&B refuses or can't be reached."""
+    try:
+        return workspace.save().url
+    except Exception as error:  # W&B's own failures have no common type
+        raise TrackingError(f"W&B: {(str(error).strip().splitlines() or [type(error).__name__])[0]}: is this machine "
+                            "logged in (wandb login), and may it write to tracking.entity?") from error

@@ -20,17 +20,19 @@ def launch(prepared_data, tmp_path):
     """`launch(*overrides, environment=None)` types it, on one thread, and gives the finished process; `.start` one that
     isn't finished."""
     def command(*overrides: str) -> list[str]:
-        return [sys.executable, "-m", "mfa_train.cli", "launch", *SHORT, "optimizer.lr=1e-3", "checkpoint.every_steps=5",
-                f"data_dir={prepared_data}", f"runs_dir={tmp_path}", *overrides]
+        return [sys.executable, "-m", "mfa_train.cli", "launch", *SHORT, "optimizer.lr=1e-3",
+                "checkpoint.every_steps=5", f"data_dir={prepared_data}", f"runs_dir={tmp_path}", *overrides]
 
     def options(environment: dict | None) -> dict:
-        return {"cwd": ROOT, "text": True, "env": {"PYTHONPATH": str(ROOT)} | (environment or os.environ) | {"OMP_NUM_THREADS": "1"}}
+        typed = {"PYTHONPATH": str(ROOT)} | dict(environment or os.environ) | {"OMP_NUM_THREADS": "1"}
+        return {"cwd": ROOT, "text": True, "env": typed}
 
     def run(*overrides: str, environment: dict | None = None) -> subprocess.CompletedProcess:
         return subprocess.run(command(*overrides), capture_output=True, timeout=200, **options(environment))
 
     def start(*overrides: str, environment: dict | None = None) -> subprocess.Popen:
-        process = subprocess.Popen(command(*overrides), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options(environment))
+        process = subprocess.Popen(command(*overrides), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   **options(environment))
         started.append(process)
         return process
 

@@ -1,4 +1,5 @@
-"""A real SLURM cluster of two nodes on this machine: munged, slurmctld and two slurmd, with all their files in one folder."""
+"""A real SLURM cluster of two nodes on this machine: munged, slurmctld and two slurmd, with all their files in one
+folder."""
 
 import os
 import shutil
@@ -55,8 +56,8 @@ class Cluster:
         self.folder = folder
         first = 17820 + os.getpid() % 2000 * 5
         (folder / "slurm.conf").write_text(CONF.format(
-            host=socket.gethostname(), folder=folder, cpus=os.cpu_count(), port=first, port_2=first + 1, port_3=first + 2,
-            port_4=first + 3))
+            host=socket.gethostname(), folder=folder, cpus=os.cpu_count(), port=first, port_2=first + 1,
+            port_3=first + 2, port_4=first + 3))
         (folder / "state").mkdir()
         self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
         key = folder / "munge.key"
@@ -65,7 +66,8 @@ class Cluster:
         folder.chmod(0o711)
         self.daemons = []
         self._start("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}",
-                    f"--pid-file={folder}/munge.pid", f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed")
+                    f"--pid-file={folder}/munge.pid", f"--log-file={folder}/munge.log",
+                    f"--seed-file={folder}/munge.seed")
         self._wait(lambda: (folder / "munge.socket").exists(), "munged")
         self._start("slurmctld", "-D", "-i")
         for name in ("n1", "n2"):

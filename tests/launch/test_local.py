@@ -23,8 +23,8 @@ def test_two_ranks_share_a_folder_with_a_log_each_and_get_what_was_typed(launch,
     """Rank 0 is on the terminal as well. resume=never makes way for the logs, too."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("an older run")
-    done = launch("name=run", "training.steps=4", "schedule.warmup_steps=1", f"sample.prompt={quoted(STRANGE)}", "resume=never",
-                  "cluster.devices_per_node=2")
+    done = launch("name=run", "training.steps=4", "schedule.warmup_steps=1", f"sample.prompt={quoted(STRANGE)}",
+                  "resume=never", "cluster.devices_per_node=2")
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     first, second = ((run / "logs" / f"rank-0000{rank}.log").read_text() for rank in (0, 1))
@@ -46,7 +46,8 @@ def test_the_traceback_of_the_first_rank_to_fail_is_shown_once_whichever_it_is(l
         "    def train(*_):\n"
         "        raise KeyError('rank 1 has lost its way')\n"
         "    loop.train = train\n")
-    done = launch("name=run", "cluster.devices_per_node=2", environment=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    done = launch("name=run", "cluster.devices_per_node=2",
+                  environment=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"})
     assert done.returncode == 1
     assert done.stderr.count("Traceback") == 1 and "KeyError: 'rank 1 has lost its way'" in done.stderr
     assert re.search(r"^rank 1 on \S+ failed; its log is .*rank-00001.log:$", done.stderr, re.M)
@@ -119,6 +120,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("typed", MISTAKES)
 def test_what_would_fail_in_the_job_fails_before_it_is_submitted(typed, prepared_data):
-    overrides = ["cluster=slurm", "cluster.nodes=2", "cluster.device=h100-80gb", "training.batch_size=16", f"data_dir={prepared_data}"]
+    overrides = ["cluster=slurm", "cluster.nodes=2", "cluster.device=h100-80gb", "training.batch_size=16",
+                 f"data_dir={prepared_data}"]
     with pytest.raises(ConfigError, match=re.escape(MISTAKES[typed])):
         require_trainable(configs.members([*overrides, *typed.split()]))

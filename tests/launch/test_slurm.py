@@ -31,9 +31,10 @@ def status(folder) -> str:
                           text=True, check=True).stdout
 
 
-def test_a_job_on_two_nodes_that_is_terminated_is_queued_again_and_leaves_the_undisturbed_curve(cluster, launch, tmp_path):
+def test_a_terminated_job_on_two_nodes_is_queued_again_and_leaves_the_undisturbed_curve(cluster, launch, tmp_path):
     """And a config value, the run's name too, gets there as it was typed and executes nothing."""
-    name, steps = "it's $(touch pwned); 100%n", ("training.steps=120", "training.eval_every=60", "checkpoint.every_steps=1000")
+    name = "it's $(touch pwned); 100%n"
+    steps = ("training.steps=120", "training.eval_every=60", "checkpoint.every_steps=1000")
     job = (f"name={quoted(name)}", f"sample.prompt={quoted(STRANGE)}", *steps, *SLURM)
     submitted = launch(*job, environment=cluster.environment)
     assert submitted.returncode == 0, submitted.stderr
@@ -65,7 +66,8 @@ def test_a_sweep_is_a_job_array_whose_failed_member_alone_is_submitted_again(clu
     (tmp_path / "gqa-nano" / "thesis.txt").write_text("in the way")
     states = [cluster.wait_for(f"{number}_{member}", "COMPLETED", "FAILED") for member in range(3)]
     assert states == ["COMPLETED", "FAILED", "COMPLETED"]
-    assert "holds files that are no run" in (tmp_path / ".sweeps" / "nano-attention" / f"slurm-{number}_1.out").read_text()
+    output = tmp_path / ".sweeps" / "nano-attention" / f"slurm-{number}_1.out"
+    assert "holds files that are no run" in output.read_text()
     assert {summary(tmp_path / f"{attention}-nano")["attention"] for attention in ("mha", "mfa")} == {"mha", "mfa"}
     shown = status(tmp_path)
     assert re.search(rf"mha-nano +finished +10/10 .* {number}_0$", shown, re.M) and "gqa-nano  queued" in shown
@@ -85,17 +87,20 @@ def test_what_the_scheduler_refuses_is_told_in_its_words(cluster, launch, tmp_pa
         "##SBATCH --partition=gpu", "#SBATCH --partition=nowhere"))
     refused = launch(*SLURM, f"cluster.template={template}", environment=cluster.environment)
     assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
-    assert "error: sbatch refused the job: " in refused.stderr and "invalid partition specified: nowhere" in refused.stderr
+    assert "error: sbatch refused the job: " in refused.stderr
+    assert "invalid partition specified: nowhere" in refused.stderr
 
 
 def test_a_run_whose_job_waits_in_the_queue_is_not_submitted_twice(cluster, launch, tmp_path):
     template = tmp_path / "site.sbatch"
-    template.write_text((ROOT / "launch" / "slurm.sbatch").read_text().replace("##SBATCH --partition=gpu", "#SBATCH --hold"))
+    template.write_text((ROOT / "launch" / "slurm.sbatch").read_text().replace("##SBATCH --partition=gpu", "#SBATCH "
+                                                                                                           "--hold"))
     submitted = launch("name=run", *SLURM, f"cluster.template={template}", environment=cluster.environment)
     number = re.search(r"^job +(\d+)$", submitted.stdout, re.M)[1]
     assert re.search(rf"^run +queued .* {number}$", status(tmp_path), re.M)
     again = launch("name=run", *SLURM, environment=cluster.environment)
-    assert again.returncode == 2 and f"job {number} of this run is pending already: type scancel {number} first" in again.stderr
+    assert again.returncode == 2
+    assert f"job {number} of this run is pending already: type scancel {number} first" in again.stderr
     cluster.call("scancel", number)
 
 
@@ -103,7 +108,8 @@ def test_a_port_in_use_is_told_with_the_node_and_the_job_is_not_queued_again(clu
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
-        submitted = launch("name=run", *SLURM, f"cluster.port={taken.getsockname()[1]}", environment=cluster.environment)
+        submitted = launch("name=run", *SLURM, f"cluster.port={taken.getsockname()[1]}",
+                           environment=cluster.environment)
         number = re.search(r"^job +(\d+)$", submitted.stdout, re.M)[1]
         assert cluster.wait_for(number, "FAILED", "COMPLETED") == "FAILED"
     assert re.search(r"^error: host n1: cluster.port=\d+: Address already in use: type cluster.port=",

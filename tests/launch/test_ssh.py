@@ -64,11 +64,13 @@ def test_what_is_wrong_with_a_host_is_told_in_one_line_with_its_name(hosts, laun
     twice = tmp_path / "twice"
     twice.write_text(f"{first} slots=1\n{first} slots=1\n")
     mistakes = {
-        f"cluster.hostfile={elsewhere}": f"host {hosts.subnet}.99: cannot be reached by ssh without a password (ssh: connect to host",
+        f"cluster.hostfile={elsewhere}": f"host {hosts.subnet}.99: cannot be reached by ssh without a password (ssh: "
+                                         "connect to host",
         f"cluster.hostfile={twice}": f"host {first} stands there twice",
         "cluster.devices_per_node=2": f"host {first}: slots=1 in ",
         "cluster.port=22": f"host {first}: cluster.port=22 is in use there",
-        f"runs_dir={hosts.folder}/private": f"host {second}: {hosts.folder}/private/mfa-nano is not the folder that it is here",
+        f"runs_dir={hosts.folder}/private": f"host {second}: {hosts.folder}/private/mfa-nano is not the folder that it "
+                                            "is here",
     }
     for typed, told in mistakes.items():
         done = launch(*hosts.overrides, typed, environment=hosts.environment)
