@@ -27,13 +27,12 @@ TEXT_COPIES = 4
 
 
 def mfa_train(folder: Path) -> Iterator[np.ndarray]:
-    from mfa_train.training.host_memory import keep_freed_memory
-
     from mfa_train.data.reading.samples import Samples
     from mfa_train.data.shards.cache import ShardCache
     from mfa_train.data.shards.megatron_form import write_shard
     from mfa_train.data.shards.shards import Shard, Shards
     from mfa_train.data.shards.store import ShardStore
+    from mfa_train.training.host_memory import keep_freed_memory
 
     shards = []
     for number, part in enumerate(np.split(tokens(), 16)):

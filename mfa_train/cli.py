@@ -41,6 +41,18 @@ def main() -> int:
                          help="config keys that make a variant, beside the attention")
     command.add_argument("--budget", metavar="FLOPS[,FLOPS]", default="", help="compute to answer for, as 1e21")
     command.set_defaults(act=compare)
+    command = commands.add_parser("launch", help="the same run, or with -m a sweep: cluster=local | slurm | ssh")
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="train.py's, as cluster.nodes=16")
+    command.add_argument("-m", "--multirun", action="store_true", help="a sweep over the values typed with commas")
+    command.add_argument("--dry-run", action="store_true", help="print exactly what would run")
+    command.set_defaults(act=launch)
+    command = commands.add_parser("status", help="how the runs of a folder stand: state, step, loss, tokens/s, ETA")
+    command.add_argument("runs_dir", type=Path, nargs="?", default=Path("runs"), metavar="RUNS_DIR")
+    command.set_defaults(act=status, overrides=[])
+    command = commands.add_parser("dashboard", help="the comparison as a workspace in W&B (docs/wandb.md)")
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of tracking: entity, project, group")
+    command.add_argument("--json", action="store_true", help="print it and save nothing: needs no account")
+    command.set_defaults(act=dashboard)
     arguments, rest = parser.parse_known_args()  # overrides may also follow an option
     if unknown := [word for word in rest if word.startswith("-")]:
         parser.error(f"unknown option {unknown[0]}")
@@ -50,20 +62,20 @@ def main() -> int:
 
 def plan(arguments: argparse.Namespace) -> None:
     """Prints the plans of all members; raises ConfigError where one of them cannot be, after the others are told."""
-    members = [(swept, configs.load(overrides)) for swept, overrides in configs.members(arguments.overrides)]
+    members = configs.members(arguments.overrides)
     from mfa_train.budget.match import matched
     from mfa_train.budget.plan import make_plan
     from mfa_train.budget.table import table
 
     plans, titles, failures = [], [], []
-    for swept, config in members:
-        title = " ".join(swept) or config.attention["name"]
+    for member in members:
+        title = member.label or member.config.attention["name"]
         try:
-            config, match = matched(config)
+            config, match = matched(member.config)
             plans.append(make_plan(config, match=match))
             titles.append(title)
         except ConfigError as error:
-            failures.append(f"{title}: {error}" if swept else str(error))
+            failures.append(f"{title}: {error}" if member.swept else str(error))
     if plans:
         print(json.dumps(plans if len(members) > 1 else plans[0], indent=2) if arguments.json else table(titles, plans))
     if failures:
@@ -114,6 +126,27 @@ def compare(arguments: argparse.Namespace) -> None:
     by = tuple(key for key in arguments.by.split(",") if key)
     study = gather(paths, arguments.params, arguments.per_byte, by)
     write_report(study, arguments.out, tracking, arguments.reference, budgets)
+
+
+def launch(arguments: argparse.Namespace) -> None:
+    from mfa_train.launch.start import launch
+
+    sys.exit(launch(arguments.overrides, arguments.multirun, arguments.dry_run))
+
+
+def status(arguments: argparse.Namespace) -> None:
+    if arguments.overrides:
+        raise ConfigError(f"{arguments.overrides[0]}: expected RUNS_DIR alone, the folder that holds the runs")
+    from mfa_train.launch.status import statuses, table
+
+    print(table(statuses(arguments.runs_dir)))
+
+
+def dashboard(arguments: argparse.Namespace) -> None:
+    from mfa_train.tracking.dashboard import dashboard, save, spec
+
+    workspace = dashboard(configs.load(arguments.overrides).tracking)
+    print(spec(workspace) if arguments.json else save(workspace))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,10 @@ class DataError(UserError):
     """Data that cannot be read as what it claims to be."""
 
 
+class TrackingError(UserError):
+    """W&B would not do what only W&B can; a run never raises it."""
+
+
 class TrainingError(UserError):
     """A run that cannot go on, as all its ranks know."""
 

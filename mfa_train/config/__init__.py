@@ -1,6 +1,6 @@
 """Configs become plain typed objects here, once; the only package that knows OmegaConf and Hydra."""
 
-from mfa_train.config.budget_schema import ClusterConfig, MatchConfig, PlanConfig
+from mfa_train.config.budget_schema import MatchConfig, PlanConfig
 from mfa_train.config.compose import (
     CONFIG_DIR,
     ComposeError,
@@ -9,10 +9,10 @@ from mfa_train.config.compose import (
     explained,
     from_hydra,
     load,
-    members,
     of_run,
     to_yaml,
 )
+from mfa_train.config.launch_schema import ClusterConfig, SweepConfig
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
 from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
 from mfa_train.config.schema import (
@@ -27,11 +27,13 @@ from mfa_train.config.schema import (
     TrackingConfig,
     TrainingConfig,
 )
+from mfa_train.config.sweeps import Member, members, require_one
 from mfa_train.config.typed import typed
 
 __all__ = [
     "CONFIG_DIR", "RESUME", "CheckpointConfig", "ClusterConfig", "ComposeError", "Config", "DataConfig", "GuardConfig",
-    "InitializationConfig", "MatchConfig", "ModelConfig", "OptimizerConfig", "PlanConfig", "SampleConfig",
-    "ScheduleConfig", "TrackingConfig", "TrainingConfig", "default_attention", "differences", "explained", "from_hydra",
-    "load", "members", "of_run", "require_choice", "require_not_negative", "require_positive", "to_yaml", "typed",
+    "InitializationConfig", "MatchConfig", "Member", "ModelConfig", "OptimizerConfig", "PlanConfig", "SampleConfig",
+    "ScheduleConfig", "SweepConfig", "TrackingConfig", "TrainingConfig", "default_attention", "differences", "explained",
+    "from_hydra", "load", "members", "of_run", "require_choice", "require_not_negative", "require_one",
+    "require_positive", "to_yaml", "typed",
 ]

@@ -1,10 +1,10 @@
-"""The part of the schema that is about costs: to what a variant is matched, what a plan assumes, on which devices."""
+"""The part of the schema that is about costs: to what a variant is matched, what a plan assumes."""
 
 from dataclasses import dataclass
 from typing import Any, Optional
 
 from mfa_train.config.quantities import bytes_of
-from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
+from mfa_train.config.requirements import require_choice, require_positive
 from mfa_train.errors import ConfigError
 
 CACHE_BYTES = {"bf16": 2, "fp8": 1, "fp32": 4}
@@ -74,24 +74,3 @@ class PlanConfig:
     def cache_bytes(self) -> int:
         """Of one value in the cache."""
         return CACHE_BYTES[self.cache_dtype]
-
-
-@dataclass
-class ClusterConfig:
-    """The devices a plan is for."""
-
-    device: str
-    """auto (this machine's) or a name of `mfa_train.budget.devices`."""
-    nodes: int
-    devices_per_node: int
-    price_per_device_hour: Optional[float]
-
-    def __post_init__(self):
-        for key in ("nodes", "devices_per_node"):
-            require_positive(f"cluster.{key}", getattr(self, key))
-        if self.price_per_device_hour is not None:
-            require_not_negative("cluster.price_per_device_hour", self.price_per_device_hour)
-
-    @property
-    def world_size(self) -> int:
-        return self.nodes * self.devices_per_node

@@ -1,7 +1,6 @@
 """Hydra composes configs/ and what is typed into one tree; here it becomes, once, the plain objects of the schema."""
 
 import dataclasses
-import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -23,13 +22,15 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent.parent / "configs"
 ComposeError = (HydraException, OmegaConfBaseException)
 """What Hydra raises for what is typed; `explained` says it in one line."""
 
-ADDED = ("match", "plan", "cluster", "checkpoint", "guard", "data.name", "data.files", "data.text_key", "data.tokenizer_bytes",
+ADDED = ("match", "plan", "cluster", "sweep", "checkpoint", "guard", "data.name", "data.files", "data.text_key", "data.tokenizer_bytes",
          "data.shard_bytes", "data.tokenizer", "data.eos_token", "data.dataset", "data.dataset_config", "data.dataset_split",
          "data.held_out_files", "data.corpora", "data.weights", "data.lanes", "data.shuffle_tokens", "data.cache_dir",
-         "data.cache_bytes", "data.document_mask")
+         "data.cache_bytes", "data.document_mask", "cluster.launcher", "cluster.port", "cluster.environment", "cluster.shared",
+         "cluster.time_limit", "cluster.template", "cluster.hostfile")
 """Keys that a run made by an older version doesn't hold; their defaults say what it was."""
 
 OmegaConf.register_new_resolver("times", lambda factor, value: int(factor * value), replace=True)
+OmegaConf.register_new_resolver("scaled", lambda factor, value: float(f"{factor * value:.3g}"), replace=True)
 OmegaConf.register_new_resolver("tokenizer_name", lambda tokenizer, vocab_size: _tokenizer_name(tokenizer, vocab_size),
                                 replace=True)
 
@@ -65,28 +66,6 @@ def load(overrides: Sequence[str]) -> Config:
         raise explained(error) from error
     except ValueError as error:  # Hydra's own for `=3` or `model=null`
         raise ConfigError(f"{error}: expected GROUP=CHOICE or KEY=VALUE, as attention=mla") from error
-
-
-def members(overrides: Sequence[str]) -> list[tuple[list[str], list[str]]]:
-    """The members of the sweep that comma-separated values make, as with train.py -m: (swept values, all overrides)."""
-    try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-            parsed = parser.parse_overrides(list(overrides))
-    except HydraException as error:
-        raise explained(error) from error
-    for override in parsed:
-        if override.is_sweep_override() and not override.is_discrete_sweep():
-            raise ConfigError(f"{override.input_line}: expected values one by one, as attention=mha,mfa")
-    swept = [[f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-             for override in parsed if override.is_sweep_override()]
-    fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
-    return [([_label(choice) for choice in choices], [*choices, *fixed]) for choices in itertools.product(*swept)]
-
-
-def _label(override: str) -> str:
-    """`mla` of attention=mla, `seed=2` of seed=2."""
-    return re.sub(r"^(attention|model)=|^.*\.(?=\w+=)", "", override)
 
 
 def default_attention(name: str, model: ModelConfig) -> dict[str, Any]:
@@ -148,7 +127,7 @@ def explained(error: HydraException) -> ConfigError:
             return ConfigError(f"{key}: no such key with these choices; it belongs to another {key.split('.')[0]}")
         return ConfigError(f"{key}: no such key.{did_you_mean(key, known)}")
     if "Ambiguous value" in str(error):
-        return ConfigError(f"{first_line(error)}: several values are a sweep; type python train.py -m …")
+        return ConfigError(f"{first_line(error)}: several values are a sweep; type -m as well, as python train.py -m …")
     return ConfigError(f"{first_line(error)}: expected GROUP=CHOICE or KEY=VALUE, as attention=mla training.steps=100")
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from mfa_train.config.budget_schema import ClusterConfig, MatchConfig, PlanConfig
+from mfa_train.config.budget_schema import MatchConfig, PlanConfig
+from mfa_train.config.launch_schema import ClusterConfig, SweepConfig
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
 from mfa_train.config.requirements import require_choice, require_no_secret, require_not_negative, require_positive
 from mfa_train.errors import ConfigError
@@ -264,6 +265,7 @@ class Config:
     match: MatchConfig
     plan: PlanConfig
     cluster: ClusterConfig
+    sweep: SweepConfig
     tracking: TrackingConfig
     sample: SampleConfig
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from mfa_train.config import DataConfig
+from mfa_train.config import Config, DataConfig
 from mfa_train.data.corpus import Corpus
 from mfa_train.data.preparing.prepare import prepare
 from mfa_train.data.shards.cache import ShardCache, is_url
@@ -32,3 +32,14 @@ def open_all(data: DataConfig, say: Callable[[str], None] = lambda message: None
                               "data.corpora='{code: data/code-16384, web: s3://bucket/web-16384}'")
     cache = ShardCache(data.cache_dir, data.cache_bytes, say)
     return {name: Corpus(path, cache, check) for name, path in paths.items()}
+
+
+def require_readable(config: Config, corpora: dict[str, Corpus]) -> None:
+    """Raises ConfigError where the model can't read their tokens, or the mask can't find their documents."""
+    for corpus in corpora.values():
+        if config.data.document_mask and not corpus.manifest.get("separator", True):
+            raise ConfigError(f"data.document_mask=true: {corpus.path} has no separator between its documents (its manifest says "
+                              "so); type data.document_mask=false")
+        if corpus.vocab_size > config.model.vocab_size:
+            raise ConfigError(f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's vocabulary of "
+                              f"{corpus.vocab_size}: type model.vocab_size={corpus.vocab_size}")

@@ -21,7 +21,7 @@ from mfa_train.training.ranks import Ranks, world_size
 from mfa_train.training.rng import set_rng_state
 
 FREE = ("name", "resume", "data_dir", "data.path", "data.corpora", "data.cache_", "runs_dir", "tracking.", "sample.", "match.",
-        "cluster.", "checkpoint.", "guard.hang_seconds", "plan.context", "plan.mfu", "plan.decode_counting", "plan.check")
+        "cluster.", "sweep.", "checkpoint.", "guard.hang_seconds", "plan.context", "plan.mfu", "plan.decode_counting", "plan.check")
 REFUSED = ("attention.", "model.", "data.document_mask", "seed:", "training.batch_size", "training.sequence_length")
 ACCEPTED = ("attention.kernel", "model.learning_rate", "model.max_position_embeddings")
 """Among the refused."""

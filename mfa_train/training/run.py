@@ -18,7 +18,7 @@ from mfa_train.budget.devices import peak_flops, planned_device, resolve_precisi
 from mfa_train.budget.match import matched, told
 from mfa_train.budget.plan import make_plan, require_fit
 from mfa_train.config import Config
-from mfa_train.data.corpora import open_all, prepare_all
+from mfa_train.data.corpora import open_all, prepare_all, require_readable
 from mfa_train.data.corpus import Corpus
 from mfa_train.data.reading.batches import Batches
 from mfa_train.data.reading.documents import ModelInputs
@@ -117,7 +117,8 @@ def run(config: Config) -> dict:
         if ranks.first:
             folder.close(summary)
     text = sample_text(config.sample, config.seed, engine.module, tokenizer, ranks.device)
-    ranks.say(f"\n{closing_table(summary)}\n\nA sample:\n\n{text}\n\n{where_to_look(folder)}")
+    if ranks.first:  # the others have no record where a run goes on behind its last step
+        ranks.say(f"\n{closing_table(summary)}\n\nA sample:\n\n{text}\n\n{where_to_look(folder)}")
     return summary
 
 
@@ -125,11 +126,5 @@ def _open_corpora(config: Config, ranks: Ranks) -> dict[str, Corpus]:
     """The corpora by name, prepared by rank 0 where they aren't yet. Raises ConfigError where the model can't read them."""
     ranks.on_first(lambda: prepare_all(config.data, ranks.say))
     corpora = open_all(config.data, ranks.say)
-    for corpus in corpora.values():
-        if config.data.document_mask and not corpus.manifest.get("separator", True):
-            raise ConfigError(f"data.document_mask=true: {corpus.path} has no separator between its documents (its manifest says "
-                              "so); type data.document_mask=false")
-        if corpus.vocab_size > config.model.vocab_size:
-            raise ConfigError(f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's vocabulary of "
-                              f"{corpus.vocab_size}: type model.vocab_size={corpus.vocab_size}")
+    require_readable(config, corpora)
     return corpora

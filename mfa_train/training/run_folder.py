@@ -15,6 +15,7 @@ from pathlib import Path
 from mfa_train import config as configs
 from mfa_train.config import Config
 from mfa_train.errors import ConfigError
+from mfa_train.run_files import LAUNCH, LOGS
 from mfa_train.tracking.starts import starts
 from mfa_train.training.checkpoint import clear_partial
 from mfa_train.training.resume import StartingPoint, changes
@@ -68,12 +69,8 @@ class RunFolder:
         An older run of this name is moved aside to NAME~1, NAME~2, … with resume=never; an unfinished one without a
         checkpoint starts again in its place. Raises ConfigError where another process was faster.
         """
-        if self.config.resume == "never" and not self._is_empty():
-            number = 1
-            while (aside := self.path.with_name(f"{self.path.name}~{number}")).exists():
-                number += 1
-            self.path.rename(aside)
-            self.lock.release()
+        if self.config.resume == "never":
+            self.move_aside()
         self.path.mkdir(parents=True, exist_ok=True)
         self.lock.take()
         clear_partial(self.checkpoints)
@@ -84,6 +81,15 @@ class RunFolder:
         self._write("config.yaml", configs.to_yaml(self.config))
         self.write_json("plan.json", plan)
         return len(starts(self.path))
+
+    def move_aside(self) -> None:
+        """Makes room: what is in the folder goes to NAME~1, NAME~2, …, and its lock is released."""
+        if not self._is_empty():
+            number = 1
+            while (aside := self.path.with_name(f"{self.path.name}~{number}")).exists():
+                number += 1
+            self.path.rename(aside)
+            self.lock.release()
 
     def close(self, summary: dict) -> None:
         """Leaves summary.json; without room for it, says so."""
@@ -97,8 +103,8 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def _is_empty(self) -> bool:
-        """Whether there is nothing of a run yet; what a kill while it was being created leaves is nothing."""
-        nothing = {LOCK_FILE, "config.yaml.partial"}
+        """Whether there is nothing of a run yet; what a launch, or a kill while it was being created, leaves is nothing."""
+        nothing = {LOCK_FILE, "config.yaml.partial", LAUNCH, LOGS}
         return not self.path.exists() or {path.name for path in self.path.iterdir()} <= nothing
 
     def _finished_summary(self) -> dict | None:

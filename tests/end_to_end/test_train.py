@@ -85,14 +85,6 @@ def test_a_wandb_failure_never_stops_a_run(train, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
 
 
-def test_a_sweep_runs_each_member_in_a_process_and_folder_of_its_own(train, tmp_path):
-    done = train("attention=mha,mfa", "training.steps=2", "schedule.warmup_steps=1,700", python=("train.py", "-m"))
-    assert done.returncode == 1
-    assert "2 of the sweep's members failed: schedule.warmup_steps=700 attention=mha; schedule" in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "mfa-nano-schedule.warmup_steps=1", "mha-nano-schedule.warmup_steps=1"]
-
-
 def test_a_finished_run_is_left_as_it_is_and_another_never_takes_its_folder(train, tmp_path):
     command = ("name=run", "training.steps=2", "schedule.warmup_steps=1")
     assert train(*command).returncode == 0

@@ -1,0 +1,68 @@
+"""The part of the schema that is about where a run's processes are started, and about sweeps of runs."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
+from mfa_train.errors import ConfigError
+
+LAUNCHERS = ("local", "slurm", "ssh")
+
+
+@dataclass
+class ClusterConfig:
+    """The devices a plan is for, and the way to start processes on them; see `mfa_train.launch`."""
+
+    launcher: str
+    """local | slurm | ssh."""
+    device: str
+    """auto (this machine's) or a name of `mfa_train.budget.devices`."""
+    nodes: int
+    devices_per_node: int
+    price_per_device_hour: Optional[float]
+    port: Optional[int]
+    """On the first node, where the ranks meet; null: chosen."""
+    environment: Optional[str]
+    """A file of KEY=VALUE lines that every rank gets."""
+    shared: list[str]
+    """Folders that all nodes see. Where some are named, runs and data must lie in them."""
+    time_limit: Optional[str]
+    """SLURM's, as 24:00:00; null: the partition's."""
+    template: Optional[str]
+    """The job script for SLURM."""
+    hostfile: Optional[str]
+    """Of ssh: a line for each host, as `node-1 slots=8`."""
+
+    def __post_init__(self):
+        require_choice("cluster.launcher", self.launcher, LAUNCHERS)
+        for key in ("nodes", "devices_per_node"):
+            require_positive(f"cluster.{key}", getattr(self, key))
+        if self.price_per_device_hour is not None:
+            require_not_negative("cluster.price_per_device_hour", self.price_per_device_hour)
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise ConfigError(f"cluster.port={self.port}: expected a port from 1 to 65535, or null")
+        if self.time_limit is not None and not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", self.time_limit):
+            raise ConfigError(f"cluster.time_limit={self.time_limit}: expected SLURM's form, as "
+                              "cluster.time_limit='24:00:00' or '2-12:00:00'")
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.devices_per_node
+
+
+@dataclass
+class SweepConfig:
+    """What `-m` runs over beside what is typed, and how; see `mfa_train.launch.sweep`."""
+
+    over: dict[str, list[Any]]
+    """Values of each key that a ready sweep goes over; a key that is typed goes before."""
+    parallel: Optional[int]
+    """Members at a time; null: one on this machine, as many as the scheduler lets on SLURM."""
+    retries: int
+    """Of a failed member, on this machine."""
+
+    def __post_init__(self):
+        if self.parallel is not None:
+            require_positive("sweep.parallel", self.parallel)
+        require_not_negative("sweep.retries", self.retries)

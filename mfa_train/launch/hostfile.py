@@ -1,0 +1,42 @@
+"""A hostfile as DeepSpeed and MPI know it: `node-1 slots=8`, one line a host, # for comments."""
+
+import re
+from pathlib import Path
+
+from mfa_train.config import ClusterConfig
+from mfa_train.errors import ConfigError
+
+
+def read_hosts(cluster: ClusterConfig) -> list[str]:
+    """The hosts of cluster.hostfile, the first first. Raises ConfigError, naming the host, where one stands there twice
+    or hosts and slots are not those of cluster.nodes and cluster.devices_per_node."""
+    path = Path(str(cluster.hostfile))
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"cluster.hostfile={path}: cannot be read ({error.strerror}): a line for each host, as "
+                          "node-1 slots=8") from None
+    slots: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.strip().startswith("#"):
+            continue
+        # A name of plain characters: pdsh and shells have a meaning for others.
+        found = re.fullmatch(r"\s*([\w.][\w.:@-]*)\s+slots=(\d+)\s*", line)
+        if not found:
+            raise ConfigError(f"cluster.hostfile={path}: line {number}: expected a host and its slots, as node-1 "
+                              f"slots=8, not {line}")
+        if found[1] in slots:
+            raise ConfigError(f"cluster.hostfile={path}: host {found[1]} stands there twice: leave one of the lines, "
+                              "with all its slots")
+        slots[found[1]] = int(found[2])
+    if not slots:
+        raise ConfigError(f"cluster.hostfile={path}: names no host: a line for each, as node-1 slots=8")
+    for host, count in slots.items():
+        if count != cluster.devices_per_node:
+            raise ConfigError(f"host {host}: slots={count} in {path}, but "
+                              f"cluster.devices_per_node={cluster.devices_per_node}: all hosts start the same number; "
+                              f"type cluster.devices_per_node={count}, or change the line")
+    if len(slots) != cluster.nodes:
+        raise ConfigError(f"cluster.nodes={cluster.nodes}: {path} names {len(slots)} hosts: type "
+                          f"cluster.nodes={len(slots)}")
+    return list(slots)

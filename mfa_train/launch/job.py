@@ -1,0 +1,100 @@
+"""What a launch leaves for its ranks: job.json, with the overrides of each member as they were typed.
+
+Ranks read their overrides from it, so that no config value ever passes through a shell, a scheduler or another
+launcher. It lies in NAME/launch/ of a run's folder, a sweep's in runs_dir/.sweeps/GROUP/.
+"""
+
+import dataclasses
+import json
+import os
+import urllib.parse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mfa_train.config import Config, Member
+from mfa_train.errors import ConfigError
+from mfa_train.run_files import LAUNCH
+from mfa_train.tracking.starts import versions
+
+
+@dataclass(frozen=True)
+class Job:
+    folder: str
+    """Where this lies; absolute."""
+    members: list[dict]
+    """`run_dir` (absolute) and `overrides` of each: one, or those of a sweep."""
+    nodes: int
+    devices_per_node: int
+    port: int | None
+    environment: dict[str, str]
+    """What cluster.environment adds for every rank."""
+    versions: dict[str, str]
+    """Of the libraries where the job was launched: all nodes must have the same."""
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.devices_per_node
+
+    @property
+    def word(self) -> str:
+        """The folder as one word that shells, pdsh and schedulers leave as it is."""
+        return urllib.parse.quote(self.folder)
+
+    def write(self) -> None:
+        folder = Path(self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / "job.json.partial"
+        beside.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+        os.replace(beside, folder / "job.json")
+
+
+def read_job(word: str) -> Job:
+    """The job of `Job.word`. Raises ConfigError where it isn't there, as on a node that doesn't see the launch's
+    folder."""
+    path = Path(urllib.parse.unquote(word)) / "job.json"
+    try:
+        return Job(**json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): runs_dir must be a folder that all nodes "
+                          "share") from None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: not a job of this version ({error}); launch it again") from None
+
+
+def make_job(members: Sequence[Member], cwd: Path) -> Job:
+    """The job of one run or of a sweep, not written yet. Relative runs_dir count from `cwd`."""
+    first = members[0].config
+    runs = [cwd / member.config.run_dir for member in members]
+    folder = runs[0] / LAUNCH if not members[0].swept else cwd / first.runs_dir / ".sweeps" / sweep_name(first)
+    # An older run is moved aside once, when the job is launched: what it then finds is its own.
+    again = [["resume=auto"] if member.config.resume == "never" else [] for member in members]
+    return Job(str(folder), [{"run_dir": str(run), "overrides": [*member.overrides, *auto]}
+                             for run, member, auto in zip(runs, members, again)],
+               first.cluster.nodes, first.cluster.devices_per_node, first.cluster.port,
+               environment(first.cluster.environment), versions())
+
+
+def sweep_name(config: Config) -> str:
+    """Of the sweep that `config` is a member of: its W&B group, as a folder's name."""
+    return str(config.tracking.group).replace("/", "_")
+
+
+def environment(file: str | None) -> dict[str, str]:
+    """The KEY=VALUE lines of `file`; # starts a comment line. Raises ConfigError."""
+    if file is None:
+        return {}
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"cluster.environment={file}: cannot be read ({error.strerror})") from None
+    found = {}
+    for number, line in enumerate(map(str.strip, lines), 1):
+        key, separator, value = line.partition("=")
+        if not line or line.startswith("#"):
+            continue
+        if not separator or not key.isidentifier():
+            raise ConfigError(f"cluster.environment={file}: line {number}: expected KEY=VALUE, as "
+                              f"NCCL_SOCKET_IFNAME=ib0, not {line}")
+        found[key] = value
+    return found

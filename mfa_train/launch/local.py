@@ -1,0 +1,41 @@
+"""cluster=local: one rank in this process, several as one node's. The ranks check what can be checked themselves."""
+
+import os
+import socket
+import time
+
+from mfa_train.config import Member
+from mfa_train.errors import ConfigError
+from mfa_train.launch.checks import move_aside
+from mfa_train.launch.job import Job
+from mfa_train.launch.node import Node
+from mfa_train.launch.rank import work
+
+
+def describe(member: Member, job: Job) -> str:
+    """What `launch` would run."""
+    ranks = member.config.cluster.devices_per_node
+    return f"{ranks} rank{'s' if ranks > 1 else ''} of train.py on this machine, each with\n  " + "\n  ".join(
+        job.members[0]["overrides"])
+
+
+def require_one_node(member: Member) -> None:
+    if (nodes := member.config.cluster.nodes) != 1:
+        raise ConfigError(f"cluster.nodes={nodes}: cluster=local is this machine alone: type cluster.nodes=1, or "
+                          "cluster=slurm or cluster=ssh")
+
+
+def launch(member: Member, job: Job) -> int:
+    """Runs it to its end; its exit status."""
+    move_aside([member])
+    job.write()
+    start = f"{os.getpid()}-{int(time.time())}"
+    if job.devices_per_node == 1:
+        return work(job, 0, start)
+    return Node(job, 0, start, 0, "127.0.0.1", job.port or free_port()).run()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -1,0 +1,139 @@
+"""The ranks of one node, started together and ended together. On SLURM this is the one task of each node.
+
+    python -m mfa_train.launch.node JOB
+
+Why not torchrun: it gives its ranks 30 seconds between SIGTERM and SIGKILL, less than a large checkpoint takes; SIGUSR1
+ends it without a word to its ranks; and its own status is 1 whatever theirs was, so that no scheduler can tell a run
+that stopped (75, requeue it) from one that failed.
+
+    - A signal that asks to stop (SIGTERM, SIGUSR1, SIGINT) is passed on; the ranks have all the time they need to save.
+      A second SIGINT kills them.
+    - A rank that fails takes the others along after a few seconds, in which they may say what they saw.
+    - The status is 0; 75 where all stopped as asked; else that of the first rank to fail.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mfa_train.doors import report
+from mfa_train.errors import ConfigError, Stopped
+from mfa_train.launch.job import Job, read_job
+from mfa_train.launch.output import failure_file, log_of, show_failure
+from mfa_train.tracking.starts import versions
+
+GRACE_SECONDS = 10
+"""That the other ranks have when one has failed."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+ASKED = (0, Stopped.exit_status, -signal.SIGTERM, -signal.SIGUSR1)
+"""Statuses of a rank that was asked to stop; the signals' own before its first step."""
+
+
+class Node:
+    """The ranks of node number `node` of a job, which meet at `address`:`port`; `start` names this start."""
+
+    def __init__(self, job: Job, member: int, start: str, node: int, address: str, port: int):
+        self.job, self.member, self.start = job, member, start
+        self.run_dir = Path(job.members[member]["run_dir"])
+        self.first = node * job.devices_per_node
+        self.environment = os.environ | {
+            "MASTER_ADDR": address, "MASTER_PORT": str(port), "WORLD_SIZE": str(job.world_size),
+            "LOCAL_WORLD_SIZE": str(job.devices_per_node)}
+        self.ranks: list[subprocess.Popen] = []
+        self.asked = 0
+
+    def run(self) -> int:
+        """The exit status of them all."""
+        logs = [log_of(self.run_dir, self.first + local) for local in range(self.job.devices_per_node)]
+        begins = [log.stat().st_size if log.exists() else 0 for log in logs]
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._pass_on)
+        for local in range(self.job.devices_per_node):
+            # A session of its own: a terminal's Ctrl-C comes through this process alone.
+            self.ranks.append(subprocess.Popen(
+                [sys.executable, "-u", "-m", "mfa_train.launch.rank", self.job.word, str(self.member), self.start],
+                env=self.environment | {"RANK": str(self.first + local), "LOCAL_RANK": str(local)},
+                start_new_session=True))
+        first = self._first_to_fail()
+        if first is not None:
+            self._end_the_others()
+        statuses = [rank.wait() for rank in self.ranks]
+        if first is None:
+            return 0
+        if all(status in ASKED for status in statuses) and (self.asked or Stopped.exit_status in statuses):
+            failed_elsewhere = failure_file(self.run_dir, self.start).exists()
+            return 1 if failed_elsewhere else Stopped.exit_status
+        status = statuses[first]
+        if status < 0 or not failure_file(self.run_dir, self.start).exists():
+            words = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+            show_failure(self.run_dir, self.start, self.first + first, begins[first], sys.stderr, words)
+        return status if status > 0 else 128 - status
+
+    def _first_to_fail(self) -> int | None:
+        """Waits for all ranks to end well, or for the first that does not; None where all did."""
+        while True:
+            statuses = [rank.poll() for rank in self.ranks]
+            for local, status in enumerate(statuses):
+                if status not in (None, 0):
+                    return local
+            if None not in statuses:
+                return None
+            time.sleep(0.05)
+
+    def _end_the_others(self) -> None:
+        stopping = all(rank.poll() in (None, *ASKED) for rank in self.ranks)
+        deadline = time.monotonic() + (6 * GRACE_SECONDS if stopping else GRACE_SECONDS)
+        while time.monotonic() < deadline and any(rank.poll() is None for rank in self.ranks):
+            time.sleep(0.05)
+        for rank in self.ranks:
+            if rank.poll() is None:
+                rank.kill()
+
+    def _pass_on(self, number: int, _) -> None:
+        self.asked += number == signal.SIGINT or not self.asked
+        for rank in self.ranks:
+            if rank.poll() is None:
+                # SIGINT as SIGTERM: to a rank a second SIGINT, as a scheduler may have sent it one too, means not to
+                # save.
+                rank.send_signal(signal.SIGKILL if self.asked > 1 else
+                                 signal.SIGTERM if number == signal.SIGINT else number)
+
+
+def main() -> int:
+    host, environment = socket.gethostname(), os.environ
+    try:
+        job = read_job(sys.argv[1])
+        found = versions()
+        for name, there in job.versions.items():
+            if (here := found.get(name)) != there:
+                raise ConfigError(f"{name} {here} is installed here, {there} where the job was launched: all nodes "
+                                  "must have the same")
+        node, port = int(environment["SLURM_NODEID"]), job.port or 20000 + int(environment["SLURM_JOB_ID"]) % 20000
+        if node == 0:
+            require_free(port)
+    except ConfigError as error:
+        raise ConfigError(f"host {environment.get('SLURMD_NODENAME', host)}: {error}") from error
+    start = f"{environment['SLURM_JOB_ID']}.{environment.get('SLURM_RESTART_COUNT', 0)}"
+    member = int(environment.get("SLURM_ARRAY_TASK_ID", 0))
+    status = Node(job, member, start, node, environment["MASTER_ADDR"], port).run()
+    # The first node tells that the run stopped: others that end before it with a status would have srun kill it.
+    return 0 if node > 0 and status == Stopped.exit_status else status
+
+
+def require_free(port: int) -> None:
+    """Raises ConfigError where another process listens on `port`."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", port))
+        except OSError as error:
+            raise ConfigError(f"cluster.port={port}: {error.strerror}: type cluster.port={port % 60000 + 1024}, or end "
+                              "what listens there") from None
+
+
+if __name__ == "__main__":
+    sys.exit(report(lambda: sys.exit(main())))

@@ -1,0 +1,102 @@
+"""Where a rank's words go: logs/rank-00003.log of the run's folder, and, of rank 0, the terminal too.
+
+Of a start that fails, the first rank to fail shows the end of its log on the terminal, whichever rank it is, and no
+other does: those that fail after it mostly tell of the connection they lost. That the first is first rests on one file
+that only one process can create.
+
+What it gives up: what C libraries of rank 0 print goes to its log alone, and its progress bar to the terminal alone.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from mfa_train.run_files import LOGS
+
+LINES = 40
+"""Of a log that are shown; a traceback is shown whole."""
+
+
+def log_of(run_dir: Path, rank: int) -> Path:
+    return run_dir / LOGS / f"rank-{rank:05}.log"
+
+
+class RankOutput:
+    """From its making on, standard output and error of this process are the log of `rank`; `start` names this start."""
+
+    def __init__(self, run_dir: Path, rank: int, start: str):
+        self.run_dir, self.rank, self.start = run_dir, rank, start
+        self.terminal = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace")
+        path = log_of(run_dir, rank)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sys.stdout.flush()
+        output = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        self.begin = os.fstat(log).st_size
+        for descriptor in (1, 2):
+            os.dup2(log, descriptor)
+        sys.stdout.reconfigure(line_buffering=True, encoding="utf-8", errors="replace")
+        sys.stderr.reconfigure(encoding="utf-8", errors="replace")
+        print(f"=== {time.strftime('%Y-%m-%dT%H:%M:%S%z')} start {start}, rank {rank} on {socket.gethostname()}, "
+              f"process {os.getpid()}", flush=True)
+        if rank == 0:
+            sys.stdout, sys.stderr = Both(output, sys.stdout), Both(self.terminal, sys.stderr)
+
+    def failed(self, shown: bool = False) -> None:
+        """This rank has failed: what its log ends with goes to the terminal, where no rank was faster, unless it has
+        been `shown` there already."""
+        show_failure(self.run_dir, self.start, self.rank, self.begin, None if shown else self.terminal)
+
+
+class Both:
+    """A text stream to the terminal and to the log. Where one of them has gone or is full, the other has it alone. A
+    progress bar, which overwrites its line, is not logged."""
+
+    def __init__(self, terminal: IO[str], log: IO[str]):
+        self.terminal, self.log = terminal, log
+        self.isatty, self.fileno, self.encoding = terminal.isatty, terminal.fileno, terminal.encoding
+
+    def write(self, text: str) -> int:
+        for stream in (self.terminal, self.log):
+            if stream is self.terminal or not text.startswith("\r"):
+                with contextlib.suppress(OSError):
+                    stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        for stream in (self.terminal, self.log):
+            with contextlib.suppress(OSError):
+                stream.flush()
+
+
+def failure_file(run_dir: Path, start: str) -> Path:
+    """Exists as soon as a rank of this start has failed; holds what was shown."""
+    return run_dir / LOGS / f"failure-{start}.txt"
+
+
+def show_failure(run_dir: Path, start: str, rank: int, begin: int, terminal: IO[str] | None, words: str = "") -> None:
+    """Shows what the log of `rank` ends with from byte `begin` on, unless another failure of `start` was shown."""
+    try:
+        descriptor = os.open(failure_file(run_dir, start), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError:
+        return
+    log = log_of(run_dir, rank)
+    try:
+        ending = _ending(log.read_bytes()[begin:].decode(errors="replace"))
+    except OSError:
+        ending = ""
+    told = f"rank {rank} on {socket.gethostname()} failed{words and f' ({words})'}; its log is {log}:\n\n{ending}\n"
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(told)
+    if terminal:
+        print(f"\n{told}", file=terminal, flush=True)
+
+
+def _ending(log: str) -> str:
+    lines = log.rstrip().splitlines()[1:]  # without the line that says whose start it is
+    traced = [number for number, line in enumerate(lines) if line.startswith(("Traceback ", "rank ", "error: "))]
+    return "\n".join(lines[traced[-1] :] if traced and len(lines) - traced[-1] > LINES else lines[-LINES:])

@@ -1,0 +1,66 @@
+"""One rank of a launched job: its overrides from the job's file, its words into its log.
+
+    python -m mfa_train.launch.rank JOB [MEMBER [START]]
+
+`node` starts it on this machine and on SLURM's nodes, DeepSpeed's launcher on hosts over ssh; RANK, WORLD_SIZE and
+LOCAL_RANK are theirs. It exits with the run's own status.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from mfa_train import config as configs
+from mfa_train.doors import report
+from mfa_train.errors import Stopped, UserError
+from mfa_train.launch.job import Job, read_job
+from mfa_train.launch.output import RankOutput
+
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that comes when the parent is gone, so that no rank outlives its launcher."""
+
+
+def main() -> int:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    job = read_job(sys.argv[1])
+    member, start = (*sys.argv[2:], "0", "0")[:2]
+    return work(job, int(member), start)
+
+
+def work(job: Job, member: int, start: str) -> int:
+    """Trains as this rank; gives the exit status."""
+    run_dir, overrides = Path(job.members[member]["run_dir"]), job.members[member]["overrides"]
+    os.environ.update(job.environment)
+    os.environ.setdefault("LOCAL_WORLD_SIZE", str(job.devices_per_node))
+    # The ranks share the node's cores; torch alone would start as many threads as cores in each.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // job.devices_per_node)))
+    rank = int(os.environ.get("RANK", 0))
+    output, told = RankOutput(run_dir, rank, start), []
+
+    def train() -> None:
+        try:
+            config = configs.load(overrides)
+            from mfa_train.training.run import run  # torch and deepspeed take seconds: not for a mistyped key
+
+            run(config)
+        except UserError as error:
+            if rank == 0 or not error.everywhere:
+                told.append(error)
+            raise
+
+    try:
+        status = report(train)
+    except Exception:
+        print(traceback.format_exc(), file=sys.__stderr__, flush=True)  # the log: of those that fail the first is shown
+        output.failed()
+        return 1
+    if told and status != Stopped.exit_status:
+        output.failed(shown=rank == 0)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(report(lambda: sys.exit(main())))

@@ -1,0 +1,132 @@
+"""cluster=ssh: a run on the hosts of a hostfile, through DeepSpeed's launcher and pdsh, in the foreground.
+
+    1. All hosts are asked whether they are reachable and alike (`hosts`).
+    2. DeepSpeed's launcher starts `cluster.devices_per_node` ranks on each; rank 0's words come back to the terminal.
+    3. Ctrl-C, SIGTERM and SIGUSR1 ask the run to save and stop, through its first rank; a second Ctrl-C kills it.
+    4. A host that fails or is cut off takes the others along: within half a minute nothing runs on those in reach, and
+       the same command goes on from the last checkpoint.
+
+DeepSpeed's launcher joins words for a shell on each host, so it gets plain ones alone; the config goes by the job's
+file.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mfa_train.config import Config, Member
+from mfa_train.errors import ConfigError, Stopped, TrainingError
+from mfa_train.launch.checks import move_aside, on_gpus, require_trainable, unfinished
+from mfa_train.launch.hostfile import read_hosts
+from mfa_train.launch.hosts import ALIVE_OPTIONS, SSH_OPTIONS, end_everywhere, require_ready, signal_first
+from mfa_train.launch.job import Job
+from mfa_train.launch.output import failure_file
+
+GRACE_SECONDS = {Stopped.exit_status: 60, 255: 0}
+"""That the other hosts have to end by themselves when one ended with this status; 10 otherwise. 255: it is cut off."""
+NOISE = re.compile(r"^pdsh@|\[(INFO|ERROR)\] \[(launch|runner)\.py|\[WARNING\] \[real_accelerator\.py")
+"""Lines of pdsh and of DeepSpeed's launcher that say nothing of the run."""
+PLAIN = re.compile(r"[\w@%+=:,./-]+")
+
+
+def command_of(config: Config, job: Job, port: int | str, start: str) -> list[str]:
+    """DeepSpeed's launcher as it is called."""
+    return [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(config.cluster.hostfile),
+            "--launcher", "pdsh", "--launcher_args=-N", "--force_multi", "--quiet", "--no_local_rank",
+            "--master_port", str(port), "--module", "mfa_train.launch.rank", job.word, "0", start]
+
+
+def describe(member: Member, job: Job) -> str:
+    """What `launch` would run."""
+    hosts = read_hosts(member.config.cluster)
+    return (f"{shlex.join(command_of(member.config, job, job.port or 'FREE', 'START'))}\n\non {', '.join(hosts)}, each "
+            "rank with\n  " + "\n  ".join(job.members[0]["overrides"]))
+
+
+def launch(member: Member, job: Job) -> int:
+    """Runs it to its end; the run's own exit status. Raises ConfigError for what can be known to fail, TrainingError
+    where a host was lost."""
+    hosts = read_hosts(member.config.cluster)
+    for tool in ("ssh", "pdsh"):
+        if shutil.which(tool) is None:
+            raise ConfigError(f"cluster=ssh: {tool} is not installed here: apt-get install pdsh openssh-client (or "
+                              "dnf)")
+    for place in (os.getcwd(), sys.executable):
+        if not PLAIN.fullmatch(place):
+            raise ConfigError(f"cluster=ssh: DeepSpeed's launcher can't pass {place!r} on: type this in a folder, and "
+                              "with a Python, of plain characters")
+    if not unfinished([member]):
+        print(f"{member.config.run_dir} holds this run, finished before. To train it again: resume=never")
+        return 0
+    port = require_ready(hosts, member.config, job, on_gpus(member.config.cluster), print)
+    require_trainable([member])
+    move_aside([member])
+    job.write()
+    start = f"{os.getpid()}-{int(time.time())}"
+    return _Run(hosts, job, start).watch(command_of(member.config, job, port, start))
+
+
+class _Run:
+    def __init__(self, hosts: Sequence[str], job: Job, start: str):
+        self.hosts, self.job, self.start = hosts, job, start
+        self.ended: dict[str, int] = {}
+        """Exit status by host, of those that ended with one, the first first."""
+        self.asked = 0
+
+    def watch(self, command: list[str]) -> int:
+        options = shlex.join([*SSH_OPTIONS, *ALIVE_OPTIONS])
+        appended = f"{os.environ.get('PDSH_SSH_ARGS_APPEND', '')} {options}".strip()
+        self.launcher = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            errors="replace", start_new_session=True, env=os.environ | {"PDSH_SSH_ARGS_APPEND": appended})
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, lambda number, _: self._ask(number))
+        reader = threading.Thread(target=self._read)
+        reader.start()
+        deadline = None
+        while self.launcher.poll() is None:
+            if self.ended and deadline is None:
+                deadline = time.monotonic() + GRACE_SECONDS.get(next(iter(self.ended.values())), 10)
+            if self.asked > 1 or deadline and time.monotonic() > deadline:
+                self.launcher.terminate()  # it then ends the ranks everywhere, if slowly
+                self.launcher.wait()
+                end_everywhere([host for host in self.hosts if self.ended.get(host) != 255], self.job)
+            time.sleep(0.1)
+        reader.join()
+        return self._status()
+
+    def _read(self) -> None:
+        for line in self.launcher.stdout:
+            if found := re.match(r"pdsh@\S+: (\S+): ssh exited with exit code (\d+)", line):
+                self.ended.setdefault(found[1], int(found[2]))
+            elif not NOISE.search(line):
+                print(line, end="", flush=True)
+
+    def _ask(self, number: int) -> None:
+        self.asked += 1
+        if self.asked == 1:
+            print(f"\n{signal.Signals(number).name}: asking the run to save and stop; once more kills it", flush=True)
+            if not signal_first(self.hosts, self.job):
+                self.asked = 2
+
+    def _status(self) -> int:
+        if self.asked > 1:
+            raise Stopped("the run, killed on all hosts; the same command goes on from its last checkpoint")
+        lost = [host for host, status in self.ended.items() if status == 255]
+        if lost:
+            raise TrainingError(f"host {lost[0]} can't be reached any more: the run was ended on the others. When it "
+                                "is back, the same command goes on from the last checkpoint")
+        first = next(iter(self.ended.items()), None)
+        if first and first[1] != Stopped.exit_status and not failure_file(
+                Path(self.job.members[0]["run_dir"]), self.start).exists():
+            raise TrainingError(f"host {first[0]}: its ranks ended with status {first[1]} and no words; their logs are "
+                                f"in {self.job.members[0]['run_dir']}/logs")
+        return first[1] if first else self.launcher.returncode

@@ -1,0 +1,148 @@
+"""A sweep on this machine: its members one after another, or sweep.parallel at a time, each a process group of its own.
+
+    1. Members that have finished are left out, and what can be known to fail for one is told before any is started.
+    2. A member that fails is tried again sweep.retries times, behind the others; what still fails is told at the end.
+    3. Ctrl-C, SIGTERM and SIGUSR1 stop all members, which save first; a second Ctrl-C kills them. The same command goes
+       on from there.
+
+Several at a time share the machine: each gets its share of the cores, and cluster.devices_per_node GPUs of its own.
+Their words go to NAME/logs/sweep.log.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mfa_train.config import Member
+from mfa_train.errors import ConfigError, Stopped, TrainingError
+from mfa_train.launch.checks import unfinished
+from mfa_train.run_files import LOGS
+
+STOPPED = (Stopped.exit_status, 130, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGKILL)
+"""Statuses of a member that was asked to stop."""
+
+
+@dataclass(eq=False)
+class _Attempt:
+    member: Member
+    slot: int
+    process: subprocess.Popen
+    began: float = field(default_factory=time.monotonic)
+
+
+def run_sweep(members: Sequence[Member], command: Sequence[str]) -> None:
+    """Runs `command` with each member's overrides behind it. Raises ConfigError for what cannot work, TrainingError
+    naming the members that failed, Stopped where it was asked to stop."""
+    if "RANK" in os.environ:
+        raise ConfigError("-m starts a process for each member itself: type it without torchrun, or one member with it")
+    _require_shapes(members)
+    left = unfinished(members)
+    for member in members:
+        if member not in left:
+            print(f"=== {' '.join(member.swept)}: finished before, in {member.config.run_dir}", flush=True)
+    _Sweep(left, command).run()
+
+
+class _Sweep:
+    def __init__(self, members: list[Member], command: Sequence[str]):
+        self.waiting = [(member, 0) for member in members]
+        self.command = command
+        self.parallel = (members[0].config.sweep.parallel or 1) if members else 1
+        self.devices = _device_shares(members[0], self.parallel) if members and self.parallel > 1 else [None]
+        self.free = list(range(self.parallel))
+        self.running: dict[_Attempt, int] = {}
+        self.asked: signal.Signals | None = None
+        self.stopped_at: list[str] = []
+
+    def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        failed = []
+        while self.running or self.waiting and not self.asked:
+            while self.waiting and self.free and not self.asked:
+                self._start(*self.waiting.pop(0))
+            time.sleep(0.05)
+            for attempt, tries in [(attempt, tries) for attempt, tries in self.running.items()
+                                   if attempt.process.poll() is not None]:
+                del self.running[attempt]
+                self.free.append(attempt.slot)
+                status = attempt.process.returncode
+                self._tell(attempt, status)
+                if status in STOPPED and (self.asked or status == Stopped.exit_status):
+                    self.asked = self.asked or signal.SIGTERM
+                    self.stopped_at.append(" ".join(attempt.member.swept))
+                    self._ask()
+                elif status and tries < attempt.member.config.sweep.retries:
+                    self.waiting.append((attempt.member, tries + 1))
+                elif status:
+                    failed.append(" ".join(attempt.member.swept))
+        told = f"{len(failed)} of the sweep's members failed: {'; '.join(failed)}" if failed else ""
+        if self.asked:
+            at = "; ".join(self.stopped_at) or "its members' end"
+            raise Stopped(f"the sweep, at {at}; the same command goes on from there{told and f'. {told}'}")
+        if failed:
+            raise TrainingError(told)
+
+    def _start(self, member: Member, tries: int) -> None:
+        slot = self.free.pop(0)
+        output, environment = None, dict(os.environ)
+        again = f" (once more, {tries} of {member.config.sweep.retries})" if tries else ""
+        if self.parallel > 1:
+            path = member.config.run_dir / LOGS / "sweep.log"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            output, again = path.open("ab"), f"{again}: output in {path}"
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // self.parallel)))
+            if self.devices[slot] is not None:
+                environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot]
+        print(f"\n=== {' '.join(member.swept)}{again}", flush=True)
+        process = subprocess.Popen([*self.command, *member.overrides], stdout=output, stderr=output, env=environment,
+                                   start_new_session=True)
+        self.running[_Attempt(member, slot, process)] = tries
+
+    def _tell(self, attempt: _Attempt, status: int) -> None:
+        if self.parallel > 1:
+            came = {0: "finished", Stopped.exit_status: "stopped"}.get(status, f"failed (exit status {status})")
+            seconds = time.monotonic() - attempt.began
+            print(f"=== {' '.join(attempt.member.swept)}: {came} after {seconds:.0f} s", flush=True)
+
+    def _on_signal(self, number: int, _) -> None:
+        again = self.asked == number == signal.SIGINT
+        self.asked = signal.Signals(number)
+        self._ask(kill=again)
+
+    def _ask(self, kill: bool = False) -> None:
+        for attempt in self.running:
+            if attempt.process.poll() is None:
+                attempt.process.send_signal(signal.SIGKILL if kill else
+                                            signal.SIGTERM if self.asked == signal.SIGINT else self.asked)
+
+
+def _device_shares(member: Member, parallel: int) -> list[str | None]:
+    """CUDA_VISIBLE_DEVICES of each slot; None where there are no GPUs. Raises ConfigError where they are too few."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return [None] * parallel
+    each = member.config.cluster.devices_per_node
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    devices = visible.split(",")
+    if parallel * each > len(devices):
+        raise ConfigError(f"sweep.parallel={parallel}: {parallel} × {each} GPUs are needed and {len(devices)} are "
+                          f"here: type sweep.parallel={max(1, len(devices) // each)}")
+    return [",".join(devices[slot * each : (slot + 1) * each]) for slot in range(parallel)]
+
+
+def _require_shapes(members: Sequence[Member]) -> None:
+    """Raises ConfigError before the first member trains where `match` finds no shape for a later one."""
+    wanted = [member.config for member in members if member.config.match.wanted]
+    if wanted:
+        from mfa_train.budget.match import matched
+
+    for config in wanted:
+        try:
+            matched(config)
+        except ConfigError as error:
+            raise ConfigError(f"{config.name}: {error}") from error

@@ -1,0 +1,109 @@
+"""A real SLURM cluster of two nodes on this machine: munged, slurmctld and two slurmd, with all their files in one
+folder."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
+
+CONF = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmdPort={port_2}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+CryptoType=crypto/munge
+SlurmUser=root
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ReturnToService=2
+KillWait=30
+MinJobAge=300
+JobRequeue=1
+SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{port_3}-{port_4}] CPUs={cpus} RealMemory=1000
+PartitionName=main Nodes=n[1-2] Default=YES MaxTime=60 State=UP OverSubscribe=EXCLUSIVE
+"""
+
+
+def missing() -> str | None:
+    """Why no cluster can be started here; None where one can."""
+    if os.getuid():
+        return "SLURM's daemons are started by root alone"
+    absent = [name for name in DAEMONS if shutil.which(name) is None]
+    return f"{', '.join(absent)} not installed (Debian: slurm-wlm, munge)" if absent else None
+
+
+class Cluster:
+    """Up from its making to `close`; `environment` has what SLURM's commands need."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        first = 17820 + os.getpid() % 2000 * 5
+        (folder / "slurm.conf").write_text(CONF.format(
+            host=socket.gethostname(), folder=folder, cpus=os.cpu_count(), port=first, port_2=first + 1,
+            port_3=first + 2, port_4=first + 3))
+        (folder / "state").mkdir()
+        self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
+        key = folder / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        folder.chmod(0o711)
+        self.daemons = []
+        self._start("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}",
+                    f"--pid-file={folder}/munge.pid", f"--log-file={folder}/munge.log",
+                    f"--seed-file={folder}/munge.seed")
+        self._wait(lambda: (folder / "munge.socket").exists(), "munged")
+        self._start("slurmctld", "-D", "-i")
+        for name in ("n1", "n2"):
+            (folder / f"spool-{name}").mkdir()
+            self._start("slurmd", "-D", "-N", name)
+        self._wait(lambda: self.call("sinfo", "-h", "-o", "%T %D").split() == ["idle", "2"], "the nodes")
+
+    def call(self, *command: str) -> str:
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True).stdout
+
+    def state(self, job: str) -> str:
+        """As PENDING, RUNNING, COMPLETED, FAILED."""
+        shown = self.call("scontrol", "show", "job", job)
+        return next((word.split("=")[1] for word in shown.split() if word.startswith("JobState=")), "")
+
+    def wait_for(self, job: str, *states: str, seconds: float = 120) -> str:
+        self._wait(lambda: self.state(job) in states, f"job {job} to be {states}", seconds)
+        return self.state(job)
+
+    def close(self) -> None:
+        self.call("scancel", "--user=root")
+        for daemon in reversed(self.daemons):
+            daemon.terminate()
+        for daemon in self.daemons:
+            try:
+                daemon.wait(20)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+
+    def _start(self, *command: str) -> None:
+        log = (self.folder / f"{len(self.daemons)}-{command[0]}.out").open("w")
+        self.daemons.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log))
+
+    def _wait(self, done, what: str, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < deadline, f"waited {seconds} s for {what}: " + "\n".join(
+                f"{path.name}: {path.read_text(errors='replace')[-1500:]}" for path in self.folder.glob("*.log"))
+            time.sleep(0.2)

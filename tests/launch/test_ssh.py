@@ -1,0 +1,97 @@
+"""Runs on two hosts with real sshd, through DeepSpeed's launcher and pdsh."""
+
+import re
+import shutil
+import signal
+import time
+
+import pytest
+import yaml
+
+from mfa_train.errors import ConfigError
+from mfa_train.launch.hosts import require_alike
+from mfa_train.launch.job import Job
+from mfa_train.launch.probe import Answer
+from tests.conftest import ROOT
+from tests.end_to_end.conftest import metrics
+from tests.launch.conftest import STRANGE, quoted, summary
+from tests.launch.ssh_hosts import Hosts, missing
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory):
+    made = Hosts(tmp_path_factory.mktemp("hosts"))
+    yield made
+    made.close()
+
+
+def test_a_host_that_is_cut_off_ends_the_job_by_name_and_the_run_goes_on_when_it_is_back(hosts, launch, tmp_path):
+    """And a config value gets to the ranks as it was typed and executes nothing; Ctrl-C saves."""
+    typed = ("name=run", "training.steps=3000", f"sample.prompt={quoted(STRANGE)}", *hosts.overrides)
+    process = launch.start(*typed, environment=hosts.environment)
+    while not list((tmp_path / "run" / "checkpoints").glob("step-????????")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    hosts.cut(2)
+    at = time.monotonic()
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 1 and time.monotonic() - at < 60
+    assert f"error: host {hosts.names[1]} can't be reached any more" in output.splitlines()[-1]
+    assert hosts.on(hosts.names[0], "pgrep -f mfa_train.launch.[r]ank").stdout == ""
+
+    hosts.mend(2)
+    process = launch.start(*typed, environment=hosts.environment)
+    before = len(metrics(tmp_path / "run"))
+    while len(metrics(tmp_path / "run")) < before + 5:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert re.search(r"^goes on from .*, after step \d+$", output, re.M) and "SIGINT: asking the run to save" in output
+    assert re.search(r"^stopped: SIGUSR1 after step \d+; saved in", output, re.M)
+    assert summary(tmp_path / "run")["status"] == "stopped"
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["sample"]["prompt"] == STRANGE
+    assert not (ROOT / "pwned").exists()
+
+
+def test_what_is_wrong_with_a_host_is_told_in_one_line_with_its_name(hosts, launch, tmp_path):
+    first, second = hosts.names
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text(f"{first} slots=1\n{hosts.subnet}.99 slots=1\n")
+    twice = tmp_path / "twice"
+    twice.write_text(f"{first} slots=1\n{first} slots=1\n")
+    mistakes = {
+        f"cluster.hostfile={elsewhere}": f"host {hosts.subnet}.99: cannot be reached by ssh without a password (ssh: "
+                                         "connect to host",
+        f"cluster.hostfile={twice}": f"host {first} stands there twice",
+        "cluster.devices_per_node=2": f"host {first}: slots=1 in ",
+        "cluster.port=22": f"host {first}: cluster.port=22 is in use there",
+        f"runs_dir={hosts.folder}/private": f"host {second}: {hosts.folder}/private/mfa-nano is not the folder that it "
+                                            "is here",
+    }
+    for typed, told in mistakes.items():
+        done = launch(*hosts.overrides, typed, environment=hosts.environment)
+        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert done.stderr.startswith("error: ") and told in done.stderr
+    assert not list(tmp_path.glob("*nano*"))
+
+
+def test_hosts_with_other_versions_or_another_clock_are_told_by_name():
+    job = Job("/runs/run/launch", [], 2, 1, None, {}, {"torch": "2.13.0"})
+    alike = Answer({"torch": "2.13.0"}, 0, True, True, 8, None, 0.0)
+    require_alike("b", alike, 1.0, job)
+    with pytest.raises(ConfigError, match="host b: torch 2.12.0 is installed there, 2.13.0 here"):
+        require_alike("b", Answer({"torch": "2.12.0"}, 0, True, True, 8, None, 0.0), 1.0, job)
+    with pytest.raises(ConfigError, match="host b: its clock is 37 s behind this machine's"):
+        require_alike("b", alike, -37.0, job)
+
+
+def test_a_tool_that_is_missing_is_told(hosts, launch, tmp_path):
+    (tmp_path / "bin").mkdir()
+    for tool in ("ssh", "sh"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+    done = launch(*hosts.overrides, environment=hosts.environment | {"PATH": str(tmp_path / "bin")})
+    assert done.returncode == 2 and "pdsh is not installed here" in done.stderr

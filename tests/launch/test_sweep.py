@@ -1,0 +1,83 @@
+"""Sweeps: which members there are, and how they run on this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from mfa_train import config as configs
+from mfa_train.errors import ConfigError
+from tests.conftest import ROOT, VARIANTS
+from tests.launch.conftest import summary
+
+
+def test_members_run_beside_each_other_failed_ones_once_more_and_finished_ones_never_again(launch, tmp_path):
+    sweep = ("-m", "attention=mfa", "training.steps=2", "schedule.warmup_steps=1,700", "sweep.parallel=2",
+             "sweep.retries=1")
+    done = launch(*sweep)
+    assert done.returncode == 1
+    assert "error: 1 of the sweep's members failed: schedule.warmup_steps=700" in done.stderr
+    assert "=== schedule.warmup_steps=700 (once more, 1 of 1): output in " in done.stdout
+    assert done.stdout.count("schedule.warmup_steps=700: failed (exit status 2) after") == 2
+    finished, failed = (tmp_path / f"mfa-nano-schedule.warmup_steps={steps}" for steps in (1, 700))
+    assert "held-out bits per byte" in (finished / "logs" / "sweep.log").read_text()
+    assert (failed / "logs" / "sweep.log").read_text().count("does not fit into 2 steps") == 2
+    assert yaml.safe_load((finished / "config.yaml").read_text())["tracking"]["group"] == "nano-warmup_steps"
+    again = launch(*sweep, "sweep.retries=0")
+    assert again.returncode == 1 and again.stdout.startswith("=== schedule.warmup_steps=1: finished before, in "
+                                                             f"{finished}")
+
+
+def test_ctrl_c_stops_all_members_which_save(launch, tmp_path):
+    process = launch.start("-m", "attention=mha,mfa", "training.steps=100000", "sweep.parallel=2")
+    runs = [tmp_path / f"{attention}-nano" for attention in ("mha", "mfa")]
+    deadline = time.monotonic() + 100
+    while not all((run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").stat().st_size for run in runs):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75 and "stopped: the sweep, at attention=m" in output, output
+    assert [summary(run)["status"] for run in runs] == ["stopped", "stopped"]
+    assert all(list((run / "checkpoints").glob("step-????????")) for run in runs)
+
+
+def test_values_with_commas_and_a_ready_sweep_make_every_combination_each_with_a_folder_of_its_own():
+    members = configs.members(["attention=mha,mla", "seed=1,2", "model=125m"])
+    assert [member.swept for member in members] == [
+        [f"attention={attention}", f"seed={seed}"] for attention in ("mha", "mla") for seed in (1, 2)]
+    assert [member.config.name for member in members] == [
+        "mha-125m-seed=1", "mha-125m-seed=2", "mla-125m-seed=1", "mla-125m-seed=2"]
+    assert {member.config.tracking.group for member in members} == {"125m-attention+seed"}
+    for member in members:  # what is handed on is the same member again
+        assert configs.load(member.overrides) == member.config
+
+    ready = configs.members(["sweep=learning_rate", "attention=mfa,mla", "model=125m,350m"])
+    assert len(ready) == 2 * 2 * 5 and len({member.config.run_dir for member in ready}) == 20
+    assert {member.config.optimizer.lr / member.config.model.learning_rate for member in ready} == {0.25, 0.5, 1, 2, 4}
+    with pytest.raises(ConfigError, match="would both be the run runs/a"):
+        configs.members(["name=a,a", "seed=1"])
+
+
+@pytest.mark.parametrize("size", ["nano", "125m", "7b"])
+@pytest.mark.parametrize("sweep", ["kv_budget", "kv_budgets"])
+def test_every_member_of_a_ready_sweep_of_budgets_has_a_shape(sweep, size):
+    from mfa_train.budget.match import matched
+
+    members = configs.members([f"sweep={sweep}", f"model={size}"])
+    assert sweep == "kv_budgets" or {member.label for member in members} == set(VARIANTS)
+    for member in members:
+        _, report = matched(member.config)
+        assert abs(report["params"]["difference"]) <= 0.01
+
+
+@pytest.mark.parametrize("command", [("train.py",), ("-m", "mfa_train.cli", "launch")])
+def test_a_ready_sweep_without_m_is_refused(command, tmp_path):
+    done = subprocess.run([sys.executable, *command, "sweep=kv_budget", f"runs_dir={tmp_path}"], cwd=ROOT,
+                          capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2 and "type -m as well" in done.stderr
+    assert not list(tmp_path.iterdir())
