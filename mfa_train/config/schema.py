@@ -106,9 +106,9 @@ class DataConfig:
     def __post_init__(self):
         for key in ("tokenizer_bytes", "shard_bytes", "lanes", "shuffle_tokens", "cache_bytes"):
             require_positive(f"data.{key}", getattr(self, key))
-        for key in ("files", "held_out_files", "path", "tokenizer", "dataset"):
+        for key in ("files", "held_out_files", "path", "tokenizer", "dataset", "corpora"):
             value = getattr(self, key)
-            for place in value if isinstance(value, list) else [value or ""]:
+            for place in value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value or ""]:
                 require_no_secret(f"data.{key}", place)
         if not 0 < self.held_out_fraction < 1:
             raise ConfigError(f"data.held_out_fraction={self.held_out_fraction}: expected a share between 0 and 1, as 0.05")

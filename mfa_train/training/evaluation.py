@@ -1,6 +1,7 @@
 """Held-out loss over the same tokens each time, whoever computes them."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ class Evaluator:
 
     def __init__(self, held_out: HeldOut, inputs_of: ModelInputs, micro_batch: int, ranks: Ranks, token_bytes: np.ndarray):
         self.held_out, self.inputs_of, self.micro_batch, self.ranks = held_out, inputs_of, micro_batch, ranks
+        self.on_pass: Callable[[], None] = lambda: None
+        """Called after every pass."""
         targets = {name: held_out.at(name, windows)[:, 1:] for name, windows in held_out.windows.items() if len(windows)}
         self.targets = np.concatenate([tokens.ravel() for tokens in targets.values()])
         self.sizes = {name: (tokens.size, int(token_bytes[tokens].sum())) for name, tokens in targets.items()}
@@ -47,4 +50,5 @@ class Evaluator:
             inputs, targets, documents = self.inputs_of(self.held_out.at(name, part if len(part) else windows[:1]))
             loss = model(inputs, targets, documents=documents)
             total += loss.double() * (len(part) * self.held_out.sequence_length)
+            self.on_pass()
         return self.ranks.sum(total).item()

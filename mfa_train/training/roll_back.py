@@ -5,6 +5,8 @@ section 5.1). The curve then is no longer the one that the config alone would gi
 samples were left out, and the terminal tells it.
 """
 
+import dataclasses
+
 from mfa_train.config import Config
 from mfa_train.errors import TrainingError
 from mfa_train.training.checkpoints import Checkpoints
@@ -23,7 +25,8 @@ def roll_back(poisoned: Poisoned, engine, config: Config, ranks: Ranks, progress
     if progress.rollbacks >= config.guard.max_rollbacks:
         raise TrainingError(f"{poisoned}, after {progress.rollbacks} rollbacks (guard.max_rollbacks); lower "
                             "optimizer.lr=…, or look at the data")
-    start = ranks.on_first(lambda: starting_point(config, config.run_dir, checkpoints.data, ranks.say))
+    own = dataclasses.replace(config, resume="auto")  # its checkpoints, however the run itself was started
+    start = ranks.on_first(lambda: starting_point(own, config.run_dir, checkpoints.data, ranks.say))
     if start is None:
         raise TrainingError(f"{poisoned}, and there is no checkpoint to go back to: lower optimizer.lr=…, or type a "
                             "smaller checkpoint.every_steps=…")

@@ -96,6 +96,7 @@ def run(config: Config) -> dict:
                 log.advance(done)
                 watchdog.alive(done)
 
+            evaluate.on_pass = lambda: watchdog.alive(watchdog.step)
             while True:
                 try:
                     for record in train(engine, config, batches, inputs_of, ranks, plan["flops"]["train_per_token"],

@@ -74,6 +74,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.lock.take()
         clear_partial(self.checkpoints)
+        (self.path / "summary.json").unlink(missing_ok=True)  # of an earlier end, which a longer run is no longer at
         for damaged in start.damaged if start else ():
             if damaged.parent == self.checkpoints:
                 shutil.rmtree(aside := damaged.with_name(f"{damaged.name}.damaged"), ignore_errors=True)

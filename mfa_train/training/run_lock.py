@@ -25,11 +25,15 @@ class RunLock:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = os.read(descriptor, 4096).decode(errors="replace").strip()
             os.close(descriptor)
             raise ConfigError(f"{self.path.parent}: another process works in this run folder ({holder or 'unknown'}); "
                               "type name=… for a run beside it, or end that process") from None
+        except OSError as error:
+            os.close(descriptor)
+            raise ConfigError(f"{self.path}: its file system cannot lock files ({error.strerror}); type runs_dir=FOLDER on one "
+                              "that can") from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
         self.descriptor = descriptor

@@ -4,7 +4,8 @@ A thread of each rank looks at when the last step ended. After guard.hang_second
 stack and how far each rank had come, and ends the process; the launcher ends the others. A rank that hangs leaves the
 others waiting in a collective, so their watchdogs speak even where its own cannot.
 
-It watches the steps and evaluations. Before the first step the process group's own timeout holds.
+It watches from before the first step on, compilation and the first shards from afar included; an evaluation pass counts as a
+step. Until then, while a corpus is prepared and the engine built, the process group's own timeout holds.
 """
 
 import faulthandler

@@ -33,7 +33,7 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
         try:
             partial.mkdir(parents=True)
             save_file(weights, partial / FILE)
-            shutil.copyfile(tokenizer.path, partial / file_name(tokenizer.path.read_bytes()))
+            (partial / file_name(tokenizer.content)).write_bytes(tokenizer.content)  # its file may have left the cache
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
         except (OSError, SafetensorError) as error:

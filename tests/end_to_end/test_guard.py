@@ -21,7 +21,7 @@ def test_a_nan_ends_the_run_and_its_step_rank_and_samples_are_told_once(train, t
 def test_skipped_steps_change_nothing_are_told_and_too_many_roll_back_past_the_bad_data(train, tmp_path):
     """Batches 9 to 13 are NaN: with at most three skips in a row, the run goes back to step 8 and on with batch 13,
     which is skipped, and ends at step 20 having seen batch 24."""
-    done = train("name=run", "guard.nonfinite=skip", "guard.max_skips=3", "checkpoint.every_steps=4", "zero=0",
+    done = train("name=run", "guard.nonfinite=skip", "guard.max_skips=3", "checkpoint.every_steps=4", "zero=0", "resume=never",
                  python=(POISONED, "0", "9", "13", "nan"))
     assert done.returncode == 0, done.stderr
     for told in ("step 9 skipped, 1 so far (the gradient's norm is inf; samples 64 to 71",

@@ -106,12 +106,13 @@ class Batches:
         return told
 
     def _require_room(self, cache_bytes: int, ranks_of_node: int) -> None:
-        """Raises ConfigError for a cache that cannot hold what a node reads side by side and next."""
-        needed = 0
-        for source, shard in set(self._wanted(0)):
+        """Raises ConfigError, on all ranks alike, for a cache that cannot hold what a node reads side by side and next."""
+        together, share = 0, ranks_of_node / self.ranks
+        for source, shard in set(self._shards_of(np.arange(self.horizon * self.batch_size))):
             shards = self.samples[source].shards
             if is_url(shards.store.location(entry := shards.shards[shard])):
-                needed += ranks_of_node * entry.tokens * np.dtype(entry.dtype).itemsize
+                together += entry.tokens * np.dtype(entry.dtype).itemsize
+        needed = round(share * together)
         if needed > cache_bytes:
             raise ConfigError(f"data.cache_bytes={cache_bytes}: the shards that this node reads side by side and next have {needed} "
                               f"bytes; type data.cache_bytes={2 * needed}, or data.lanes={max(1, self.samples[0].lanes // 4)}")
@@ -119,7 +120,11 @@ class Batches:
     def _wanted(self, first: int) -> list[tuple[int, int]]:
         """(corpus, shard) that this rank needs from sample `first` on, first those it needs now."""
         firsts = range(first, first + self.horizon * self.batch_size, self.batch_size)
-        corpus, number = self.mixture.place(np.concatenate([self.share(first) for first in firsts]))
+        return self._shards_of(np.concatenate([self.share(first) for first in firsts]))
+
+    def _shards_of(self, indices: np.ndarray) -> list[tuple[int, int]]:
+        """(corpus, shard) that the lanes of samples `indices` read now and next."""
+        corpus, number = self.mixture.place(indices)
         return [(source, shard) for source in np.unique(corpus).tolist()
                 for shard in self.samples[source].shards_ahead(number[corpus == source])]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import fsspec
 
-from mfa_train.errors import ConfigError, DataError
+from mfa_train.errors import DataError
 
 ATTEMPTS = 6
 FIRST_PAUSE_SECONDS = 0.5
@@ -39,12 +39,9 @@ class ShardCache:
     def __init__(self, folder: Path | str, capacity: int, say: Callable[[str], None] = lambda message: None):
         self.folder, self.capacity, self.say = Path(folder), capacity, say
 
-    def holds(self, url: str, sha256: str | None) -> bool:
-        return self._place(url, sha256).is_file()
-
     def fetch(self, url: str, sha256: str | None) -> Path:
-        """The file of `url` here, with that checksum where one is given. Raises DataError naming it, ConfigError for a folder
-        that cannot be written."""
+        """The file of `url` here, with that checksum where one is given. Raises DataError naming it, or the folder that cannot
+        be written."""
         path = self._place(url, sha256)
         with self._alone(path):
             try:
@@ -62,7 +59,7 @@ class ShardCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = open(path.with_suffix(".lock"), "w")
         except OSError as error:
-            raise ConfigError(f"data.cache_dir={self.folder}: cannot be written ({error.strerror}); type data.cache_dir=FOLDER "
+            raise DataError(f"data.cache_dir={self.folder}: cannot be written ({error.strerror}); type data.cache_dir=FOLDER "
                               "with one that can") from error
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

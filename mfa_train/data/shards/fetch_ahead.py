@@ -39,5 +39,5 @@ class FetchAhead:
                 corpus, shard = self.queue.pop(0)
             try:
                 self.corpora[corpus].store.ready(self.corpora[corpus].shards[shard])
-            except DataError:
+            except (DataError, OSError):
                 pass  # whoever reads the shard tries again, and tells

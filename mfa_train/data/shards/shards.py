@@ -69,7 +69,11 @@ class Shards:
             del self.maps[other]
             self.files.pop(other).close()
         shard = self.shards[index]
-        file = self.files[index] = self.store.ready(shard).open("rb", buffering=0)
+        try:
+            file = self.store.ready(shard).open("rb", buffering=0)
+        except FileNotFoundError:  # another process needed its room in the cache just now
+            file = self.store.ready(shard).open("rb", buffering=0)
+        self.files[index] = file
         mapped = np.memmap(file, shard.dtype, mode="r")
         mapped._mmap.madvise(mmap.MADV_RANDOM)  # windows lie far from each other: nothing is read ahead
         self.maps[index] = mapped.view(np.ndarray)[shard.first_token : shard.first_token + shard.tokens]

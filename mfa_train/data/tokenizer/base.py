@@ -26,8 +26,8 @@ class Tokenizer:
 
     def __init__(self, path: Path, eos_token: str | None, token_id: Callable[[str], int | None],
                  own_eos: int | None = None):
-        self.path = path
-        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.path, self.content = path, path.read_bytes()
+        self.sha256 = hashlib.sha256(self.content).hexdigest()
         self.eos_id = own_eos if eos_token is None and own_eos is not None else _eos_id(path, eos_token, token_id)
         """Ends every document, and parts it from the next."""
 

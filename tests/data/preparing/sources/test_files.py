@@ -153,7 +153,7 @@ def test_another_tokenizer_than_the_corpus_has_is_refused(text_files, tmp_path):
 
 @pytest.mark.parametrize("override", [
     "data.files=['https://me:hunter2@host/a.jsonl']", "data.files=['https://host/a.jsonl?X-Amz-Signature=hunter2']",
-    "data.path=s3://AK:hun/ter2@bucket/x", "data.tokenizer='https://host/t.json?sig=hunter2'",
+    "data.path=s3://AK:hun/ter2@bucket/x", "data.corpora={a: 's3://AK:hunter2@bucket/x'}", "data.tokenizer='https://host/t.json?sig=hunter2'",
 ])
 def test_a_secret_in_a_url_is_refused_and_not_repeated(override):
     with pytest.raises(ConfigError, match="credentials in the environment") as error:
