@@ -35,9 +35,9 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype):
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
-    if ranks.world_size == 1:
-        # An extension for sums between processes, half a minute to compile: alone there is nothing to sum.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # An extension for sums between processes of one CPU. It is compiled at the first start, and a start that is killed then
+    # leaves a lock for which every later one waits for ever (torch.utils.file_baton).
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     settings = deepspeed_config(config, ranks, dtype)
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its memory here, whatever its log level
         if config.zero == 3:
