@@ -61,10 +61,6 @@ def test_a_run_stopped_by_signals_moves_over_ranks_and_stages_on_the_same_curve(
 def test_a_finished_run_goes_on_when_more_steps_are_asked_for(studied, begin):
     folder, _ = studied
     before = curve(folder / "undisturbed")
-    killed = begin("training.steps=100000", "checkpoint.every_steps=100000", runs_dir=folder, name="undisturbed")
-    killed.kill()
-    killed.communicate()
-    assert not (folder / "undisturbed" / "summary.json").exists()
     process = begin(f"training.steps={STEPS + 5}", runs_dir=folder, name="undisturbed")
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
