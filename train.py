@@ -28,8 +28,9 @@ def main() -> None:
     typed = sys.argv[1:]
     if MULTIRUN & set(typed) and not {"-h", "--help"} & set(typed):
         from mfa_train.launch.sweep import run_sweep
+        from mfa_train.scaling.ladder import members
 
-        run_sweep(configs.members([word for word in typed if word not in MULTIRUN]), [sys.executable, __file__])
+        run_sweep(members([word for word in typed if word not in MULTIRUN]), [sys.executable, __file__])
         return
     try:
         compose()

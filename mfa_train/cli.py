@@ -62,7 +62,15 @@ def main() -> int:
 
 def plan(arguments: argparse.Namespace) -> None:
     """Prints the plans of all members; raises ConfigError where one of them cannot be, after the others are told."""
-    members = configs.members(arguments.overrides)
+    from mfa_train.scaling import ladder
+
+    members = ladder.members(arguments.overrides, say=_aside)
+    if ladder.is_ladder(members):
+        from mfa_train.scaling.ladder_plan import ladder_plan, ladder_table
+
+        found = ladder_plan(members)
+        print(json.dumps(found, indent=2) if arguments.json else ladder_table(found))
+        return
     from mfa_train.budget.match import matched
     from mfa_train.budget.plan import make_plan
     from mfa_train.budget.table import table
@@ -80,6 +88,10 @@ def plan(arguments: argparse.Namespace) -> None:
         print(json.dumps(plans if len(members) > 1 else plans[0], indent=2) if arguments.json else table(titles, plans))
     if failures:
         raise ConfigError("\nerror: ".join(failures))
+
+
+def _aside(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def prepare(arguments: argparse.Namespace) -> None:

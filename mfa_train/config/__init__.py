@@ -12,6 +12,7 @@ from mfa_train.config.compose import (
     of_run,
     to_yaml,
 )
+from mfa_train.config.ladder_schema import LadderConfig, RungConfig
 from mfa_train.config.launch_schema import ClusterConfig, SweepConfig
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
 from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
@@ -27,13 +28,13 @@ from mfa_train.config.schema import (
     TrackingConfig,
     TrainingConfig,
 )
-from mfa_train.config.sweeps import Member, members, require_one
+from mfa_train.config.sweeps import Member, as_name, members, require_one, written
 from mfa_train.config.typed import typed
 
 __all__ = [
     "CONFIG_DIR", "RESUME", "CheckpointConfig", "ClusterConfig", "ComposeError", "Config", "DataConfig", "GuardConfig",
-    "InitializationConfig", "MatchConfig", "Member", "ModelConfig", "OptimizerConfig", "PlanConfig", "SampleConfig",
-    "ScheduleConfig", "SweepConfig", "TrackingConfig", "TrainingConfig", "default_attention", "differences", "explained",
-    "from_hydra", "load", "members", "of_run", "require_choice", "require_not_negative", "require_one",
-    "require_positive", "to_yaml", "typed",
+    "InitializationConfig", "LadderConfig", "MatchConfig", "Member", "ModelConfig", "OptimizerConfig", "PlanConfig",
+    "RungConfig", "SampleConfig", "ScheduleConfig", "SweepConfig", "TrackingConfig", "TrainingConfig", "as_name",
+    "default_attention", "differences", "explained", "from_hydra", "load", "members", "of_run", "require_choice",
+    "require_not_negative", "require_one", "require_positive", "to_yaml", "typed", "written",
 ]

@@ -26,7 +26,8 @@ ADDED = ("match", "plan", "cluster", "sweep", "checkpoint", "guard", "data.name"
          "data.shard_bytes", "data.tokenizer", "data.eos_token", "data.dataset", "data.dataset_config", "data.dataset_split",
          "data.held_out_files", "data.corpora", "data.weights", "data.lanes", "data.shuffle_tokens", "data.cache_dir",
          "data.cache_bytes", "data.document_mask", "cluster.launcher", "cluster.port", "cluster.environment", "cluster.shared",
-         "cluster.time_limit", "cluster.template", "cluster.hostfile")
+         "cluster.time_limit", "cluster.template", "cluster.hostfile",
+         "sweep.ladder", "checkpoint.at_steps")
 """Keys that a run made by an older version doesn't hold; their defaults say what it was."""
 
 OmegaConf.register_new_resolver("times", lambda factor, value: int(factor * value), replace=True)

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from mfa_train.config.ladder_schema import LadderConfig
 from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
 from mfa_train.errors import ConfigError
 
@@ -57,6 +58,8 @@ class SweepConfig:
 
     over: dict[str, list[Any]]
     """Values of each key that a ready sweep goes over; a key that is typed goes before."""
+    ladder: Optional[LadderConfig]
+    """Instead of `over`."""
     parallel: Optional[int]
     """Members at a time; null: one on this machine, as many as the scheduler lets on SLURM."""
     retries: int

@@ -17,6 +17,8 @@ class CheckpointConfig:
     keep_last: int
     keep_every: Optional[int]
     """Checkpoints of steps that are multiples of this stay for good."""
+    at_steps: list[int]
+    """Saved after these steps too, and these stay for good: what other runs branch off."""
     background: bool
     """Written while the steps go on, from a copy in host memory (12 bytes a parameter, shared by the ranks)."""
 
@@ -25,6 +27,8 @@ class CheckpointConfig:
             if getattr(self, key) is not None:
                 require_positive(f"checkpoint.{key}", getattr(self, key))
         require_positive("checkpoint.keep_last", self.keep_last)
+        for step in self.at_steps:
+            require_positive("checkpoint.at_steps", step)
         if self.every_minutes is not None and not 0 < self.every_minutes < float("inf"):
             raise ConfigError(f"checkpoint.every_minutes={self.every_minutes}: expected a number above 0, or null")
 

@@ -29,6 +29,8 @@ class Member:
     overrides: list[str]
     """All of them, name and W&B group included."""
     config: Config
+    after: Path | None = None
+    """The folder of a run that must have finished before."""
 
     @property
     def label(self) -> str:
@@ -61,10 +63,13 @@ def members(overrides: Sequence[str]) -> list[Member]:
 
 def require_one(config: Config, typed: Sequence[str]) -> None:
     """Raises ConfigError where `typed` chose a ready sweep and leaves keys that it goes over open."""
+    if config.sweep.ladder is not None:
+        raise ConfigError(f"sweep={next(word for word in typed if word.startswith('sweep='))[6:]} is a ladder of many "
+                          "runs: type -m as well")
     for key, values in config.sweep.over.items():
         if not any(word.startswith(f"{key}=") for word in typed):
             raise ConfigError(f"sweep={next(word for word in typed if word.startswith('sweep='))[6:]} goes over {key}: "
-                              f"type -m as well, or one member, as {key}={_written(values[0])}")
+                              f"type -m as well, or one member, as {key}={written(values[0])}")
 
 
 def _with_ready(typed: list[str], fixed: list[str], parsed: list[Override]) -> list[list[str]]:
@@ -74,7 +79,7 @@ def _with_ready(typed: list[str], fixed: list[str], parsed: list[Override]) -> l
     over = load([*fixed, *typed]).sweep.over
     given = {override.key_or_group for override in parsed}
     return [[*typed, *choices] for choices in itertools.product(
-        *([f"{key}={_written(value)}" for value in values] for key, values in over.items() if key not in given))]
+        *([f"{key}={written(value)}" for value in values] for key, values in over.items() if key not in given))]
 
 
 def _member(swept: list[str], fixed: list[str], named: bool, ready: str | None) -> Member:
@@ -82,18 +87,25 @@ def _member(swept: list[str], fixed: list[str], named: bool, ready: str | None) 
     keys = [choice.split("=")[0] for choice in swept]
     if swept and "name" not in keys:
         told = () if named else ("attention", "model")  # by the default name
-        beside = [re.sub(r"[^\w.=+-]", "_", choice) for choice in swept if choice.split("=")[0] not in told]
+        beside = [as_name(choice) for choice in swept if choice.split("=")[0] not in told]
         config.name = "-".join([config.name, *beside])
-        overrides.append(f"name={_written(config.name)}")
+        overrides.append(f"name={written(config.name)}")
     if swept and config.tracking.group is None:
         what = ready or "+".join(key.split(".")[-1] for key in keys)
         config.tracking.group = what if "model" in keys else f"{config.model.name}-{what}"
-        overrides.append(f"tracking.group={_written(config.tracking.group)}")
+        overrides.append(f"tracking.group={written(config.tracking.group)}")
     return Member(swept, overrides, config)
 
 
-def _written(value: object) -> str:
+def as_name(choice: str) -> str:
+    """KEY=VALUE as part of a folder's name."""
+    return re.sub(r"[^\w.=+-]", "_", choice)
+
+
+def written(value: object) -> str:
     """As an override's value."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(written, value))}]"
     if not isinstance(value, str) or re.fullmatch(r"[\w.+-]+", value):
         return "null" if value is None else str(value)
     return "'" + re.sub(r"(\\*)'", lambda found: found[1] * 2 + r"\'", value) + "'"

@@ -4,20 +4,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mfa_train import config as configs
 from mfa_train.config import Member
 from mfa_train.errors import ConfigError
 from mfa_train.launch import local, slurm, ssh
 from mfa_train.launch.checks import unfinished
 from mfa_train.launch.job import make_job
 from mfa_train.launch.sweep import run_sweep
+from mfa_train.scaling import ladder
 
 AGAIN = (sys.executable, "-m", "mfa_train.cli", "launch")
 
 
 def launch(overrides: Sequence[str], multirun: bool, dry_run: bool) -> int:
     """Starts it, or with `dry_run` prints what would be started; the exit status. Raises UserError."""
-    members = configs.members(overrides)
+    members = ladder.members(overrides)
     if members[0].swept and not multirun:
         raise ConfigError(f"{' '.join(members[0].swept)}, …: several values are a sweep; type -m as well")
     launchers = {member.config.cluster.launcher for member in members}

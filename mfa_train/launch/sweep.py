@@ -2,7 +2,8 @@
 
     1. Members that have finished are left out, and what can be known to fail for one is told before any is started.
     2. A member that fails is tried again sweep.retries times, behind the others; what still fails is told at the end.
-    3. Ctrl-C, SIGTERM and SIGUSR1 stop all members, which save first; a second Ctrl-C kills them. The same command goes
+    3. A ladder's branch starts when the run that it branches off has finished.
+    4. Ctrl-C, SIGTERM and SIGUSR1 stop all members, which save first; a second Ctrl-C kills them. The same command goes
        on from there.
 
 Several at a time share the machine: each gets its share of the cores, and cluster.devices_per_node GPUs of its own.
@@ -15,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mfa_train.config import Member
 from mfa_train.errors import ConfigError, Stopped, TrainingError
@@ -56,14 +58,19 @@ class _Sweep:
         self.running: dict[_Attempt, int] = {}
         self.asked: signal.Signals | None = None
         self.stopped_at: list[str] = []
+        self.failed: set[Path] = set()
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._on_signal)
         failed = []
         while self.running or self.waiting and not self.asked:
-            while self.waiting and self.free and not self.asked:
-                self._start(*self.waiting.pop(0))
+            while self.free and not self.asked and (ready := self._ready()):
+                self.waiting.remove(ready)
+                self._start(*ready)
+            if not self.running:  # what is left waits for members that failed
+                failed += [f"{' '.join(member.swept)} (not begun: {member.after} failed)" for member, _ in self.waiting]
+                break
             time.sleep(0.05)
             for attempt, tries in [(attempt, tries) for attempt, tries in self.running.items()
                                    if attempt.process.poll() is not None]:
@@ -79,12 +86,19 @@ class _Sweep:
                     self.waiting.append((attempt.member, tries + 1))
                 elif status:
                     failed.append(" ".join(attempt.member.swept))
+                    self.failed.add(attempt.member.config.run_dir)
         told = f"{len(failed)} of the sweep's members failed: {'; '.join(failed)}" if failed else ""
         if self.asked:
             at = "; ".join(self.stopped_at) or "its members' end"
             raise Stopped(f"the sweep, at {at}; the same command goes on from there{told and f'. {told}'}")
         if failed:
             raise TrainingError(told)
+
+    def _ready(self) -> tuple[Member, int] | None:
+        """The first that waits for no other."""
+        unfinished = {member.config.run_dir for member, _ in self.waiting} | {
+            attempt.member.config.run_dir for attempt in self.running} | self.failed
+        return next((waiting for waiting in self.waiting if waiting[0].after not in unfinished), None)
 
     def _start(self, member: Member, tries: int) -> None:
         slot = self.free.pop(0)
@@ -141,8 +155,12 @@ def _require_shapes(members: Sequence[Member]) -> None:
     if wanted:
         from mfa_train.budget.match import matched
 
+    seen = set()
     for config in wanted:
+        shaped = str((config.model, config.attention, config.match, config.plan.cache_dtype))
         try:
-            matched(config)
+            if shaped not in seen:
+                matched(config)
         except ConfigError as error:
             raise ConfigError(f"{config.name}: {error}") from error
+        seen.add(shaped)

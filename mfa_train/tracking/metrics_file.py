@@ -8,6 +8,8 @@ import json
 import os
 from pathlib import Path
 
+FILE = "metrics.jsonl"
+
 
 class MetricsFile:
     """Appends records to those up to `from_step`, each visible as soon as it is written. `logged_to` is the last step

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mfa_train.config import TrackingConfig
-from mfa_train.tracking.metrics_file import MetricsFile, read_metrics
+from mfa_train.tracking.metrics_file import FILE, MetricsFile, read_metrics
 from mfa_train.tracking.terminal import ProgressBar
 from mfa_train.tracking.wandb_run import WandbRun
 
@@ -11,14 +11,18 @@ from mfa_train.tracking.wandb_run import WandbRun
 class RunLog:
     """metrics.jsonl, the progress bar and W&B of the run in `folder`, which goes on from `from_step`.
 
-    `wandb_id` is the W&B run of an earlier start: it is continued, and steps it holds are not logged again.
+    `wandb_id` is the W&B run of an earlier start: it is continued, and steps it holds are not logged again. Without one,
+    records that are there already are logged to the new one.
     """
 
     def __init__(self, config: TrackingConfig, folder: Path, run_config: dict, steps: int, from_step: int = 0,
                  wandb_id: str | None = None):
-        self.metrics = MetricsFile(folder / "metrics.jsonl", from_step)
+        self.metrics = MetricsFile(folder / FILE, from_step)
         logged_to = self.metrics.logged_to if wandb_id else 0
         self.wandb = WandbRun(config, folder.name, folder, run_config, wandb_id, logged_to)
+        if wandb_id is None:  # a branch begins with what it branches off
+            for record in read_metrics(self.metrics.path):
+                self.wandb.log(record)
         self.bar = ProgressBar(steps, from_step)
 
     def advance(self, done: int) -> None:

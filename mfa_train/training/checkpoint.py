@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -90,10 +90,11 @@ def verified(checkpoint: Path) -> dict:
     return content
 
 
-def prune(checkpoints: Path, keep_last: int, keep_every: int | None) -> None:
-    """Removes all but the `keep_last` newest and those of steps that are multiples of `keep_every`."""
+def prune(checkpoints: Path, keep_last: int, keep_every: int | None, at_steps: Sequence[int] = ()) -> None:
+    """Removes all but the `keep_last` newest, those of steps that are multiples of `keep_every`, and those `at_steps`."""
     for checkpoint in found(checkpoints)[keep_last:]:
-        if not keep_every or step_of(checkpoint) % keep_every:
+        step = step_of(checkpoint)
+        if (not keep_every or step % keep_every) and step not in at_steps:
             remove(checkpoint)
 
 

@@ -36,7 +36,7 @@ class Checkpoints:
             self.orders.give(by_clock, done)
         self.stopping = self.orders.due("stop", done)
         return (self.stopping or done == self.config.training.total_steps
-                or bool(keys.every_steps) and done % keys.every_steps == 0
+                or bool(keys.every_steps) and done % keys.every_steps == 0 or done in keys.at_steps
                 or bool(keys.every_minutes) and self.orders.due(by_clock, done))
 
     def save(self, engine, progress: Progress, guard: Guard) -> None:

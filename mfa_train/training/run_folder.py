@@ -16,6 +16,8 @@ from mfa_train import config as configs
 from mfa_train.config import Config
 from mfa_train.errors import ConfigError
 from mfa_train.run_files import LAUNCH, LOGS
+from mfa_train.tracking.metrics_file import FILE as METRICS
+from mfa_train.tracking.metrics_file import read_metrics
 from mfa_train.tracking.starts import starts
 from mfa_train.training.checkpoint import clear_partial
 from mfa_train.training.resume import StartingPoint, changes
@@ -79,9 +81,18 @@ class RunFolder:
             if damaged.parent == self.checkpoints:
                 shutil.rmtree(aside := damaged.with_name(f"{damaged.name}.damaged"), ignore_errors=True)
                 damaged.rename(aside)
+        if start and start.checkpoint.parent != self.checkpoints:
+            self._take_over(start)
         self._write("config.yaml", configs.to_yaml(self.config))
         self.write_json("plan.json", plan)
         return len(starts(self.path))
+
+    def _take_over(self, start: StartingPoint) -> None:
+        """The metrics of the run that this one branches off, up to there: what was trained is one curve."""
+        theirs, own = start.checkpoint.parent.parent / METRICS, self.path / METRICS
+        if theirs.is_file() and not own.exists():
+            records = [record for record in read_metrics(theirs) if record["step"] <= start.content["step"]]
+            self._write(METRICS, "".join(json.dumps(record) + "\n" for record in records))
 
     def move_aside(self) -> None:
         """Makes room: what is in the folder goes to NAME~1, NAME~2, …, and its lock is released."""
@@ -113,7 +124,7 @@ class RunFolder:
             summary = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):  # an unfinished run has none
             return None
-        return summary if summary["status"] == "finished" and final_checkpoint(self.path).is_dir() else None
+        return summary if summary["status"] == "finished" else None
 
     def _write(self, name: str, text: str) -> None:
         beside = self.path / f"{name}.partial"

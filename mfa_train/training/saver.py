@@ -89,7 +89,7 @@ class Saver:
         if not failed:
             try:
                 publish(partial, folder_of(self.checkpoints, step), entries, content)
-                prune(self.checkpoints, self.config.keep_last, self.config.keep_every)
+                prune(self.checkpoints, self.config.keep_last, self.config.keep_every, self.config.at_steps)
                 return
             except OSError as error:
                 failed = [str(error)]

@@ -13,14 +13,19 @@ def learning_rate(config: ScheduleConfig, peak: float, step: int, total_steps: i
     """
     if step < config.warmup_steps:
         return peak * (step + 1) / config.warmup_steps
-    decay_start = config.warmup_steps
-    if config.name == "wsd":
-        decay_start = max(decay_start, total_steps - round(config.decay_fraction * total_steps))
-    if step < decay_start:
+    start = decay_start(config, total_steps)
+    if step < start:
         return peak
-    share = (step + 1 - decay_start) / max(1, total_steps - decay_start)
+    share = (step + 1 - start) / max(1, total_steps - start)
     left = 0.5 * (1 + math.cos(math.pi * share)) if config.name == "cosine" else 1 - share
     return peak * (config.min_lr_ratio + (1 - config.min_lr_ratio) * left)
+
+
+def decay_start(config: ScheduleConfig, total_steps: int) -> int:
+    """The first step that decays."""
+    if config.name != "wsd":
+        return config.warmup_steps
+    return max(config.warmup_steps, total_steps - round(config.decay_fraction * total_steps))
 
 
 def check_schedule(config: ScheduleConfig, total_steps: int) -> None:

@@ -1,0 +1,81 @@
+"""The part of the schema that is about ladders: many sizes and token budgets of every variant, for scaling laws."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from mfa_train.config.requirements import require_choice
+from mfa_train.errors import ConfigError
+
+RULES = ("step_law", "size")
+
+
+@dataclass
+class RungConfig:
+    """One size. What is null is the ladder's."""
+
+    model: str
+    """A choice of the group model."""
+    seeds: Optional[list[int]] = None
+    tokens_per_parameter: Optional[list[float]] = None
+    flops: Optional[list[float]] = None
+    batch_size: Optional[int] = None
+    """Sequences in a step."""
+
+
+@dataclass
+class LadderConfig:
+    """Every variant at every rung, seed and token budget; see `mfa_train.scaling.ladder`."""
+
+    variants: dict[str, dict[str, Any]]
+    """Overrides of each, by its name; `attention` is the name where it isn't one of them, `kv_shares` the ladder's."""
+    rungs: list[RungConfig]
+    """None: one, of the config's own model."""
+    seeds: list[int]
+    kv_shares: list[float]
+    """KV caches that variants are matched to, as shares of what the size's MHA has."""
+    tokens_per_parameter: Optional[list[float]]
+    """Token budgets as multiples of the reference's parameters, embeddings included."""
+    flops: Optional[list[float]]
+    """Instead: of the reference's training at each token budget. The other variants get the same tokens."""
+    learning_rate: str
+    """step_law (arXiv 2503.04715, at the largest budget) | size (the model's own)."""
+    learning_rate_factors: dict[str, float]
+    """By variant, or by VARIANT@SHARE; 1 where there is none."""
+    batch_size: str
+    """step_law (to the nearest power of two) | size (training.batch_size)."""
+    branches: bool
+    """The smaller budgets branch off the largest one's run where its WSD schedule would begin to decay for them."""
+
+    def __post_init__(self):
+        if not self.variants:
+            raise ConfigError("sweep.ladder.variants={}: expected variants by name, as {mha: {}, mfa: {}}")
+        for name, overrides in self.variants.items():
+            if not re.fullmatch(r"[\w.-]+", name):
+                raise ConfigError(f"sweep.ladder.variants: {name!r}: expected a name of letters, digits, _, - and .")
+            for share in overrides.get("kv_shares") or []:
+                _require_share(f"sweep.ladder.variants.{name}.kv_shares", share)
+        for key in ("learning_rate", "batch_size"):
+            require_choice(f"sweep.ladder.{key}", getattr(self, key), RULES)
+        for name, factor in self.learning_rate_factors.items():
+            _require_above_zero(f"sweep.ladder.learning_rate_factors.{name}", factor)
+        for share in self.kv_shares:
+            _require_share("sweep.ladder.kv_shares", share)
+        for where, rung in [("sweep.ladder", self), *((f"sweep.ladder.rungs: {rung.model}", rung) for rung in self.rungs)]:
+            if rung.seeds == []:
+                raise ConfigError(f"{where}.seeds=[]: expected seeds, as [1,2,3]")
+            if None not in (rung.tokens_per_parameter, rung.flops):
+                raise ConfigError(f"{where}: tokens_per_parameter and flops both say how long: type null for one of them")
+            for key in ("tokens_per_parameter", "flops"):
+                for value in getattr(rung, key) or []:
+                    _require_above_zero(f"{where}.{key}", value)
+
+
+def _require_share(key: str, share: float) -> None:
+    if not 0 < share <= 1:
+        raise ConfigError(f"{key}={share}: expected shares of MHA's cache above 0 and up to 1, as [0.25,0.125]")
+
+
+def _require_above_zero(key: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{key}={value}: expected a number above 0")

@@ -1,0 +1,91 @@
+"""What a whole ladder costs, before any of it starts: runs, tokens, FLOPs, device-hours, price, and what does not fit."""
+
+from collections.abc import Sequence
+
+from mfa_train.budget.match import matched
+from mfa_train.budget.plan import make_plan
+from mfa_train.config import Config, Member
+from mfa_train.scaling.ladder import branches_at
+
+SUMMED = ("runs", "tokens", "flops", "device_hours", "cost")
+
+
+def ladder_plan(members: Sequence[Member]) -> dict:
+    """`rows` of each variant, KV budget and size, all its seeds and token budgets together, and their `total`.
+
+    Tokens and FLOPs are those that are trained: a branch's count from where it branches off. Raises ConfigError.
+    """
+    rows: dict[tuple, dict] = {}
+    plans: dict[tuple, dict] = {}
+    for member in members:
+        config = member.config
+        key = (config.model.name, _variant(member), config.match.kv_bytes_per_token)
+        if key not in plans:
+            shaped, match = matched(config)
+            plans[key] = make_plan(shaped, match=match)
+        row = rows.setdefault(key, _row(key, config, plans[key]))
+        _add(row, config, plans[key])
+    found = [row | {"budgets": sorted(row["budgets"]), "seeds": sorted(row["seeds"])} for row in rows.values()]
+    total = {key: _sum([row[key] for row in found]) for key in SUMMED}
+    return {"rows": found, "total": total, "plans": list(plans.values())}
+
+
+def ladder_table(plan: dict) -> str:
+    """The plan for a person."""
+    head = ("size", "variant", "KV bytes", "parameters", "lr", "batch", "seeds", "token budgets", "runs", "FLOPs",
+            "device-hours", "memory", *(["cost"] if plan["total"]["cost"] is not None else []))
+    lines = [head, *(_cells(row, len(head)) for row in plan["rows"])]
+    total = plan["total"]
+    lines.append(("total", *[""] * 7, f"{total['runs']}", f"{total['flops']:.3g}", _number(total["device_hours"]), "",
+                  _number(total["cost"]))[: len(head)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    told = ["  ".join(cell.ljust(width) if column < 2 else cell.rjust(width)
+                      for column, (cell, width) in enumerate(zip(line, widths))).rstrip() for line in lines]
+    time = plan["plans"][0]["time"]
+    told += ["", f"MFU {time['mfu']:.0%} ({time['mfu_source']}); FLOPs of a branch count from where it branches off"]
+    return "\n".join(told)
+
+
+def _variant(member: Member) -> str:
+    return next(choice.partition("=")[2] for choice in member.swept if choice.startswith("variant="))
+
+
+def _row(key: tuple, config: Config, plan: dict) -> dict:
+    return {"model": key[0], "variant": key[1], "kv_bytes_per_token": plan["kv_cache"]["bytes_per_token"],
+            "params": plan["params"]["total"], "learning_rate": config.optimizer.lr,
+            "batch_size": config.training.batch_size, "budgets": set(), "seeds": set(), "runs": 0, "tokens": 0,
+            "flops": 0, "device_hours": None, "cost": None, "fits": plan["memory"]["fits"],
+            "memory": plan["memory"]["total"]}
+
+
+def _add(row: dict, config: Config, plan: dict) -> None:
+    per_step = config.training.batch_size * config.training.sequence_length
+    tokens = (config.training.total_steps - branches_at(config)) * per_step
+    flops, speed = tokens * plan["flops"]["train_per_token"], plan["time"]["tokens_per_second"]
+    row["budgets"].add(config.training.total_steps * per_step)
+    row["seeds"].add(config.seed)
+    row["runs"] += 1
+    row["tokens"] += tokens
+    row["flops"] += flops
+    if speed:
+        hours = tokens / speed / 3600 * plan["memory"]["world_size"]
+        row["device_hours"] = (row["device_hours"] or 0) + hours
+        if (price := config.cluster.price_per_device_hour) is not None:
+            row["cost"] = (row["cost"] or 0) + hours * price
+
+
+def _cells(row: dict, count: int) -> tuple[str, ...]:
+    return (row["model"], row["variant"], f"{row['kv_bytes_per_token']:,}", f"{row['params']:,}",
+            f"{row['learning_rate']:.3g}", str(row["batch_size"]), ",".join(map(str, row["seeds"])),
+            " ".join(f"{tokens:.3g}".replace("e+0", "e").replace("e+", "e") for tokens in row["budgets"]),
+            str(row["runs"]), f"{row['flops']:.3g}", _number(row["device_hours"]),
+            "fits" if row["fits"] else "does not fit", _number(row["cost"]))[:count]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.3g}"
+
+
+def _sum(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
