@@ -44,7 +44,9 @@ def members(overrides: Sequence[str], say: Say = print) -> list[Member]:
     base = configs.members(overrides)
     if base[0].config.sweep.ladder is None:
         return base
-    cells = [cell for one in base for cell in _Ladder(one, overrides, say).cells()]
+    seeds = list(dict.fromkeys(one.config.seed for one in base))
+    cells = [(number + seeds.index(one.config.seed), cell) for one in base
+             for number, cell in _Ladder(one, overrides, say).cells()]
     found = [member for _, cell in sorted(cells, key=lambda cell: cell[0]) for member in cell]
     folders: dict[Path, Member] = {}
     for member in found:
@@ -78,7 +80,8 @@ class _Ladder:
         typed = {word.split("=")[0].lstrip("+") for word in overrides}
         self.typed = {key: _typed_value(base.config, key) for key in OWN if key in typed}
         self.beside = [choice for choice in base.swept if choice.split("=")[0] not in OWN]
-        self.words = [word for word in base.overrides if word.split("=")[0] not in (*OWN, "name", "tracking.group")]
+        self.words = [word for word in base.overrides if word.split("=")[0] not in (*OWN, "name", "tracking.group")
+                      and not word.lstrip("+").startswith("sweep.ladder")]
         self.name = base.config.name if any(word.startswith("name=") for word in overrides) else None
         self.group = base.config.tracking.group or _chosen(overrides, "sweep")
         self.for_all = {key for key in ("seeds", "tokens_per_parameter", "flops", "batch_size")

@@ -55,7 +55,7 @@ def _row(key: tuple, config: Config, plan: dict) -> dict:
             "params": plan["params"]["total"], "learning_rate": config.optimizer.lr,
             "batch_size": config.training.batch_size, "budgets": set(), "seeds": set(), "runs": 0, "tokens": 0,
             "flops": 0, "device_hours": None, "cost": None, "fits": plan["memory"]["fits"],
-            "memory": plan["memory"]["total"]}
+            "memory": plan["memory"]["total"], "change": plan["memory"]["change"]}
 
 
 def _add(row: dict, config: Config, plan: dict) -> None:
@@ -79,7 +79,7 @@ def _cells(row: dict, count: int) -> tuple[str, ...]:
             f"{row['learning_rate']:.3g}", str(row["batch_size"]), ",".join(map(str, row["seeds"])),
             " ".join(f"{tokens:.3g}".replace("e+0", "e").replace("e+", "e") for tokens in row["budgets"]),
             str(row["runs"]), f"{row['flops']:.3g}", _number(row["device_hours"]),
-            "fits" if row["fits"] else "does not fit", _number(row["cost"]))[:count]
+            "fits" if row["fits"] else " ".join(["does not fit;", *(row["change"] or ["nothing helps"])]), _number(row["cost"]))[:count]
 
 
 def _number(value: float | None) -> str:
