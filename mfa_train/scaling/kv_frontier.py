@@ -10,7 +10,7 @@ from collections import defaultdict
 import numpy as np
 from scipy import stats
 
-from mfa_train.scaling.bootstrap import LEVEL
+from mfa_train.scaling.bootstrap import LEVEL, interval, spread, unit_weights
 from mfa_train.scaling.fits import VariantFit
 from mfa_train.scaling.runs import Run
 
@@ -58,7 +58,8 @@ def loss_over_kv(runs: list[Run], fits: dict[str, VariantFit], reference: str) -
 def kv_at_equal_loss(rows: list[dict], attentions: dict[str, str]) -> list[dict]:
     """KV bytes an attention with several budgets needs for the loss another variant has, interpolated in log KV.
 
-    `attentions` names each variant's. Losses outside the attention's own give no row.
+    `attentions` names each variant's. Losses outside the attention's own give no row. The interval is the bootstrap's over
+    seeds, the same for all variants of a cell; None where they share fewer than two.
     """
     cells = defaultdict(list)
     for row in rows:
@@ -74,12 +75,42 @@ def kv_at_equal_loss(rows: list[dict], attentions: dict[str, str]) -> list[dict]
             sizes = np.log([row["kv_bytes_per_token"] for row in family])
             for other in members if len(family) > 1 and (np.diff(sizes) < 0).all() else []:
                 if attentions[other["variant"]] != attention and losses[0] <= other["loss"]["value"] <= losses[-1]:
-                    needed = float(np.exp(np.interp(other["loss"]["value"], losses, sizes)))
+                    needed = _log_kv(other["loss"]["value"], losses, sizes)
+                    draws = _draws_of_log_kv(other, family, sizes)
+                    whole = interval(needed, needed + draws) if draws is not None else {"value": needed, "low": None,
+                                                                                        "high": None}
+                    bytes_needed = {key: value if value is None else float(np.exp(value)) for key, value in whole.items()}
                     found.append({"accounting": accounting, "size": size, "cell_tokens": tokens, "attention": attention,
-                                  "variant": other["variant"], "kv_bytes_needed": needed,
+                                  "variant": other["variant"], "kv_bytes_needed": bytes_needed,
                                   "kv_bytes_per_token": other["kv_bytes_per_token"],
-                                  "ratio": needed / other["kv_bytes_per_token"]})
+                                  "ratio": {key: value and value / other["kv_bytes_per_token"]
+                                            for key, value in bytes_needed.items()}})
     return found
+
+
+def _log_kv(loss: float, losses: list[float], sizes: np.ndarray) -> float:
+    """Along the straight lines between (loss, log KV), of rising losses, and on beyond their ends."""
+    order = np.argsort(losses)
+    losses, sizes = np.asarray(losses)[order], sizes[order]
+    end = int(np.clip(np.searchsorted(losses, loss), 1, len(losses) - 1))
+    step = losses[end] - losses[end - 1]
+    share = (loss - losses[end - 1]) / step if step else 0.0
+    return float(sizes[end - 1] + share * (sizes[end] - sizes[end - 1]))
+
+
+def _draws_of_log_kv(other: dict, family: list[dict], sizes: np.ndarray) -> np.ndarray | None:
+    """How far log KV moves when seeds weigh differently; None where fewer than two are shared."""
+    seeds = sorted(set(other["by_seed"]).intersection(*(row["by_seed"] for row in family)))
+    if len(seeds) < 2:
+        return None
+    weights = unit_weights([(other["size"], seed) for seed in seeds])
+    weights /= weights.sum(axis=1, keepdims=True)
+    # Shifted to the means over all seeds, which the value itself rests on.
+    own, *theirs = [row["loss"]["value"] + (weights - 1 / len(seeds)) @ np.array([row["by_seed"][seed] for seed in seeds])
+                    for row in (other, *family)]
+    drawn = np.array([_log_kv(loss, list(losses), sizes) for loss, losses in zip(own, np.stack(theirs, axis=1))])
+    at = _log_kv(other["loss"]["value"], [row["loss"]["value"] for row in family], sizes)
+    return (drawn - at) * spread(len(seeds), 1)
 
 
 def _row(name: str, own: list[Run], base: list[Run], fit: VariantFit, accounting: str) -> dict | None:
@@ -101,7 +132,10 @@ def _row(name: str, own: list[Run], base: list[Run], fit: VariantFit, accounting
         if len(losses) > 1
         else None
     )
-    mean = float(losses.mean())
+    mean, by_seed = float(losses.mean()), defaultdict(list)
+    for run, loss in zip(own, losses):
+        by_seed[str(run.seed)].append(float(loss))
     return {"accounting": accounting, "variant": name, "params": params, "tokens": moved, "cell_tokens": tokens,
             "kv_bytes_per_token": kv, "runs": [run.name for run in own],
+            "by_seed": {seed: float(np.mean(found)) for seed, found in by_seed.items()},
             "loss": {"value": mean, "low": half and mean - half, "high": half and mean + half}}
