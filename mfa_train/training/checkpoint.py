@@ -74,8 +74,8 @@ def publish(partial: Path, checkpoint: Path, files: Iterable[dict], content: dic
     _flush(checkpoint.parent)
 
 
-def verified(checkpoint: Path) -> dict:
-    """The manifest's content, after every file was held against its checksum. Raises Damaged."""
+def manifest_of(checkpoint: Path) -> dict:
+    """The manifest's content; the files it names are not looked at. Raises Damaged."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         content, expected = manifest["content"], manifest["sha256"]
@@ -85,6 +85,12 @@ def verified(checkpoint: Path) -> dict:
         raise Damaged(f"{MANIFEST} differs from its checksum")
     if content["format"] != FORMAT:
         raise Damaged(f"{MANIFEST} is of format {content['format']}, this version reads {FORMAT}")
+    return content
+
+
+def verified(checkpoint: Path) -> dict:
+    """The manifest's content, after every file was held against its checksum. Raises Damaged."""
+    content = manifest_of(checkpoint)
     with ThreadPoolExecutor() as threads:
         list(threads.map(lambda entry: _vouch(checkpoint, entry), content["files"]))
     return content

@@ -20,16 +20,19 @@ UNCLIPPED = 1e30
 
 
 def build_model(config: Config, sharded: contextlib.AbstractContextManager = contextlib.nullcontext(),
-                gather: Gather = lambda parameter: contextlib.nullcontext()) -> LanguageModel:
-    """The config's model with its initial weights, in float32 on the CPU; or as `sharded` makes and `gather` opens it."""
+                gather: Gather = lambda parameter: contextlib.nullcontext(), fresh: bool = True) -> LanguageModel:
+    """The config's model with its initial weights, in float32 on the CPU; or as `sharded` makes and `gather` opens it.
+    Without `fresh` its weights are not set: a checkpoint's are about to be."""
     with sharded:
         model = LanguageModel(config.model, attention_config(config.attention), config.training.z_loss)
-    initialize(model, config.model.initialization, config.seed, config.model.num_hidden_layers, gather)
+    if fresh:
+        initialize(model, config.model.initialization, config.seed, config.model.num_hidden_layers, gather)
     return model
 
 
-def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype):
-    """A DeepSpeedEngine around the model and AdamW. Its learning rate is the caller's to set before each step."""
+def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool = True):
+    """A DeepSpeedEngine around the model and AdamW. Its learning rate is the caller's to set before each step; its weights are the
+    initial ones only where it is `fresh`."""
     import deepspeed
     from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 
@@ -42,9 +45,9 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype):
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its memory here, whatever its log level
         if config.zero == 3:
             model = build_model(config, deepspeed.zero.Init(config_dict_or_path=settings),
-                                lambda parameter: deepspeed.zero.GatheredParameters(parameter, modifier_rank=0))
+                                lambda parameter: deepspeed.zero.GatheredParameters(parameter, modifier_rank=0), fresh)
         else:
-            model = build_model(config)
+            model = build_model(config, fresh=fresh)
         model.model.activation_checkpointing = config.training.activation_checkpointing
         if config.training.compile:
             for layer in model.model.layers:

@@ -65,9 +65,10 @@ def changes(old: dict, config: Config) -> tuple[list[str], list[str]]:
     return refused, [line for line in lines if line not in refused]
 
 
-def starting_point(config: Config, folder: Path, data: dict[str, Any],
-                   say: Callable[[str], None]) -> StartingPoint | None:
-    """The newest whole checkpoint that `resume` means; None to start from the first step. `data` is Batches.identity().
+def starting_point(config: Config, folder: Path, data: dict[str, Any], say: Callable[[str], None],
+                   vouch: Callable[[Path], dict] = verified) -> StartingPoint | None:
+    """The newest whole checkpoint that `resume` means; None to start from the first step. `data` is Batches.identity(); `vouch`
+    gives a checkpoint's manifest or raises Damaged.
 
     Raises ConfigError where there is none that must be, or where one is another run's; DataError where all are damaged.
     """
@@ -75,7 +76,7 @@ def starting_point(config: Config, folder: Path, data: dict[str, Any],
     damaged = []
     for checkpoint in candidates:
         try:
-            content = verified(checkpoint)
+            content = vouch(checkpoint)
         except Damaged as error:
             say(f"warning: {checkpoint} is damaged: {error}")
             damaged.append(checkpoint)

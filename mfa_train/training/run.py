@@ -11,6 +11,7 @@
 """
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -25,6 +26,7 @@ from mfa_train.data.reading.documents import ModelInputs
 from mfa_train.data.reading.held_out import HeldOut
 from mfa_train.errors import ConfigError, Stopped
 from mfa_train.tracking.run_log import SilentLog
+from mfa_train.training.checkpoint import manifest_of, verified
 from mfa_train.training.checkpoints import Checkpoints
 from mfa_train.training.closing import closing_table, make_summary, where_to_look, zlib_bits_per_byte
 from mfa_train.training.engine import build_engine
@@ -72,9 +74,12 @@ def run(config: Config) -> dict:
     held_out = HeldOut(corpora, batches.phases[-1], config.training.sequence_length, config.training.eval_sequences)
     inputs_of = ModelInputs(ranks.device, tokenizer.eos_id if config.data.document_mask else None)
     data = batches.identity()
-    start = ranks.on_first(lambda: starting_point(config, folder.path, data, ranks.say))
-
-    engine = build_engine(config, ranks, dtype)
+    start = ranks.on_first(lambda: starting_point(config, folder.path, data, ranks.say, vouch=manifest_of))
+    with ThreadPoolExecutor(1) as beside:  # its files are held against their checksums while the engine is built
+        checked = beside.submit(verified, start.checkpoint) if start and ranks.first else None
+        engine = build_engine(config, ranks, dtype, fresh=start is None)
+    if start and ranks.on_first(lambda: checked.exception() is not None):
+        start = ranks.on_first(lambda: starting_point(config, folder.path, data, ranks.say))
     launch = ranks.on_first(lambda: folder.create(plan, start))
     progress, guard = Progress(), Guard(config.guard, ranks.say)
     if start:
