@@ -43,10 +43,8 @@ def launch(overrides: Sequence[str], multirun: bool, dry_run: bool) -> int:
 
 
 def _submit(members: list[Member], dry_run: bool) -> int:
-    asked = {(member.config.cluster.nodes, member.config.cluster.devices_per_node) for member in members}
-    if len(asked) > 1:
-        raise ConfigError("cluster.nodes and cluster.devices_per_node are one for all members of a job array: launch a "
-                          "sweep for each")
+    if any(member.config.cluster != members[0].config.cluster for member in members):
+        raise ConfigError("cluster.…: its keys are one for all members of a job array: launch a sweep for each")
     left = members if dry_run else unfinished(members)
     for member in members:
         if member not in left:
@@ -54,6 +52,6 @@ def _submit(members: list[Member], dry_run: bool) -> int:
                                                                                          "resume=never"))
     if not left:
         return 0
-    job = make_job(left, Path.cwd())
-    print(slurm.describe(left, job) if dry_run else slurm.told(left, job, slurm.launch(left, job)))
+    submitted = slurm.submissions(left, Path.cwd())
+    print(slurm.describe(submitted) if dry_run else slurm.told(submitted, slurm.launch(submitted)))
     return 0
