@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mfa_train.config import Config
 from mfa_train.errors import ConfigError
-from mfa_train.launch.job import Job
+from mfa_train.launch.job import Job, make_folder
 from mfa_train.launch.probe import Answer, Question
 
 SSH_OPTIONS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
@@ -30,7 +30,7 @@ def require_ready(hosts: Sequence[str], config: Config, job: Job, on_gpus: bool,
     twice, has other versions, another clock, too few GPUs, the port in use, or doesn't see the run's or the corpus's
     folder."""
     run_dir = Path(job.members[0]["run_dir"])
-    run_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(run_dir)
     data = None if "://" in config.data.path else str(Path(config.data.path).absolute() / "manifest.json")
     try:
         with tempfile.NamedTemporaryFile(dir=run_dir, prefix=".seen-") as token, ThreadPoolExecutor(64) as threads:

@@ -44,8 +44,9 @@ class Job:
         return urllib.parse.quote(self.folder)
 
     def write(self) -> None:
+        """Raises ConfigError where it can't be."""
         folder = Path(self.folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         beside = folder / "job.json.partial"
         beside.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
         os.replace(beside, folder / "job.json")
@@ -78,6 +79,15 @@ def make_job(members: Sequence[Member], cwd: Path, part: str = "") -> Job:
                              for run, member, auto in zip(runs, members, again)],
                first.cluster.nodes, first.cluster.devices_per_node, first.cluster.port,
                environment(first.cluster.environment), versions())
+
+
+def make_folder(folder: Path) -> None:
+    """Of a run or in it. Raises ConfigError where it can't be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"runs_dir: {folder} cannot be made ({error.strerror}); type runs_dir=FOLDER with one where it "
+                          "can") from None
 
 
 def sweep_name(config: Config) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from mfa_train.config import Member
 from mfa_train.errors import ConfigError
 from mfa_train.launch.checks import move_aside, on_gpus, require_trainable
-from mfa_train.launch.job import Job, make_job
+from mfa_train.launch.job import Job, make_folder, make_job
 from mfa_train.run_files import LAUNCH, LOGS
 
 TEMPLATE = Path(__file__).resolve().parent.parent.parent / "launch" / "slurm.sbatch"
@@ -96,7 +96,7 @@ def launch(submitted: Sequence[Submission]) -> list[str]:
         one.job.write()
         shutil.copyfile(one.script, Path(one.job.folder) / "job.sbatch")
         for member in one.job.members:
-            (Path(member["run_dir"]) / LOGS).mkdir(parents=True, exist_ok=True)
+            make_folder(Path(member["run_dir"]) / LOGS)
     numbers: list[str] = []
     for one in submitted:
         numbers.append(_submit(one, numbers[0] if numbers else ""))

@@ -43,8 +43,10 @@ def launch(overrides: Sequence[str], multirun: bool, dry_run: bool) -> int:
 
 
 def _submit(members: list[Member], dry_run: bool) -> int:
-    if any(member.config.cluster != members[0].config.cluster for member in members):
-        raise ConfigError("cluster.…: its keys are one for all members of a job array: launch a sweep for each")
+    for key, value in vars(members[0].config.cluster).items():
+        if other := [one for member in members if (one := getattr(member.config.cluster, key)) != value]:
+            raise ConfigError(f"cluster.{key}={value},{other[0]}: one for all members of a job array: launch a sweep for "
+                              "each")
     left = members if dry_run else unfinished(members)
     for member in members:
         if member not in left:

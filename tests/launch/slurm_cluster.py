@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
+DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "setpriv", "unshare")
 
 CONF = """
 ClusterName=test
@@ -115,8 +115,9 @@ class Cluster:
 
     def _start(self, *command: str) -> None:
         log = (self.folder / f"{len(self.daemons)}-{command[0]}.out").open("w")
+        # A session of its own: a terminal's Ctrl-C would end it before its jobs are cancelled.
         self.daemons.append(subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], env=self.environment,
-                                             stdout=log, stderr=log))
+                                             stdout=log, stderr=log, start_new_session=True))
 
     def _wait(self, done, what: str, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
