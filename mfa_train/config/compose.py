@@ -9,7 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -129,6 +129,10 @@ def explained(error: HydraException) -> ConfigError:
         return ConfigError(f"{key}: no such key.{did_you_mean(key, known)}")
     if "Ambiguous value" in str(error):
         return ConfigError(f"{first_line(error)}: several values are a sweep; type -m as well, as python train.py -m …")
+    if isinstance(error, OverrideParseException) and "=" in error.override:
+        given = error.override.replace("\n", "\\n")
+        return ConfigError(f"{given}: cannot be read: a value with spaces or signs stands in quotes of its own, as "
+                           "'sample.prompt=\"a (b); c\"'")
     return ConfigError(f"{first_line(error)}: expected GROUP=CHOICE or KEY=VALUE, as attention=mla training.steps=100")
 
 

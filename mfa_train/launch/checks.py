@@ -51,7 +51,9 @@ def require_trainable(members: Sequence[Member]) -> None:
             _require_readable(member.config, corpora[key])
             _require_shared(member.config)
         except ConfigError as error:
-            raise ConfigError(f"{member.label}: {error}") from error if member.swept else error
+            if not member.swept:
+                raise
+            raise ConfigError(f"{member.label}: {error}") from error
 
 
 def move_aside(members: Sequence[Member]) -> None:

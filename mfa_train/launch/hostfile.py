@@ -13,9 +13,9 @@ def read_hosts(cluster: ClusterConfig) -> list[str]:
     path = Path(str(cluster.hostfile))
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"cluster.hostfile={path}: cannot be read ({error.strerror}): a line for each host, as "
-                          "node-1 slots=8") from None
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"cluster.hostfile={path}: cannot be read ({getattr(error, 'strerror', error)}): a line for "
+                          "each host, as node-1 slots=8") from None
     slots: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.strip().startswith("#"):
@@ -28,6 +28,8 @@ def read_hosts(cluster: ClusterConfig) -> list[str]:
         if found[1] in slots:
             raise ConfigError(f"cluster.hostfile={path}: host {found[1]} stands there twice: leave one of the lines, "
                               "with all its slots")
+        if not int(found[2]):
+            raise ConfigError(f"host {found[1]}: slots=0 in {path}: type how many ranks it starts, or delete the line")
         slots[found[1]] = int(found[2])
     if not slots:
         raise ConfigError(f"cluster.hostfile={path}: names no host: a line for each, as node-1 slots=8")
@@ -37,6 +39,6 @@ def read_hosts(cluster: ClusterConfig) -> list[str]:
                               f"cluster.devices_per_node={cluster.devices_per_node}: all hosts start the same number; "
                               f"type cluster.devices_per_node={count}, or change the line")
     if len(slots) != cluster.nodes:
-        raise ConfigError(f"cluster.nodes={cluster.nodes}: {path} names {len(slots)} hosts: type "
+        raise ConfigError(f"cluster.nodes={cluster.nodes}: {path} names {len(slots)} host{'s'[:len(slots) > 1]}: type "
                           f"cluster.nodes={len(slots)}")
     return list(slots)

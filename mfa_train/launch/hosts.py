@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mfa_train.config import Config
 from mfa_train.errors import ConfigError
-from mfa_train.launch.job import Job
+from mfa_train.launch.job import Job, make_folder
 from mfa_train.launch.probe import Answer, Question
 
 SSH_OPTIONS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
@@ -26,10 +26,11 @@ CLOCK_SECONDS = 5.0
 
 
 def require_ready(hosts: Sequence[str], config: Config, job: Job, on_gpus: bool, say: Callable[[str], None]) -> int:
-    """The port where the ranks meet. Raises ConfigError, naming the host, for one that can't be reached, has other
-    versions, another clock, too few GPUs, the port in use, or doesn't see the run's or the corpus's folder."""
+    """The port where the ranks meet. Raises ConfigError, naming the host, for one that can't be reached, stands there
+    twice, has other versions, another clock, too few GPUs, the port in use, or doesn't see the run's or the corpus's
+    folder."""
     run_dir = Path(job.members[0]["run_dir"])
-    run_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(run_dir)
     data = None if "://" in config.data.path else str(Path(config.data.path).absolute() / "manifest.json")
     try:
         with tempfile.NamedTemporaryFile(dir=run_dir, prefix=".seen-") as token, ThreadPoolExecutor(64) as threads:
@@ -39,7 +40,11 @@ def require_ready(hosts: Sequence[str], config: Config, job: Job, on_gpus: bool,
     finally:
         with contextlib.suppress(OSError):  # it holds a run
             run_dir.rmdir()
+    machines: dict[str, str] = {}
     for host, (answer, clock) in zip(hosts, answers):
+        if (other := machines.setdefault(answer.machine, host)) != host:
+            raise ConfigError(f"host {host}: is the machine {other} by another name: leave one of the lines in "
+                              f"{config.cluster.hostfile}, with all its slots")
         if answer.ended:
             say(f"host {host}: ended {answer.ended} ranks that an earlier launch of this run had left there")
         require_alike(host, answer, clock, job)

@@ -1,10 +1,12 @@
 """What a launch leaves for its ranks: job.json, with the overrides of each member as they were typed.
 
 Ranks read their overrides from it, so that no config value ever passes through a shell, a scheduler or another
-launcher. It lies in NAME/launch/ of a run's folder, a sweep's in runs_dir/.sweeps/GROUP/.
+launcher. It lies in NAME/launch/ of a run's folder, a sweep's in runs_dir/.sweeps/GROUP-MEMBERS/, where no other sweep
+of the group changes what a queued one is going to read.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import urllib.parse
@@ -42,8 +44,9 @@ class Job:
         return urllib.parse.quote(self.folder)
 
     def write(self) -> None:
+        """Raises ConfigError where it can't be."""
         folder = Path(self.folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         beside = folder / "job.json.partial"
         beside.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
         os.replace(beside, folder / "job.json")
@@ -63,16 +66,28 @@ def read_job(word: str) -> Job:
 
 
 def make_job(members: Sequence[Member], cwd: Path, part: str = "") -> Job:
-    """The job of one run or of a sweep, or of the `part` of one, not written yet. Relative runs_dir count from `cwd`."""
+    """The job of one run or of a sweep, or of a `part` of it, not written yet. Relative runs_dir count from `cwd`."""
     first = members[0].config
     runs = [cwd / member.config.run_dir for member in members]
-    folder = runs[0] / LAUNCH if not members[0].swept else cwd / first.runs_dir / ".sweeps" / f"{sweep_name(first)}{part}"
+    folder = runs[0] / LAUNCH
+    if members[0].swept:
+        which = hashlib.sha256("\n".join(map(str, runs)).encode()).hexdigest()[:8]
+        folder = cwd / first.runs_dir / ".sweeps" / f"{sweep_name(first)}{part}-{which}"
     # An older run is moved aside once, when the job is launched: what it then finds is its own.
     again = [["resume=auto"] if member.config.resume == "never" else [] for member in members]
     return Job(str(folder), [{"run_dir": str(run), "overrides": [*member.overrides, *auto]}
                              for run, member, auto in zip(runs, members, again)],
                first.cluster.nodes, first.cluster.devices_per_node, first.cluster.port,
                environment(first.cluster.environment), versions())
+
+
+def make_folder(folder: Path) -> None:
+    """Of a run or in it. Raises ConfigError where it can't be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"runs_dir: {folder} cannot be made ({error.strerror}); type runs_dir=FOLDER with one where it "
+                          "can") from None
 
 
 def sweep_name(config: Config) -> str:
@@ -86,14 +101,15 @@ def environment(file: str | None) -> dict[str, str]:
         return {}
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"cluster.environment={file}: cannot be read ({error.strerror})") from None
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"cluster.environment={file}: cannot be read ({getattr(error, 'strerror', error)}): expected "
+                          "lines of KEY=VALUE") from None
     found = {}
     for number, line in enumerate(map(str.strip, lines), 1):
         key, separator, value = line.partition("=")
         if not line or line.startswith("#"):
             continue
-        if not separator or not key.isidentifier():
+        if not separator or not key.isidentifier() or "\0" in value:
             raise ConfigError(f"cluster.environment={file}: line {number}: expected KEY=VALUE, as "
                               f"NCCL_SOCKET_IFNAME=ib0, not {line}")
         found[key] = value

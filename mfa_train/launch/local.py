@@ -8,7 +8,7 @@ from mfa_train.config import Member
 from mfa_train.errors import ConfigError
 from mfa_train.launch.checks import move_aside
 from mfa_train.launch.job import Job
-from mfa_train.launch.node import Node
+from mfa_train.launch.node import Node, require_free
 from mfa_train.launch.rank import work
 
 
@@ -26,7 +26,9 @@ def require_one_node(member: Member) -> None:
 
 
 def launch(member: Member, job: Job) -> int:
-    """Runs it to its end; its exit status."""
+    """Runs it to its end; its exit status. Raises ConfigError where cluster.port is in use."""
+    if job.port and job.devices_per_node > 1:
+        require_free(job.port)
     move_aside([member])
     job.write()
     start = f"{os.getpid()}-{int(time.time())}"

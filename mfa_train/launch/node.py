@@ -23,7 +23,7 @@ from pathlib import Path
 from mfa_train.doors import report
 from mfa_train.errors import ConfigError, Stopped
 from mfa_train.launch.job import Job, read_job
-from mfa_train.launch.output import failure_file, first_to_fail, log_of, show_failure
+from mfa_train.launch.output import failure_file, first_to_fail, log_of, note_failure, show_failure
 from mfa_train.tracking.starts import versions
 
 GRACE_SECONDS = 10
@@ -108,7 +108,9 @@ class Node:
 
 
 def main() -> int:
-    host, environment = socket.gethostname(), os.environ
+    host, environment, job = socket.gethostname(), os.environ, None
+    start = f"{environment['SLURM_JOB_ID']}.{environment.get('SLURM_RESTART_COUNT', 0)}"
+    member = int(environment.get("SLURM_ARRAY_TASK_ID", 0))
     try:
         job = read_job(sys.argv[1])
         found = versions()
@@ -120,9 +122,10 @@ def main() -> int:
         if node == 0:
             require_free(port)
     except ConfigError as error:
-        raise ConfigError(f"host {environment.get('SLURMD_NODENAME', host)}: {error}") from error
-    start = f"{environment['SLURM_JOB_ID']}.{environment.get('SLURM_RESTART_COUNT', 0)}"
-    member = int(environment.get("SLURM_ARRAY_TASK_ID", 0))
+        told = f"host {environment.get('SLURMD_NODENAME', host)}: {error}"
+        if job:  # for `mfa-train status`
+            note_failure(Path(job.members[member]["run_dir"]), start, told)
+        raise ConfigError(told) from error
     status = Node(job, member, start, node, environment["MASTER_ADDR"], port).run()
     # The first node tells that the run stopped: others that end before it with a status would have srun kill it.
     return 0 if node > 0 and status == Stopped.exit_status else status

@@ -87,11 +87,19 @@ def first_to_fail(run_dir: Path, start: str) -> int | None:
         return None
 
 
+def note_failure(run_dir: Path, start: str, told: str) -> bool:
+    """Leaves `told` as the failure of this start; False where another was faster, or no file can be made."""
+    try:
+        with failure_file(run_dir, start).open("x", encoding="utf-8") as file:
+            file.write(told)
+        return True
+    except OSError:
+        return False
+
+
 def show_failure(run_dir: Path, start: str, rank: int, begin: int, terminal: IO[str] | None, words: str = "") -> None:
     """Shows what the log of `rank` ends with from byte `begin` on, unless another failure of `start` was shown."""
-    try:
-        descriptor = os.open(failure_file(run_dir, start), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except OSError:
+    if not note_failure(run_dir, start, ""):
         return
     log = log_of(run_dir, rank)
     try:
@@ -99,8 +107,7 @@ def show_failure(run_dir: Path, start: str, rank: int, begin: int, terminal: IO[
     except OSError:
         ending = ""
     told = f"rank {rank} on {socket.gethostname()} failed{words and f' ({words})'}; its log is {log}:\n\n{ending}\n"
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(told)
+    failure_file(run_dir, start).write_text(told, encoding="utf-8")
     if terminal:
         print(f"\n{told}", file=terminal, flush=True)
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -45,6 +46,8 @@ class Answer:
     port: int | None
     """A free one where the ranks meet; None elsewhere, and where the one asked for is in use."""
     time: float
+    machine: str
+    """Tells it from every other, whatever name it is called by."""
 
 
 def answer(question: Question) -> Answer:
@@ -54,7 +57,9 @@ def answer(question: Question) -> Answer:
 
         gpus = torch.cuda.device_count()
     sees_data = question.data is None or Path(question.data).is_file()
-    return Answer(versions(), ended, Path(question.token).is_file(), sees_data, gpus, _port(question), time.time())
+    machine = f"{socket.gethostname()} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
+    return Answer(versions(), ended, Path(question.token).is_file(), sees_data, gpus, _port(question), time.time(),
+                  machine)
 
 
 def end_ranks(job: str) -> int:

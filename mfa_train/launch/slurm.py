@@ -1,4 +1,5 @@
-"""cluster=slurm: one job for a run, a job array for a sweep, from the script in launch/slurm.sbatch.
+"""cluster=slurm: one job for a run, a job array for a sweep, from the script in launch/slurm.sbatch. The branches of a
+ladder are a second array, which waits until the first has ended.
 
 The script is submitted as it stands. What the config decides goes to sbatch as options, and what the ranks are to do
 into the job's file, so that nothing has to be filled in or quoted.
@@ -16,8 +17,8 @@ from pathlib import Path
 
 from mfa_train.config import Member
 from mfa_train.errors import ConfigError
-from mfa_train.launch.checks import move_aside, on_gpus
-from mfa_train.launch.job import Job
+from mfa_train.launch.checks import move_aside, on_gpus, require_trainable
+from mfa_train.launch.job import Job, make_folder, make_job
 from mfa_train.run_files import LAUNCH, LOGS
 
 TEMPLATE = Path(__file__).resolve().parent.parent.parent / "launch" / "slurm.sbatch"
@@ -27,78 +28,108 @@ SUBMITTED = "submitted.json"
 
 @dataclass(frozen=True)
 class Submission:
-    command: list[str]
+    members: Sequence[Member]
+    job: Job
     script: Path
     """The script as it is submitted."""
     output: str
     """Where the job's own output goes, %j or %A_%a for its numbers."""
+    branches: bool
+    """Whether its runs branch off those of the submission before: it waits until that has ended, however."""
+
+    def command(self, first: str) -> list[str]:
+        """sbatch as it is called; `first` is the number of the submission before."""
+        config, array = self.members[0].config, bool(self.members[0].swept)
+        options = {
+            "job-name": Path(self.job.folder).name if array else config.name, "nodes": str(self.job.nodes),
+            "output": self.output,
+            "gpus-per-node": str(self.job.devices_per_node) if on_gpus(config.cluster) else None,
+            "time": config.cluster.time_limit, "array": _array(self.members) if array else None,
+            "dependency": f"afterany:{first}" if self.branches else None,
+        }
+        return ["sbatch", "--parsable", *(f"--{name}={value}" for name, value in options.items() if value is not None),
+                str(Path(self.job.folder) / "job.sbatch"), sys.executable, self.job.word]
 
 
-def submission(members: Sequence[Member], job: Job, after: str | None = None) -> Submission:
-    """What `launch` would hand to sbatch. `after` is the job of the runs that these branch off; it need not succeed, so that
-    one failed run holds up no other's branches."""
-    config = members[0].config
-    script = Path(config.cluster.template or TEMPLATE)
+def submissions(members: Sequence[Member], cwd: Path) -> list[Submission]:
+    """What `launch` would hand to sbatch: one, and behind it the branches of a ladder whose runs are in it."""
+    runs = {member.config.run_dir for member in members}
+    first = [member for member in members if member.after not in runs]
+    branches = [member for member in members if member.after in runs]
+    return [_submission(first, make_job(first, cwd), False),
+            *([_submission(branches, make_job(branches, cwd, "-branches"), True)] if branches else [])]
+
+
+def _submission(members: Sequence[Member], job: Job, branches: bool) -> Submission:
+    script = Path(members[0].config.cluster.template or TEMPLATE)
     if not script.is_file():
         raise ConfigError(f"cluster.template={script}: no such file; leave it out for {TEMPLATE}")
     array = bool(members[0].swept)
     logs = Path(job.folder) if array else Path(job.members[0]["run_dir"]) / LOGS
     # In a pattern of sbatch % has a meaning of its own.
     output = str(logs).replace("%", "%%") + ("/slurm-%A_%a.out" if array else "/slurm-%j.out")
-    options = {
-        "job-name": Path(job.folder).name if array else config.name, "nodes": str(job.nodes), "output": output,
-        "gpus-per-node": str(job.devices_per_node) if on_gpus(config.cluster) else None,
-        "time": config.cluster.time_limit, "array": _array(members) if array else None,
-        "dependency": f"afterany:{after}" if after else None,
-    }
-    command = ["sbatch", "--parsable", *(f"--{name}={value}" for name, value in options.items() if value is not None),
-               str(Path(job.folder) / "job.sbatch"), sys.executable, job.word]
-    return Submission(command, script, output)
+    return Submission(members, job, script, output, branches)
 
 
-def describe(members: Sequence[Member], job: Job, after: str | None = None) -> str:
-    """What `launch` would do, exactly."""
-    asked = submission(members, job, after)
-    told = "\n".join(f"member {number}:\n  " + "\n  ".join(member["overrides"])
-                     for number, member in enumerate(job.members))
-    return f"{shlex.join(asked.command)}\n\n{asked.script}:\n\n{asked.script.read_text()}\n{told}"
+def describe(submitted: Sequence[Submission]) -> str:
+    """What `launch` would do, exactly, but for FIRST, the number of the first job."""
+    parts = []
+    for one in submitted:
+        told = "\n".join(f"member {number}:\n  " + "\n  ".join(member["overrides"])
+                         for number, member in enumerate(one.job.members))
+        parts.append(f"{shlex.join(one.command('FIRST'))}\n\n{told}")
+    script = submitted[0].script
+    return "\n\n".join((*parts, f"{script}:\n\n{script.read_text()}"))
 
 
-def launch(members: Sequence[Member], job: Job, after: str | None = None) -> str:
-    """Submits it; the job's id. Raises ConfigError for what would fail in the queue or in the job, and with the
+def launch(submitted: Sequence[Submission]) -> list[str]:
+    """Submits them; the jobs' numbers. Raises ConfigError for what would fail in the queue or in the job, and with the
     scheduler's own words where it refuses."""
     if shutil.which("sbatch") is None:
         raise ConfigError("cluster=slurm: there is no sbatch on this machine: type this on a login node, or "
                           "cluster=local")
-    _require_idle(job)
-    asked = submission(members, job, after)
-    move_aside(members)
-    job.write()
-    shutil.copyfile(asked.script, Path(job.folder) / "job.sbatch")
-    for member in job.members:
-        (Path(member["run_dir"]) / LOGS).mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(asked.command, capture_output=True, text=True)
+    for one in submitted:
+        require_trainable(one.members)
+        _require_idle(one.job)
+    for one in submitted:
+        move_aside(one.members)
+        one.job.write()
+        shutil.copyfile(one.script, Path(one.job.folder) / "job.sbatch")
+        for member in one.job.members:
+            make_folder(Path(member["run_dir"]) / LOGS)
+    numbers: list[str] = []
+    for one in submitted:
+        numbers.append(_submit(one, numbers[0] if numbers else ""))
+    return numbers
+
+
+def _submit(one: Submission, first: str) -> str:
+    done = subprocess.run(one.command(first), capture_output=True, text=True)
     if done.returncode:
-        raise ConfigError(f"sbatch refused the job: {' '.join(done.stderr.split()).replace('sbatch: error: ', '')}")
+        left = f"; job {first}, off which they branch, is submitted: type the same when it has ended" if first else ""
+        raise ConfigError(f"sbatch refused the {'branches' if first else 'job'}: "
+                          f"{' '.join(done.stderr.split()).replace('sbatch: error: ', '')}{left}")
     number = done.stdout.strip().split(";")[0]
-    for index, member in enumerate(job.members):
-        _note(Path(member["run_dir"]), f"{number}_{index}" if members[0].swept else number)
+    for index, member in enumerate(one.job.members):
+        _note(Path(member["run_dir"]), f"{number}_{index}" if one.members[0].swept else number)
     return number
 
 
-def told(members: Sequence[Member], job: Job, number: str) -> str:
+def told(submitted: Sequence[Submission], numbers: Sequence[str]) -> str:
     """Where to look, and what to type."""
-    folder, _, pattern = submission(members, job).output.rpartition("/")
-    output = f"{folder}/{pattern.replace('%j', number).replace('%A', number).replace('%a', '0')}"
-    first = Path(job.members[0]["run_dir"])
-    runs = f"{len(members)} in {first.parent}" if members[0].swept else str(first)
-    return "\n".join((
-        f"job         {number}",
-        f"run folder  {runs}",
-        f"follow      tail -F {shlex.quote(output.replace('%%', '%'))}",
-        f"            mfa-train status {shlex.quote(str(first.parent))}",
-        f"cancel      scancel {number}",
-        f"            scancel --signal=USR1 {number}    (save, and queue it again)"))
+    lines = []
+    for one, number in zip(submitted, numbers):
+        folder, _, pattern = one.output.rpartition("/")
+        output = f"{folder}/{pattern.replace('%j', number).replace('%A', number).replace('%a', '0')}"
+        first = Path(one.job.members[0]["run_dir"])
+        runs = f"{len(one.members)} in {first.parent}" if one.members[0].swept else str(first)
+        lines += [f"job         {number}", f"run folder  {runs}",
+                  *([f"waits for   {numbers[0]}, off whose runs these branch"] if one.branches else []),
+                  f"follow      tail -F {shlex.quote(output.replace('%%', '%'))}"]
+    runs_dir, jobs = Path(submitted[0].job.members[0]["run_dir"]).parent, " ".join(numbers)
+    return "\n".join((*lines, f"            mfa-train status {shlex.quote(str(runs_dir))}",
+                      f"cancel      scancel {jobs}",
+                      f"            scancel --signal=USR1 {jobs}    (save, and queue it again)"))
 
 
 def _array(members: Sequence[Member]) -> str:

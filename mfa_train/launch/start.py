@@ -7,7 +7,7 @@ from pathlib import Path
 from mfa_train.config import Member
 from mfa_train.errors import ConfigError
 from mfa_train.launch import local, slurm, ssh
-from mfa_train.launch.checks import require_trainable, unfinished
+from mfa_train.launch.checks import unfinished
 from mfa_train.launch.job import make_job
 from mfa_train.launch.sweep import run_sweep
 from mfa_train.scaling import ladder
@@ -43,10 +43,10 @@ def launch(overrides: Sequence[str], multirun: bool, dry_run: bool) -> int:
 
 
 def _submit(members: list[Member], dry_run: bool) -> int:
-    asked = {(member.config.cluster.nodes, member.config.cluster.devices_per_node) for member in members}
-    if len(asked) > 1:
-        raise ConfigError("cluster.nodes and cluster.devices_per_node are one for all members of a job array: launch a "
-                          "sweep for each")
+    for key, value in vars(members[0].config.cluster).items():
+        if other := [one for member in members if (one := getattr(member.config.cluster, key)) != value]:
+            raise ConfigError(f"cluster.{key}={value},{other[0]}: one for all members of a job array: launch a sweep for "
+                              "each")
     left = members if dry_run else unfinished(members)
     for member in members:
         if member not in left:
@@ -54,18 +54,6 @@ def _submit(members: list[Member], dry_run: bool) -> int:
                                                                                          "resume=never"))
     if not left:
         return 0
-    if not dry_run:
-        require_trainable(left)
-    number = None
-    for part, name in (([member for member in left if member.after is None], ""),
-                       ([member for member in left if member.after is not None], "-branches")):
-        if not part:
-            continue
-        job = make_job(part, Path.cwd(), name)
-        if dry_run:
-            print(slurm.describe(part, job, number))
-            number = "JOB"
-        else:
-            number = slurm.launch(part, job, number)
-            print(slurm.told(part, job, number))
+    submitted = slurm.submissions(left, Path.cwd())
+    print(slurm.describe(submitted) if dry_run else slurm.told(submitted, slurm.launch(submitted)))
     return 0

@@ -17,7 +17,7 @@ from pathlib import Path
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError
 from mfa_train.launch.slurm import SUBMITTED
-from mfa_train.run_files import LAUNCH
+from mfa_train.run_files import LAUNCH, LOGS
 from mfa_train.tracking.metrics_file import read_metrics
 
 HEADER = ("run", "state", "step", "loss", "tokens/s", "ETA", "job")
@@ -62,7 +62,8 @@ def table(found: list[Status]) -> str:
 def _status(folder: Path) -> Status:
     metrics, submitted = folder / "metrics.jsonl", _read(folder / LAUNCH / SUBMITTED)
     if not (folder / "config.yaml").is_file():
-        return Status(folder.name, "queued", 0, 0, None, None, None, submitted.get("job", ""))
+        state = _submitted_state(folder, submitted)
+        return Status(folder.name, state, 0, 0, None, None, None, submitted.get("job", ""))
     try:
         config = configs.of_run(folder)
     except ConfigError:  # it is being written, or is no run's
@@ -84,7 +85,7 @@ def _state(folder: Path, records: list[dict], submitted: dict) -> str:
     alive = max(_changed(folder / name) for name in ("metrics.jsonl", "starts.jsonl", "config.yaml"))
     closed = _changed(folder / "summary.json")
     if submitted.get("at", 0) > max(alive, closed):
-        return "queued"
+        return _submitted_state(folder, submitted)
     if closed >= alive:
         return _read(folder / "summary.json").get("status", "unreadable")
     holder = _read(folder / "run.lock")
@@ -93,6 +94,12 @@ def _state(folder: Path, records: list[dict], submitted: dict) -> str:
     apart = [later["seconds"] - earlier["seconds"] for earlier, later in zip(records, records[1:])]
     usual = statistics.median(apart[-10:]) if apart else 0
     return "running" if time.time() - alive < max(SILENT_SECONDS, 10 * usual) else "silent"
+
+
+def _submitted_state(folder: Path, submitted: dict) -> str:
+    """queued, or failed where the job ended before there was a run."""
+    failed = max(map(_changed, (folder / LOGS).glob("failure-*.txt")), default=0.0)
+    return "failed" if failed > submitted.get("at", 0) else "queued"
 
 
 def _lives(pid: int, folder: Path) -> bool:

@@ -1,5 +1,5 @@
 """A real SLURM cluster of two nodes on this machine: munged, slurmctld and two slurmd, with all their files in one
-folder."""
+folder. What is in its `private`, n2 does not see."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
+DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "setpriv", "unshare")
 
 CONF = """
 ClusterName=test
@@ -50,29 +50,41 @@ def missing() -> str | None:
 
 
 class Cluster:
-    """Up from its making to `close`; `environment` has what SLURM's commands need."""
+    """Up within `with`; `environment` has what SLURM's commands need. Its daemons end with this process, however it
+    ends."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder, self.daemons = folder, []
+        self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
+
+    def __enter__(self) -> "Cluster":
+        try:
+            self._start_all()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start_all(self) -> None:
+        folder = self.folder
         first = 17820 + os.getpid() % 2000 * 5
         (folder / "slurm.conf").write_text(CONF.format(
             host=socket.gethostname(), folder=folder, cpus=os.cpu_count(), port=first, port_2=first + 1,
             port_3=first + 2, port_4=first + 3))
         (folder / "state").mkdir()
-        self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
         key = folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
         folder.chmod(0o711)
-        self.daemons = []
         self._start("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}",
                     f"--pid-file={folder}/munge.pid", f"--log-file={folder}/munge.log",
                     f"--seed-file={folder}/munge.seed")
         self._wait(lambda: (folder / "munge.socket").exists(), "munged")
         self._start("slurmctld", "-D", "-i")
-        for name in ("n1", "n2"):
-            (folder / f"spool-{name}").mkdir()
-            self._start("slurmd", "-D", "-N", name)
+        for name in ("spool-n1", "spool-n2", "private"):
+            (folder / name).mkdir()
+        self._start("slurmd", "-D", "-N", "n1")
+        self._start("unshare", "--mount", "sh", "-c", f"mount -t tmpfs none {folder}/private && exec slurmd -D -N n2")
         self._wait(lambda: self.call("sinfo", "-h", "-o", "%T %D").split() == ["idle", "2"], "the nodes")
 
     def call(self, *command: str) -> str:
@@ -87,8 +99,11 @@ class Cluster:
         self._wait(lambda: self.state(job) in states, f"job {job} to be {states}", seconds)
         return self.state(job)
 
-    def close(self) -> None:
-        self.call("scancel", "--user=root")
+    def __exit__(self, *_) -> None:
+        deadline = time.monotonic() + 40
+        while self.call("squeue", "--noheader") and time.monotonic() < deadline:
+            self.call("scancel", "--user=root")
+            time.sleep(0.5)
         for daemon in reversed(self.daemons):
             daemon.terminate()
         for daemon in self.daemons:
@@ -96,10 +111,13 @@ class Cluster:
                 daemon.wait(20)
             except subprocess.TimeoutExpired:
                 daemon.kill()
+                daemon.wait()
 
     def _start(self, *command: str) -> None:
         log = (self.folder / f"{len(self.daemons)}-{command[0]}.out").open("w")
-        self.daemons.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log))
+        # A session of its own: a terminal's Ctrl-C would end it before its jobs are cancelled.
+        self.daemons.append(subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], env=self.environment,
+                                             stdout=log, stderr=log, start_new_session=True))
 
     def _wait(self, done, what: str, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds

@@ -2,12 +2,14 @@
 behind one bridge. `cut(2)` takes a host's link down."""
 
 import os
+import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
-TOOLS = ("sshd", "ssh", "ssh-keygen", "pdsh", "ip", "unshare")
+TOOLS = ("sshd", "ssh", "ssh-keygen", "pdsh", "ip", "unshare", "setpriv")
 
 
 def missing() -> str | None:
@@ -23,13 +25,33 @@ def missing() -> str | None:
 
 
 class Hosts:
-    """Up from its making to `close`. `overrides` launch on them, `environment` has an ssh that reaches them; what is in
-    `folder`/private, host 2 does not see."""
+    """Up within `with`. `overrides` launch on them, `environment` has an ssh that reaches them; what is in
+    `folder`/private, host 2 does not see. The daemons end with this process, however it ends; what else is left then,
+    the next one removes."""
 
     def __init__(self, folder: Path):
-        self.folder, self.number, self.daemons = folder, os.getpid() % 100_000, []
+        self.folder, self.number, self.daemons = folder, os.getpid(), []
+        self.environment = os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
         self.subnet = f"10.{64 + self.number % 64}.{self.number // 64 % 256}"
         self.names = [f"{self.subnet}.{host}" for host in (1, 2)]
+
+    def __enter__(self) -> "Hosts":
+        try:
+            _remove([self.number, *_left_behind()])
+            self._start_all()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_) -> None:
+        for daemon in self.daemons:
+            daemon.kill()
+            daemon.wait()
+        _remove([self.number])
+
+    def _start_all(self) -> None:
+        folder = self.folder
         folder.chmod(0o755)
         (folder / "private").mkdir()
         Path("/run/sshd").mkdir(exist_ok=True)
@@ -44,7 +66,6 @@ class Hosts:
         ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -i {folder}/key -o StrictHostKeyChecking=no '
                        '-o UserKnownHostsFile=/dev/null -o LogLevel=ERROR "$@"\n')
         ssh.chmod(0o755)
-        self.environment = os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
         (folder / "hosts").write_text("".join(f"{name} slots=1\n" for name in self.names))
         (folder / "environment").write_text("# the hosts' names lead nowhere\nGLOO_SOCKET_IFNAME=eth0\n")
         self.overrides = ["cluster=ssh", f"cluster.hostfile={folder}/hosts",
@@ -65,14 +86,6 @@ class Hosts:
     def mend(self, host: int) -> None:
         self._ip(f"link set {self._name('v', host)} up")
 
-    def close(self) -> None:
-        for daemon in self.daemons:
-            daemon.kill()
-            daemon.wait()
-        for host in (1, 2):
-            subprocess.run(["ip", "netns", "delete", self._name("n", host)])
-        subprocess.run(["ip", "link", "delete", self._name("b")])
-
     def _start(self, host: int) -> None:
         space, link = self._name("n", host), self._name("v", host)
         self._ip(f"netns add {space}", f"link add {link} type veth peer name eth0 netns {space}",
@@ -84,8 +97,8 @@ class Hosts:
                 f"{self.folder}/host_key -o UsePAM=no -o AuthorizedKeysFile={self.folder}/key.pub -o StrictModes=no -o "
                 "PidFile=none")
         self.daemons.append(subprocess.Popen(
-            ["ip", "netns", "exec", space, "unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc",
-             "sh", "-c", sshd],
+            ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", space, "unshare", "--uts", "--pid", "--fork",
+             "--kill-child", "--mount-proc", "sh", "-c", sshd],
             stdout=subprocess.DEVNULL, stderr=(self.folder / f"sshd-{host}.log").open("w")))
 
     def _name(self, kind: str, host: int | str = "") -> str:
@@ -94,3 +107,16 @@ class Hosts:
     def _ip(self, *commands: str) -> None:
         for command in commands:
             subprocess.run(["ip", *command.split()], check=True)
+
+
+def _left_behind() -> set[int]:
+    """Numbers of hosts whose process is gone."""
+    links = subprocess.run(["ip", "-brief", "link"], capture_output=True, text=True).stdout
+    numbers = set(map(int, re.findall(r"^mfab-(\d+)", links, re.M)))
+    return {number for number in numbers if not Path(f"/proc/{number}").exists()}
+
+
+def _remove(numbers: Iterable[int]) -> None:
+    for number in numbers:
+        for what in (("netns", f"mfan1-{number}"), ("netns", f"mfan2-{number}"), ("link", f"mfab-{number}")):
+            subprocess.run(["ip", what[0], "delete", what[1]], capture_output=True)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -16,14 +17,17 @@ from tests.launch.conftest import STRANGE, curve, quoted, summary
 from tests.launch.slurm_cluster import Cluster, missing
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
+LADDER = ("sweep=ladder", "model=280k", "seed=1", "sweep.ladder.kv_shares=[0.25]", "sweep.ladder.batch_size=size",
+          "sweep.ladder.tokens_per_parameter=[0.004,0.008]", "sweep.ladder.learning_rate=size",
+          "schedule.warmup_steps=3", "training.sequence_length=32", "training.eval_sequences=4", "sample.max_new_tokens=0", "match.multiple_of=4",
+          "precision=fp32", "tracking=none")
 SLURM = ("cluster=slurm", "cluster.nodes=2", "cluster.devices_per_node=1", "cluster.device=cpu")
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    made = Cluster(tmp_path_factory.mktemp("slurm"))
-    yield made
-    made.close()
+    with Cluster(tmp_path_factory.mktemp("slurm")) as made:
+        yield made
 
 
 def status(folder) -> str:
@@ -66,11 +70,11 @@ def test_a_sweep_is_a_job_array_whose_failed_member_alone_is_submitted_again(clu
     (tmp_path / "gqa-nano" / "thesis.txt").write_text("in the way")
     states = [cluster.wait_for(f"{number}_{member}", "COMPLETED", "FAILED") for member in range(3)]
     assert states == ["COMPLETED", "FAILED", "COMPLETED"]
-    output = tmp_path / ".sweeps" / "nano-attention" / f"slurm-{number}_1.out"
+    [output] = tmp_path.glob(f".sweeps/nano-attention-*/slurm-{number}_1.out")
     assert "holds files that are no run" in output.read_text()
     assert {summary(tmp_path / f"{attention}-nano")["attention"] for attention in ("mha", "mfa")} == {"mha", "mfa"}
     shown = status(tmp_path)
-    assert re.search(rf"mha-nano +finished +10/10 .* {number}_0$", shown, re.M) and "gqa-nano  queued" in shown
+    assert re.search(rf"mha-nano +finished +10/10 .* {number}_0$", shown, re.M) and re.search("gqa-nano +failed", shown)
     assert yaml.safe_load((tmp_path / "mha-nano" / "config.yaml").read_text())["tracking"]["group"] == "nano-attention"
 
     (tmp_path / "gqa-nano" / "thesis.txt").unlink()
@@ -81,17 +85,31 @@ def test_a_sweep_is_a_job_array_whose_failed_member_alone_is_submitted_again(clu
     cluster.call("scancel", number)
 
 
-def test_a_ladder_is_two_job_arrays_and_its_branches_wait_for_the_runs_they_branch_off(cluster, prepared_data, tmp_path):
-    words = ["-m", "sweep=ladder", "model=280k", "attention=mha", "seed=1", "sweep.ladder.tokens_per_parameter=[0.004,0.008]",
-             "sweep.ladder.batch_size=size", "sweep.ladder.learning_rate=size", "schedule.warmup_steps=2",
-             "training.sequence_length=32", "training.eval_sequences=4", "sample.max_new_tokens=0", "precision=fp32",
-             "tracking.wandb=disabled", f"data_dir={prepared_data}", f"runs_dir={tmp_path}", *SLURM]
-    done = subprocess.run([sys.executable, "-m", "mfa_train.cli", "launch", *words], cwd=ROOT, capture_output=True, text=True,
-                          env=cluster.environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    runs, branches = re.findall(r"^job +(\d+)$", done.stdout, re.M)
-    assert f"Dependency=afterany:{runs}" in cluster.call("scontrol", "show", "job", branches)
-    assert cluster.wait_for(f"{branches}_0", "COMPLETED", "FAILED") == "COMPLETED", done.stdout + done.stderr
-    assert [summary(run.parent)["status"] for run in sorted(tmp_path.glob("*/summary.json"))] == ["finished"] * 2
+def test_branches_of_a_ladder_are_a_second_array_which_no_failed_run_holds_up(cluster, prepared_data, tmp_path):
+    def launched(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-m", "mfa_train.cli", "launch", "-m", *LADDER, "attention=mha,mfa",
+                               f"data_dir={prepared_data}", f"runs_dir={tmp_path}", *SLURM, "cluster.nodes=1", *words],
+                              cwd=ROOT, env=cluster.environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                              capture_output=True, text=True)
+
+    shown = launched("--dry-run").stdout
+    assert [line.split()[0] for line in shown.splitlines() if "--dependency=afterany:FIRST" in line] == ["sbatch"]
+    assert len(re.findall("^member ", shown, re.M)) == 4 and not list(tmp_path.iterdir())
+
+    submitted = launched()
+    assert submitted.returncode == 0, submitted.stderr
+    first, second = re.findall(r"^job +(\d+)$", submitted.stdout, re.M)
+    assert f"waits for   {first}" in submitted.stdout and f"scancel {first} {second}" in submitted.stdout
+    runs = {"-branches-" in str(path): [Path(member["run_dir"]) for member in json.loads(path.read_text())["members"]]
+            for path in tmp_path.glob(".sweeps/*/job.json")}
+    (runs[False][0] / "thesis.txt").write_text("in the way")
+    for job in (first, second):
+        states = [cluster.wait_for(f"{job}_{member}", "COMPLETED", "FAILED") for member in (0, 1)]
+        assert states == ["FAILED", "COMPLETED"]
+    lost, branch = runs[True]
+    assert summary(branch)["status"] == "finished" and not (lost / "summary.json").exists()
+    [output] = tmp_path.glob(f".sweeps/*-branches-*/slurm-{second}_0.out")
+    assert re.search(r"^error: resume=.*/step-\d+: expected .* a folder that is there", output.read_text(), re.M)
 
 
 def test_what_the_scheduler_refuses_is_told_in_its_words(cluster, launch, tmp_path):
@@ -115,6 +133,32 @@ def test_a_run_whose_job_waits_in_the_queue_is_not_submitted_twice(cluster, laun
     assert again.returncode == 2
     assert f"job {number} of this run is pending already: type scancel {number} first" in again.stderr
     cluster.call("scancel", number)
+
+
+NODES = {
+    r"/job\.json cannot be read \(No such file or directory\): runs_dir must be a folder that all nodes share": "",
+    r"torch 2\.0\.1 is installed here, \S+ where the job was launched: all nodes must have the same":
+        "import importlib.metadata as known, os; version = known.version\n"
+        "other = os.environ.get('SLURMD_NODENAME') == 'n2'\n"
+        "known.version = lambda name: '2.0.1' if other and name == 'torch' else version(name)",
+}
+"""What is told, and what differs on the second node; where nothing does, whether it sees the run's folder."""
+
+
+@pytest.mark.parametrize("told", NODES)
+def test_a_node_that_is_not_like_the_others_ends_the_job_by_its_name(told, cluster, launch, tmp_path):
+    different = NODES[told]
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / "sitecustomize.py").write_text(different)
+    runs = tmp_path if different else cluster.folder / "private"
+    submitted = launch("name=run", *SLURM, f"runs_dir={runs}",
+                       environment=cluster.environment | {"PYTHONPATH": f"{tmp_path}/python:{ROOT}"})
+    assert submitted.returncode == 0, submitted.stderr
+    number = re.search(r"^job +(\d+)$", submitted.stdout, re.M)[1]
+    assert cluster.wait_for(number, "FAILED", "COMPLETED") == "FAILED"
+    output = (runs / "run" / "logs" / f"slurm-{number}.out").read_text()
+    assert re.search(f"^error: host n2: .*{told}$", output, re.M) and "Traceback" not in output
+    assert not different or re.search(r"^run +failed ", status(runs), re.M)
 
 
 def test_a_port_in_use_is_told_with_the_node_and_the_job_is_not_queued_again(cluster, launch, tmp_path):

@@ -8,10 +8,6 @@ import time
 import pytest
 import yaml
 
-from mfa_train.errors import ConfigError
-from mfa_train.launch.hosts import require_alike
-from mfa_train.launch.job import Job
-from mfa_train.launch.probe import Answer
 from tests.conftest import ROOT
 from tests.end_to_end.conftest import metrics
 from tests.launch.conftest import STRANGE, quoted, summary
@@ -22,9 +18,8 @@ pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory):
-    made = Hosts(tmp_path_factory.mktemp("hosts"))
-    yield made
-    made.close()
+    with Hosts(tmp_path_factory.mktemp("hosts")) as made:
+        yield made
 
 
 def test_a_host_that_is_cut_off_ends_the_job_by_name_and_the_run_goes_on_when_it_is_back(hosts, launch, tmp_path):
@@ -61,12 +56,14 @@ def test_what_is_wrong_with_a_host_is_told_in_one_line_with_its_name(hosts, laun
     first, second = hosts.names
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text(f"{first} slots=1\n{hosts.subnet}.99 slots=1\n")
-    twice = tmp_path / "twice"
+    twice, renamed = tmp_path / "twice", tmp_path / "renamed"
     twice.write_text(f"{first} slots=1\n{first} slots=1\n")
+    renamed.write_text(f"{first} slots=1\nroot@{first} slots=1\n")
     mistakes = {
         f"cluster.hostfile={elsewhere}": f"host {hosts.subnet}.99: cannot be reached by ssh without a password (ssh: "
                                          "connect to host",
         f"cluster.hostfile={twice}": f"host {first} stands there twice",
+        f"cluster.hostfile={renamed}": f"host root@{first}: is the machine {first} by another name",
         "cluster.devices_per_node=2": f"host {first}: slots=1 in ",
         "cluster.port=22": f"host {first}: cluster.port=22 is in use there",
         f"runs_dir={hosts.folder}/private": f"host {second}: {hosts.folder}/private/mfa-nano is not the folder that it "
@@ -79,14 +76,24 @@ def test_what_is_wrong_with_a_host_is_told_in_one_line_with_its_name(hosts, laun
     assert not list(tmp_path.glob("*nano*"))
 
 
-def test_hosts_with_other_versions_or_another_clock_are_told_by_name():
-    job = Job("/runs/run/launch", [], 2, 1, None, {}, {"torch": "2.13.0"})
-    alike = Answer({"torch": "2.13.0"}, 0, True, True, 8, None, 0.0)
-    require_alike("b", alike, 1.0, job)
-    with pytest.raises(ConfigError, match="host b: torch 2.12.0 is installed there, 2.13.0 here"):
-        require_alike("b", Answer({"torch": "2.12.0"}, 0, True, True, 8, None, 0.0), 1.0, job)
-    with pytest.raises(ConfigError, match="host b: its clock is 37 s behind this machine's"):
-        require_alike("b", alike, -37.0, job)
+ELSEWHERE = {
+    r"torch 2\.0\.1 is installed there, \S+ here: all hosts must have the same":
+        "import importlib.metadata as known; version = known.version\n"
+        "known.version = lambda name: '2.0.1' if name == 'torch' else version(name)",
+    "its clock is 3[67] s behind this machine's: set it":
+        "import time; now = time.time; time.time = lambda: now() - 37",
+}
+"""What is told, and what differs on the second host."""
+
+
+@pytest.mark.parametrize("told", ELSEWHERE)
+def test_hosts_with_other_versions_or_another_clock_are_told_by_name(told, hosts, launch, tmp_path):
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / "sitecustomize.py").write_text(
+        f"import socket\nif socket.gethostname() == 'host-2':\n    exec({ELSEWHERE[told]!r}, globals())\n")
+    done = launch(*hosts.overrides, environment=hosts.environment | {"PYTHONPATH": f"{tmp_path}/python:{ROOT}"})
+    assert done.returncode == 2 and not list(tmp_path.glob("*nano*"))
+    assert re.fullmatch(f"error: host {hosts.names[1]}: {told}.*\n", done.stderr)
 
 
 def test_a_tool_that_is_missing_is_told(hosts, launch, tmp_path):
