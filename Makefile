@@ -1,5 +1,6 @@
 # make train   set up, then the main job: train a small MFA model on the embedded corpus (a few minutes on two cores)
 # make test    set up, then all tests
+# make report  set up, then a ladder cut down to minutes and the report of it: report/index.html
 # make bench   set up, then the throughput table against Hugging Face and litgpt
 # make bench-data   set up, then reading and tokenising against datasets, litdata, mosaicml-streaming, sentencepiece
 # ARGS adds overrides: make train ARGS="attention=mla seed=2"
@@ -8,13 +9,17 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 ARGS ?=
 
-.PHONY: train test bench bench-data clean
+.PHONY: train test report bench bench-data clean
 
 train: .venv/.train
 	.venv/bin/python train.py attention=mfa model=nano $(ARGS)
 
 test: .venv/.test
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+report: .venv/.report
+	.venv/bin/python train.py -m sweep=quick sweep.parallel=2 $(ARGS)
+	.venv/bin/mfa-train compare runs/quick --out report tracking=none
 
 bench: .venv/.bench
 	.venv/bin/python benchmarks/throughput.py $(ARGS)
@@ -27,6 +32,10 @@ bench-data: .venv/.bench
 	$(PYTHON) -m venv .venv
 	$(PIP) torch
 	$(PIP) --editable .
+	touch $@
+
+.venv/.report: .venv/.train
+	$(PIP) --editable '.[plot]'
 	touch $@
 
 .venv/.test: .venv/.train

@@ -27,8 +27,9 @@ class RungConfig:
 class LadderConfig:
     """Every variant at every rung, seed and token budget; see `mfa_train.scaling.ladder`."""
 
-    variants: dict[str, dict[str, Any]]
-    """Overrides of each, by its name; `attention` is the name where it isn't one of them, `kv_shares` the ladder's."""
+    variants: dict[str, Any]
+    """Overrides of each, by its name; `attention` is the name where it isn't one of them, `kv_shares` the ladder's. null
+    leaves one out that a ladder below has."""
     rungs: list[RungConfig]
     """None: one, of the config's own model."""
     seeds: list[int]
@@ -48,11 +49,15 @@ class LadderConfig:
     """The smaller budgets branch off the largest one's run where its WSD schedule would begin to decay for them."""
 
     def __post_init__(self):
+        self.variants = {name: overrides for name, overrides in self.variants.items() if overrides is not None}
         if not self.variants:
             raise ConfigError("sweep.ladder.variants={}: expected variants by name, as {mha: {}, mfa: {}}")
         for name, overrides in self.variants.items():
             if not re.fullmatch(r"[\w.-]+", name):
                 raise ConfigError(f"sweep.ladder.variants: {name!r}: expected a name of letters, digits, _, - and .")
+            if not isinstance(overrides, dict):
+                raise ConfigError(f"sweep.ladder.variants.{name}={overrides}: expected overrides, as {{kv_shares: [0.25]}}, "
+                                  "{} for none, or null to leave it out")
             for share in overrides.get("kv_shares") or []:
                 _require_share(f"sweep.ladder.variants.{name}.kv_shares", share)
         for key in ("learning_rate", "batch_size"):

@@ -37,10 +37,15 @@ def _finished(config: Config) -> bool:
 
 def require_trainable(members: Sequence[Member]) -> None:
     """Raises ConfigError, which names the member, for the first that can't be trained on the cluster it asks for."""
-    corpora = {}
+    from mfa_train.training.schedule import check_schedule
+
+    corpora, planned = {}, set()
     for member in members:
         try:
-            _require_plan(member.config)
+            check_schedule(member.config.schedule, member.config.training.total_steps)
+            if (alike := _what_is_planned(member.config)) not in planned:
+                _require_plan(member.config)
+            planned.add(alike)
             key = str(dataclasses.asdict(member.config.data))
             corpora[key] = corpora.get(key) or _opened(member.config)
             _require_readable(member.config, corpora[key])
@@ -72,13 +77,18 @@ def on_gpus(cluster: ClusterConfig) -> bool:
 def _require_plan(config: Config) -> None:
     from mfa_train.budget.match import matched
     from mfa_train.budget.plan import make_plan, require_fit
-    from mfa_train.training.schedule import check_schedule
 
     config, match = matched(config)
-    check_schedule(config.schedule, config.training.total_steps)
     plan = make_plan(config, match=match)
     if config.plan.check:
         require_fit(config, plan["memory"])
+
+
+def _what_is_planned(config: Config) -> str:
+    """Of a ladder's members, those that differ in steps and seed alone are planned once."""
+    training = dataclasses.replace(config.training, steps=1, tokens=None)
+    return str((config.model, config.attention, config.match, config.plan, config.cluster, config.zero, config.offload,
+                config.precision, training))
 
 
 def _opened(config: Config) -> dict:

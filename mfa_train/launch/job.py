@@ -62,11 +62,11 @@ def read_job(word: str) -> Job:
         raise ConfigError(f"{path}: not a job of this version ({error}); launch it again") from None
 
 
-def make_job(members: Sequence[Member], cwd: Path) -> Job:
-    """The job of one run or of a sweep, not written yet. Relative runs_dir count from `cwd`."""
+def make_job(members: Sequence[Member], cwd: Path, part: str = "") -> Job:
+    """The job of one run or of a sweep, or of the `part` of one, not written yet. Relative runs_dir count from `cwd`."""
     first = members[0].config
     runs = [cwd / member.config.run_dir for member in members]
-    folder = runs[0] / LAUNCH if not members[0].swept else cwd / first.runs_dir / ".sweeps" / sweep_name(first)
+    folder = runs[0] / LAUNCH if not members[0].swept else cwd / first.runs_dir / ".sweeps" / f"{sweep_name(first)}{part}"
     # An older run is moved aside once, when the job is launched: what it then finds is its own.
     again = [["resume=auto"] if member.config.resume == "never" else [] for member in members]
     return Job(str(folder), [{"run_dir": str(run), "overrides": [*member.overrides, *auto]}

@@ -23,7 +23,7 @@ from pathlib import Path
 from mfa_train.doors import report
 from mfa_train.errors import ConfigError, Stopped
 from mfa_train.launch.job import Job, read_job
-from mfa_train.launch.output import failure_file, log_of, show_failure
+from mfa_train.launch.output import failure_file, first_to_fail, log_of, show_failure
 from mfa_train.tracking.starts import versions
 
 GRACE_SECONDS = 10
@@ -67,6 +67,10 @@ class Node:
         if all(status in ASKED for status in statuses) and (self.asked or Stopped.exit_status in statuses):
             failed_elsewhere = failure_file(self.run_dir, self.start).exists()
             return 1 if failed_elsewhere else Stopped.exit_status
+        # The others may be faster to end than the one whose end they die of.
+        told = first_to_fail(self.run_dir, self.start)
+        if told is not None and 0 <= told - self.first < len(statuses) and statuses[told - self.first]:
+            first = told - self.first
         status = statuses[first]
         if status < 0 or not failure_file(self.run_dir, self.start).exists():
             words = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
@@ -136,4 +140,12 @@ def require_free(port: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(report(lambda: sys.exit(main())))
+    statuses: list[int] = []
+    ended = report(lambda: statuses.append(main())) or statuses[0]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if ended not in ASKED:
+        time.sleep(1)  # srun ends the step at once, and with it what it has not passed on of these words yet
+    # Not sys.exit: it gives signals their default meaning back while it still works, and srun, which sends SIGTERM to a node
+    # as soon as another has ended, would take its death for the job's.
+    os._exit(ended)

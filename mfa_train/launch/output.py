@@ -78,6 +78,15 @@ def failure_file(run_dir: Path, start: str) -> Path:
     return run_dir / LOGS / f"failure-{start}.txt"
 
 
+def first_to_fail(run_dir: Path, start: str) -> int | None:
+    """The rank that `failure_file` is about; None where there is none yet."""
+    try:
+        words = failure_file(run_dir, start).read_text(encoding="utf-8").split(maxsplit=2)
+        return int(words[1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def show_failure(run_dir: Path, start: str, rank: int, begin: int, terminal: IO[str] | None, words: str = "") -> None:
     """Shows what the log of `rank` ends with from byte `begin` on, unless another failure of `start` was shown."""
     try:

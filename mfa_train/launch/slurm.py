@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mfa_train.config import Member
 from mfa_train.errors import ConfigError
-from mfa_train.launch.checks import move_aside, on_gpus, require_trainable
+from mfa_train.launch.checks import move_aside, on_gpus
 from mfa_train.launch.job import Job
 from mfa_train.run_files import LAUNCH, LOGS
 
@@ -34,8 +34,9 @@ class Submission:
     """Where the job's own output goes, %j or %A_%a for its numbers."""
 
 
-def submission(members: Sequence[Member], job: Job) -> Submission:
-    """What `launch` would hand to sbatch."""
+def submission(members: Sequence[Member], job: Job, after: str | None = None) -> Submission:
+    """What `launch` would hand to sbatch. `after` is the job of the runs that these branch off; it need not succeed, so that
+    one failed run holds up no other's branches."""
     config = members[0].config
     script = Path(config.cluster.template or TEMPLATE)
     if not script.is_file():
@@ -48,29 +49,29 @@ def submission(members: Sequence[Member], job: Job) -> Submission:
         "job-name": Path(job.folder).name if array else config.name, "nodes": str(job.nodes), "output": output,
         "gpus-per-node": str(job.devices_per_node) if on_gpus(config.cluster) else None,
         "time": config.cluster.time_limit, "array": _array(members) if array else None,
+        "dependency": f"afterany:{after}" if after else None,
     }
     command = ["sbatch", "--parsable", *(f"--{name}={value}" for name, value in options.items() if value is not None),
                str(Path(job.folder) / "job.sbatch"), sys.executable, job.word]
     return Submission(command, script, output)
 
 
-def describe(members: Sequence[Member], job: Job) -> str:
+def describe(members: Sequence[Member], job: Job, after: str | None = None) -> str:
     """What `launch` would do, exactly."""
-    asked = submission(members, job)
+    asked = submission(members, job, after)
     told = "\n".join(f"member {number}:\n  " + "\n  ".join(member["overrides"])
                      for number, member in enumerate(job.members))
     return f"{shlex.join(asked.command)}\n\n{asked.script}:\n\n{asked.script.read_text()}\n{told}"
 
 
-def launch(members: Sequence[Member], job: Job) -> str:
+def launch(members: Sequence[Member], job: Job, after: str | None = None) -> str:
     """Submits it; the job's id. Raises ConfigError for what would fail in the queue or in the job, and with the
     scheduler's own words where it refuses."""
     if shutil.which("sbatch") is None:
         raise ConfigError("cluster=slurm: there is no sbatch on this machine: type this on a login node, or "
                           "cluster=local")
-    require_trainable(members)
     _require_idle(job)
-    asked = submission(members, job)
+    asked = submission(members, job, after)
     move_aside(members)
     job.write()
     shutil.copyfile(asked.script, Path(job.folder) / "job.sbatch")

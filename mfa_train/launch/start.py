@@ -7,7 +7,7 @@ from pathlib import Path
 from mfa_train.config import Member
 from mfa_train.errors import ConfigError
 from mfa_train.launch import local, slurm, ssh
-from mfa_train.launch.checks import unfinished
+from mfa_train.launch.checks import require_trainable, unfinished
 from mfa_train.launch.job import make_job
 from mfa_train.launch.sweep import run_sweep
 from mfa_train.scaling import ladder
@@ -54,6 +54,18 @@ def _submit(members: list[Member], dry_run: bool) -> int:
                                                                                          "resume=never"))
     if not left:
         return 0
-    job = make_job(left, Path.cwd())
-    print(slurm.describe(left, job) if dry_run else slurm.told(left, job, slurm.launch(left, job)))
+    if not dry_run:
+        require_trainable(left)
+    number = None
+    for part, name in (([member for member in left if member.after is None], ""),
+                       ([member for member in left if member.after is not None], "-branches")):
+        if not part:
+            continue
+        job = make_job(part, Path.cwd(), name)
+        if dry_run:
+            print(slurm.describe(part, job, number))
+            number = "JOB"
+        else:
+            number = slurm.launch(part, job, number)
+            print(slurm.told(part, job, number))
     return 0

@@ -1,12 +1,14 @@
 """metrics.jsonl: one JSON object a logged step, the interface between training and comparing.
 
 Each step stands there once, however often a run was killed: what lies behind the step it resumes from is cut off, a
-line torn by the kill too, and the file is replaced in one rename.
+line torn by the kill too.
 """
 
 import json
 import os
 from pathlib import Path
+
+from mfa_train.tracking.terminal import say
 
 FILE = "metrics.jsonl"
 
@@ -18,7 +20,7 @@ class MetricsFile:
     On a full disk `say` is told once, and records wait in memory until there is room.
     """
 
-    def __init__(self, path: Path, from_step: int = 0, say=print):
+    def __init__(self, path: Path, from_step: int = 0, say=say):
         self.path, self.say, self.waiting, self.told = path, say, b"", False
         self.logged_to = max((record["step"] for record in read_metrics(path)), default=0) if path.exists() else 0
         self.cut(from_step)
@@ -29,17 +31,18 @@ class MetricsFile:
         self._write()
 
     def cut(self, step: int) -> None:
-        """Forgets what was logged behind `step`."""
-        records = [record for record in read_metrics(self.path) if record["step"] <= step] if self.path.exists() else []
-        beside = self.path.with_name(f"{self.path.name}.partial")
-        beside.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        os.replace(beside, self.path)
+        """Forgets what was logged behind `step`; needs no room on the disk."""
         self.file = self.path.open("ab", buffering=0)
+        self.file.truncate(len(_up_to(self.path.read_bytes(), step)))
+        self.waiting = _up_to(self.waiting, step)
 
     def flush(self) -> None:
         """Waits until the disk has it all, so that no checkpoint is ahead of its records."""
         self._write()
-        os.fsync(self.file.fileno())
+        try:
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            self._tell(error)
 
     def close(self) -> None:
         self._write()
@@ -50,9 +53,25 @@ class MetricsFile:
             while self.waiting:
                 self.waiting = self.waiting[self.file.write(self.waiting) :]
         except OSError as error:
-            if not self.told:
-                self.say(f"warning: {self.path} cannot be written ({error.strerror}); its records wait in memory")
-            self.told = True
+            self._tell(error)
+
+    def _tell(self, error: OSError) -> None:
+        if not self.told:
+            self.say(f"warning: {self.path} cannot be written ({error.strerror}); its records wait in memory")
+        self.told = True
+
+
+def _up_to(lines: bytes, step: int) -> bytes:
+    """Those that are whole and of steps up to `step`: they rise."""
+    kept = 0
+    for line in lines.splitlines(keepends=True):
+        try:
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
+        except ValueError:
+            break
+        kept += len(line)
+    return lines[:kept]
 
 
 def read_metrics(path: Path) -> list[dict]:

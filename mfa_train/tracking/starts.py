@@ -13,6 +13,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from mfa_train.tracking.terminal import say
+
 FILE = "starts.jsonl"
 JOB_KEYS = ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_CLUSTER_NAME", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID",
             "SLURM_JOB_NODELIST", "SLURM_RESTART_COUNT", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "TORCHELASTIC_RUN_ID")
@@ -41,8 +43,12 @@ def this_start(from_step: int, changed: list[str], world_size: int) -> dict:
 
 
 def add_start(folder: Path, start: dict) -> None:
-    with (folder / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(start) + "\n")
+    """Without room for it, says so."""
+    try:
+        with (folder / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(start) + "\n")
+    except OSError as error:
+        say(f"warning: {folder / FILE} cannot be written ({error.strerror})")
 
 
 @functools.cache

@@ -34,6 +34,11 @@ class ProgressBar:
         unbroken(sys.stderr, self.bar.close)
 
 
+def say(message: str) -> None:
+    """Prints it."""
+    unbroken(sys.stdout, lambda: print(message, flush=True))
+
+
 def unbroken(stream: IO, tell: Callable[[], Result]) -> Result:
     """What `tell()` gives, which writes to `stream`. Where nobody reads that any more, as `| head`, it goes nowhere."""
     try:

@@ -10,6 +10,7 @@ config and the plan's numbers, so that runs can be grouped by attention and KV b
 from pathlib import Path
 
 from mfa_train.config import TrackingConfig
+from mfa_train.tracking.terminal import say
 
 INIT_TIMEOUT_SECONDS = 30
 
@@ -21,7 +22,7 @@ class WandbRun:
     """
 
     def __init__(self, config: TrackingConfig, name: str, folder: Path, run_config: dict, run_id: str | None = None,
-                 logged_to: int = -1, say=print):
+                 logged_to: int = -1, say=say):
         self.say, self.run_id, self.logged_to = say, run_id, logged_to
         self.run = None
         if config.wandb == "disabled":

@@ -91,11 +91,25 @@ def verified(checkpoint: Path) -> dict:
 
 
 def prune(checkpoints: Path, keep_last: int, keep_every: int | None, at_steps: Sequence[int] = ()) -> None:
-    """Removes all but the `keep_last` newest, those of steps that are multiples of `keep_every`, and those `at_steps`."""
-    for checkpoint in found(checkpoints)[keep_last:]:
+    """Removes all but the `keep_last` newest whole ones, those of steps that are multiples of `keep_every`, and those
+    `at_steps`. One that is damaged pushes none out."""
+    whole = [checkpoint for checkpoint in found(checkpoints) if _plausible(checkpoint)]
+    oldest = step_of(whole[:keep_last][-1]) if len(whole) >= keep_last else 0
+    for checkpoint in found(checkpoints):
         step = step_of(checkpoint)
+        if step >= oldest:
+            continue
         if (not keep_every or step % keep_every) and step not in at_steps:
             remove(checkpoint)
+
+
+def _plausible(checkpoint: Path) -> bool:
+    """Whether all files are there and of their sizes: what is cheap to see."""
+    try:
+        content = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["content"]
+        return all((checkpoint / entry["name"]).stat().st_size == entry["bytes"] for entry in content["files"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def remove(checkpoint: Path) -> None:

@@ -74,6 +74,8 @@ class Guard:
 
     def look_at(self, step: int, loss: float, norm: float) -> None:
         """A step's numbers, in order: told where they are a spike, then part of the bound."""
+        if not math.isfinite(loss) and math.isfinite(norm):
+            self.say(f"step {step}: the loss is {loss}, while the gradient's norm is finite: the update was made")
         if self._spike(loss, norm):
             self.spikes += 1
             if not self.needs_loss:  # else it was told as a skip

@@ -69,6 +69,7 @@ def _what_is_known(losses: tuple[float, ...], step: int, norm: float, samples: s
     bad = [(rank, loss) for rank, loss in enumerate(losses) if not math.isfinite(loss)]
     what, value = ("loss", bad[0][1]) if bad else ("gradient's norm", norm)
     where = f" on rank {', '.join(str(rank) for rank, _ in bad)}" if bad else ", while every rank's loss was finite"
-    return (f"the {what} is {value} at step {step}{where} ({samples}); the update was not made. Look at the samples, "
+    update = "the update was made, since the gradient's norm was finite" if math.isfinite(norm) else "the update was not made"
+    return (f"the {what} is {value} at step {step}{where} ({samples}); {update}. Look at the samples, "
             "lower optimizer.lr=… or lengthen schedule.warmup_steps=…, or type guard.nonfinite=skip to leave such steps "
             "out")

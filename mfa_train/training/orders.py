@@ -20,6 +20,12 @@ class Orders:
         """To be called after step `done`, before the next begins."""
         self.ranks.store.compare_set(order, "", str(done + (self.ranks.world_size > 1)))
 
+    def go_back(self, order: str, step: int) -> None:
+        """The ranks go back to `step`: an order for a later one is for after the step that follows. First rank only, while
+        the others wait."""
+        if self.ranks.store.check([order]) and int(self.ranks.store.get(order)) > step + 1:
+            self.ranks.store.set(order, str(step + 1))
+
     def due(self, order: str, done: int) -> bool:
         """Whether the order is for after step `done`, or was for an earlier one."""
         return self.ranks.store.check([order]) and int(self.ranks.store.get(order)) <= done

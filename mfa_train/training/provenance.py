@@ -2,11 +2,11 @@
 
 import hashlib
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from mfa_train.tracking.starts import versions
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-PACKAGES = ("torch", "deepspeed", "numpy", "sentencepiece")
 
 
 def provenance(config_yaml: bytes, data: dict[str, str]) -> dict:
@@ -16,7 +16,7 @@ def provenance(config_yaml: bytes, data: dict[str, str]) -> dict:
         "config_sha256": hashlib.sha256(config_yaml).hexdigest(),
         "data": data,
         "code_commit": code_commit(),
-        "versions": {package: found for package in PACKAGES if (found := _version(package))},
+        "versions": versions(),
     }
 
 
@@ -30,10 +30,3 @@ def code_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from mfa_train.errors import UserError
-from mfa_train.tracking.terminal import unbroken
+from mfa_train.tracking.terminal import say
 from mfa_train.training.host_memory import keep_freed_memory
 
 Result = TypeVar("Result")
@@ -34,7 +33,7 @@ class Ranks:
     def say(self, message: str) -> None:
         """Prints on the first rank. A reader that has gone, as `| head` does, stops no run."""
         if self.first:
-            unbroken(sys.stdout, lambda: print(message, flush=True))
+            say(message)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, on each of them."""

@@ -106,6 +106,10 @@ def _candidates(config: Config, folder: Path) -> tuple[list[Path], Path]:
     own = folder / "checkpoints"
     if config.resume == "never":
         return [], own
+    newest = next(iter(found(own)), None)
+    if newest and Path(config.resume).resolve() in [older.resolve() for older in found(own)[1:]]:
+        raise ConfigError(f"resume={config.resume}: this run is at {newest.name} already, and goes on from there: type "
+                          "resume=auto, or name=… for a run of its own from the older one")
     if config.resume in RESUME or found(own):  # its own go before the one it started from
         return found(own), own
     path = Path(config.resume)

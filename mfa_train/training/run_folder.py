@@ -71,6 +71,13 @@ class RunFolder:
         An older run of this name is moved aside to NAME~1, NAME~2, … with resume=never; an unfinished one without a
         checkpoint starts again in its place. Raises ConfigError where another process was faster.
         """
+        try:
+            return self._create(plan, start)
+        except OSError as error:
+            raise ConfigError(f"runs_dir={self.config.runs_dir}: {self.path} cannot be written ({error.strerror}); type "
+                              "runs_dir=FOLDER with room") from error
+
+    def _create(self, plan: dict, start: StartingPoint | None) -> int:
         if self.config.resume == "never":
             self.move_aside()
         self.path.mkdir(parents=True, exist_ok=True)

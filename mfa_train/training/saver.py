@@ -39,6 +39,8 @@ class Saver:
         self.buffers: dict[str, torch.Tensor] = {}
         """The copy in host memory, kept from save to save."""
         self.thread: threading.Thread | None = None
+        self.error: Exception | None = None
+        """Of the thread, where it is no failure of the disk."""
         self.saved = 0
 
     def save(self, engine, step: int, content: dict) -> None:
@@ -54,10 +56,12 @@ class Saver:
             self.wait()
 
     def wait(self) -> None:
-        """Until what was begun is visible, or told to have failed."""
+        """Until what was begun is visible, or told to have failed. Raises what went wrong in the thread otherwise."""
         if self.thread is not None:
             self.thread.join()
             self.thread = None
+        if self.error is not None:
+            raise self.error
 
     def _copied(self, engine) -> dict[str, torch.Tensor]:
         on_gpu = self.ranks.device.type == "cuda"
@@ -76,12 +80,17 @@ class Saver:
         partial = self.checkpoints / f"{folder_of(self.checkpoints, step).name}.partial-{self.launch}"
         try:
             entry = write_pieces(partial, self.ranks.rank, tensors)
-        except (OSError, SafetensorError) as error:
+        except Exception as error:
             entry = {"failed": f"rank {self.ranks.rank}: {error}"}
-        if self.ranks.world_size > 1:
-            self.ranks.store.set(f"saved/{number}/{self.ranks.rank}", json.dumps(entry))
-        if self.ranks.first:
-            self._publish(partial, step, number, entry, content)
+            if not isinstance(error, (OSError, SafetensorError)):
+                self.error = error
+        try:
+            if self.ranks.world_size > 1:
+                self.ranks.store.set(f"saved/{number}/{self.ranks.rank}", json.dumps(entry))
+            if self.ranks.first:
+                self._publish(partial, step, number, entry, content)
+        except Exception as error:
+            self.error = error
 
     def _publish(self, partial: Path, step: int, number: int, own: dict, content: dict) -> None:
         entries = [own] + [self._entry_of(rank, number) for rank in range(1, self.ranks.world_size)]
@@ -89,7 +98,7 @@ class Saver:
         if not failed:
             try:
                 publish(partial, folder_of(self.checkpoints, step), entries, content)
-                prune(self.checkpoints, self.config.keep_last, self.config.keep_every, self.config.at_steps)
+                self._prune()
                 return
             except OSError as error:
                 failed = [str(error)]
@@ -97,6 +106,12 @@ class Saver:
         kept = next(iter(found(self.checkpoints)), None)
         self.ranks.say(f"warning: the checkpoint of step {step} could not be written ({failed[0]}); the run goes on, "
                        f"and {f'{kept.name} stays the newest' if kept else 'there is none yet'}")
+
+    def _prune(self) -> None:
+        try:
+            prune(self.checkpoints, self.config.keep_last, self.config.keep_every, self.config.at_steps)
+        except OSError as error:
+            self.ranks.say(f"warning: an older checkpoint could not be removed ({error}); the run goes on")
 
     def _entry_of(self, rank: int, number: int) -> dict:
         """What the rank's thread put into the store."""

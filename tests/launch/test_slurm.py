@@ -81,6 +81,19 @@ def test_a_sweep_is_a_job_array_whose_failed_member_alone_is_submitted_again(clu
     cluster.call("scancel", number)
 
 
+def test_a_ladder_is_two_job_arrays_and_its_branches_wait_for_the_runs_they_branch_off(cluster, prepared_data, tmp_path):
+    words = ["-m", "sweep=ladder", "model=280k", "attention=mha", "seed=1", "sweep.ladder.tokens_per_parameter=[0.004,0.008]",
+             "sweep.ladder.batch_size=size", "sweep.ladder.learning_rate=size", "schedule.warmup_steps=2",
+             "training.sequence_length=32", "training.eval_sequences=4", "sample.max_new_tokens=0", "precision=fp32",
+             "tracking.wandb=disabled", f"data_dir={prepared_data}", f"runs_dir={tmp_path}", *SLURM]
+    done = subprocess.run([sys.executable, "-m", "mfa_train.cli", "launch", *words], cwd=ROOT, capture_output=True, text=True,
+                          env=cluster.environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    runs, branches = re.findall(r"^job +(\d+)$", done.stdout, re.M)
+    assert f"Dependency=afterany:{runs}" in cluster.call("scontrol", "show", "job", branches)
+    assert cluster.wait_for(f"{branches}_0", "COMPLETED", "FAILED") == "COMPLETED", done.stdout + done.stderr
+    assert [summary(run.parent)["status"] for run in sorted(tmp_path.glob("*/summary.json"))] == ["finished"] * 2
+
+
 def test_what_the_scheduler_refuses_is_told_in_its_words(cluster, launch, tmp_path):
     template = tmp_path / "site.sbatch"
     template.write_text((ROOT / "launch" / "slurm.sbatch").read_text().replace(

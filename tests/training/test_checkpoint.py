@@ -18,7 +18,9 @@ from mfa_train.training.orders import Orders
 from mfa_train.training.ranks import join
 from mfa_train.training.resume import Progress, starting_point
 from mfa_train.training.rng import rng_state, set_rng_state
+from mfa_train.training.run_folder import RunFolder
 from mfa_train.training.run_lock import RunLock
+from mfa_train.training.saver import Saver
 from tests.conftest import ROOT, SMALL
 
 CONFIG = configs.load([*SMALL, "name=run"])
@@ -144,6 +146,60 @@ def test_the_last_n_and_every_mth_stay(tmp_path):
     assert [path.name for path in files.found(tmp_path)] == ["step-00000010", "step-00000008", "step-00000004"]
 
 
+def test_a_damaged_checkpoint_pushes_no_whole_one_out(tmp_path):
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step)
+    cut_off(next((tmp_path / "step-00000003").glob("rank-*")))
+    (tmp_path / "step-00000004" / "manifest.json").unlink()
+    files.prune(tmp_path, 2, None, at_steps=[])
+    assert [files.step_of(path) for path in files.found(tmp_path)] == [4, 3, 2, 1]
+    save(tmp_path, 5)
+    save(tmp_path, 6)
+    files.prune(tmp_path, 2, None, at_steps=[1])
+    assert [files.step_of(path) for path in files.found(tmp_path)] == [6, 5, 1]
+
+
+def test_what_goes_wrong_while_saving_is_not_lost(tmp_path, monkeypatch):
+    """A full disk is told and costs a checkpoint; anything else ends the run at the next save."""
+    said = []
+    ranks = dataclasses.replace(join())
+    monkeypatch.setattr(type(ranks), "say", lambda self, message: said.append(message))
+    saver = Saver(CONFIG.checkpoint, tmp_path, 0, ranks, 10)
+    monkeypatch.setattr(saver, "_copied", lambda engine: {files.RNG: rng_state()})
+    monkeypatch.setattr("mfa_train.training.saver.updates", lambda engine: 0)
+    for failure in (OSError(28, "No space left on device"), TypeError("a bug")):
+        def fail(*_, failure=failure):
+            raise failure
+        monkeypatch.setattr("mfa_train.training.saver.write_pieces", fail)
+        saver.save(None, 1, {})
+        if isinstance(failure, OSError):
+            saver.wait()
+    assert "No space left on device" in said[0] and "the run goes on" in said[0]
+    with pytest.raises(TypeError, match="a bug"):
+        saver.wait()
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint_and_not_silently_from_another(tmp_path):
+    older, _ = save(tmp_path / "checkpoints", 1), save(tmp_path / "checkpoints", 2)
+    with pytest.raises(ConfigError, match="this run is at step-00000002 already.* name=… for a run of its own"):
+        found(tmp_path, resume=str(older))
+
+
+def test_a_run_that_is_extended_is_not_taken_for_finished_when_it_is_killed(tmp_path):
+    config = configs.load([*SMALL, "name=run", f"runs_dir={tmp_path}", "training.steps=10", "schedule.warmup_steps=1"])
+    folder = RunFolder(config)
+    folder.create({}, None)
+    folder.close({"status": "finished"})
+    folder.lock.release()
+    assert RunFolder(config).open() == {"status": "finished"}
+    longer = dataclasses.replace(config, training=dataclasses.replace(config.training, steps=20))
+    for _ in range(2):  # the second start finds what a kill of the first left
+        folder = RunFolder(longer)
+        assert folder.open() is None
+        folder.create({}, None)
+        folder.lock.release()
+
+
 def test_random_generators_go_on_where_they_were():
     import random
 
@@ -191,3 +247,7 @@ def test_an_order_is_for_the_same_step_on_every_rank():
     first.give("stop-a", 7)
     second.give("stop-a", 8)  # too late: the first counts
     assert not second.due("stop-a", 7) and first.due("stop-a", 8) and second.due("stop-a", 8)
+    first.go_back("stop-a", 3)  # a rollback: what was ordered is not put off until step 8 comes again
+    assert not second.due("stop-a", 3) and second.due("stop-a", 4)
+    first.go_back("stop-b", 3)
+    assert not second.due("stop-b", 9)
