@@ -179,6 +179,27 @@ def test_what_goes_wrong_while_saving_is_not_lost(tmp_path, monkeypatch):
         saver.wait()
 
 
+def test_an_older_checkpoint_that_stays_in_the_way_fails_no_save(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(type(join()), "say", lambda self, message: said.append(message))
+    saver = Saver(dataclasses.replace(CONFIG.checkpoint, keep_last=1), tmp_path, 0, join(), 10)
+    monkeypatch.setattr(saver, "_copied", lambda engine: {files.RNG: rng_state()})
+    monkeypatch.setattr("mfa_train.training.saver.updates", lambda engine: 0)
+    remove_tree = files.shutil.rmtree
+
+    def stuck(path, ignore_errors=False):
+        if not ignore_errors:
+            raise OSError(16, "Device or resource busy", str(path))
+        remove_tree(path, ignore_errors)
+
+    monkeypatch.setattr(files.shutil, "rmtree", stuck)
+    for step in (1, 2):
+        saver.save(None, step, {})
+        saver.wait()
+    assert [path.name for path in files.found(tmp_path)] == ["step-00000002"] and files.verified(tmp_path / "step-00000002")
+    assert len(said) == 1 and "an older checkpoint could not be removed" in said[0] and "step-00000001" in said[0]
+
+
 def test_a_run_goes_on_from_its_newest_checkpoint_and_not_silently_from_another(tmp_path):
     older, _ = save(tmp_path / "checkpoints", 1), save(tmp_path / "checkpoints", 2)
     with pytest.raises(ConfigError, match="this run is at step-00000002 already.* name=… for a run of its own"):
