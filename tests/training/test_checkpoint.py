@@ -9,10 +9,13 @@ import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError, DataError
+from mfa_train.tracking.run_log import SilentLog
 from mfa_train.training import checkpoint as files
+from mfa_train.training.checkpoints import Checkpoints
 from mfa_train.training.engine_state import KINDS, Piece
 from mfa_train.training.orders import Orders
 from mfa_train.training.ranks import join
@@ -21,6 +24,7 @@ from mfa_train.training.rng import rng_state, set_rng_state
 from mfa_train.training.run_folder import RunFolder
 from mfa_train.training.run_lock import RunLock
 from mfa_train.training.saver import Saver
+from mfa_train.training.signals import StopSignals
 from tests.conftest import ROOT, SMALL
 
 CONFIG = configs.load([*SMALL, "name=run"])
@@ -201,9 +205,15 @@ def test_an_older_checkpoint_that_stays_in_the_way_fails_no_save(tmp_path, monke
 
 
 def test_a_run_goes_on_from_its_newest_checkpoint_and_not_silently_from_another(tmp_path):
-    older, _ = save(tmp_path / "checkpoints", 1), save(tmp_path / "checkpoints", 2)
-    with pytest.raises(ConfigError, match="this run is at step-00000002 already.* name=… for a run of its own"):
-        found(tmp_path, resume=str(older))
+    older, newest = save(tmp_path / "checkpoints", 1), save(tmp_path / "checkpoints", 2)
+    for not_newest in (older, tmp_path / "checkpoints" / "step-00000007", tmp_path / "checkpoints" / "final"):
+        with pytest.raises(ConfigError, match="this run is at step-00000002 already.* name=… for a run of its own"):
+            found(tmp_path, resume=str(not_newest))
+    assert found(tmp_path, resume=str(newest)).checkpoint == newest
+    assert found(tmp_path, resume="another/checkpoints/step-00000001").checkpoint == newest  # its own go first
+    cut_off(newest / "manifest.json")
+    assert found(tmp_path, resume=str(older)).checkpoint == older
+    assert found(tmp_path, resume=str(newest)).checkpoint == older  # said aloud, as without resume
 
 
 def test_a_run_that_is_extended_is_not_taken_for_finished_when_it_is_killed(tmp_path):
@@ -272,3 +282,14 @@ def test_an_order_is_for_the_same_step_on_every_rank():
     assert not second.due("stop-a", 3) and second.due("stop-a", 4)
     first.go_back("stop-b", 3)
     assert not second.due("stop-b", 9)
+
+
+def test_what_was_ordered_for_a_step_that_a_rollback_takes_back_is_done_after_the_next():
+    ranks = dataclasses.replace(join(), world_size=2, store=dist.PrefixStore("rolled back", join().store))
+    checkpoint = dataclasses.replace(CONFIG.checkpoint, every_steps=None, every_minutes=1e-9)
+    first, second = (Checkpoints(dataclasses.replace(CONFIG, checkpoint=checkpoint), ranks, 0, {}, SilentLog(), StopSignals())
+                     for _ in range(2))
+    first.signals.received = "SIGTERM"
+    assert not first.due(7) and not second.due(7)  # both are for after step 8, which is poisoned
+    first.go_back(4)
+    assert first.due(5) and first.stopping and second.due(5) and second.stopping
