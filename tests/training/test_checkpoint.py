@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.tracking.run_log import SilentLog
+from mfa_train.tracking.starts import add_start, starts
 from mfa_train.training import checkpoint as files
 from mfa_train.training.checkpoints import Checkpoints
 from mfa_train.training.engine_state import KINDS, Piece
@@ -229,6 +231,29 @@ def test_a_run_that_is_extended_is_not_taken_for_finished_when_it_is_killed(tmp_
         assert folder.open() is None
         folder.create({}, None)
         folder.lock.release()
+
+
+def test_a_disk_that_is_full_when_a_run_starts_is_told_in_one_line(tmp_path, capsys):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True).returncode:
+        pytest.skip("a small file system can be mounted by root alone")
+    folder = RunFolder(configs.load([*SMALL, "name=run", f"runs_dir={tmp_path}"]))
+    try:
+        folder.create({}, None)
+        add_start(folder.path, {"wandb": None})
+        folder.lock.release()
+        with pytest.raises(OSError, match="No space left"):
+            (tmp_path / "rest").write_bytes(bytes(2**16))
+        add_start(folder.path, {"job": "x" * 5000})
+        assert re.fullmatch(r"warning: .*starts.jsonl cannot be written \(No space left on device\)\n", capsys.readouterr().out)
+        assert folder.open() is None  # nothing is written yet but who holds the lock
+        with pytest.raises(ConfigError, match="run cannot be written .No space left on device.; type runs_dir=FOLDER with room"):
+            folder.create({}, None)
+        (tmp_path / "rest").unlink()
+        add_start(folder.path, {"wandb": {"id": "one"}})
+        assert starts(folder.path) == [{"wandb": None}, {"wandb": {"id": "one"}}]
+    finally:
+        folder.lock.release()
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 def test_random_generators_go_on_where_they_were():
