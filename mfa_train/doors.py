@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 from mfa_train.config import ComposeError, explained
 from mfa_train.errors import Stopped, UserError
+from mfa_train.tracking.terminal import open_closed_streams, unbroken
 
 
 def report(main: Callable[[], object]) -> int:
     """Runs `main`; returns the exit status: 0, a UserError's own (2 for config mistakes, 75 for a run
     that was stopped and goes on later), 130 when interrupted, 141 when nobody reads the output any more."""
+    open_closed_streams()
     try:
         main()
         return 0
@@ -26,5 +28,6 @@ def report(main: Callable[[], object]) -> int:
     rank = os.environ.get("RANK", "0")
     if rank == "0" or not failure.everywhere:
         sign = "stopped" if isinstance(failure, Stopped) else "error"
-        print(f"{sign}: {failure}" if rank == "0" else f"rank {rank}: {sign}: {failure}", file=sys.stderr, flush=True)
+        told = f"{sign}: {failure}" if rank == "0" else f"rank {rank}: {sign}: {failure}"
+        unbroken(sys.stderr, lambda: print(told, file=sys.stderr, flush=True))  # the exit status must be this one's
     return failure.exit_status

@@ -6,15 +6,11 @@ it is opened, and shards as they are needed.
 """
 
 import hashlib
-import itertools
 import json
-import time
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
-from mfa_train.data.shards.cache import FINAL, FIRST_PAUSE_SECONDS, ShardCache, is_url, reason
+from mfa_train.data.shards.cache import ShardCache, is_url
 from mfa_train.data.shards.shards import Shard, Shards
 from mfa_train.data.shards.store import ShardStore, remember_verified, sha256_of
 from mfa_train.data.tokenizer import open_tokenizer
@@ -22,7 +18,6 @@ from mfa_train.errors import DataError
 
 SPLITS = ("train", "held_out")
 FORMAT = 3
-MANIFEST_ATTEMPTS = 3
 
 
 class Corpus:
@@ -34,7 +29,7 @@ class Corpus:
 
     def __init__(self, path: Path | str, cache: ShardCache, check: bool = False):
         self.path = str(path)
-        self.manifest = read_manifest(self.path)
+        self.manifest = read_manifest(self.path, cache)
         self.store = ShardStore(self.path, cache)
         name, sha256 = self.manifest["tokenizer_file"], self.manifest["tokenizer_sha256"]
         if is_url(self.path):
@@ -81,26 +76,15 @@ class Corpus:
                             "corpus again")
 
 
-def _content(file: str) -> bytes:
-    """Behind a URL it is tried again: of a thousand ranks that start at once, one meets a server's bad moment."""
-    for attempt in itertools.count(1):
-        try:
-            with fsspec.open(file, "rb") as stream:
-                return stream.read()
-        except Exception as error:
-            if not is_url(file) or isinstance(error, FINAL) or attempt == MANIFEST_ATTEMPTS:
-                raise
-            time.sleep(FIRST_PAUSE_SECONDS * 2**attempt)
-
-
-def read_manifest(path: Path | str) -> dict:
-    """manifest.json of the corpus at `path`. Raises DataError where there is none, or it isn't one."""
+def read_manifest(path: Path | str, cache: ShardCache | None = None) -> dict:
+    """manifest.json of the corpus at `path`; behind a URL `cache` gets it. Raises DataError where there is none, or it isn't
+    one."""
     file = f"{str(path).rstrip('/')}/manifest.json"
     try:
-        content = _content(file)
-    except Exception as error:  # fsspec's backends have no common type
-        if is_url(file) and not isinstance(error, FileNotFoundError):
-            raise DataError(f"{file}: {reason(error)}") from None
+        content = cache.read(file) if is_url(file) else Path(file).read_bytes()
+    except (DataError, OSError) as error:
+        if is_url(file) and not isinstance(error.__cause__, FileNotFoundError):
+            raise
         raise DataError(f"{path}: no prepared corpus here (manifest.json is missing); type mfa-train prepare") from None
     try:
         manifest = json.loads(content)

@@ -45,8 +45,9 @@ def this_start(from_step: int, changed: list[str], world_size: int) -> dict:
 def add_start(folder: Path, start: dict) -> None:
     """Without room for it, says so."""
     try:
-        with (folder / FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(start) + "\n")
+        with (folder / FILE).open("ab+") as file:
+            torn = file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
+            file.write(b"\n" * bool(torn) + json.dumps(start).encode() + b"\n")
     except OSError as error:
         say(f"warning: {folder / FILE} cannot be written ({error.strerror})")
 

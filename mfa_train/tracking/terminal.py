@@ -39,6 +39,16 @@ def say(message: str) -> None:
     unbroken(sys.stdout, lambda: print(message, flush=True))
 
 
+def open_closed_streams() -> None:
+    """What was closed when the process began (`>&- 2>&-`) goes nowhere from now on. Left closed, the next file that is opened
+    would get its number, and with it what libraries print."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+
+
 def unbroken(stream: IO, tell: Callable[[], Result]) -> Result:
     """What `tell()` gives, which writes to `stream`. Where nobody reads that any more, as `| head`, it goes nowhere."""
     try:

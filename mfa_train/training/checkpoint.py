@@ -10,6 +10,7 @@ moment from which it exists. Reading takes a file only after its checksum; only 
 that was put there by someone else can give wrong numbers at worst, and then the manifest's checksum must be forged too.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -69,7 +70,8 @@ def publish(partial: Path, checkpoint: Path, files: Iterable[dict], content: dic
     _flush(path)
     _flush(partial)
     if checkpoint.exists():  # a damaged one, passed over when the run was resumed before it
-        remove(checkpoint)
+        with contextlib.suppress(OSError):  # out of the way is enough
+            remove(checkpoint)
     partial.rename(checkpoint)
     _flush(checkpoint.parent)
 
@@ -98,8 +100,8 @@ def verified(checkpoint: Path) -> dict:
 
 def prune(checkpoints: Path, keep_last: int, keep_every: int | None, at_steps: Sequence[int] = ()) -> None:
     """Removes all but the `keep_last` newest whole ones, those of steps that are multiples of `keep_every`, and those
-    `at_steps`. One that is damaged pushes none out."""
-    whole = [checkpoint for checkpoint in found(checkpoints) if _plausible(checkpoint)]
+    `at_steps`. One that is damaged pushes none out. Raises OSError."""
+    whole = [checkpoint for checkpoint in found(checkpoints) if plausible(checkpoint)]
     oldest = step_of(whole[:keep_last][-1]) if len(whole) >= keep_last else 0
     for checkpoint in found(checkpoints):
         step = step_of(checkpoint)
@@ -109,7 +111,7 @@ def prune(checkpoints: Path, keep_last: int, keep_every: int | None, at_steps: S
             remove(checkpoint)
 
 
-def _plausible(checkpoint: Path) -> bool:
+def plausible(checkpoint: Path) -> bool:
     """Whether all files are there and of their sizes: what is cheap to see."""
     try:
         content = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["content"]
@@ -119,11 +121,12 @@ def _plausible(checkpoint: Path) -> bool:
 
 
 def remove(checkpoint: Path) -> None:
-    """Out of sight in one rename first: a removal that is cut short leaves nothing that looks like a checkpoint."""
+    """Out of sight in one rename first: a removal that is cut short leaves nothing that looks like a checkpoint. Raises
+    OSError, also where it is out of sight and still takes its room."""
     aside = checkpoint.with_name(f"{checkpoint.name}.partial-removed")
     shutil.rmtree(aside, ignore_errors=True)
     checkpoint.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside)
 
 
 def clear_partial(checkpoints: Path) -> None:

@@ -29,7 +29,7 @@ class Checkpoints:
 
     def due(self, done: int) -> bool:
         """Whether every rank saves after step `done`: by the config, or to stop."""
-        keys, by_clock = self.config.checkpoint, f"save-{self.saver.saved}"
+        keys, by_clock = self.config.checkpoint, self._by_clock
         if self.signals.received:
             self.orders.give("stop", done)
         if keys.every_minutes and self.ranks.first and time.monotonic() - self.saved_at > 60 * keys.every_minutes:
@@ -38,6 +38,17 @@ class Checkpoints:
         return (self.stopping or done == self.config.training.total_steps
                 or bool(keys.every_steps) and done % keys.every_steps == 0 or done in keys.at_steps
                 or bool(keys.every_minutes) and self.orders.due(by_clock, done))
+
+    @property
+    def _by_clock(self) -> str:
+        """The order for the next save that checkpoint.every_minutes asks for."""
+        return f"save-{self.saver.saved}"
+
+    def go_back(self, step: int) -> None:
+        """The ranks go back to `step`, and what was ordered for a later one is not put off until it comes again. First rank
+        only, while the others wait."""
+        for order in ("stop", self._by_clock):
+            self.orders.go_back(order, step)
 
     def save(self, engine, progress: Progress, guard: Guard) -> None:
         start = time.monotonic()

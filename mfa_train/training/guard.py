@@ -1,7 +1,8 @@
 """What a run does about numbers that cannot be right.
 
 - **Not finite.** A gradient whose norm is NaN or infinite is never applied: not to weights, nor to the optimizer's
-  moments. With guard.nonfinite=stop the run then ends and says what is known; with skip it goes on.
+  moments. With guard.nonfinite=stop the run then ends and says what is known; with skip it goes on. A loss that is not
+  finite while the norm is, is found when it is read, after the update; with guard.spikes=skip before it.
 - **Spikes.** A loss or norm above median + factor · sigma of the last steps (sigma by the median absolute deviation, so
   that spikes do not raise their own bound) is told and counted, or with guard.spikes=skip left out likewise.
 - **Too many skips in a row** raise Poisoned: the run goes back to its last checkpoint and past the data since.
@@ -40,7 +41,8 @@ class Guard:
         self.config, self.say = config, say
         self.skipped, self.spikes, self.in_a_row = state["skipped"], state["spikes"], state["in_a_row"]
         self.losses, self.norms = (deque(state[key], maxlen=config.spike_window) for key in ("losses", "norms"))
-        self.applied = False
+        self.applied, self.loss = False, 0.0
+        """Of the step under way; the loss only where `needs_loss`."""
 
     def state(self) -> dict:
         return {"skipped": self.skipped, "spikes": self.spikes, "in_a_row": self.in_a_row,
@@ -57,7 +59,10 @@ class Guard:
 
     def applies(self, norm: float, loss: float | None) -> bool:
         """Whether the step's update is made; asked once or several times a step, with the same answer."""
-        self.applied = math.isfinite(norm) and not (self.needs_loss and self._spike(loss, norm))
+        self.applied = math.isfinite(norm)
+        if self.needs_loss:
+            self.loss = loss
+            self.applied &= math.isfinite(loss) and not self._spike(loss, norm)
         return self.applied
 
     def end(self, step: int, norm: float, samples: str) -> None:
@@ -67,18 +72,23 @@ class Guard:
             return
         self.skipped += 1
         self.in_a_row += 1
-        what = f"spike, {self._spiked}" if math.isfinite(norm) else f"the gradient's norm is {norm}"
+        if not math.isfinite(norm):
+            what = f"the gradient's norm is {norm}"
+        elif not math.isfinite(self.loss):
+            what = f"the loss is {self.loss}, while the gradient's norm is finite"
+        else:
+            what = f"spike, {self._spiked}"
         self.say(f"step {step} skipped, {self.skipped} so far ({what}; {samples})")
         if self.in_a_row > self.config.max_skips:
             raise Poisoned(step, self.in_a_row)
 
     def look_at(self, step: int, loss: float, norm: float) -> None:
         """A step's numbers, in order: told where they are a spike, then part of the bound."""
-        if not math.isfinite(loss) and math.isfinite(norm):
+        if not math.isfinite(loss) and math.isfinite(norm) and not self.needs_loss:  # else it was told as a skip
             self.say(f"step {step}: the loss is {loss}, while the gradient's norm is finite: the update was made")
         if self._spike(loss, norm):
             self.spikes += 1
-            if not self.needs_loss:  # else it was told as a skip
+            if not self.needs_loss:
                 self.say(f"step {step}: spike, {self._spiked}")
         for value, window in ((loss, self.losses), (norm, self.norms)):
             if math.isfinite(value):

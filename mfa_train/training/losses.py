@@ -20,8 +20,8 @@ class Losses:
     def __init__(self, ranks: Ranks, guard: Guard, progress: Progress):
         self.ranks, self.guard, self.progress = ranks, guard, progress
         self.unread: list[torch.Tensor] = []
-        self.steps: list[tuple[int, float, str]] = []
-        """(step, gradient norm, samples) of the unread ones that have ended."""
+        self.steps: list[tuple[int, float, bool, str]] = []
+        """(step, gradient norm, whether it was applied, samples) of the unread ones that have ended."""
         self.upcoming: float | None = None
         """Of the step under way, where the guard needs it before the update."""
 
@@ -33,7 +33,7 @@ class Losses:
 
     def end_step(self, step: int, norm: float, samples: str) -> float | None:
         """The step is over; gives its norm as a record holds it. Raises TrainingError and Poisoned."""
-        self.steps.append((step, norm, samples))
+        self.steps.append((step, norm, self.guard.applied, samples))
         if self.guard.needs_loss or not math.isfinite(norm) and self.guard.config.nonfinite == "stop":
             self.read()
         self.guard.end(step, norm, samples)
@@ -44,10 +44,10 @@ class Losses:
         if not self.unread:
             return
         by_rank = self.ranks.gather(torch.stack(self.unread)).tolist()
-        for losses, (step, norm, samples) in zip(zip(*by_rank), self.steps):
+        for losses, (step, norm, applied, samples) in zip(zip(*by_rank), self.steps):
             loss = _mean(losses)
             if not (math.isfinite(loss) and math.isfinite(norm)) and self.guard.config.nonfinite == "stop":
-                raise TrainingError(_what_is_known(losses, step, norm, samples))
+                raise TrainingError(_what_is_known(losses, step, norm, applied, samples))
             self.guard.look_at(step, loss, norm)
             self.progress.losses.append(loss)
         self.unread, self.steps = [], []
@@ -65,11 +65,15 @@ def _mean(values) -> float:
     return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
 
 
-def _what_is_known(losses: tuple[float, ...], step: int, norm: float, samples: str) -> str:
-    bad = [(rank, loss) for rank, loss in enumerate(losses) if not math.isfinite(loss)]
-    what, value = ("loss", bad[0][1]) if bad else ("gradient's norm", norm)
-    where = f" on rank {', '.join(str(rank) for rank, _ in bad)}" if bad else ", while every rank's loss was finite"
-    update = "the update was made, since the gradient's norm was finite" if math.isfinite(norm) else "the update was not made"
-    return (f"the {what} is {value} at step {step}{where} ({samples}); {update}. Look at the samples, "
-            "lower optimizer.lr=… or lengthen schedule.warmup_steps=…, or type guard.nonfinite=skip to leave such steps "
-            "out")
+def _what_is_known(losses: tuple[float, ...], step: int, norm: float, applied: bool, samples: str) -> str:
+    bad = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
+    if bad:
+        what = f"the loss is {losses[bad[0]]} at step {step} on rank {', '.join(map(str, bad))} ({samples}), "
+        what += f"{'while' if math.isfinite(norm) else 'and'} the gradient's norm is {norm:.4g}"
+    else:
+        what = f"the gradient's norm is {norm} at step {step}, while every rank's loss was finite ({samples})"
+    skip = "guard.nonfinite=skip to leave such steps out"
+    if applied:  # the loss was read after it
+        skip = "guard.nonfinite=skip to go on all the same, with guard.spikes=skip to leave such steps out"
+    return (f"{what}; the update was {'made' if applied else 'not made'}. Look at the samples, lower optimizer.lr=… or "
+            f"lengthen schedule.warmup_steps=…, or type {skip}")

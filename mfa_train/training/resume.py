@@ -81,6 +81,7 @@ def starting_point(config: Config, folder: Path, data: dict[str, Any], say: Call
             say(f"warning: {checkpoint} is damaged: {error}")
             damaged.append(checkpoint)
             continue
+        _require_newest(config, folder, checkpoint, damaged)
         if damaged:
             say(f"{checkpoint} is whole: the run goes on from there")
         return StartingPoint(checkpoint, content, damaged, _accepted(config, checkpoint, content, data))
@@ -107,10 +108,6 @@ def _candidates(config: Config, folder: Path) -> tuple[list[Path], Path]:
     own = folder / "checkpoints"
     if config.resume == "never":
         return [], own
-    newest = next(iter(found(own)), None)
-    if newest and Path(config.resume).resolve() in [older.resolve() for older in found(own)[1:]]:
-        raise ConfigError(f"resume={config.resume}: this run is at {newest.name} already, and goes on from there: type "
-                          "resume=auto, or name=… for a run of its own from the older one")
     if config.resume in RESUME or found(own):  # its own go before the one it started from
         return found(own), own
     path = Path(config.resume)
@@ -118,6 +115,14 @@ def _candidates(config: Config, folder: Path) -> tuple[list[Path], Path]:
         raise ConfigError(f"resume={path}: expected {', '.join(RESUME)}, or a folder that is there: a checkpoint, as "
                           "runs/mfa-nano/checkpoints/step-00000100, or a run, as runs/mfa-nano")
     return ([path], path) if path.name.startswith("step-") else (found(path / "checkpoints"), path / "checkpoints")
+
+
+def _require_newest(config: Config, folder: Path, newest: Path, damaged: list[Path]) -> None:
+    """Raises ConfigError where `resume` names something else among this run's own checkpoints."""
+    asked = Path(config.resume).resolve()
+    if asked.parent == (folder / "checkpoints").resolve() and asked.name not in {path.name for path in (newest, *damaged)}:
+        raise ConfigError(f"resume={config.resume}: this run is at {newest.name} already, and goes on from there: type "
+                          "resume=auto, or name=… for a run of its own from the older one")
 
 
 def _accepted(config: Config, checkpoint: Path, content: dict, data: dict[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ def roll_back(poisoned: Poisoned, engine, config: Config, ranks: Ranks, progress
     if start is None:
         raise TrainingError(f"{poisoned}, and there is no checkpoint to go back to: lower optimizer.lr=…, or type a "
                             "smaller checkpoint.every_steps=…")
-    ranks.on_first(lambda: checkpoints.orders.go_back("stop", start.content["step"]))
+    ranks.on_first(lambda: checkpoints.go_back(start.content["step"]))
     restore(engine, start, ranks)
     restored = start.progress
     restored.left_out = progress.left_out + (poisoned.step - restored.step) * config.training.batch_size

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from mfa_train.run_files import LAUNCH, LOGS
 from mfa_train.tracking.metrics_file import FILE as METRICS
 from mfa_train.tracking.metrics_file import read_metrics
 from mfa_train.tracking.starts import starts
+from mfa_train.tracking.terminal import say
 from mfa_train.training.checkpoint import clear_partial
 from mfa_train.training.resume import StartingPoint, changes
 from mfa_train.training.run_lock import FILE as LOCK_FILE
@@ -115,7 +115,7 @@ class RunFolder:
         try:
             self.write_json("summary.json", summary)
         except OSError as error:
-            print(f"warning: {self.path / 'summary.json'} cannot be written ({error.strerror})", file=sys.stderr)
+            say(f"warning: {self.path / 'summary.json'} cannot be written ({error.strerror})")
 
     @property
     def checkpoints(self) -> Path:

@@ -1,6 +1,7 @@
 """One job at a time in a run folder. The lock is the kernel's (flock): it is gone when its process is, however that
 ended."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -22,7 +23,11 @@ class RunLock:
         """Raises ConfigError where another process holds it."""
         if self.descriptor is not None:
             return
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot be written ({error.strerror}); type runs_dir=FOLDER with one that can, or "
+                              "with room") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -34,9 +39,10 @@ class RunLock:
             os.close(descriptor)
             raise ConfigError(f"{self.path}: its file system cannot lock files ({error.strerror}); type runs_dir=FOLDER on one "
                               "that can") from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
         self.descriptor = descriptor
+        with contextlib.suppress(OSError):  # a full disk: it is held all the same
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
 
     def release(self) -> None:
         if self.descriptor is not None:

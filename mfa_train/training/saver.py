@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from mfa_train.config import CheckpointConfig
-from mfa_train.training.checkpoint import RNG, folder_of, found, key_of, prune, publish, write_pieces
+from mfa_train.training.checkpoint import RNG, folder_of, found, key_of, plausible, prune, publish, write_pieces
 from mfa_train.training.engine_state import KINDS, own_pieces, updates
 from mfa_train.training.ranks import Ranks
 from mfa_train.training.rng import rng_state
@@ -103,7 +103,7 @@ class Saver:
             except OSError as error:
                 failed = [str(error)]
         shutil.rmtree(partial, ignore_errors=True)
-        kept = next(iter(found(self.checkpoints)), None)
+        kept = next(filter(plausible, found(self.checkpoints)), None)
         self.ranks.say(f"warning: the checkpoint of step {step} could not be written ({failed[0]}); the run goes on, "
                        f"and {f'{kept.name} stays the newest' if kept else 'there is none yet'}")
 

@@ -16,6 +16,7 @@ import time
 
 import torch.distributed as dist
 
+from mfa_train.tracking.terminal import unbroken
 from mfa_train.training.ranks import Ranks
 
 EXIT_STATUS = 1
@@ -55,8 +56,9 @@ class Watchdog:
                 pass
 
     def _end(self) -> None:
-        print(f"rank {self.ranks.rank}: error: no step ended for {self.seconds:.0f} s (guard.hang_seconds); step "
-              f"{self.step} was the last. {self._others()}Where this rank stands:", file=sys.stderr, flush=True)
+        told = (f"rank {self.ranks.rank}: error: no step ended for {self.seconds:.0f} s (guard.hang_seconds); step "
+                f"{self.step} was the last. {self._others()}Where this rank stands:")
+        unbroken(sys.stderr, lambda: print(told, file=sys.stderr, flush=True))
         faulthandler.dump_traceback()
         os._exit(EXIT_STATUS)
 

@@ -141,9 +141,10 @@ def test_a_rank_that_hangs_ends_the_job_and_the_others_say_where_they_stand(begi
     assert "loop.py" in errors
 
 
-def test_a_reader_that_has_gone_stops_no_run(prepared_data, tmp_path):
+@pytest.mark.parametrize("output", ["2>&1 | true", ">&- 2>&-"], ids=["a reader that has gone", "closed from the start"])
+def test_output_that_nobody_reads_stops_no_run(output, prepared_data, tmp_path):
     command = " ".join([sys.executable, "train.py", *(f"'{override}'" for override in COMMON), "training.steps=12",
                         f"data_dir={prepared_data}", f"runs_dir={tmp_path}", "name=run"])
-    subprocess.run(["bash", "-c", f"{command} 2>&1 | true"], cwd=ROOT, timeout=120,
+    subprocess.run(["bash", "-c", f"{command} {output}"], cwd=ROOT, timeout=120,
                    env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"

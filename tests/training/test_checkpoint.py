@@ -3,16 +3,21 @@
 import dataclasses
 import json
 import pickle
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError, DataError
+from mfa_train.tracking.run_log import SilentLog
+from mfa_train.tracking.starts import add_start, starts
 from mfa_train.training import checkpoint as files
+from mfa_train.training.checkpoints import Checkpoints
 from mfa_train.training.engine_state import KINDS, Piece
 from mfa_train.training.orders import Orders
 from mfa_train.training.ranks import join
@@ -21,6 +26,7 @@ from mfa_train.training.rng import rng_state, set_rng_state
 from mfa_train.training.run_folder import RunFolder
 from mfa_train.training.run_lock import RunLock
 from mfa_train.training.saver import Saver
+from mfa_train.training.signals import StopSignals
 from tests.conftest import ROOT, SMALL
 
 CONFIG = configs.load([*SMALL, "name=run"])
@@ -179,10 +185,37 @@ def test_what_goes_wrong_while_saving_is_not_lost(tmp_path, monkeypatch):
         saver.wait()
 
 
+def test_an_older_checkpoint_that_stays_in_the_way_fails_no_save(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(type(join()), "say", lambda self, message: said.append(message))
+    saver = Saver(dataclasses.replace(CONFIG.checkpoint, keep_last=1), tmp_path, 0, join(), 10)
+    monkeypatch.setattr(saver, "_copied", lambda engine: {files.RNG: rng_state()})
+    monkeypatch.setattr("mfa_train.training.saver.updates", lambda engine: 0)
+    remove_tree = files.shutil.rmtree
+
+    def stuck(path, ignore_errors=False):
+        if not ignore_errors:
+            raise OSError(16, "Device or resource busy", str(path))
+        remove_tree(path, ignore_errors)
+
+    monkeypatch.setattr(files.shutil, "rmtree", stuck)
+    for step in (1, 2):
+        saver.save(None, step, {})
+        saver.wait()
+    assert [path.name for path in files.found(tmp_path)] == ["step-00000002"] and files.verified(tmp_path / "step-00000002")
+    assert len(said) == 1 and "an older checkpoint could not be removed" in said[0] and "step-00000001" in said[0]
+
+
 def test_a_run_goes_on_from_its_newest_checkpoint_and_not_silently_from_another(tmp_path):
-    older, _ = save(tmp_path / "checkpoints", 1), save(tmp_path / "checkpoints", 2)
-    with pytest.raises(ConfigError, match="this run is at step-00000002 already.* name=… for a run of its own"):
-        found(tmp_path, resume=str(older))
+    older, newest = save(tmp_path / "checkpoints", 1), save(tmp_path / "checkpoints", 2)
+    for not_newest in (older, tmp_path / "checkpoints" / "step-00000007", tmp_path / "checkpoints" / "final"):
+        with pytest.raises(ConfigError, match="this run is at step-00000002 already.* name=… for a run of its own"):
+            found(tmp_path, resume=str(not_newest))
+    assert found(tmp_path, resume=str(newest)).checkpoint == newest
+    assert found(tmp_path, resume="another/checkpoints/step-00000001").checkpoint == newest  # its own go first
+    cut_off(newest / "manifest.json")
+    assert found(tmp_path, resume=str(older)).checkpoint == older
+    assert found(tmp_path, resume=str(newest)).checkpoint == older  # said aloud, as without resume
 
 
 def test_a_run_that_is_extended_is_not_taken_for_finished_when_it_is_killed(tmp_path):
@@ -198,6 +231,29 @@ def test_a_run_that_is_extended_is_not_taken_for_finished_when_it_is_killed(tmp_
         assert folder.open() is None
         folder.create({}, None)
         folder.lock.release()
+
+
+def test_a_disk_that_is_full_when_a_run_starts_is_told_in_one_line(tmp_path, capsys):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True).returncode:
+        pytest.skip("a small file system can be mounted by root alone")
+    folder = RunFolder(configs.load([*SMALL, "name=run", f"runs_dir={tmp_path}"]))
+    try:
+        folder.create({}, None)
+        add_start(folder.path, {"wandb": None})
+        folder.lock.release()
+        with pytest.raises(OSError, match="No space left"):
+            (tmp_path / "rest").write_bytes(bytes(2**16))
+        add_start(folder.path, {"job": "x" * 5000})
+        assert re.fullmatch(r"warning: .*starts.jsonl cannot be written \(No space left on device\)\n", capsys.readouterr().out)
+        assert folder.open() is None  # nothing is written yet but who holds the lock
+        with pytest.raises(ConfigError, match="run cannot be written .No space left on device.; type runs_dir=FOLDER with room"):
+            folder.create({}, None)
+        (tmp_path / "rest").unlink()
+        add_start(folder.path, {"wandb": {"id": "one"}})
+        assert starts(folder.path) == [{"wandb": None}, {"wandb": {"id": "one"}}]
+    finally:
+        folder.lock.release()
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 def test_random_generators_go_on_where_they_were():
@@ -251,3 +307,14 @@ def test_an_order_is_for_the_same_step_on_every_rank():
     assert not second.due("stop-a", 3) and second.due("stop-a", 4)
     first.go_back("stop-b", 3)
     assert not second.due("stop-b", 9)
+
+
+def test_what_was_ordered_for_a_step_that_a_rollback_takes_back_is_done_after_the_next():
+    ranks = dataclasses.replace(join(), world_size=2, store=dist.PrefixStore("rolled back", join().store))
+    checkpoint = dataclasses.replace(CONFIG.checkpoint, every_steps=None, every_minutes=1e-9)
+    first, second = (Checkpoints(dataclasses.replace(CONFIG, checkpoint=checkpoint), ranks, 0, {}, SilentLog(), StopSignals())
+                     for _ in range(2))
+    first.signals.received = "SIGTERM"
+    assert not first.due(7) and not second.due(7)  # both are for after step 8, which is poisoned
+    first.go_back(4)
+    assert first.due(5) and first.stopping and second.due(5) and second.stopping

@@ -2,11 +2,17 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
+import torch
 
 from mfa_train import config as configs
+from mfa_train.errors import TrainingError
 from mfa_train.training.guard import Guard, Poisoned
+from mfa_train.training.losses import Losses
+from mfa_train.training.ranks import join
+from mfa_train.training.resume import Progress
 
 CONFIG = dataclasses.replace(configs.load([]).guard, spike_window=10, max_skips=2)
 
@@ -51,3 +57,36 @@ def test_an_update_that_is_not_finite_is_never_applied_and_one_too_many_is_poiso
     again.begin()
     with pytest.raises(Poisoned, match="3 steps in a row, up to step 11"):
         again.end(11, math.inf, "samples 10 to 11")
+
+
+@pytest.mark.parametrize("loss, norm, spikes, told", [
+    (math.nan, math.inf, "log", "the loss is nan at step 1 on rank 0 (samples 0 to 7), and the gradient's norm is inf; the "
+                                "update was not made."),
+    (math.nan, 1.5, "log", "the loss is nan at step 1 on rank 0 (samples 0 to 7), while the gradient's norm is 1.5; the "
+                           "update was made."),
+    (math.nan, 1.5, "skip", "the loss is nan at step 1 on rank 0 (samples 0 to 7), while the gradient's norm is 1.5; the "
+                            "update was not made."),
+    (2.0, math.inf, "log", "the gradient's norm is inf at step 1, while every rank's loss was finite (samples 0 to 7); the "
+                           "update was not made."),
+])
+def test_what_was_not_finite_is_told_the_loss_the_norm_or_both_and_whether_the_update_was_made(loss, norm, spikes, told):
+    guard = Guard(dataclasses.replace(CONFIG, spikes=spikes), print)
+    losses = Losses(join(), guard, Progress())
+    guard.begin()
+    losses.add(torch.tensor(loss))
+    guard.applies(norm, losses.upcoming)
+    with pytest.raises(TrainingError, match=re.escape(told)):
+        losses.end_step(1, norm, "samples 0 to 7")
+        losses.read()
+
+
+def test_a_loss_that_is_not_finite_is_told_after_the_update_or_left_out_where_losses_are_known_before_it():
+    guard, said = after([5.0] * 8, nonfinite="skip")
+    guard.look_at(9, math.nan, 1.0)
+    assert said == ["step 9: the loss is nan, while the gradient's norm is finite: the update was made"]
+    guard, said = after([5.0] * 8, nonfinite="skip", spikes="skip")
+    guard.begin()
+    assert not guard.applies(1.0, math.nan)
+    guard.look_at(9, math.nan, 1.0)
+    guard.end(9, 1.0, "samples 0 to 7")
+    assert said == ["step 9 skipped, 1 so far (the loss is nan, while the gradient's norm is finite; samples 0 to 7)"]

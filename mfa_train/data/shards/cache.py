@@ -14,10 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import fsspec
 
 from mfa_train.errors import DataError
+
+Result = TypeVar("Result")
 
 ATTEMPTS = 6
 FIRST_PAUSE_SECONDS = 0.5
@@ -65,28 +68,45 @@ class ShardCache:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    def read(self, url: str) -> bytes:
+        """The content of `url` as it is there now; nothing of it is kept. Raises DataError, for a file that isn't there from
+        FileNotFoundError."""
+        partial, _ = self._patiently(url, lambda again: _Fetch(url, self._place(url, None), self._make_room, again).result())
+        content = partial.read_bytes()
+        partial.unlink(missing_ok=True)
+        return content
+
     def _fetch(self, url: str, sha256: str | None, path: Path) -> None:
         damaged = False
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
-            try:
-                partial, found = _Fetch(url, path, self._make_room, again=attempt > 0).result()
-            except FINAL as error:
-                raise DataError(f"{url}: {reason(error)}") from None
-            except OSError as error:
-                failure: Exception = error
-                self.say(f"{url}: {reason(error)}; attempt {attempt + 1} of {ATTEMPTS}")
-                continue
+
+        def attempt(again: bool) -> Path:
+            nonlocal damaged
+            partial, found = _Fetch(url, path, self._make_room, again).result()
             if sha256 in (None, found):
-                with self._alone(self.folder / "room"):  # a file that gets its name while others are counted may be missed
-                    partial.rename(path)
-                return
+                return partial
             partial.unlink()
             if damaged:
                 raise DataError(f"{url}: damaged (fetched twice, and its checksum is not the manifest's): put it there again")
-            damaged, failure = True, OSError("damaged")
-        raise DataError(f"{url}: could not be fetched in {ATTEMPTS} attempts ({reason(failure)})") from None
+            damaged = True
+            raise OSError("damaged")
+
+        partial = self._patiently(url, attempt)
+        with self._alone(self.folder / "room"):  # a file that gets its name while others are counted may be missed
+            partial.rename(path)
+
+    def _patiently(self, url: str, attempt: Callable[[bool], Result]) -> Result:
+        """What `attempt` gives; tried again, which it is told, where waiting may help. Raises DataError."""
+        for number in range(ATTEMPTS):
+            if number:
+                time.sleep(FIRST_PAUSE_SECONDS * 2 ** (number - 1))
+            try:
+                return attempt(number > 0)
+            except FINAL as error:
+                raise DataError(f"{url}: {reason(error)}") from error
+            except OSError as error:
+                failure = error
+                self.say(f"{url}: {reason(error)}; attempt {number + 1} of {ATTEMPTS}")
+        raise DataError(f"{url}: could not be fetched in {ATTEMPTS} attempts ({reason(failure)})")
 
     def _make_room(self, partial: Path, size: int) -> None:
         """Makes `partial`, of `size` bytes, and before that removes the files used longest ago until it fits."""

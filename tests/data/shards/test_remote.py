@@ -8,9 +8,11 @@ import pytest
 
 from mfa_train import config as configs
 from mfa_train.data.corpora import open_all
+from mfa_train.data.corpus import read_manifest
 from mfa_train.data.preparing.prepare import prepare
 from mfa_train.data.reading.batches import Batches
 from mfa_train.data.shards import cache as shard_cache
+from mfa_train.data.shards.cache import ShardCache
 from mfa_train.errors import ConfigError, DataError
 
 
@@ -108,6 +110,15 @@ def test_a_bucket_that_fails_for_good_is_named_and_no_secret_is(fault, told, rem
         far.read(far.share(0))
     assert "s3://corpora/text/train-" in str(error.value)
     assert "secret" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_faults_while_a_manifest_is_read_are_waited_out(remote, local, object_storage, tmp_path):
+    object_storage.faults[:] = ["500", "reset", "slow", "500"]
+    assert read_manifest(remote, ShardCache(tmp_path / "cache", 10**6)) == read_manifest(local)
+    object_storage.faults[:] = ["403"] * 100
+    with pytest.raises(DataError, match="manifest.json: access denied"):
+        read_manifest(remote, ShardCache(tmp_path / "cache", 10**6))
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
 
 
 def test_a_cache_that_is_too_small_is_refused_before_the_first_step(remote, tmp_path):
