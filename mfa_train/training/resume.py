@@ -81,7 +81,9 @@ def starting_point(config: Config, folder: Path, data: dict[str, Any], say: Call
             say(f"warning: {checkpoint} is damaged: {error}")
             damaged.append(checkpoint)
             continue
-        _require_newest(config, folder, checkpoint, damaged)
+        if _is_older(config.resume, folder, checkpoint, damaged):
+            say(f"resume={config.resume}: this run is at {checkpoint.name} already and goes on from there; type name=… for a run "
+                "of its own from another checkpoint")
         if damaged:
             say(f"{checkpoint} is whole: the run goes on from there")
         return StartingPoint(checkpoint, content, damaged, _accepted(config, checkpoint, content, data))
@@ -117,12 +119,11 @@ def _candidates(config: Config, folder: Path) -> tuple[list[Path], Path]:
     return ([path], path) if path.name.startswith("step-") else (found(path / "checkpoints"), path / "checkpoints")
 
 
-def _require_newest(config: Config, folder: Path, newest: Path, damaged: list[Path]) -> None:
-    """Raises ConfigError where `resume` names something else among this run's own checkpoints."""
-    asked = Path(config.resume).resolve()
-    if asked.parent == (folder / "checkpoints").resolve() and asked.name not in {path.name for path in (newest, *damaged)}:
-        raise ConfigError(f"resume={config.resume}: this run is at {newest.name} already, and goes on from there: type "
-                          "resume=auto, or name=… for a run of its own from the older one")
+def _is_older(resume: str, folder: Path, newest: Path, damaged: list[Path]) -> bool:
+    """Whether `resume` names something else among this run's own checkpoints than its newest. Told and not refused: a job that is
+    queued again comes with the words it was first launched with."""
+    asked = Path(resume).resolve()
+    return asked.parent == (folder / "checkpoints").resolve() and asked.name not in {path.name for path in (newest, *damaged)}
 
 
 def _accepted(config: Config, checkpoint: Path, content: dict, data: dict[str, Any]) -> list[str]:
