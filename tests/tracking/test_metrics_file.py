@@ -9,7 +9,6 @@ import pytest
 
 from mfa_train.tracking.metrics_file import MetricsFile, read_metrics
 
-
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
