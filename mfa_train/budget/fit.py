@@ -8,7 +8,7 @@ import torch
 
 from mfa_train.budget.activations import Pass, activation_peak
 from mfa_train.budget.devices import Device
-from mfa_train.budget.memory import RESERVE, States, model_states
+from mfa_train.budget.memory import RESERVE, States, checkpoint_copy, model_states
 from mfa_train.budget.shape import Shape
 from mfa_train.config import Config
 
@@ -22,6 +22,8 @@ class Setting:
     micro_batch: int
     checkpointing: bool
     offload: str
+    background: bool
+    """Of checkpoints."""
 
     def changes_from(self, other: "Setting", devices_per_node: int) -> list[str]:
         """As overrides to type."""
@@ -34,6 +36,7 @@ class Setting:
             "micro_batch": f"training.micro_batch_size={self.micro_batch}",
             "checkpointing": f"training.activation_checkpointing={str(self.checkpointing).lower()}",
             "offload": f"offload={self.offload}",
+            "background": f"checkpoint.background={str(self.background).lower()}",
         }
         return [text for key, text in told.items() if getattr(self, key) != getattr(other, key)]
 
@@ -45,7 +48,7 @@ class Fit:
         """more_ranks: whether `smallest_change` may propose other numbers of devices."""
         self.shape, self.device, self.dtype, self.more_ranks = shape, device, dtype, more_ranks
         self.setting = Setting(config.zero, ranks, config.training.micro_batch(ranks),
-                               config.training.activation_checkpointing, config.offload)
+                               config.training.activation_checkpointing, config.offload, config.checkpoint.background)
         self.batch_size = config.training.batch_size
         self.pass_ = Pass(config.model, config.attention, self.setting.micro_batch,
                           config.training.sequence_length, dtype, device.type)
@@ -57,7 +60,13 @@ class Fit:
 
     def states(self, setting: Setting) -> States:
         states = model_states(self.shape.parameter_sizes, self.dtype, setting.zero, setting.ranks, setting.offload)
-        return states if self.device.type == "cuda" else replace(states, offloaded=0)  # a CPU's memory is the host's
+        if self.device.type == "cuda":
+            return states
+        copy = self.checkpoint_copy(setting)  # a CPU's memory is the host's
+        return replace(states, offloaded=0, **{"kept_copy" if setting.background else "passing_copy": copy})
+
+    def checkpoint_copy(self, setting: Setting) -> int:
+        return checkpoint_copy(self.shape.params, setting.ranks)
 
     def total(self, setting: Setting) -> int:
         """Bytes on one device."""
@@ -88,9 +97,12 @@ class Fit:
         yield smaller(now)
         yield from ([replace(now, zero=stage)] for stage in stages)
         yield [replace(now, checkpointing=True)]
+        if self.device.type == "cpu":
+            yield [replace(now, background=False)]
         yield from (smaller(replace(now, zero=stage)) for stage in stages)
         yield from (smaller(replace(now, zero=stage, checkpointing=True)) for stage in stages)
         if self.device.type == "cpu":
+            yield from (smaller(replace(now, zero=stage, checkpointing=True, background=False)) for stage in stages)
             return  # no other memory to offload to, and more ranks would share this one's
         yield smaller(replace(now, zero=max(now.zero, 2), checkpointing=True, offload="optimizer"))
         yield smaller(replace(now, zero=3, checkpointing=True, offload="parameters"))

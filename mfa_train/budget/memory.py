@@ -43,11 +43,20 @@ class States:
     parameters; of one with more gradients than a bucket all, since they are summed from early in the backward pass on."""
     offloaded: int = 0
     """Of these, in the host's memory instead."""
+    kept_copy: int = 0
+    """What the last checkpoint is written from while the steps go on."""
+    passing_copy: int = 0
+    """The same where the steps wait: it goes with the save."""
 
     def total(self, activations: int) -> int:
-        """The fullest moment of a step. Activations go as gradients come, so it is one end of the backward pass."""
-        resting = self.weights + self.gradients - self.passing + self.optimizer - self.offloaded
-        return resting + max(activations + self.early, self.passing + self.transient)
+        """The fullest moment of a step. Activations go as gradients come, so it is one end of the backward pass, or a save."""
+        resting = self.weights + self.gradients - self.passing + self.optimizer - self.offloaded + self.kept_copy
+        return resting + max(activations + self.early, self.passing + self.transient, self.passing_copy)
+
+
+def checkpoint_copy(params: int, ranks: int) -> int:
+    """Bytes of the host's memory that a rank's share of a checkpoint takes: master weights and two moments, in float32."""
+    return 12 * -(-params // ranks)
 
 
 def reduce_bucket(params: int) -> int:

@@ -104,6 +104,7 @@ def _memory(fit: Fit, devices_per_node: int) -> dict:
         "optimizer": states.optimizer,
         "transient": states.transient,
         "offloaded": states.offloaded,
+        "checkpoint_copy": fit.checkpoint_copy(setting),
         "activations": activations[False],
         "activations_checkpointed": activations[True],
         "activation_checkpointing": setting.checkpointing,

@@ -67,6 +67,8 @@ def _memory(plans: list[dict]) -> list[Row]:
             for key in ("weights", "gradients", "optimizer", "transient", "activations")]
     if any(memory["offloaded"] for memory in memories):
         rows.insert(3, ("  of it in the host's memory", [written(memory["offloaded"]) for memory in memories]))
+    if any(memory["device"] == "cpu" for memory in memories):  # a GPU's host has it
+        rows.append(("memory, copy for checkpoints", [written(memory["checkpoint_copy"]) for memory in memories]))
     rows += [("memory, activations checkpointed", [written(memory["activations_checkpointed"]) for memory in memories]),
              ("memory per device", [written(memory["total"]) for memory in memories])]
     return rows + [(f"  with zero={stage}", [written(memory["total_by_stage"][str(stage)]) for memory in memories])

@@ -37,7 +37,7 @@ class Saver:
         self.config, self.checkpoints, self.launch = config, checkpoints, launch
         self.ranks, self.patience = ranks, patience
         self.buffers: dict[str, torch.Tensor] = {}
-        """The copy in host memory, kept from save to save."""
+        """The copy in host memory, kept from save to save where steps go on meanwhile."""
         self.thread: threading.Thread | None = None
         self.error: Exception | None = None
         """Of the thread, where it is no failure of the disk."""
@@ -54,6 +54,7 @@ class Saver:
         self.thread.start()
         if not self.config.background:
             self.wait()
+            self.buffers.clear()
 
     def wait(self) -> None:
         """Until what was begun is visible, or told to have failed. Raises what went wrong in the thread otherwise."""

@@ -4,7 +4,7 @@
 
 Prints one JSON object of rank 0: `states`, bytes of all tensors' storages once the second backward pass is done, its
 activations gone; `activations`, the most bytes the allocator had handed out at once during that pass beyond those before;
-`peak`, these and the tensors from before it.
+`peak`, these and the tensors from before it; `copied`, what a save copies.
 """
 
 import gc
@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sys
+from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -42,6 +43,7 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
     from mfa_train import config as configs
     from mfa_train.training.engine import build_engine
     from mfa_train.training.ranks import join
+    from mfa_train.training.saver import Saver
 
     config = configs.load(overrides)
     engine = build_engine(config, join(), {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision])
@@ -57,8 +59,9 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         forward_and_backward()
     states, passing = tensor_bytes(), allocated_peak(recorded)
+    copied = sum(tensor.nbytes for tensor in Saver(config.checkpoint, Path(), 0, join(), 0)._copied(engine).values())
     if rank == 0:
-        print(json.dumps({"states": states, "activations": passing, "peak": at_rest + passing}), flush=True)
+        print(json.dumps({"states": states, "activations": passing, "peak": at_rest + passing, "copied": copied}), flush=True)
     os._exit(0)  # without DeepSpeed's farewells
 
 

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mfa_train import config as configs
 from mfa_train.budget.activations import Pass, activation_peak
 from mfa_train.budget.activations import _peak as run_layers
+from mfa_train.budget.devices import Device
 from mfa_train.budget.plan import make_plan
 from mfa_train.budget.shape import attention_flops
 from tests.conftest import SMALL, VARIANTS
@@ -171,3 +172,17 @@ def test_offloading_moves_optimizer_state_to_the_host_and_only_from_a_gpu():
     gpu, cpu = (plan_of(*typed, f"cluster.device={device}")["memory"] for device in ("h100-80gb", "cpu"))
     assert gpu["offloaded"] == 16 * plan_of(*typed)["params"]["total"] and cpu["offloaded"] == 0
     assert gpu["total"] < plan_of(*typed[:3], "precision=bf16", "cluster.device=h100-80gb")["memory"]["total"]
+
+
+def test_on_a_cpu_the_copy_that_checkpoints_are_written_from_counts_while_steps_go_on():
+    typed = ["model=125m", "attention=mha", "precision=bf16", "cluster.device=cpu"]
+    kept, waited = (plan_of(*typed, f"checkpoint.background={background}")["memory"] for background in ("true", "false"))
+    assert kept["checkpoint_copy"] == 12 * plan_of(*typed)["params"]["total"] == kept["total"] - waited["total"]
+
+
+def test_where_only_the_copy_for_checkpoints_is_too_much_the_plan_says_to_wait_for_saves():
+    config = configs.load(["model=125m", "attention=mha", "precision=bf16", "zero=2", "training.micro_batch_size=1",
+                           "training.activation_checkpointing=true"])
+    needed = make_plan(config, Device("cpu", "cpu", 2**40, None), ranks=1)["memory"]["total"]
+    memory = make_plan(config, Device("cpu", "cpu", needed, None), ranks=1)["memory"]  # some of it is not usable
+    assert not memory["fits"] and memory["change"] == ["checkpoint.background=false"]
