@@ -33,6 +33,14 @@ ASKED = (0, Stopped.exit_status, -signal.SIGTERM, -signal.SIGUSR1)
 """Statuses of a rank that was asked to stop; the signals' own before its first step."""
 
 
+class NodeError(ConfigError):
+    """What is wrong with one of SLURM's nodes."""
+
+    exit_status = os.EX_CONFIG
+    """Above that of Stopped: srun asks the other nodes to stop, and its own status, on which the job is queued again or
+    not, is the highest of theirs."""
+
+
 class Node:
     """The ranks of node number `node` of a job, which meet at `address`:`port`; `start` names this start."""
 
@@ -125,10 +133,12 @@ def main() -> int:
         told = f"host {environment.get('SLURMD_NODENAME', host)}: {error}"
         if job:  # for `mfa-train status`
             note_failure(Path(job.members[member]["run_dir"]), start, told)
-        raise ConfigError(told) from error
+        raise NodeError(told) from error
     status = Node(job, member, start, node, environment["MASTER_ADDR"], port).run()
-    # The first node tells that the run stopped: others that end before it with a status would have srun kill it.
-    return 0 if node > 0 and status == Stopped.exit_status else status
+    if status in (0, Stopped.exit_status):
+        # The first node tells that the run stopped: others that end before it with a status would have srun kill it.
+        return status if node == 0 else 0
+    return max(status, NodeError.exit_status)
 
 
 def require_free(port: int) -> None:

@@ -37,7 +37,10 @@ SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{port_3}-{port_4}] CPUs={cpus} RealMemory=1000
-PartitionName=main Nodes=n[1-2] Default=YES MaxTime=60 State=UP OverSubscribe=EXCLUSIVE
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=n[1-2] Default=YES MaxTime=60 State=UP OverSubscribe=EXCLUSIVE PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=n[1-2] MaxTime=60 State=UP OverSubscribe=EXCLUSIVE PriorityTier=2 PreemptMode=OFF
 """
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mfa_train.tracking.starts import starts
 from tests.conftest import ROOT
 from tests.end_to_end.conftest import metrics
 from tests.launch.conftest import STRANGE, curve, quoted, summary
@@ -35,26 +36,37 @@ def status(folder) -> str:
                           text=True, check=True).stdout
 
 
-def test_a_terminated_job_on_two_nodes_is_queued_again_and_leaves_the_undisturbed_curve(cluster, launch, tmp_path):
+def test_a_terminated_and_a_preempted_job_is_queued_again_and_leaves_the_undisturbed_curve(cluster, launch, tmp_path):
     """And a config value, the run's name too, gets there as it was typed and executes nothing."""
     name = "it's $(touch pwned); 100%n"
-    steps = ("training.steps=120", "training.eval_every=60", "checkpoint.every_steps=1000")
+    steps = ("training.steps=300", "training.eval_every=150", "checkpoint.every_steps=1000")
     job = (f"name={quoted(name)}", f"sample.prompt={quoted(STRANGE)}", *steps, *SLURM)
     submitted = launch(*job, environment=cluster.environment)
     assert submitted.returncode == 0, submitted.stderr
     number = re.search(r"^job +(\d+)$", submitted.stdout, re.M)[1]
     run = tmp_path / name
     assert f"run folder  {run}" in submitted.stdout and f"scancel {number}" in submitted.stdout
-    while not (run / "metrics.jsonl").is_file() or len(metrics(run)) < 8:
-        assert cluster.state(number) in ("PENDING", "RUNNING"), (run / "logs" / f"slurm-{number}.out").read_text()
-        time.sleep(0.1)
-    cluster.call("scancel", "--signal=TERM", number)
+
+    def trains(start: int) -> bool:
+        """Whether this start, counted from 1, has done eight steps."""
+        known = starts(run)
+        return len(known) == start and len(metrics(run)) >= known[-1]["from_step"] + 8
+
+    for start in (1, 2):
+        while not ((run / "metrics.jsonl").is_file() and trains(start)):
+            assert cluster.state(number) in ("PENDING", "RUNNING", "COMPLETING"), cluster.state(number)
+            time.sleep(0.1)
+        if start == 1:
+            cluster.call("scancel", "--signal=TERM", number)
+    urgent = cluster.call("sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--output=/dev/null", "--wrap=true")
+    assert cluster.wait_for(urgent.strip(), "COMPLETED")
     undisturbed = launch("name=undisturbed", *steps, "cluster.devices_per_node=2")
     assert undisturbed.returncode == 0, undisturbed.stderr
-    assert cluster.wait_for(number, "COMPLETED", "FAILED", "TIMEOUT") == "COMPLETED"
-    starts = [json.loads(line) for line in (run / "starts.jsonl").read_text().splitlines()]
-    assert [start["job"]["SLURM_JOB_ID"] for start in starts] == [number, number]
-    assert starts[1]["from_step"] >= 8 and starts[1]["job"]["SLURM_RESTART_COUNT"] == "1"
+    ended = cluster.wait_for(number, "COMPLETED", "FAILED", "TIMEOUT")
+    assert ended == "COMPLETED", (run / "logs" / f"slurm-{number}.out").read_text()
+    begun = starts(run)
+    assert [start["job"]["SLURM_JOB_ID"] for start in begun] == [number, number, number]
+    assert 8 <= begun[1]["from_step"] < begun[2]["from_step"] < 300
     assert curve(run) == curve(tmp_path / "undisturbed")
     assert sorted(path.name for path in (run / "logs").iterdir()) == [
         "rank-00000.log", "rank-00001.log", f"slurm-{number}.out"]
@@ -157,6 +169,7 @@ def test_a_node_that_is_not_like_the_others_ends_the_job_by_its_name(told, clust
     number = re.search(r"^job +(\d+)$", submitted.stdout, re.M)[1]
     assert cluster.wait_for(number, "FAILED", "COMPLETED") == "FAILED"
     output = (runs / "run" / "logs" / f"slurm-{number}.out").read_text()
+    assert " Restarts=0 " in cluster.call("scontrol", "show", "job", number)
     assert re.search(f"^error: host n2: .*{told}$", output, re.M) and "Traceback" not in output
     assert not different or re.search(r"^run +failed ", status(runs), re.M)
 
