@@ -79,7 +79,8 @@ def describe(submitted: Sequence[Submission]) -> str:
                          for number, member in enumerate(one.job.members))
         parts.append(f"{shlex.join(one.command('FIRST'))}\n\n{told}")
     script = submitted[0].script
-    return "\n\n".join((*parts, f"{script}:\n\n{script.read_text()}"))
+    shown = script.read_text(encoding="utf-8", errors="replace")  # sbatch takes any encoding
+    return "\n\n".join((*parts, f"{script}:\n\n{shown}"))
 
 
 def launch(submitted: Sequence[Submission]) -> list[str]:
