@@ -118,8 +118,8 @@ def _candidates(config: Config, folder: Path) -> tuple[list[Path], Path]:
 
 def _require_newest(config: Config, folder: Path, newest: Path, damaged: list[Path]) -> None:
     """Raises ConfigError where `resume` names something else among this run's own checkpoints."""
-    asked = Path(config.resume).resolve()
-    if asked.parent == (folder / "checkpoints").resolve() and asked.name not in {path.name for path in (newest, *damaged)}:
+    asked, passed = Path(config.resume).resolve(), {path.name for path in (newest, *damaged)}
+    if asked.parent == (folder / "checkpoints").resolve() and asked.name not in passed:
         raise ConfigError(f"resume={config.resume}: this run is at {newest.name} already, and goes on from there: type "
                           "resume=auto, or name=… for a run of its own from the older one")
 
