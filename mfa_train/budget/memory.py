@@ -49,13 +49,14 @@ class States:
     """The same where the steps wait: it goes with the save."""
 
     def total(self, activations: int) -> int:
-        """The fullest moment of a step. Activations go as gradients come, so it is one end of the backward pass, or a save."""
+        """The fullest moment of a step. Activations go as gradients come, so it is one end of the backward pass, or a
+        save."""
         resting = self.weights + self.gradients - self.passing + self.optimizer - self.offloaded + self.kept_copy
         return resting + max(activations + self.early, self.passing + self.transient, self.passing_copy)
 
 
 def checkpoint_copy(params: int, ranks: int) -> int:
-    """Bytes of the host's memory that a rank's share of a checkpoint takes: master weights and two moments, in float32."""
+    """Bytes of the host's memory that a rank's share of a checkpoint takes: float32 masters and two moments."""
     return 12 * -(-params // ranks)
 
 

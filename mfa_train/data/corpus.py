@@ -77,8 +77,8 @@ class Corpus:
 
 
 def read_manifest(path: Path | str, cache: ShardCache | None = None) -> dict:
-    """manifest.json of the corpus at `path`; behind a URL `cache` gets it. Raises DataError where there is none, or it isn't
-    one."""
+    """manifest.json of the corpus at `path`; behind a URL `cache` gets it. Raises DataError where there is none, or it
+    isn't one."""
     file = f"{str(path).rstrip('/')}/manifest.json"
     try:
         content = cache.read(file) if is_url(file) else Path(file).read_bytes()

@@ -62,7 +62,7 @@ class MetricsFile:
         with contextlib.suppress(OSError):  # flushed, or told
             self.file.close()
         if self.waiting:
-            self.say(f"warning: {self.path} lacks the last {self.waiting.count(NEWLINE)} records: there was no room for them")
+            self.say(f"warning: {self.path} lacks the last {self.waiting.count(NEWLINE)} records: there was no room")
 
     def _write(self) -> None:
         try:

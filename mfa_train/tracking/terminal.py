@@ -40,8 +40,8 @@ def say(message: str) -> None:
 
 
 def open_closed_streams() -> None:
-    """What was closed when the process began (`>&- 2>&-`) goes nowhere from now on. Left closed, the next file that is opened
-    would get its number, and with it what libraries print."""
+    """What was closed when the process began (`>&- 2>&-`) goes nowhere from now on. Left closed, the next file that is
+    opened would get its number, and with it what libraries print."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)

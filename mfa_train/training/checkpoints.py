@@ -45,8 +45,8 @@ class Checkpoints:
         return f"save-{self.saver.saved}"
 
     def go_back(self, step: int) -> None:
-        """The ranks go back to `step`, and what was ordered for a later one is not put off until it comes again. First rank
-        only, while the others wait."""
+        """The ranks go back to `step`, and what was ordered for a later one is not put off until it comes again. First
+        rank only, while the others wait."""
         for order in ("stop", self._by_clock):
             self.orders.go_back(order, step)
 

@@ -96,8 +96,8 @@ class RunFolder:
 
     def _take_over(self, start: StartingPoint) -> None:
         """The metrics of the run that this one branches off, up to there: what was trained is one curve."""
-        theirs, own = start.checkpoint.parent.parent / METRICS, self.path / METRICS
-        if theirs.is_file() and not own.exists():
+        theirs = start.checkpoint.parent.parent / METRICS
+        if theirs.is_file():
             records = [record for record in read_metrics(theirs) if record["step"] <= start.content["step"]]
             self._write(METRICS, "".join(json.dumps(record) + "\n" for record in records))
 

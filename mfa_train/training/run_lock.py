@@ -26,8 +26,8 @@ class RunLock:
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise ConfigError(f"{self.path}: cannot be written ({error.strerror}); type runs_dir=FOLDER with one that can, or "
-                              "with room") from None
+            raise ConfigError(f"{self.path}: cannot be written ({error.strerror}); type runs_dir=FOLDER with one that "
+                              "can, or with room") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

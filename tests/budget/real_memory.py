@@ -61,7 +61,8 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
     states, passing = tensor_bytes(), allocated_peak(recorded)
     copied = sum(tensor.nbytes for tensor in Saver(config.checkpoint, Path(), 0, join(), 0)._copied(engine).values())
     if rank == 0:
-        print(json.dumps({"states": states, "activations": passing, "peak": at_rest + passing, "copied": copied}), flush=True)
+        found = {"states": states, "activations": passing, "peak": at_rest + passing, "copied": copied}
+        print(json.dumps(found), flush=True)
     os._exit(0)  # without DeepSpeed's farewells
 
 

@@ -176,7 +176,7 @@ def test_offloading_moves_optimizer_state_to_the_host_and_only_from_a_gpu():
 
 def test_on_a_cpu_the_copy_that_checkpoints_are_written_from_counts_while_steps_go_on():
     typed = ["model=125m", "attention=mha", "precision=bf16", "cluster.device=cpu"]
-    kept, waited = (plan_of(*typed, f"checkpoint.background={background}")["memory"] for background in ("true", "false"))
+    kept, waited = (plan_of(*typed, f"checkpoint.background={value}")["memory"] for value in ("true", "false"))
     assert kept["checkpoint_copy"] == 12 * plan_of(*typed)["params"]["total"] == kept["total"] - waited["total"]
 
 

@@ -69,9 +69,10 @@ class ShardCache:
             yield
 
     def read(self, url: str) -> bytes:
-        """The content of `url` as it is there now; nothing of it is kept. Raises DataError, for a file that isn't there from
-        FileNotFoundError."""
-        partial, _ = self._patiently(url, lambda again: _Fetch(url, self._place(url, None), self._make_room, again).result())
+        """The content of `url` as it is there now; nothing of it is kept. Raises DataError, for a file that isn't
+        there from FileNotFoundError."""
+        path = self._place(url, None)
+        partial, _ = self._patiently(url, lambda again: _Fetch(url, path, self._make_room, again).result())
         content = partial.read_bytes()
         partial.unlink(missing_ok=True)
         return content
