@@ -119,20 +119,11 @@ def _candidates(config: Config, folder: Path) -> tuple[list[Path], Path]:
     return ([path], path) if path.name.startswith("step-") else (found(path / "checkpoints"), path / "checkpoints")
 
 
-<<<<<<< HEAD
 def _is_older(resume: str, folder: Path, newest: Path, damaged: list[Path]) -> bool:
     """Whether `resume` names something else among this run's own checkpoints than its newest. Told and not refused: a job that is
     queued again comes with the words it was first launched with."""
     asked = Path(resume).resolve()
     return asked.parent == (folder / "checkpoints").resolve() and asked.name not in {path.name for path in (newest, *damaged)}
-=======
-def _require_newest(config: Config, folder: Path, newest: Path, damaged: list[Path]) -> None:
-    """Raises ConfigError where `resume` names something else among this run's own checkpoints."""
-    asked, passed = Path(config.resume).resolve(), {path.name for path in (newest, *damaged)}
-    if asked.parent == (folder / "checkpoints").resolve() and asked.name not in passed:
-        raise ConfigError(f"resume={config.resume}: this run is at {newest.name} already, and goes on from there: type "
-                          "resume=auto, or name=… for a run of its own from the older one")
->>>>>>> mend5b
 
 
 def _accepted(config: Config, checkpoint: Path, content: dict, data: dict[str, Any]) -> list[str]:
