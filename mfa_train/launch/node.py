@@ -126,7 +126,7 @@ def main() -> int:
             if (here := found.get(name)) != there:
                 raise ConfigError(f"{name} {here} is installed here, {there} where the job was launched: all nodes "
                                   "must have the same")
-        node, port = int(environment["SLURM_NODEID"]), job.port or 20000 + int(environment["SLURM_JOB_ID"]) % 20000
+        node, port = int(environment["SLURM_NODEID"]), job.port or port_of(int(environment["SLURM_JOB_ID"]))
         if node == 0:
             require_free(port)
     except ConfigError as error:
@@ -139,6 +139,11 @@ def main() -> int:
         # The first node tells that the run stopped: others that end before it with a status would have srun kill it.
         return status if node == 0 else 0
     return max(status, NodeError.exit_status)
+
+
+def port_of(job: int) -> int:
+    """Every node knows it from the number of the job; below those that the kernel gives to connections (32768 on)."""
+    return 20000 + job % 12000
 
 
 def require_free(port: int) -> None:

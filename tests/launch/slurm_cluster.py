@@ -32,6 +32,7 @@ SlurmdLogFile={folder}/slurmd-%n.log
 ReturnToService=2
 KillWait=30
 MinJobAge=300
+FirstJobId={job}
 JobRequeue=1
 SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0
 JobAcctGatherType=jobacct_gather/none
@@ -70,9 +71,10 @@ class Cluster:
 
     def _start_all(self) -> None:
         folder = self.folder
-        first = 17820 + os.getpid() % 2000 * 5
+        # Ports, those of jobs too, that no other such cluster on this machine has.
+        first, job = 10000 + os.getpid() % 1900 * 5, 1 + os.getpid() % 400 * 30
         (folder / "slurm.conf").write_text(CONF.format(
-            host=socket.gethostname(), folder=folder, cpus=os.cpu_count(), port=first, port_2=first + 1,
+            host=socket.gethostname(), folder=folder, cpus=os.cpu_count(), job=job, port=first, port_2=first + 1,
             port_3=first + 2, port_4=first + 3))
         (folder / "state").mkdir()
         key = folder / "munge.key"
