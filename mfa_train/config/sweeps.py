@@ -46,6 +46,10 @@ def members(overrides: Sequence[str]) -> list[Member]:
             raise ConfigError(f"{override.input_line}: expected values one by one, as attention=mha,mfa")
     typed = [[f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
              for override in parsed if override.is_sweep_override()]
+    for choices in typed:
+        twice = next((choice for place, choice in enumerate(choices) if choice in choices[:place]), None)
+        if twice:
+            raise ConfigError(f"{twice} stands twice among the values to sweep over: type it once")
     fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
     named = any(override.key_or_group == "name" for override in parsed)
     ready = next((str(override.value()) for override in parsed if override.key_or_group == "sweep"), None)

@@ -19,6 +19,8 @@ from mfa_train.errors import ConfigError
 from mfa_train.run_files import LAUNCH
 from mfa_train.tracking.starts import versions
 
+JOB = "job.json"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -47,15 +49,15 @@ class Job:
         """Raises ConfigError where it can't be."""
         folder = Path(self.folder)
         make_folder(folder)
-        beside = folder / "job.json.partial"
+        beside = folder / f"{JOB}.partial"
         beside.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
-        os.replace(beside, folder / "job.json")
+        os.replace(beside, folder / JOB)
 
 
 def read_job(word: str) -> Job:
     """The job of `Job.word`. Raises ConfigError where it isn't there, as on a node that doesn't see the launch's
     folder."""
-    path = Path(urllib.parse.unquote(word)) / "job.json"
+    path = Path(urllib.parse.unquote(word)) / JOB
     try:
         return Job(**json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError
+from mfa_train.launch.job import JOB
 from mfa_train.launch.slurm import SUBMITTED
 from mfa_train.run_files import LAUNCH, LOGS
 from mfa_train.tracking.metrics_file import read_metrics
@@ -42,7 +43,7 @@ def statuses(runs_dir: Path) -> list[Status]:
     if not runs_dir.is_dir():
         raise ConfigError(f"{runs_dir}: no such folder; type the one that holds the runs, as runs")
     found = [_status(folder) for folder in sorted(runs_dir.iterdir())
-             if (folder / "config.yaml").is_file() or (folder / LAUNCH / SUBMITTED).is_file()]
+             if (folder / "config.yaml").is_file() or (folder / LAUNCH).is_dir()]
     if not found:
         raise ConfigError(f"{runs_dir}: holds no run; type the folder above the runs, as runs")
     return found
@@ -62,8 +63,8 @@ def table(found: list[Status]) -> str:
 def _status(folder: Path) -> Status:
     metrics, submitted = folder / "metrics.jsonl", _read(folder / LAUNCH / SUBMITTED)
     if not (folder / "config.yaml").is_file():
-        state = _submitted_state(folder, submitted)
-        return Status(folder.name, state, 0, 0, None, None, None, submitted.get("job", ""))
+        launched = submitted or {"at": _changed(folder / LAUNCH / JOB)}
+        return Status(folder.name, _submitted_state(folder, launched), 0, 0, None, None, None, submitted.get("job", ""))
     try:
         config = configs.of_run(folder)
     except ConfigError:  # it is being written, or is no run's

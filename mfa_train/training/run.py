@@ -122,9 +122,11 @@ def run(config: Config) -> dict:
         log.close(summary)
         if ranks.first:
             folder.close(summary)
-    text = sample_text(config.sample, config.seed, engine.module, tokenizer, ranks.device)
+    sample = ""
+    if config.sample.max_new_tokens:
+        sample = f"A sample:\n\n{sample_text(config.sample, config.seed, engine.module, tokenizer, ranks.device)}\n\n"
     if ranks.first:  # the others have no record where a run goes on behind its last step
-        ranks.say(f"\n{closing_table(summary)}\n\nA sample:\n\n{text}\n\n{where_to_look(folder)}")
+        ranks.say(f"\n{closing_table(summary)}\n\n{sample}{where_to_look(folder)}")
     return summary
 
 

@@ -118,5 +118,6 @@ def _left_behind() -> set[int]:
 
 def _remove(numbers: Iterable[int]) -> None:
     for number in numbers:
-        for what in (("netns", f"mfan1-{number}"), ("netns", f"mfan2-{number}"), ("link", f"mfab-{number}")):
-            subprocess.run(["ip", what[0], "delete", what[1]], capture_output=True)
+        for kind, names in (("netns", ("n1", "n2")), ("link", ("b", "v1", "v2"))):
+            for name in names:
+                subprocess.run(["ip", kind, "delete", f"mfa{name}-{number}"], capture_output=True)

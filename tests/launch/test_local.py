@@ -74,6 +74,14 @@ def test_a_run_says_how_it_stands_from_its_files_alone(tmp_path):
     (run / "launch" / "submitted.json").write_text(json.dumps({"job": "17_2", "at": 4e9}))
     assert (statuses(tmp_path)[0].state, statuses(tmp_path)[0].job) == ("queued", "17_2")
 
+    early = tmp_path / "early"  # a launch that failed before there was a run
+    (early / "launch").mkdir(parents=True)
+    (early / "logs").mkdir()
+    (early / "launch" / "job.json").write_text("{}")
+    os.utime(early / "launch" / "job.json", (1, 1))
+    (early / "logs" / "failure-1.txt").write_text("0 1 failed")
+    assert [(one.name, one.state) for one in statuses(tmp_path)] == [("early", "failed"), ("run", "queued")]
+
 
 CLUSTER = configs.load(["cluster=ssh", "cluster.nodes=2", "cluster.devices_per_node=8"]).cluster
 HOSTFILES = {

@@ -60,7 +60,9 @@ def test_values_with_commas_and_a_ready_sweep_make_every_combination_each_with_a
     assert len(ready) == 2 * 2 * 5 and len({member.config.run_dir for member in ready}) == 20
     assert {member.config.optimizer.lr / member.config.model.learning_rate for member in ready} == {0.25, 0.5, 1, 2, 4}
     with pytest.raises(ConfigError, match="would both be the run runs/a"):
-        configs.members(["name=a,a", "seed=1"])
+        configs.members(["name=a,b", "seed=1,2"])
+    with pytest.raises(ConfigError, match="seed=2 stands twice"):
+        configs.members(["seed=1,2,2"])
 
 
 @pytest.mark.parametrize("size", ["nano", "125m", "7b"])
