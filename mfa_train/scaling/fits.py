@@ -49,15 +49,30 @@ def fit_variants(variants: dict[str, list[Run]]) -> dict[str, VariantFit]:
         return fits
     able = {name: runs for name, runs in variants.items() if not _too_few(runs, 2)}
     all_runs = [run for runs in able.values() for run in runs]
-    if len(able) < 2 or _too_few(all_runs, 3) or len(all_runs) <= 2 + 3 * len(able):
+    if len(able) < 2:
         return fits
+    if reason := _too_few(all_runs, 3) or _too_many_laws(all_runs, able):
+        return _with_reason(fits, reason)
     together = _fit(able, "shared exponents")
-    if any(fit.law is None for fit in together.values()):
-        return fits
+    if reason := next((fit.reason for fit in together.values() if fit.law is None), ""):
+        return _with_reason(fits, reason)
     because = "; ".join(f"{name}: {fit.reason}" for name, fit in fits.items() if fit.law is None)
     for fit in together.values():
         fit.notices.append(f"exponents are shared by the variants, since not each can be fitted alone ({because})")
     return fits | together
+
+
+def _with_reason(fits: dict[str, VariantFit], shared: str) -> dict[str, VariantFit]:
+    """`fits`, those without a law told why sharing exponents gave none either."""
+    for fit in fits.values():
+        if fit.law is None:
+            fit.reason += f"; all variants together, exponents shared: {shared}"
+    return fits
+
+
+def _too_many_laws(runs: list[Run], variants: dict[str, list[Run]]) -> str:
+    fitted = 2 + 3 * len(variants)
+    return "" if len(runs) > fitted else f"too few data: runs {len(runs)} for {fitted} parameters"
 
 
 def _too_few(runs: list[Run], least: int) -> str:

@@ -105,6 +105,10 @@ def test_variants_with_two_sizes_borrow_the_exponents_of_the_others():
     assert fits["mla"].law.alpha == fits["mfa"].law.alpha == pytest.approx(NANO.alpha, abs=0.05)
     assert "too few data" in fits["mla"].notices[0]
 
+    both = fit_variants({name: [run for run in ladder(NANO, draw, shared, name) if run.size != "2"] for name in fits})
+    for fit in both.values():
+        assert fit.law is None and "exponents shared: too few data: runs 36, sizes 2" in fit.reason, fit.reason
+
 
 def test_the_frontier_is_the_least_loss_of_all_shapes_and_inverts():
     sizes = np.geomspace(1e6, 1e9, 20_001)
