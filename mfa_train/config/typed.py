@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -39,8 +39,13 @@ def _check_keys(schema: type, node: Any, prefix: str) -> None:
     for key, value in node.items():
         if key not in fields:
             raise ConfigError(f"{prefix}{key}: no such key.{did_you_mean(f'{prefix}{key}', [prefix + name for name in fields])}")
-        if dataclasses.is_dataclass(fields[key].type) and isinstance(value, dict):
-            _check_keys(fields[key].type, value, f"{prefix}{key}.")
+        for schema_below in filter(dataclasses.is_dataclass, (fields[key].type, *get_args(fields[key].type))):
+            if isinstance(value, dict):
+                _check_keys(schema_below, value, f"{prefix}{key}.")
+            for place, one in enumerate(value if isinstance(value, list) else []):
+                if not isinstance(one, dict):
+                    raise ConfigError(f"{prefix}{key}[{place}]={one}: expected keys with values, as {{KEY: VALUE}}")
+                typed(schema_below, one, f"{prefix}{key}[{place}]")
     required = {name for name, field in fields.items()
                 if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING}
     if missing := sorted(required - set(node)):
