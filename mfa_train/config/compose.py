@@ -13,12 +13,14 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mfa_train.config.ladder_schema import LadderConfig
 from mfa_train.config.schema import Config, ModelConfig
 from mfa_train.config.typed import first_line, flat, typed
 from mfa_train.errors import ConfigError, did_you_mean
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent.parent / "configs"
 
+LADDERS_MAPPINGS = ("sweep.ladder.variants.", "sweep.ladder.learning_rate_factors.")
 ComposeError = (HydraException, OmegaConfBaseException)
 """What Hydra raises for what is typed; `explained` says it in one line."""
 
@@ -124,6 +126,8 @@ def explained(error: HydraException) -> ConfigError:
     named = re.search(r"Could not override '([^']+)'", str(error))
     if named:
         key, known = named[1], _all_keys()
+        if key.startswith(LADDERS_MAPPINGS):
+            return ConfigError(f"{key}: no such key yet: type +{key}=… to add it")
         if key in known:
             return ConfigError(f"{key}: no such key with these choices; it belongs to another {key.split('.')[0]}")
         return ConfigError(f"{key}: no such key.{did_you_mean(key, known)}")
@@ -140,4 +144,4 @@ def _all_keys() -> list[str]:
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         tree = OmegaConf.to_container(compose("train"), resolve=False)
     groups = [folder.name for folder in CONFIG_DIR.iterdir() if folder.is_dir()]
-    return sorted({*flat(tree), *groups})
+    return sorted({*flat(tree), *groups, *(f"sweep.ladder.{field.name}" for field in dataclasses.fields(LadderConfig))})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from mfa_train.config.requirements import require_choice
-from mfa_train.errors import ConfigError
+from mfa_train.errors import ConfigError, did_you_mean
 
 RULES = ("step_law", "size")
 
@@ -58,22 +58,36 @@ class LadderConfig:
             if not isinstance(overrides, dict):
                 raise ConfigError(f"sweep.ladder.variants.{name}={overrides}: expected overrides, as {{kv_shares: [0.25]}}, "
                                   "{} for none, or null to leave it out")
-            for share in overrides.get("kv_shares") or []:
-                _require_share(f"sweep.ladder.variants.{name}.kv_shares", share)
+            _require_shares(f"sweep.ladder.variants.{name}.kv_shares", overrides.get("kv_shares") or [])
         for key in ("learning_rate", "batch_size"):
             require_choice(f"sweep.ladder.{key}", getattr(self, key), RULES)
         for name, factor in self.learning_rate_factors.items():
             _require_above_zero(f"sweep.ladder.learning_rate_factors.{name}", factor)
-        for share in self.kv_shares:
-            _require_share("sweep.ladder.kv_shares", share)
+            if name.split("@")[0] not in self.variants:
+                raise ConfigError(f"sweep.ladder.learning_rate_factors.{name}: no such variant."
+                                  f"{did_you_mean(name.split('@')[0], self.variants)}")
+        _require_shares("sweep.ladder.kv_shares", self.kv_shares)
         for where, rung in [("sweep.ladder", self), *((f"sweep.ladder.rungs: {rung.model}", rung) for rung in self.rungs)]:
             if rung.seeds == []:
                 raise ConfigError(f"{where}.seeds=[]: expected seeds, as [1,2,3]")
+            if rung.seeds and len(set(rung.seeds)) < len(rung.seeds):
+                raise ConfigError(f"{where}.seeds={rung.seeds}: a seed stands there twice: type each once")
+            if isinstance(rung.batch_size, int) and rung.batch_size < 1:
+                raise ConfigError(f"{where}.batch_size={rung.batch_size}: expected a whole number of at least 1")
             if None not in (rung.tokens_per_parameter, rung.flops):
                 raise ConfigError(f"{where}: tokens_per_parameter and flops both say how long: type null for one of them")
             for key in ("tokens_per_parameter", "flops"):
                 for value in getattr(rung, key) or []:
                     _require_above_zero(f"{where}.{key}", value)
+
+
+def _require_shares(key: str, shares: object) -> None:
+    if not isinstance(shares, list):
+        raise ConfigError(f"{key}={shares}: expected a list, as [0.25]")
+    for share in shares:
+        if isinstance(share, bool) or not isinstance(share, (int, float)):
+            raise ConfigError(f"{key}: {share!r}: expected a number, as [0.25]")
+        _require_share(key, share)
 
 
 def _require_share(key: str, share: float) -> None:

@@ -52,7 +52,7 @@ def members(overrides: Sequence[str]) -> list[Member]:
             raise ConfigError(f"{twice} stands twice among the values to sweep over: type it once")
     fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
     named = any(override.key_or_group == "name" for override in parsed)
-    ready = next((str(override.value()) for override in parsed if override.key_or_group == "sweep"), None)
+    ready = chosen_sweep(overrides)
     found = [_member(list(choices), fixed, named, ready)
              for typed_choices in itertools.product(*typed)
              for choices in _with_ready(list(typed_choices), fixed, parsed)]
@@ -67,13 +67,17 @@ def members(overrides: Sequence[str]) -> list[Member]:
 
 def require_one(config: Config, typed: Sequence[str]) -> None:
     """Raises ConfigError where `typed` chose a ready sweep and leaves keys that it goes over open."""
+    ready = f"sweep={chosen}" if (chosen := chosen_sweep(typed)) else "sweep"
     if config.sweep.ladder is not None:
-        raise ConfigError(f"sweep={next(word for word in typed if word.startswith('sweep='))[6:]} is a ladder of many "
-                          "runs: type -m as well")
+        raise ConfigError(f"{ready} is a ladder of many runs: type -m as well")
     for key, values in config.sweep.over.items():
         if not any(word.startswith(f"{key}=") for word in typed):
-            raise ConfigError(f"sweep={next(word for word in typed if word.startswith('sweep='))[6:]} goes over {key}: "
-                              f"type -m as well, or one member, as {key}={written(values[0])}")
+            raise ConfigError(f"{ready} goes over {key}: type -m as well, or one member, as {key}={written(values[0])}")
+
+
+def chosen_sweep(typed: Sequence[str]) -> str | None:
+    """The ready sweep that was typed."""
+    return next((word.partition("=")[2] for word in typed if word.startswith("sweep=")), None)
 
 
 def _with_ready(typed: list[str], fixed: list[str], parsed: list[Override]) -> list[list[str]]:

@@ -6,5 +6,5 @@
        refits under a bootstrap (bootstrap.py).
     3. costs.py and frontier.py turn laws into losses, multipliers and optimal shapes at a budget (answers.py) and into
        the loss over KV bytes (kv_frontier.py); paired.py compares two variants run by run.
-    4. compare.py puts all of it into one object, fit.json; tables.py, plots.py, page.py and wandb_report.py show it.
+    4. compare.py puts all of it into one object, fit.json; tables.py, plots.py, page_file.py and wandb_report.py show it.
 """

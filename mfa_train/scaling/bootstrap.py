@@ -3,8 +3,9 @@
 A draw weights every unit (the runs that share a size and a seed, and so a start and a data order) by an exponential
 number (Rubin 1981); variants that were trained with the same seeds get the same weights, so that what their runs have
 in common drops out of differences. Unlike resampling it never loses a size altogether, which a small ladder could not
-bear. It is too narrow for few units: the draws are spread about the estimate by sqrt(u/(u - k)) for u units and k
-fitted parameters, and by the ratio of Student's quantile to the normal one. The coverage that results is tested
+bear. It is too narrow for few units: the draws are spread about the estimate by sqrt((u + 1)/(u - k)) for u units and k
+fitted parameters (of a mean, k = 1, that is its unbiased variance), and by the ratio of Student's quantile to the normal
+one. The coverage that results is tested
 (tests/scaling/test_fits.py).
 """
 
@@ -32,7 +33,7 @@ def unit_weights(units: Sequence[Hashable], draws: int = DRAWS) -> np.ndarray:
 def spread(units: int, parameters: int) -> float:
     """How far to spread the draws about the estimate; units must be more than parameters."""
     free = units - parameters
-    return float(np.sqrt(units / free) * stats.t.ppf((1 + LEVEL) / 2, free) / stats.norm.ppf((1 + LEVEL) / 2))
+    return float(np.sqrt((units + 1) / free) * stats.t.ppf((1 + LEVEL) / 2, free) / stats.norm.ppf((1 + LEVEL) / 2))
 
 
 def interval(value: float, draws: np.ndarray) -> dict:

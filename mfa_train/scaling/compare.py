@@ -13,7 +13,7 @@ from mfa_train.scaling.costs import ACCOUNTINGS
 from mfa_train.scaling.fits import VariantFit, fit_variants
 from mfa_train.scaling.kv_frontier import kv_at_equal_loss, loss_over_kv
 from mfa_train.scaling.law import ESTIMATOR
-from mfa_train.scaling.paired import verdicts
+from mfa_train.scaling.paired import settings_beside, verdicts, why_no_pairs
 from mfa_train.scaling.runs import Run
 from mfa_train.scaling.study import PARAMETERS, Study
 from mfa_train.training.provenance import code_commit
@@ -28,12 +28,13 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
     variants = study.variants()
     reference = _reference(variants, reference)
     fits = fit_variants(variants)
-    over_kv = loss_over_kv(study.used, fits, reference)
+    over_kv, left_out = loss_over_kv(study.used, fits, reference)
     attentions = {name: str(runs[0].attention) for name, runs in variants.items()}
     pairs = verdicts(variants, fits)
-    notices = study.notices + _of_fits(fits)
+    notices = study.notices + _of_fits(fits) + left_out
     if len(variants) > 1 and not pairs:
-        notices.append("no two variants share a size, token budget, seed and data order: no paired verdicts")
+        notices.append(why_no_pairs(variants))
+    notices += settings_beside(pairs, attentions)
     return {
         "format": FORMAT,
         "conventions": _conventions(study),
@@ -55,7 +56,8 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
 
 def _reference(variants: dict[str, list[Run]], wanted: str | None) -> str:
     if wanted is None:
-        return "mha" if "mha" in variants else next(iter(variants))
+        of_mha = [name for name, runs in variants.items() if runs[0].attention == "mha"]
+        return min(of_mha or variants, key=lambda name: (len(name) if of_mha else 0))
     if wanted not in variants:
         raise ConfigError(f"--reference {wanted}: no such variant.{did_you_mean(wanted, variants)}")
     return wanted
@@ -84,7 +86,7 @@ def _conventions(study: Study) -> dict:
         "intervals": f"{LEVEL:.0%}; Bayesian bootstrap of {DRAWS} draws (seed {SEED}) over units of one size and seed, "
         "spread for few units; of paired differences and of means over seeds: Student's t",
         "p": "paired t-test and sign-flip permutation over units of one size and seed; p_holm: the former, corrected "
-        "for the number of pairs of variants",
+        "for the number of pairs of variants; at equal FLOPs likewise",
     }
 
 

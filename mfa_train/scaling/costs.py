@@ -1,4 +1,4 @@
-"""What a parameter costs a variant: training FLOPs per token and KV bytes per token as functions of N.
+"""What a parameter costs a variant: training FLOPs per token as a function of N.
 
 Two accountings of compute stand side by side everywhere. `parameters`: C = 6·N·D, equal for all variants of one size.
 `flops`: the runs' own, exact count, in which wide heads cost more. Between measured sizes a line, or with three and
@@ -13,7 +13,7 @@ import numpy as np
 from mfa_train.scaling.runs import Run
 
 ACCOUNTINGS = {
-    "parameters": "equal parameters and tokens: C = 6 N D",
+    "parameters": "equal 6 N D, parameters times tokens",
     "flops": "equal training FLOPs: as counted by the runs, attention exact",
 }
 
@@ -50,7 +50,3 @@ def measured(n: Sequence[float], values: Sequence[float | None]) -> PowerOfN | N
 
 def flops_per_token(runs: list[Run]) -> PowerOfN | None:
     return measured([run.params for run in runs], [run.flops and run.flops / run.tokens for run in runs])
-
-
-def kv_bytes(runs: list[Run]) -> PowerOfN | None:
-    return measured([run.params for run in runs], [run.kv_bytes_per_token for run in runs])

@@ -3,9 +3,12 @@
     1. Each variant with at least three sizes, three token budgets and six runs is fitted alone.
     2. If one of them is too few for that, or its exponents come out undetermined, the variants are fitted together with
        shared exponents, each with its own E, A and B.
-    3. What is undetermined even then has no law, and is told so instead of numbers.
+    3. Runs of one size and seed share their start and their data, and are one unit of the bootstrap. Only where both
+       ways have too few units does each run count as one, and that is said.
+    4. What is undetermined even then has no law, and is told so instead of numbers.
 """
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +19,11 @@ from mfa_train.scaling.runs import Run
 
 WIDEST_EXPONENT = 1.0
 """An interval wider than that says nothing about an exponent."""
+FEW_UNITS = "too few data: independent units"
+EACH_RUN = (
+    "too few sizes and seeds to take the runs that share both as one: every run counts as independent, and the intervals "
+    "are narrower than they should be if those runs err together"
+)
 WORST_EXPLAINED, POOR_EXPLAINED = 0.5, 0.9
 
 
@@ -41,38 +49,43 @@ class VariantFit:
 
 def fit_variants(variants: dict[str, list[Run]]) -> dict[str, VariantFit]:
     """A fit for each variant, in their order."""
-    names = list(variants)
-    alone = {name: _too_few(runs, 3) for name, runs in variants.items()}
-    fits = {name: VariantFit("none", alone[name]) if alone[name] else _fit({name: variants[name]}, "separate")[name]
-            for name in names}
-    if all(fit.law is not None for fit in fits.values()):
-        return fits
-    able = {name: runs for name, runs in variants.items() if not _too_few(runs, 2)}
-    all_runs = [run for runs in able.values() for run in runs]
-    if len(able) < 2:
-        return fits
-    if reason := _too_few(all_runs, 3) or _too_many_laws(all_runs, able):
-        return _with_reason(fits, reason)
-    together = _fit(able, "shared exponents")
-    if reason := next((fit.reason for fit in together.values() if fit.law is None), ""):
-        return _with_reason(fits, reason)
-    because = "; ".join(f"{name}: {fit.reason}" for name, fit in fits.items() if fit.law is None)
-    for fit in together.values():
-        fit.notices.append(f"exponents are shared by the variants, since not each can be fitted alone ({because})")
-    return fits | together
-
-
-def _with_reason(fits: dict[str, VariantFit], shared: str) -> dict[str, VariantFit]:
-    """`fits`, those without a law told why sharing exponents gave none either."""
+    fits = {name: VariantFit("none", _too_few(runs, 3)) for name, runs in variants.items()}
+    why = ""
+    for unit_of in (_size_and_seed, _run):
+        for name, runs in variants.items():
+            if fits[name].law is None and not _too_few(runs, 3):
+                fits[name] = _fit({name: runs}, "separate", unit_of)[name]
+        if all(fit.law is not None for fit in fits.values()):
+            return fits
+        together, why = _together(variants, fits, unit_of)
+        if together:
+            return fits | together
+        if not any(told.startswith(FEW_UNITS) for told in (why, *(fit.reason for fit in fits.values()))):
+            break
     for fit in fits.values():
-        if fit.law is None:
-            fit.reason += f"; all variants together, exponents shared: {shared}"
+        if fit.law is None and why:
+            fit.reason += f"; all variants together, exponents shared: {why}"
     return fits
 
 
-def _too_many_laws(runs: list[Run], variants: dict[str, list[Run]]) -> str:
-    fitted = 2 + 3 * len(variants)
-    return "" if len(runs) > fitted else f"too few data: runs {len(runs)} for {fitted} parameters"
+def _together(variants: dict[str, list[Run]], fits: dict[str, VariantFit],
+              unit_of: Callable[[Run], Hashable]) -> tuple[dict[str, VariantFit], str]:
+    """Fits with shared exponents of the variants that have enough for that; or none, and why."""
+    able = {name: runs for name, runs in variants.items() if not _too_few(runs, 2)}
+    all_runs, fitted = [run for runs in able.values() for run in runs], 2 + 3 * len(able)
+    if len(able) < 2:
+        return {}, ""
+    if why := _too_few(all_runs, 3):
+        return {}, why
+    if len(all_runs) <= fitted:
+        return {}, f"too few data: runs {len(all_runs)} for {fitted} parameters"
+    together = _fit(able, "shared exponents", unit_of)
+    if why := next((fit.reason for fit in together.values() if fit.law is None), ""):
+        return {}, why
+    because = "; ".join(f"{name}: {fit.reason}" for name, fit in fits.items() if fit.law is None)
+    for fit in together.values():
+        fit.notices.append(f"exponents are shared by the variants, since not each can be fitted alone ({because})")
+    return together, ""
 
 
 def _too_few(runs: list[Run], least: int) -> str:
@@ -93,25 +106,25 @@ def _distinct(values: list[float]) -> int:
     return 1 + int((np.diff(ordered) > 0.05).sum()) if len(ordered) else 0
 
 
-def _fit(variants: dict[str, list[Run]], method: str) -> dict[str, VariantFit]:
+def _fit(variants: dict[str, list[Run]], method: str, unit_of: Callable[[Run], Hashable]) -> dict[str, VariantFit]:
     runs = [run for members in variants.values() for run in members]
     group = np.repeat(np.arange(len(variants)), [len(members) for members in variants.values()])
     n, d, loss = (np.array([getattr(run, key) for run in runs], dtype=float) for key in ("params", "tokens", "loss"))
-    fit = Fit(Points(n, d, loss, group))
     fitted = 5 if len(variants) == 1 else 4  # of one variant, its part of the shared exponents included
-    units, notice = _units(variants, fitted)
-    smallest = min(len({units[index] for index in part}) for part in fit.parts)
-    if smallest <= fitted:
-        return {
-            name: VariantFit("none", f"too few data: {smallest} independent runs for {fitted} parameters")
-            for name in variants
-        }
+    units = [unit_of(run) for run in runs]
+    smallest = min(len({unit_of(run) for run in members}) for members in variants.values())
+    if smallest <= fitted + (unit_of is _size_and_seed):
+        return {name: VariantFit("none", f"{FEW_UNITS} {smallest}, for {fitted} parameters") for name in variants}
+    fit = Fit(Points(n, d, loss, group))
     theta = fit.refit(unit_weights(units))
     theta = fit.theta + spread(smallest, fitted) * (theta - fit.theta)
+    within = theta.copy()  # so that every draw is a law
+    within[:, :2] = np.clip(theta[:, :2], EXPONENTS[0], EXPONENTS[-1])
+    notices = [] if unit_of is _size_and_seed else [EACH_RUN]
     residual = fit.target - fit.predicted()
     made = {}
     for index, (name, part) in enumerate(zip(variants, fit.parts)):
-        law, draws = fit.law(index), fit.law(index, theta)
+        law, draws = fit.law(index), fit.law(index, within)
         explained = 1 - (_scatter(residual[part]) / _scatter(fit.target[part])) ** 2
         quality = {
             "runs": len(part), "independent_units": smallest, "objective": fit.objective, "starts": fit.starts,
@@ -119,26 +132,19 @@ def _fit(variants: dict[str, list[Run]], method: str) -> dict[str, VariantFit]:
             "rms_residual": float(np.sqrt(np.mean((loss[part] * residual[part]) ** 2))),
             "seed_scatter": _seed_scatter(variants[name]),
         }
-        reason = _undetermined(law, draws, explained)
-        notices = [] if reason else _caveats(law, draws, quality) + notice
+        reason = _undetermined(law, fit.law(index, theta), explained)
         made[name] = VariantFit("none", reason, quality=quality) if reason else VariantFit(
-            method, "", law, draws, quality, notices, residual[part])
+            method, "", law, draws, quality, _caveats(law, draws, quality) + notices, residual[part])
     return made
 
 
-def _units(variants: dict[str, list[Run]], fitted: int) -> tuple[list, list[str]]:
-    """What is independent of what, a label for each run: size and seed; where these are too few, each run."""
-    units, notice = [], []
-    for name, runs in variants.items():
-        labels = [(run.size, run.seed) if run.seed is not None else (name, run.source) for run in runs]
-        if len(set(labels)) <= fitted + 1 < len(runs):
-            labels = [(run.size, run.seed, f"{run.tokens:.3g}") for run in runs]
-            notice = [
-                "too few sizes and seeds to take the runs that share both as one: every run counts as independent, and "
-                "the intervals are narrower than they should be if those runs err together"
-            ]
-        units += labels
-    return units, notice
+def _size_and_seed(run: Run) -> Hashable:
+    """What runs that share it are one unit; a run of no known seed is one of its own."""
+    return (run.size, run.seed) if run.seed is not None else (run.variant, run.source)
+
+
+def _run(run: Run) -> Hashable:
+    return (run.size, run.seed, f"{run.tokens:.3g}") if run.seed is not None else (run.variant, run.source)
 
 
 def _undetermined(law: Law, draws: Law, explained: float) -> str:

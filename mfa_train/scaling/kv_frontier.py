@@ -1,8 +1,9 @@
 """Loss against KV bytes per token: the project's question as a picture.
 
-A cell is a size and a token budget that at least two variants were trained at. Its losses are measured: means over
-seeds, with Student's interval where there are two or more. At equal training FLOPs each variant is moved along its own
-fitted law to the tokens that the reference's FLOPs would have bought it.
+A cell is a size and a token budget that at least two variants were trained at, with parameters as many as the
+reference's. Its losses are measured: means over seeds, with Student's interval where there are two or more. At equal
+training FLOPs each variant is moved along its own fitted law to the tokens that the reference's FLOPs would have bought
+it.
 """
 
 from collections import defaultdict
@@ -12,16 +13,21 @@ from scipy import stats
 
 from mfa_train.scaling.bootstrap import LEVEL, interval, spread, unit_weights
 from mfa_train.scaling.fits import VariantFit
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.runs import PARAMS_WITHIN, Run
 
 Cells = dict[tuple[str, float], dict[str, list[Run]]]
+TOKENS_WITHIN = 0.01
+"""Token budgets as near as that are one."""
 
 
 def cells_of(runs: list[Run]) -> Cells:
-    """{(size, tokens): {variant: runs}}, smallest first; token budgets within a percent are one."""
+    """{(size, tokens): {variant: runs}}, smallest first."""
     cells: Cells = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        cells[run.size, float(f"{run.tokens:.2g}")][run.variant].append(run)
+    budget: dict[str | None, float] = {}
+    for run in sorted(runs, key=lambda run: run.tokens):
+        if run.tokens > budget.get(run.size, 0) * (1 + TOKENS_WITHIN):
+            budget[run.size] = run.tokens
+        cells[run.size, budget[run.size]][run.variant].append(run)
     return dict(
         sorted(
             cells.items(),
@@ -30,35 +36,43 @@ def cells_of(runs: list[Run]) -> Cells:
     )
 
 
-def loss_over_kv(runs: list[Run], fits: dict[str, VariantFit], reference: str) -> list[dict]:
-    """A row for each cell, accounting and variant whose cache is known; `on_frontier`: no other has a cache
-    as small and a lower loss."""
-    rows = []
-    for (size, _), members in cells_of([run for run in runs if run.kv_bytes_per_token]).items():
-        if len(members) < 2:
-            continue
+def loss_over_kv(runs: list[Run], fits: dict[str, VariantFit], reference: str) -> tuple[list[dict], list[str]]:
+    """A row for each cell, accounting and variant whose cache is known; and what is to be said of those left out.
+
+    `on_frontier`: no other with a cache as small is shown to have a lower loss, over the seeds that both have.
+    """
+    rows, unmatched = [], set()
+    for (size, tokens), members in cells_of([run for run in runs if run.kv_bytes_per_token]).items():
         base = members.get(reference) or next(iter(members.values()))
-        base_name = base[0].variant
+        matched = {name: own for name, own in members.items()
+                   if abs(np.log(_mean(own, "params") / _mean(base, "params"))) <= PARAMS_WITHIN}
+        unmatched |= {(name, size) for name in members.keys() - matched.keys()}
         for accounting in ("parameters", "flops"):
-            found = [row for name, own in members.items() if (row := _row(name, own, base, fits[name], accounting))]
+            found = [row for name, own in matched.items() if (row := _row(name, own, base, fits[name], accounting))]
+            if len(found) < 2:
+                continue
             for row in found:
-                row |= {
-                    "size": size,
-                    "reference": base_name,
-                    "on_frontier": not any(
-                        other["kv_bytes_per_token"] <= row["kv_bytes_per_token"]
-                        and other["loss"]["value"] < row["loss"]["value"]
-                        for other in found
-                    ),
-                }
-            rows += found if len(found) > 1 else []
-    return rows
+                rows.append(row | {
+                    "size": size, "cell_tokens": tokens, "reference": base[0].variant,
+                    "on_frontier": not any(other["kv_bytes_per_token"] <= row["kv_bytes_per_token"]
+                                           and _shown_lower(other, row) for other in found if other is not row)})
+    return rows, [f"{name} at size {size}: parameters differ from the reference's by more than {PARAMS_WITHIN:.0%}, so it is "
+                  "not among the losses over KV" for name, size in sorted(unmatched)]
+
+
+def _shown_lower(one: dict, other: dict) -> bool:
+    """Whether the loss of `one` is lower: over two and more shared seeds beyond Student's interval, else by itself."""
+    seeds = one["by_seed"].keys() & other["by_seed"].keys()
+    if len(seeds) < 2:
+        return one["loss"]["value"] < other["loss"]["value"]
+    apart = np.array([one["by_seed"][seed] - other["by_seed"][seed] for seed in seeds])
+    return apart.mean() < -stats.t.ppf((1 + LEVEL) / 2, len(apart) - 1) * apart.std(ddof=1) / len(apart) ** 0.5
 
 
 def kv_at_equal_loss(rows: list[dict], attentions: dict[str, str]) -> list[dict]:
     """KV bytes an attention with several budgets needs for the loss another variant has, interpolated in log KV.
 
-    `attentions` names each variant's. Losses outside the attention's own give no row. The interval is the bootstrap's over
+    `attentions` names each variant's. Where there is no answer, `reason` says why. The interval is the bootstrap's over
     seeds, the same for all variants of a cell; None where they share fewer than two.
     """
     cells = defaultdict(list)
@@ -71,21 +85,31 @@ def kv_at_equal_loss(rows: list[dict], attentions: dict[str, str]) -> list[dict]
             families[attentions[row["variant"]]].append(row)
         for attention, family in families.items():
             family.sort(key=lambda row: row["loss"]["value"])
-            losses = [row["loss"]["value"] for row in family]
-            sizes = np.log([row["kv_bytes_per_token"] for row in family])
-            for other in members if len(family) > 1 and (np.diff(sizes) < 0).all() else []:
-                if attentions[other["variant"]] != attention and losses[0] <= other["loss"]["value"] <= losses[-1]:
-                    needed = _log_kv(other["loss"]["value"], losses, sizes)
-                    draws = _draws_of_log_kv(other, family, sizes)
-                    whole = interval(needed, needed + draws) if draws is not None else {"value": needed, "low": None,
-                                                                                        "high": None}
-                    bytes_needed = {key: value if value is None else float(np.exp(value)) for key, value in whole.items()}
+            for other in members if len({row["kv_bytes_per_token"] for row in family}) > 1 else []:
+                if attentions[other["variant"]] != attention:
                     found.append({"accounting": accounting, "size": size, "cell_tokens": tokens, "attention": attention,
-                                  "variant": other["variant"], "kv_bytes_needed": bytes_needed,
-                                  "kv_bytes_per_token": other["kv_bytes_per_token"],
-                                  "ratio": {key: value and value / other["kv_bytes_per_token"]
-                                            for key, value in bytes_needed.items()}})
+                                  "variant": other["variant"], **_kv_for(other, family)})
     return found
+
+
+def _kv_for(other: dict, family: list[dict]) -> dict:
+    """KV bytes at which the attention of `family` (rows by rising loss) has the loss of `other`, or why that is not
+    known."""
+    loss, losses = other["loss"]["value"], [row["loss"]["value"] for row in family]
+    sizes, own = np.log([row["kv_bytes_per_token"] for row in family]), other["kv_bytes_per_token"]
+    reason, whole = "", {"value": None, "low": None, "high": None}
+    if not (np.diff(sizes) < 0).all():
+        reason = "its loss does not fall with its cache"
+    elif loss < losses[0]:
+        reason = f"more than its largest, {family[0]['kv_bytes_per_token']:,.0f}"
+    elif loss > losses[-1]:
+        reason = f"less than its smallest, {family[-1]['kv_bytes_per_token']:,.0f}"
+    else:
+        at, draws = _log_kv(loss, losses, sizes), _draws_of_log_kv(other, family, sizes)
+        whole = {"value": at, "low": None, "high": None} if draws is None else interval(at, at + draws)
+    needed = {key: value if value is None else float(np.exp(value)) for key, value in whole.items()}
+    return {"kv_bytes_needed": needed, "kv_bytes_per_token": own,
+            "ratio": {key: value and value / own for key, value in needed.items()}, "reason": reason}
 
 
 def _log_kv(loss: float, losses: list[float], sizes: np.ndarray) -> float:
@@ -113,15 +137,17 @@ def _draws_of_log_kv(other: dict, family: list[dict], sizes: np.ndarray) -> np.n
     return (drawn - at) * spread(len(seeds), 1)
 
 
+def _mean(runs: list[Run], key: str) -> float:
+    return float(np.mean([getattr(run, key) for run in runs]))
+
+
 def _row(name: str, own: list[Run], base: list[Run], fit: VariantFit, accounting: str) -> dict | None:
-    params, tokens, kv = (
-        float(np.mean([getattr(run, key) for run in own])) for key in ("params", "tokens", "kv_bytes_per_token")
-    )
+    params, tokens, kv = (_mean(own, key) for key in ("params", "tokens", "kv_bytes_per_token"))
     losses, moved = np.array([run.loss for run in own]), tokens
     if accounting == "flops":
         if not all(run.flops for run in own + base):
             return None
-        ratio = float(np.mean([run.flops for run in base]) / np.mean([run.flops for run in own]))
+        ratio = _mean(base, "flops") / _mean(own, "flops")
         if abs(np.log(ratio)) > 1e-4:
             if fit.law is None:
                 return None
@@ -135,7 +161,7 @@ def _row(name: str, own: list[Run], base: list[Run], fit: VariantFit, accounting
     mean, by_seed = float(losses.mean()), defaultdict(list)
     for run, loss in zip(own, losses):
         by_seed[str(run.seed)].append(float(loss))
-    return {"accounting": accounting, "variant": name, "params": params, "tokens": moved, "cell_tokens": tokens,
+    return {"accounting": accounting, "variant": name, "params": params, "tokens": moved,
             "kv_bytes_per_token": kv, "runs": [run.name for run in own],
             "by_seed": {seed: float(np.mean(found)) for seed, found in by_seed.items()},
             "loss": {"value": mean, "low": half and mean - half, "high": half and mean + half}}

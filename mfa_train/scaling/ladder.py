@@ -20,6 +20,7 @@ from mfa_train import config as configs
 from mfa_train.budget.match import matched
 from mfa_train.budget.shape import Shape, measure
 from mfa_train.config import RESUME, Config, LadderConfig, Member, RungConfig
+from mfa_train.config.sweeps import chosen_sweep
 from mfa_train.errors import ConfigError
 from mfa_train.training.checkpoint import folder_of, step_of
 from mfa_train.training.schedule import decay_start
@@ -83,7 +84,7 @@ class _Ladder:
         self.words = [word for word in base.overrides if word.split("=")[0] not in (*OWN, "name", "tracking.group")
                       and not word.lstrip("+").startswith("sweep.ladder")]
         self.name = base.config.name if any(word.startswith("name=") for word in overrides) else None
-        self.group = base.config.tracking.group or _chosen(overrides, "sweep")
+        self.group = base.config.tracking.group or chosen_sweep(overrides) or "ladder"
         self.for_all = {key for key in ("seeds", "tokens_per_parameter", "flops", "batch_size")
                         if f"sweep.ladder.{key}" in typed}
         """Typed for the ladder: they go before the rungs' own."""
@@ -126,12 +127,8 @@ class _Ladder:
                 words = list(plain)
                 config = configs.load([*self.words, "sweep.ladder=null", *words])
                 if share is not None:
-                    budget = _full_cache(config) * share
-                    if budget != int(budget):
-                        raise ConfigError(f"sweep.ladder.kv_shares: {share} of the {_full_cache(config)} bytes of "
-                                          f"model={rung.model} is no whole number")
-                    words.append(f"match.kv_bytes_per_token={int(budget)}")
-                    config.match.kv_bytes_per_token = int(budget)
+                    config.match.kv_bytes_per_token = int(_full_cache(config) * share)
+                    words.append(f"match.kv_bytes_per_token={config.match.kv_bytes_per_token}")
                 try:
                     matched(config)
                 except ConfigError as error:
@@ -245,7 +242,3 @@ def _with(config: Config, values: dict[str, Any]) -> Config:
 
 def _typed_value(config: Config, key: str) -> Any:
     return {"attention": config.attention["name"], "model": config.model.name, "seed": config.seed}[key]
-
-
-def _chosen(overrides: Sequence[str], group: str) -> str:
-    return next(word.split("=")[1] for word in overrides if word.startswith(f"{group}="))

@@ -7,6 +7,10 @@ from mfa_train.budget.plan import make_plan
 from mfa_train.config import Config, Member
 from mfa_train.scaling.ladder import branches_at
 
+LADDERS = ("model", "variant", "kv_share", "tokens", "seed")
+"""What a ladder goes over itself; what is swept beside it has rows of its own."""
+SIZES = 3
+"""That a law needs."""
 SUMMED = ("runs", "tokens", "flops", "device_hours", "cost")
 
 
@@ -20,6 +24,7 @@ def ladder_plan(members: Sequence[Member]) -> dict:
     for member in members:
         config = member.config
         key = (config.model.name, _variant(member), config.match.kv_bytes_per_token)
+        key += tuple(choice for choice in member.swept if choice.split("=")[0] not in LADDERS)
         if key not in plans:
             shaped, match = matched(config)
             plans[key] = make_plan(shaped, match=match)
@@ -43,6 +48,8 @@ def ladder_table(plan: dict) -> str:
                       for column, (cell, width) in enumerate(zip(line, widths))).rstrip() for line in lines]
     time = plan["plans"][0]["time"]
     told += ["", f"MFU {time['mfu']:.0%} ({time['mfu_source']}); FLOPs of a branch count from where it branches off"]
+    if (sizes := len({row["model"] for row in plan["rows"]})) < SIZES:
+        told.append(f"{sizes} {'sizes' if sizes > 1 else 'size'}: no scaling law can be fitted to fewer than {SIZES}")
     return "\n".join(told)
 
 
@@ -51,7 +58,7 @@ def _variant(member: Member) -> str:
 
 
 def _row(key: tuple, config: Config, plan: dict) -> dict:
-    return {"model": key[0], "variant": key[1], "kv_bytes_per_token": plan["kv_cache"]["bytes_per_token"],
+    return {"model": key[0], "variant": " ".join(key[1:2] + key[3:]), "kv_bytes_per_token": plan["kv_cache"]["bytes_per_token"],
             "params": plan["params"]["total"], "learning_rate": config.optimizer.lr,
             "batch_size": config.training.batch_size, "budgets": set(), "seeds": set(), "runs": 0, "tokens": 0,
             "flops": 0, "device_hours": None, "cost": None, "fits": plan["memory"]["fits"],

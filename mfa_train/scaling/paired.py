@@ -1,9 +1,9 @@
-"""Two variants, run by run: pairs have the same size, tokens, seed and data order, and differ in the attention alone.
+"""Two variants, run by run: pairs have the same size, tokens, seed, data order and held-out windows.
 
 Runs of one size and seed share their start and their data, so their differences (at several token budgets) are averaged
 first: a unit is one size and seed. Over the units: the mean difference with Student's interval, the p of the paired
 t-test, and the p of the sign-flip permutation test, which assumes no normal distribution and cannot be below 2 /
-2^units.
+2^units. Runs of one seed have one data order at every size, so one seed alone gives no verdict, however many sizes.
 """
 
 import itertools
@@ -14,49 +14,76 @@ from scipy import stats
 from mfa_train.scaling.bootstrap import DRAWS, LEVEL, SEED, finite, interval
 from mfa_train.scaling.fits import VariantFit
 from mfa_train.scaling.frontier import tokens_for
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.runs import PARAMS_WITHIN, Run
+from mfa_train.scaling.variants import settings_that_differ
 
-PARAMS_WITHIN = 0.02
-"""How far the parameters of a pair may differ, as a share."""
 EXACT_UNITS = 12
 
 
 def verdicts(variants: dict[str, list[Run]], fits: dict[str, VariantFit]) -> list[dict]:
-    """One for each two variants that have pairs, `p_holm` corrected for the number of them (Holm 1979)."""
+    """One for each two variants that have pairs; `p_holm` (and that at equal FLOPs) corrected for the number of them
+    (Holm 1979)."""
     found = [verdict for a, b in itertools.combinations(variants, 2)
              if (verdict := _verdict(a, b, _pairs(variants[a], variants[b]), fits[b]))]
-    tested = sorted((verdict for verdict in found if verdict["p_t"] is not None), key=lambda verdict: verdict["p_t"])
-    lowest = 0.0
-    for rank, verdict in enumerate(tested):
-        lowest = max(lowest, min(1.0, (len(tested) - rank) * verdict["p_t"]))
-        verdict["p_holm"] = lowest
+    for kind in ("", "_at_equal_flops"):
+        tested = sorted((verdict for verdict in found if verdict[f"p_t{kind}"] is not None), key=lambda one: one[f"p_t{kind}"])
+        lowest = 0.0
+        for rank, verdict in enumerate(tested):
+            lowest = max(lowest, min(1.0, (len(tested) - rank) * verdict[f"p_t{kind}"]))
+            verdict[f"p_holm{kind}"] = lowest
     for verdict in found:
         verdict["says"] = _says(verdict)
     return found
 
 
+def why_no_pairs(variants: dict[str, list[Run]]) -> str:
+    """Of two and more variants, none of which have pairs."""
+    keys = [{_key(run) for run in runs if run.order is not None} for runs in variants.values()]
+    if any(a & b for a, b in itertools.combinations(keys, 2)):
+        return (f"no two variants have parameters within {PARAMS_WITHIN:.0%} of each other at a size: no paired verdicts; "
+                "match.reference=mha matches them")
+    return "no two variants share a size, token budget, seed and data order: no paired verdicts"
+
+
+def settings_beside(result: list[dict], attentions: dict[str, str]) -> list[str]:
+    """What is to be said where variants of two attentions differ in more than these: one line for each such set."""
+    said: dict[tuple, set[str]] = {}
+    for verdict in result:
+        if verdict["also_differ"] and attentions[verdict["a"]] != attentions[verdict["b"]]:
+            said.setdefault(tuple(verdict["also_differ"]), set()).update((verdict["a"], verdict["b"]))
+    return [f"pairs of {', '.join(sorted(names))} differ in {', '.join(keys)} beside the attention"
+            for keys, names in said.items()]
+
+
 def _says(verdict: dict) -> str:
     """In words, for a person; better or worse only where p, corrected for the number of pairs, is below 0.05."""
-    difference, at_flops, kv = verdict["difference"], verdict["difference_at_equal_flops"], verdict["kv_ratio"]
-    if difference["low"] is None:
+    difference, kv = verdict["difference"], verdict["kv_ratio"]
+    if verdict["units"] < 2:
         return "one size and seed: no telling"
-    told = ["no difference shown" if verdict["p_holm"] is None or verdict["p_holm"] >= 0.05 else
-            f"{verdict['a']} is {_worth(difference)}"]
-    if at_flops and at_flops["low"] is not None and at_flops["low"] * at_flops["high"] > 0:
-        told.append(f"{_worth(at_flops)} at equal FLOPs")
-    return ", ".join(told + ([] if kv is None else [f"at {kv:.3g} times the cache"]))
+    if verdict["seeds"] < 2:
+        return "one seed, and so one data order: no telling"
+    told = []
+    for kind, where in (("", ""), ("_at_equal_flops", " at equal FLOPs")):
+        found = verdict[f"difference{kind}"]
+        if found and (p := verdict[f"p_holm{kind}"]) is not None and p < 0.05:
+            told.append(f"{verdict['a']} is {_worth(found)}{where}")
+    if difference["low"] == difference["high"]:
+        told = ["the same loss in every pair" if difference["value"] == 0 else
+                f"the same difference in every unit, {difference['value']:.2g}"]
+    return ", ".join((told or ["no difference shown"]) + ([] if kv is None else [f"at {kv:.3g} times the cache"]))
 
 
 def _worth(difference: dict) -> str:
     return f"{'better' if difference['value'] < 0 else 'worse'} by {abs(difference['value']):.2g}"
 
 
-def _pairs(first: list[Run], second: list[Run]) -> list[tuple[Run, Run]]:
-    def key(run: Run) -> tuple:
-        return run.order, run.size, f"{run.tokens:.3g}"
+def _key(run: Run) -> tuple:
+    return run.order, run.size, f"{run.tokens:.3g}", run.evaluated_on and run.evaluated_on[2:]
 
-    partners = {key(run): run for run in second if run.order is not None}
-    pairs = [(run, partners[key(run)]) for run in first if run.order is not None and key(run) in partners]
+
+def _pairs(first: list[Run], second: list[Run]) -> list[tuple[Run, Run]]:
+    partners = {_key(run): run for run in second if run.order is not None}
+    pairs = [(run, partners[_key(run)]) for run in first if run.order is not None and _key(run) in partners]
     return [(a, b) for a, b in pairs if abs(np.log(a.params / b.params)) <= PARAMS_WITHIN]
 
 
@@ -67,8 +94,7 @@ def _verdict(a: str, b: str, pairs: list[tuple[Run, Run]], fit: VariantFit) -> d
     for index, (one, _) in enumerate(pairs):
         units.setdefault((one.size, one.seed), []).append(index)
     difference = _means(np.array([one.loss - other.loss for one, other in pairs]), units)
-    plain = _summary(difference)
-    at_flops = _at_equal_flops(pairs, fit)
+    plain, at_flops = _summary(difference), _at_equal_flops(pairs, units, fit)
     kv = [
         float(np.mean([run.kv_bytes_per_token for run in side]))
         if all(run.kv_bytes_per_token for run in side)
@@ -76,9 +102,11 @@ def _verdict(a: str, b: str, pairs: list[tuple[Run, Run]], fit: VariantFit) -> d
         for side in zip(*pairs)
     ]
     return {
-        "a": a, "b": b, "pairs": len(pairs), "units": len(units),
+        "a": a, "b": b, "pairs": len(pairs), "units": len(units), "seeds": len({str(seed) for _, seed in units}),
+        "also_differ": sorted(set().union(*(settings_that_differ(one, other) for one, other in pairs))),
         "difference": plain["interval"], "p_t": plain["p_t"], "p_signs": plain["p_signs"], "p_holm": None,
-        "difference_at_equal_flops": at_flops and _summary(_means(np.array(at_flops), units))["interval"],
+        "difference_at_equal_flops": at_flops and at_flops["interval"],
+        "p_t_at_equal_flops": at_flops and at_flops["p_t"], "p_holm_at_equal_flops": None,
         "token_multiplier": _token_multiplier(pairs, difference, fit),
         "kv_bytes_a": kv[0], "kv_bytes_b": kv[1], "kv_ratio": kv[0] / kv[1] if all(kv) else None,
         "largest_params_difference": max(abs(one.params / other.params - 1) for one, other in pairs),
@@ -90,15 +118,17 @@ def _means(values: np.ndarray, units: dict[tuple, list[int]]) -> np.ndarray:
     return np.array([values[members].mean() for members in units.values()])
 
 
-def _summary(values: np.ndarray) -> dict:
-    """Of independent values: mean, Student's interval, and p where there are two and more."""
+def _summary(values: np.ndarray, beside: float = 0.0) -> dict:
+    """Of independent values: mean, Student's interval, and p where there are two and more. `beside` is a standard error
+    that all of them share."""
     mean, count = float(values.mean()), len(values)
-    error = values.std(ddof=1) / np.sqrt(count) if count > 1 else 0.0
-    if count < 2 or error == 0:
+    if count < 2:
         return {"interval": {"value": mean, "low": None, "high": None}, "p_t": None, "p_signs": None}
+    error = float(np.hypot(values.std(ddof=1) / np.sqrt(count), beside))
     half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * error
     return {"interval": {"value": mean, "low": mean - half, "high": mean + half},
-            "p_t": finite(2 * stats.t.sf(abs(mean) / error, count - 1)), "p_signs": _sign_flips(values)}
+            "p_t": finite(2 * stats.t.sf(abs(mean) / error, count - 1)) if error else None,
+            "p_signs": _sign_flips(values)}
 
 
 def _sign_flips(values: np.ndarray) -> float:
@@ -113,18 +143,21 @@ def _sign_flips(values: np.ndarray) -> float:
     return float((means >= abs(values.sum()) - 1e-12).mean())
 
 
-def _at_equal_flops(pairs: list[tuple[Run, Run]], fit: VariantFit) -> list[float] | None:
-    """Differences after b was moved along its law to the tokens that a's FLOPs would have bought it."""
+def _at_equal_flops(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]], fit: VariantFit) -> dict | None:
+    """The summary of the differences after b was moved along its law to the tokens that a's FLOPs would have bought it,
+    the law's own uncertainty included."""
     if not all(one.flops and other.flops for one, other in pairs):
         return None
-    ratios = [one.flops / other.flops for one, other in pairs]
+    difference = np.array([one.loss - other.loss for one, other in pairs])
+    ratios = np.array([one.flops / other.flops for one, other in pairs])
     if max(abs(np.log(ratios))) < 1e-4:
-        return [one.loss - other.loss for one, other in pairs]
+        return _summary(_means(difference, units))
     if fit.law is None:
         return None
-    moved = [float(fit.law(other.params, other.tokens * ratio) - fit.law(other.params, other.tokens))
-             for ratio, (_, other) in zip(ratios, pairs)]
-    return [one.loss - other.loss - gain for gain, (one, other) in zip(moved, pairs)]
+    n, d = (np.array([getattr(other, key) for _, other in pairs], dtype=float)[:, None] for key in ("params", "tokens"))
+    gains, drawn = (law(n, d * ratios[:, None]) - law(n, d) for law in (fit.law, fit.draws))
+    of_law = np.std([_means(draw, units).mean() for draw in drawn.T])
+    return _summary(_means(difference - gains[:, 0], units), float(of_law))
 
 
 def _token_multiplier(pairs: list[tuple[Run, Run]], difference: np.ndarray, fit: VariantFit) -> dict | None:

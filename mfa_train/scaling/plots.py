@@ -35,7 +35,8 @@ def write_plots(result: dict, runs: list[Run], folder: Path) -> list[Path]:
 
 
 def _figures(result: dict, runs: list[Run]) -> Iterator[tuple[str, plt.Figure]]:
-    colors = {name: COLORS[index % len(COLORS)] for index, name in enumerate(result["variants"])}
+    named = dict.fromkeys([*result["variants"], *(run.variant for run in runs if run.variant)])
+    colors = {name: COLORS[index % len(COLORS)] for index, name in enumerate(named)}
     used = [run for run in runs if run.excluded is None]
     for accounting, label in COMPUTE.items():
         if rows := [row for row in result["loss_over_kv"] if row["accounting"] == accounting]:
@@ -66,11 +67,7 @@ def _axes(result: dict, label: str) -> tuple[plt.Figure, plt.Axes]:
 def _over_kv(rows: list[dict], colors: dict, result: dict) -> plt.Figure:
     """The largest cell: the last, as cells come smallest first."""
     last = rows[-1]
-    rows = [
-        row
-        for row in rows
-        if (row["size"], f"{row['cell_tokens']:.2g}") == (last["size"], f"{last['cell_tokens']:.2g}")
-    ]
+    rows = [row for row in rows if (row["size"], row["cell_tokens"]) == (last["size"], last["cell_tokens"])]
     figure, axes = _axes(
         result, f"KV cache (bytes per token); {last['params']:.3g} parameters, {last['cell_tokens']:.3g} tokens"
     )
@@ -99,7 +96,7 @@ def _over_compute(
         compute, value, low, high = (np.array([point[key] for point in curve["points"]], dtype=float)
                                      for key in ("compute", "value", "low", "high"))
         axes.fill_between(compute, low, high, color=color, alpha=0.15, linewidth=0)
-        axes.plot(compute, value, color=color, label=_plain(curve["variant"]))
+        axes.plot(compute, value, color=color, linestyle=_dash(curve["variant"], colors), label=_plain(curve["variant"]))
         own = [run for run in used if run.variant == curve["variant"]]
         spent = [run.flops if accounting == "flops" else 6 * run.params * run.tokens for run in own]
         axes.plot(spent, [run.loss for run in own], ".", color=color, markersize=4)
@@ -112,8 +109,8 @@ def _laws(used: list[Run], colors: dict, result: dict) -> plt.Figure:
     axes.set_yscale("log")
     axes.yaxis.set_minor_formatter("{x:.3g}")
     axes.yaxis.set_major_formatter("{x:.3g}")
-    for name, color in colors.items():
-        own, fit = [run for run in used if run.variant == name], result["variants"][name]["fit"]
+    for name, one in result["variants"].items():
+        own, fit, color = [run for run in used if run.variant == name], one["fit"], colors[name]
         axes.plot(
             [run.tokens for run in own], [run.loss for run in own], "o", color=color, markersize=4, label=_plain(name)
         )
@@ -122,7 +119,7 @@ def _laws(used: list[Run], colors: dict, result: dict) -> plt.Figure:
         e, a, alpha, b, beta = (fit[key]["value"] for key in ("E", "A", "alpha", "B", "beta"))
         tokens = np.geomspace(min(run.tokens for run in own), max(run.tokens for run in own), 60)
         for params in sorted({float(f"{run.params:.2g}") for run in own})[:12]:
-            axes.plot(tokens, e + a / params**alpha + b / tokens**beta, color=color, linewidth=1)
+            axes.plot(tokens, e + a / params**alpha + b / tokens**beta, _dash(name, colors), color=color, linewidth=1)
     axes.legend(fontsize=8, loc="upper right")
     return figure
 
@@ -142,10 +139,15 @@ def _curves(runs: list[Run], colors: dict, over: str, label: str) -> plt.Figure:
                     x += [*(record[over] for record in evaluated), np.nan]
                     y += [*(record["val/loss"] for record in evaluated), np.nan]
             if np.isfinite(y).any():
-                axes.plot(x, y, color=color, linewidth=0.9, alpha=0.8, linestyle=":" if excluded else "-",
+                axes.plot(x, y, color=color, linewidth=0.9, alpha=0.8, linestyle=":" if excluded else _dash(name, colors),
                           label=None if excluded else _plain(name))
     axes.legend(fontsize=8, loc="upper right")
     return figure
+
+
+def _dash(name: str, colors: dict) -> str:
+    """Behind the last colour they begin again, dashed."""
+    return "--" if list(colors).index(name) >= len(COLORS) else "-"
 
 
 def _plain(name: str) -> str:

@@ -1,7 +1,8 @@
 """Points of a scaling study from anywhere: a CSV with a row for each trained model.
 
-Columns, by any of these names in any case: the number of parameters, the tokens, the loss; and, if known, training
-FLOPs, variant, seed, KV bytes per token. Where tokens are missing they are C / 6N.
+Columns, by any of these names in any case, the first that is there: the number of parameters, the tokens, the loss;
+and, if known, training FLOPs, variant, seed, KV bytes per token. Where tokens are missing they are C / 6N. Rows whose
+parameters are within 2% are of one size.
 """
 
 import csv
@@ -9,12 +10,12 @@ import math
 from pathlib import Path
 
 from mfa_train.errors import DataError
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.runs import PARAMS_WITHIN, Run
 
 COLUMNS = {
     "params": ("n", "params", "parameters", "num_params", "model size", "model_size"),
     "tokens": ("d", "tokens", "training tokens", "training_tokens", "num_tokens"),
-    "loss": ("loss", "l", "val_loss", "final_loss"),
+    "loss": ("loss", "val_loss", "final_loss", "l"),
     "flops": ("c", "flops", "flop", "training flop", "training flops", "training_flops", "compute"),
     "variant": ("group", "variant", "attention"),
     "seed": ("seed",),
@@ -32,14 +33,19 @@ def read_points(path: Path) -> list[Run]:
     if not rows:
         raise DataError(f"{path}: empty; expected a header as N,D,loss,group and a row for each run")
     header = [name.strip().lower() for name in rows[0]]
-    at = {what: index for what, names in COLUMNS.items() for index, name in enumerate(header) if name in names}
+    at = {what: header.index(named[0]) for what, names in COLUMNS.items() if (named := [one for one in names if one in header])}
     for what, needed in (("parameters, as N", "params" in at), ("loss", "loss" in at),
                          ("tokens, as D (or of training FLOPs, as C)", {"tokens", "flops"} & set(at))):
         if not needed:
             raise DataError(
                 f"{path}: no column of {what}, among {', '.join(rows[0])}; expected a header as N,D,loss,group"
             )
-    return [_run(path, line, row, at) for line, row in enumerate(rows[1:], 2) if any(cell.strip() for cell in row)]
+    runs = [_run(path, line, row, at) for line, row in enumerate(rows[1:], 2) if any(cell.strip() for cell in row)]
+    smallest = 0.0
+    for run in sorted((run for run in runs if run.excluded is None), key=lambda run: run.params):
+        smallest = run.params if run.params > smallest * (1 + PARAMS_WITHIN) else smallest
+        run.size = f"{smallest:.3g}"
+    return runs
 
 
 def _run(path: Path, line: int, row: list[str], at: dict[str, int]) -> Run:
@@ -67,6 +73,5 @@ def _run(path: Path, line: int, row: list[str], at: dict[str, int]) -> Run:
         run.tokens = run.flops / (6 * run.params)
     if run.seed is not None:
         run.order = (str(path), run.seed)
-    run.size = f"{run.params:.3g}"
     run.attention = run.variant
     return run

@@ -6,6 +6,7 @@
 """
 
 import json
+import re
 from pathlib import Path
 
 from mfa_train.config import TrackingConfig
@@ -28,12 +29,15 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
     result = compare(study, reference, budgets)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "fit.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        _remove_older(out)
         made = tables(result)
         for name, rows in made.items():
             write_csv(out / f"{name}.csv", rows, result["conventions"])
         (out / "index.html").write_text(page(result, study.runs), encoding="utf-8")
         pictures, without = _pictures(result, study, out)
+        result["files"] = [*(f"{name}.csv" for name in made),
+                           *(f"{picture.stem}.{suffix}" for picture in pictures for suffix in ("png", "svg"))]
+        (out / "fit.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"--out {out}: cannot be written ({error.strerror}); type --out FOLDER with one that can"
@@ -50,6 +54,17 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
         tracking.group = group_of(study.runs)
     log_report(tracking, out, result, made, pictures)
     return result
+
+
+def _remove_older(out: Path) -> None:
+    """Tables and pictures of the report that `out` holds, of which the new one may have fewer."""
+    try:
+        older = json.loads((out / "fit.json").read_text(encoding="utf-8"))["files"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return
+    for name in older:
+        if re.fullmatch(r"\w+\.(csv|png|svg)", name):
+            (out / name).unlink(missing_ok=True)
 
 
 def _pictures(result: dict, study: Study, out: Path) -> tuple[list[Path], str]:

@@ -16,6 +16,8 @@ import yaml
 from mfa_train.config.typed import flat
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+PARAMS_WITHIN = 0.02
+"""How far the parameters of models of one size may differ, as a share."""
 CURVE = ("tokens", "flops", "seconds", "train/loss", "val/loss")
 CURVE_POINTS = 160
 """At most, of one run: more than a chart can show."""

@@ -21,6 +21,10 @@ PARAMETERS = {
 }
 
 
+CORPUS = ("data.name", "data.source", "data.dataset")
+"""What tells corpora of different tokenizers apart; of one tokenizer it is a fingerprint of the tokens."""
+
+
 @dataclass
 class Study:
     """`runs` are all that were read, `used` those that take part, each with its variant."""
@@ -116,6 +120,10 @@ def _require_comparable(study: Study) -> None:
             "the runs have different tokenizers: losses are bits per byte; D counts each run's own tokens, "
             "so tokens and pairs are not comparable across tokenizers, FLOPs are"
         )
+        corpora = {tuple(run.config.get(key) for key in CORPUS) for run in study.used if run.config}
+        if len(corpora) > 1:
+            several = "; ".join(", ".join(map(str, filter(None, corpus))) for corpus in sorted(corpora, key=str))
+            raise DataError(f"the runs were evaluated on different held-out texts, of the corpora {several}: name runs of one")
     texts = defaultdict(set)
     for run in study.used:
         if run.evaluated_on and run.evaluated_on[1]:

@@ -1,8 +1,8 @@
 """A comparison at the terminal: the laws, the answers at the largest budget, the verdicts."""
 
-FRONTIER = ("variant", "loss", "difference", "multiplier", "best N", "best D")
+FRONTIER = ("variant", "loss", "difference", "at its N and D", "multiplier", "best N", "best D")
 LAWS = ("variant", "E", "A", "alpha", "B", "beta", "fit")
-VERDICTS = ("variants", "loss difference", "at equal FLOPs", "tokens ×", "KV ×", "p", "pairs")
+VERDICTS = ("variants", "loss difference", "at equal FLOPs", "tokens ×", "KV ×", "p (Holm)", "units", "")
 
 
 def told(result: dict) -> str:
@@ -15,12 +15,13 @@ def told(result: dict) -> str:
     ]
     for accounting, meaning in conventions["compute"].items():
         rows = [row for row in result["at_budgets"] if row["accounting"] == accounting]
-        rows = [row for row in rows if row["compute"] == rows[-1]["compute"]]
+        rows = [row for row in rows if row["compute"] == max(each["compute"] for each in rows)]
         if rows:
             head = f"At {rows[0]['compute']:.3g} FLOPs, {meaning}; held against {result['reference']}"
             parts.append(head + "\n" + _table(FRONTIER, [_answer(row) for row in rows]))
     if result["verdicts"]:
-        parts.append("Pairs of one size, token budget, seed and data order; below zero the first is better\n"
+        parts.append("Pairs of one size, token budget, seed and data order; below zero the first is better; p is corrected for\n"
+                     "the number of pairs\n"
                      + _table(VERDICTS, [_verdict(row) for row in result["verdicts"]]))
     return "\n\n".join(parts) + "\n"
 
@@ -33,20 +34,20 @@ def _law(name: str, fit: dict) -> list[str]:
 
 def _answer(row: dict) -> list[str]:
     beyond = " (extrapolated)" if row["extrapolated"] else ""
-    return [row["variant"], _number(row["loss"], 4), _number(row["difference"], 2), _number(row["multiplier"], 3),
-            _number(row["params"], 3), _number(row["tokens"], 3) + beyond]
+    return [row["variant"], _number(row["loss"], 4), _number(row["difference"], 2),
+            _number(row["difference_at_same_shape"], 2), _number(row["multiplier"], 3), _number(row["params"], 3), _number(row["tokens"], 3) + beyond]
 
 
 def _verdict(row: dict) -> list[str]:
-    p = "-" if row["p_t"] is None else f"{row['p_t']:.2g}"
     return [
         f"{row['a']} - {row['b']}",
         _number(row["difference"], 2),
         _number(row["difference_at_equal_flops"], 2),
         _number(row["token_multiplier"], 3),
         "-" if row["kv_ratio"] is None else f"{row['kv_ratio']:.3g}",
-        p,
-        str(row["pairs"]),
+        "-" if row["p_holm"] is None else f"{row['p_holm']:.2g}",
+        str(row["units"]),
+        row["says"],
     ]
 
 

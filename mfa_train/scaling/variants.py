@@ -1,11 +1,14 @@
 """What the runs are grouped by: the attention, and whatever else was varied at one size, token budget and seed.
 
-A variant of two KV budgets is named by its share of MHA's cache, which, unlike its bytes, is the same at every size.
+A variant of two KV budgets is named by its share of MHA's cache, and one of another learning rate by its multiple of the
+usual one, since both, unlike bytes and rates, are the same at every size. A value that more than half of an attention's
+runs have is the usual one, and goes untold.
 """
 
-from collections import defaultdict
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Callable
 
+from mfa_train.config.budget_schema import CACHE_BYTES
 from mfa_train.config.quantities import bytes_of
 from mfa_train.errors import ConfigError, did_you_mean
 from mfa_train.scaling.runs import Run
@@ -15,8 +18,11 @@ NOT_VARIED = (
     "runs_dir",
     "data_dir",
     "data.path",
+    "data.name",
+    "data.cache_",
     "resume",
     "seed",
+    "sweep.",
     "tracking.",
     "sample.",
     "cluster.",
@@ -37,7 +43,8 @@ NOT_VARIED = (
 """Keys that make no variant: a run's budget, its bookkeeping, and what changes no number."""
 SHAPED = ("model.intermediate_size", "attention.", "match.params")
 """Keys that follow from `match`, and differ from size to size."""
-BUDGET = "match.kv_bytes_per_token"
+BUDGET, RATE = "match.kv_bytes_per_token", "optimizer.lr"
+Told = Callable[[str, Run], str]
 
 
 def name_variants(runs: list[Run], by: tuple[str, ...] = ()) -> None:
@@ -53,20 +60,41 @@ def name_variants(runs: list[Run], by: tuple[str, ...] = ()) -> None:
     for run in runs:
         if run.config:
             attentions[run.attention].append(run)
+    told = _teller(runs)
     for attention, members in attentions.items():
         keys = [key for key in by if key != "attention.name"] if by else _varied(members)
+        usual = set() if by else {text for key in keys if key != BUDGET and (text := _usual([told(key, run) for run in members]))}
         for run in members:
-            run.variant = " ".join(filter(None, [str(attention), *(_told(key, run) for key in keys)]))
+            words = [told(key, run) for key in keys]
+            run.variant = " ".join([str(attention), *(word for word in words if word and word not in usual)])
+
+
+def settings_that_differ(one: Run, other: Run) -> set[str]:
+    """Keys of two runs' configs that make a difference, but for the attention and what follows from it."""
+    ours, theirs = ({key: str(value) for key, value in run.config.items()} for run in (one, other))
+    return {key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key]
+            and not key.startswith((*NOT_VARIED, *SHAPED, "match."))}
+
+
+def _cells(runs: list[Run]) -> list[list[Run]]:
+    """The usable runs of each size, token budget and seed."""
+    cells = defaultdict(list)
+    for run in runs:
+        if run.excluded is None and run.config:
+            cells[run.size, run.tokens, run.seed].append(run)
+    return list(cells.values())
+
+
+def _usual(values: list) -> object | None:
+    """What more than half of them are."""
+    value, count = Counter(values).most_common(1)[0]
+    return value if 2 * count > len(values) else None
 
 
 def _varied(runs: list[Run]) -> list[str]:
     """The keys in which runs of one size, token budget and seed differ."""
-    cells = defaultdict(list)
-    for run in runs:
-        if run.excluded is None:
-            cells[run.size, run.tokens, run.seed].append(run)
     found: set[str] = set()
-    for cell in (cell for cell in cells.values() if len(cell) > 1):
+    for cell in (cell for cell in _cells(runs) if len(cell) > 1):
         keys = {key for run in cell for key in run.config if not key.startswith(NOT_VARIED)}
         found |= {key for key in keys if len({str(run.config.get(key)) for run in cell}) > 1}
     if any(key.startswith("match.") for key in found):
@@ -74,14 +102,28 @@ def _varied(runs: list[Run]) -> list[str]:
     return sorted(found, key=lambda key: (key != BUDGET, key))
 
 
-def _told(key: str, run: Run) -> str:
-    value: Any = run.config.get(key)
-    if key != BUDGET:
+def _teller(runs: list[Run]) -> Told:
+    """What a key of a run is told as. A learning rate is a multiple of the usual one of its size, token budget and seed,
+    whatever the attention, where all of these have one."""
+    usual = {id(run): _usual([other.config.get(RATE) for other in cell]) for cell in _cells(runs) for run in cell}
+
+    def told(key: str, run: Run) -> str:
+        value = run.config.get(key)
+        if key == BUDGET:
+            return _share(run, value)
+        if key == RATE and value and None not in usual.values():
+            factor = value / usual.get(id(run), value)
+            return "" if factor == 1 else f"lr×{factor:.3g}"
         return f"{key.rpartition('.')[2]}={value}"
+
+    return told
+
+
+def _share(run: Run, budget: object) -> str:
     layers, heads, width = (
         run.config.get(f"model.{part}", 0) for part in ("num_hidden_layers", "num_attention_heads", "head_dim")
     )
-    whole = 4 * layers * heads * width  # keys and values of two bytes
+    whole = 2 * layers * heads * width * CACHE_BYTES.get(run.config.get("plan.cache_dtype"), 2)
     if not whole or run.kv_bytes_per_token == whole:  # the budget was not for MHA as the reference
         return ""
-    return "own KV" if value is None else f"{bytes_of(BUDGET, value) / whole:.2g} of MHA's KV"
+    return "own KV" if budget is None else f"{bytes_of(BUDGET, budget) / whole:.2g} of MHA's KV"

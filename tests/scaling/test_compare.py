@@ -190,7 +190,7 @@ def test_variants_are_told_apart_by_what_was_varied(few, tmp_path):
         assert "\n  lr: 0.004" in text
         (other / "config.yaml").write_text(text.replace("\n  lr: 0.004", "\n  lr: 0.008"))
     study = gather([few, tmp_path / "tuned"])
-    assert list(study.variants()) == ["mfa lr=0.004", "mfa lr=0.008", "mha"]
+    assert list(study.variants()) == ["mfa", "mfa lr×2", "mha"]
     assert list(gather([few, tmp_path / "tuned"], by=("attention.name",)).variants()) == ["mfa", "mha"]
     with pytest.raises(ConfigError, match="Did you mean 'optimizer.lr'"):
         gather([few], by=("optimizer.l",))

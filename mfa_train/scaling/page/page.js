@@ -2,7 +2,8 @@
 
 const {result, curves} = JSON.parse(document.getElementById("data").textContent);
 const charts = [],
-  variants = Object.keys(result.variants),
+  compared = Object.keys(result.variants),
+  variants = [...new Set([...compared, ...result.runs.map((run) => run.variant).filter(Boolean)])],
   on = new Set(variants);
 const COLORS = [
   "#3b6ea8",
@@ -20,7 +21,7 @@ const colorOf = (variant) => COLORS[Math.max(0, variants.indexOf(variant)) % COL
 const dashOf = (variant) => (variants.indexOf(variant) >= COLORS.length ? "5 3" : "none");
 const byName = new Map(result.runs.map((run) => [run.name, run]));
 const used = result.runs.filter((run) => !run.excluded);
-const ACCOUNTING = {parameters: "equal parameters and tokens", flops: "equal training FLOPs"};
+const ACCOUNTING = {parameters: "equal parameters × tokens", flops: "equal training FLOPs"};
 const section = (id) => document.getElementById(id);
 const lossLabel = `loss (${result.conventions.loss})`;
 
@@ -84,7 +85,7 @@ const runInfo = (run) =>
 function heading() {
   const left = result.runs.length - used.length;
   section("summary").textContent =
-    `${used.length} runs of ${variants.length} variant${variants.length > 1 ? "s" : ""}` +
+    `${used.length} runs of ${compared.length} variant${compared.length > 1 ? "s" : ""}` +
     `${left ? `, ${left} left out` : ""}; held against ${result.reference}. ` +
     `Brackets are ${result.conventions.intervals.split(";")[0]} intervals.`;
   const bar = section("switches");

@@ -71,7 +71,11 @@ function kv() {
   };
   refill();
   if (result.kv_at_equal_loss.length) {
+    const answered = result.kv_at_equal_loss.filter((row) => row.kv_bytes_needed.value !== null),
+      left = result.kv_at_equal_loss.length - answered.length;
     host.appendChild(element("h3", {}, "KV bytes for the same loss"));
+    if (left)
+      host.appendChild(element("p", {}, `${left} more have no answer; kv_at_equal_loss.csv gives the reason of each.`));
     table(
       host,
       "kv-equal",
@@ -85,7 +89,7 @@ function kv() {
         ["that one's", (row) => row.kv_bytes_per_token],
         ["ratio", (row) => row.ratio],
       ],
-      result.kv_at_equal_loss,
+      answered,
     );
   }
 }
@@ -200,6 +204,7 @@ function compute() {
         ["FLOPs", (row) => row.compute],
         ["loss", (row) => row.loss, 5],
         [`loss – ${result.reference}'s`, (row) => row.difference, 3],
+        [`the same at ${result.reference}'s N and D`, (row) => row.difference_at_same_shape, 3],
         [`compute ${result.reference} needs for it (×)`, (row) => row.multiplier, 3],
         ["best N", (row) => row.params, 3],
         ["best D", (row) => row.tokens, 3],
@@ -301,6 +306,7 @@ function verdicts() {
       ["p (paired t)", (row) => row.p_t, 2],
       ["p (sign flips)", (row) => row.p_signs, 2],
       ["p (Holm)", (row) => row.p_holm, 2],
+      ["at equal FLOPs", (row) => row.p_holm_at_equal_flops, 2],
       ["pairs", (row) => row.pairs],
       ["sizes × seeds", (row) => row.units],
     ],
