@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from mfa_train import config as configs
 from mfa_train.errors import ConfigError, DataError
+from mfa_train.scaling import ladder
 from mfa_train.scaling.compare import compare as compare_study
 from mfa_train.scaling.study import gather
 from tests.scaling.synthetic import (
@@ -21,6 +24,7 @@ from tests.scaling.synthetic import (
     Variant,
     asdict,
     write_ladder,
+    write_run,
 )
 
 QUIET = "tracking=none"
@@ -226,6 +230,61 @@ def test_two_seeds_give_a_paired_verdict_without_a_law(few):
     assert (verdict["pairs"], verdict["units"], verdict["token_multiplier"]) == (2, 2, None)
     assert verdict["difference"]["low"] < verdict["difference"]["value"] < verdict["difference"]["high"]
     assert verdict["p_signs"] == 0.5
+
+
+def test_one_seed_gives_no_verdict_and_other_settings_are_named(tmp_path):
+    """Runs of one seed read the same data at every size."""
+    runs = write_ladder(tmp_path, VARIANTS[:2], seeds=(1,))
+    for run in runs:
+        if run.name.startswith("mla"):
+            text = (run / "config.yaml").read_text()
+            (run / "config.yaml").write_text(text.replace("weight_decay: 0.1", "weight_decay: 0.2"))
+    found = compare_study(gather([tmp_path]))
+    verdict, = found["verdicts"]
+    assert (verdict["units"], verdict["seeds"], verdict["also_differ"]) == (3, 1, ["optimizer.weight_decay"])
+    assert verdict["says"] == "one seed, and so one data order: no telling"
+    assert "pairs of mha, mla differ in optimizer.weight_decay beside the attention" in found["notices"]
+
+
+def test_pairs_that_never_differ_are_told_so(tmp_path):
+    write_ladder(tmp_path, VARIANTS[:2], noise=0)
+    for run in tmp_path.glob("mla-*"):
+        edit(run, val_loss=json.loads((tmp_path / run.name.replace("mla", "mha") / "summary.json").read_text())["val_loss"])
+    verdict, = compare_study(gather([tmp_path]))["verdicts"]
+    assert verdict["says"].startswith("the same loss in every pair")
+
+
+def test_a_ladder_and_the_one_that_varies_it_are_compared_together(tmp_path):
+    """Rates differ from size to size in a ladder; a variant's is a multiple of them."""
+    members = [member for sweep in ("nano", "nano_causes")
+               for member in ladder.members([f"sweep={sweep}", "attention=mla", "seed=1"], lambda _: None)]
+    members += ladder.members(["sweep=nano", "attention=mha", "seed=1"], lambda _: None)
+    for member in members:
+        attention, config = member.config.attention["name"], member.config
+        tree = yaml.safe_load(configs.to_yaml(config))
+        tokens = config.training.total_steps * config.training.batch_size * 256
+        cache = Variant(attention, NANO, 1.0 if attention == "mha" else 0.2)
+        write_run(tmp_path / f"{attention}{len(list(tmp_path.iterdir()))}", tree, cache, 3e5, tokens, 3.0)
+    variants = gather([tmp_path]).variants()
+    quarter, eighth = "mla 0.25 of MHA's KV", "mla 0.12 of MHA's KV"
+    assert [name for name in variants if name.startswith("mla")] == sorted([
+        eighth, quarter, f"{quarter} lr×0.5", f"{quarter} lr×2", f"{quarter} method=zero_output"])
+    assert len(variants[quarter]) == 9 and len(variants["mha"]) == 9
+    assert compare_study(gather([tmp_path]))["reference"] == "mha"
+
+
+def test_a_report_keeps_no_table_of_the_one_before(ladder_report, few, compare):
+    assert (ladder_report / "frontiers.csv").is_file() and (ladder_report / "loss_over_compute_flops.png").is_file()
+    done = compare(few, "--out", ladder_report, QUIET)
+    assert done.returncode == 0, done.stderr
+    written = {path.name for path in ladder_report.iterdir()}
+    assert written == {"index.html", *json.loads((ladder_report / "fit.json").read_text())["files"], "fit.json"}
+    assert "frontiers.csv" not in written and "pairs.csv" in written
+
+
+@pytest.fixture
+def ladder_report(report, tmp_path) -> Path:
+    return Path(shutil.copytree(report, tmp_path / "report"))
 
 
 def test_a_thousand_runs_take_less_than_20_seconds(compare, tmp_path):

@@ -65,7 +65,7 @@ def test_intervals_hold_the_truth_at_the_stated_rate(design):
 def test_differences_between_variants_hold_the_truth_and_are_narrower_than_either():
     """What seeds do to all variants alike drops out."""
     other, covered, widths = Law(1.9, 180.0, 0.33, 930.0, 0.36), 0, []
-    for seed in range(40):
+    for seed in range(DRAWS):
         draw = np.random.default_rng(seed)
         shared = draw.normal(0, 2e-3, (3, 3))
         fits = fit_variants({"mfa": ladder(NANO, draw, shared), "mla": ladder(other, draw, shared, "mla")})
@@ -74,7 +74,7 @@ def test_differences_between_variants_hold_the_truth_and_are_narrower_than_eithe
         (low, high), (one, another) = np.percentile(gaps[0] - gaps[1], [2.5, 97.5]), np.percentile(gaps[0], [2.5, 97.5])
         covered += low <= truth <= high
         widths.append((high - low) / (another - one))
-    assert covered >= 34 and np.median(widths) < 0.7
+    assert covered >= LEAST * DRAWS and np.median(widths) < 0.7
 
 
 @pytest.mark.parametrize("runs, why", [
@@ -108,6 +108,32 @@ def test_variants_with_two_sizes_borrow_the_exponents_of_the_others():
     both = fit_variants({name: [run for run in ladder(NANO, draw, shared, name) if run.size != "2"] for name in fits})
     for fit in both.values():
         assert fit.law is None and "exponents shared: too few data: runs 36, sizes 2" in fit.reason, fit.reason
+
+
+def test_what_shares_a_start_is_one_unit_where_sharing_exponents_is_enough_for_that():
+    """Three, two and one seed of three sizes are six units: too few for five parameters of one variant, enough for four."""
+    draw = np.random.default_rng(3)
+    shared, seeds = draw.normal(0, 5e-4, (3, 3)), {"0": 3, "1": 2, "2": 1}
+    fits = fit_variants({name: [run for run in ladder(NANO, draw, shared, name) if run.seed < seeds[run.size]]
+                         for name in ("mfa", "mla")})
+    for fit in fits.values():
+        assert fit.method == "shared exponents" and fit.quality["independent_units"] == 6
+        assert not any("every run counts" in notice for notice in fit.notices)
+    alone = fit_variants({"mfa": [run for run in ladder(NANO, draw, shared) if run.seed < seeds[run.size]]})["mfa"]
+    assert alone.quality["independent_units"] == 18 and any("every run counts" in notice for notice in alone.notices)
+
+
+def test_every_draw_is_a_law_however_noisy_the_runs():
+    """Without the bound, draws of an exponent below zero had no best loss, and the interval was none."""
+    found = 0
+    for seed in range(100, 130):
+        draw = np.random.default_rng(seed)
+        runs = [run for run in ladder(NANO, draw, np.zeros((3, 3)), noise=4e-3) if run.seed == 0]
+        fit = fit_variants({"mfa": runs})["mfa"]
+        if fit.law is not None:
+            found += 1
+            assert np.isfinite(best_loss(fit.draws, SIX_N, 6e16, 2e7)).all()
+    assert found
 
 
 def test_the_frontier_is_the_least_loss_of_all_shapes_and_inverts():

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from mfa_train.scaling.kv_frontier import kv_at_equal_loss
+from mfa_train.scaling.fits import VariantFit
+from mfa_train.scaling.kv_frontier import cells_of, kv_at_equal_loss, loss_over_kv
+from mfa_train.scaling.runs import Run
 
 
 def cell(generator, seeds: int, noise: float) -> list[dict]:
@@ -29,7 +31,35 @@ def test_halfway_in_loss_is_halfway_in_log_kv():
 
 def test_the_interval_holds_the_truth_and_one_seed_has_none():
     generator = np.random.default_rng(1)
-    rows = [kv_at_equal_loss(cell(generator, 3, noise=0.003), ATTENTIONS)[0]["kv_bytes_needed"] for _ in range(200)]
-    assert 0.85 < np.mean([row["low"] <= 200 <= row["high"] for row in rows]) <= 1
+    rows = [kv_at_equal_loss(cell(generator, 3, noise=0.003), ATTENTIONS)[0]["kv_bytes_needed"] for _ in range(400)]
+    assert 0.92 < np.mean([row["low"] <= 200 <= row["high"] for row in rows]) <= 1
     [single] = kv_at_equal_loss(cell(generator, 1, noise=0.003), ATTENTIONS)
     assert single["kv_bytes_needed"]["low"] is None and single["kv_bytes_needed"]["value"] > 0
+
+
+def test_what_has_no_answer_has_a_reason():
+    a, b, mla = cell(np.random.default_rng(0), 3, noise=0)
+    for loss, why in ((2.9, "more than its largest, 400"), (3.2, "less than its smallest, 100")):
+        common = a["loss"]["value"] - 3.1
+        [row] = kv_at_equal_loss([a, b, mla | {"loss": {"value": loss + common}}], ATTENTIONS)
+        assert row["kv_bytes_needed"]["value"] is None and row["reason"] == why
+    a, b = a | {"loss": b["loss"]}, b | {"loss": a["loss"]}
+    assert kv_at_equal_loss([a, b, mla], ATTENTIONS)[0]["reason"] == "its loss does not fall with its cache"
+
+
+def measured(variant: str, kv: int, losses: list[float], tokens: float = 1e6, params: float = 1e6) -> list[Run]:
+    return [Run(f"{variant}-{tokens}-{seed}", "", variant=variant, size="4x128", seed=seed, params=params, tokens=tokens,
+                loss=loss, kv_bytes_per_token=kv) for seed, loss in enumerate(losses)]
+
+
+def test_budgets_within_a_percent_are_one_cell_and_no_others():
+    runs = [run for tokens in (1.049e6, 1.051e6, 1.08e6, 1.14e6) for run in measured("mha", 100, [3.0], tokens)]
+    assert [len(cell["mha"]) for cell in cells_of(runs).values()] == [2, 1, 1]
+
+
+def test_a_variant_leaves_the_frontier_only_where_another_is_shown_to_be_better():
+    runs = [*measured("mha", 300, [3.00, 3.02, 3.01]), *measured("mla", 100, [2.90, 2.92, 2.91]),
+            *measured("mfa", 100, [2.895, 2.925, 2.911]), *measured("mqa", 50, [2.5, 2.5, 2.5], params=1.1e6)]
+    rows, said = loss_over_kv(runs, {run.variant: VariantFit("none") for run in runs}, "mha")
+    assert {row["variant"]: row["on_frontier"] for row in rows} == {"mha": False, "mla": True, "mfa": True}
+    assert len(said) == 1 and said[0].startswith("mqa at size 4x128: parameters differ")
