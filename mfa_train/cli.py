@@ -29,6 +29,7 @@ def main() -> int:
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE",
                          help="train.py's; several values side by side: attention=mha,mla,mfa model=7b")
     command.add_argument("--json", action="store_true", help="the same as JSON (docs/budget.md)")
+    command.add_argument("-m", "--multirun", action="store_true", help="of a sweep's command; all members are planned anyhow")
     command.set_defaults(act=plan)
     command = commands.add_parser("compare", help="scaling laws, verdicts and a report from finished runs")
     command.add_argument("overrides", nargs="+", metavar="RUN",

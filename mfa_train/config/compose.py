@@ -126,8 +126,8 @@ def explained(error: HydraException) -> ConfigError:
     named = re.search(r"Could not override '([^']+)'", str(error))
     if named:
         key, known = named[1], _all_keys()
-        if key.startswith(LADDERS_MAPPINGS):
-            return ConfigError(f"{key}: no such key yet: type +{key}=… to add it")
+        if f"{key}.".startswith(LADDERS_MAPPINGS):
+            return ConfigError(f"{key}: it gains a key by this: type +{key}=…")
         if key in known:
             return ConfigError(f"{key}: no such key with these choices; it belongs to another {key.split('.')[0]}")
         return ConfigError(f"{key}: no such key.{did_you_mean(key, known)}")

@@ -59,7 +59,9 @@ def _reference(variants: dict[str, list[Run]], wanted: str | None) -> str:
         of_mha = [name for name, runs in variants.items() if runs[0].attention == "mha"]
         return min(of_mha or variants, key=lambda name: (len(name) if of_mha else 0))
     if wanted not in variants:
-        raise ConfigError(f"--reference {wanted}: no such variant.{did_you_mean(wanted, variants)}")
+        same = [name for name, runs in variants.items() if runs[0].attention == wanted]
+        raise ConfigError(f"--reference {wanted}: no such variant." + (
+            f" Of {wanted} there are: {', '.join(same)}" if same else did_you_mean(wanted, variants)))
     return wanted
 
 

@@ -55,8 +55,8 @@ def fit_variants(variants: dict[str, list[Run]]) -> dict[str, VariantFit]:
         for name, runs in variants.items():
             if fits[name].law is None and not _too_few(runs, 3):
                 fits[name] = _fit({name: runs}, "separate", unit_of)[name]
-        if all(fit.law is not None for fit in fits.values()):
-            return fits
+        if all(fits[name].law is not None or _too_few(runs, 2) for name, runs in variants.items()):
+            return fits  # what is too few to share exponents gives no reason to share them
         together, why = _together(variants, fits, unit_of)
         if together:
             return fits | together
@@ -140,11 +140,16 @@ def _fit(variants: dict[str, list[Run]], method: str, unit_of: Callable[[Run], H
 
 def _size_and_seed(run: Run) -> Hashable:
     """What runs that share it are one unit; a run of no known seed is one of its own."""
-    return (run.size, run.seed) if run.seed is not None else (run.variant, run.source)
+    return (run.size, run.seed) if run.seed is not None else _point(run)
 
 
 def _run(run: Run) -> Hashable:
-    return (run.size, run.seed, f"{run.tokens:.3g}") if run.seed is not None else (run.variant, run.source)
+    return (run.size, run.seed, f"{run.tokens:.3g}") if run.seed is not None else _point(run)
+
+
+def _point(run: Run) -> Hashable:
+    """Whatever file and line it stands in."""
+    return run.variant, run.params, run.tokens, run.loss
 
 
 def _undetermined(law: Law, draws: Law, explained: float) -> str:

@@ -88,6 +88,7 @@ class _Ladder:
         self.for_all = {key for key in ("seeds", "tokens_per_parameter", "flops", "batch_size")
                         if f"sweep.ladder.{key}" in typed}
         """Typed for the ladder: they go before the rungs' own."""
+        self.sets_shares = "sweep.ladder.kv_shares" in typed
         self.sets_rate, self.sets_batch = "optimizer.lr" in typed, "training.batch_size" in typed
 
     def cells(self) -> Iterator[tuple[int, list[Member]]]:
@@ -106,7 +107,11 @@ class _Ladder:
             RungConfig(self.base.config.model.name)]
         if "model" not in self.typed:
             return rungs
-        return [rung for rung in rungs if rung.model == self.typed["model"]] or [RungConfig(self.typed["model"])]
+        chosen = [rung for rung in rungs if rung.model == self.typed["model"]]
+        if not chosen:
+            raise ConfigError(f"model={self.typed['model']}: no rung of the ladder has it; it has "
+                              f"{', '.join(rung.model for rung in rungs)}: type one of them, or sweep=ladder model=…")
+        return chosen
 
     def _replaced(self) -> set[str]:
         lengths = {"tokens_per_parameter", "flops"}
@@ -121,6 +126,8 @@ class _Ladder:
                               f"{', '.join(self.ladder.variants)}")
         for name, keys in chosen.items():
             attention, shares = keys.pop("attention", name), keys.pop("kv_shares", self.ladder.kv_shares)
+            if self.sets_shares and shares:
+                shares = self.ladder.kv_shares
             plain = [f"model={rung.model}", f"attention={attention}",
                      *(f"{key}={configs.written(value)}" for key, value in keys.items())]
             for share in shares or [None]:

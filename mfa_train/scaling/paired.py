@@ -38,6 +38,8 @@ def verdicts(variants: dict[str, list[Run]], fits: dict[str, VariantFit]) -> lis
 
 def why_no_pairs(variants: dict[str, list[Run]]) -> str:
     """Of two and more variants, none of which have pairs."""
+    if not any(run.order for runs in variants.values() for run in runs):
+        return "no run says its seed (in a CSV the column seed): no paired verdicts"
     keys = [{_key(run) for run in runs if run.order is not None} for runs in variants.values()]
     if any(a & b for a, b in itertools.combinations(keys, 2)):
         return (f"no two variants have parameters within {PARAMS_WITHIN:.0%} of each other at a size: no paired verdicts; "

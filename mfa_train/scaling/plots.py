@@ -11,7 +11,8 @@ import numpy as np
 
 from mfa_train.scaling.runs import Run
 
-COLORS = ["#3b6ea8", "#d1661f", "#2f9163", "#b03a6e", "#8a6bc1", "#a07d1c", "#2a9bb0", "#c2483c", "#6b7a2a", "#75777d"]
+COLORS = ["#3b6ea8", "#d1661f", "#2f9163", "#b03a6e", "#8a6bc1", "#a07d1c", "#2a9bb0", "#c2483c", "#6b7a2a", "#75777d",
+          "#16447a", "#e59a63", "#7cc7a2", "#e08bb2", "#54308f", "#d9c25a"]
 STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4",
     "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "mfa_train",
@@ -73,7 +74,8 @@ def _over_kv(rows: list[dict], colors: dict, result: dict) -> plt.Figure:
     )
     for row in rows:
         loss, color = row["loss"], colors[row["variant"]]
-        error = [[0], [0]] if loss["low"] is None else [[loss["value"] - loss["low"]], [loss["high"] - loss["value"]]]
+        error = [[0], [0]] if loss["low"] is None else [[max(0.0, loss["value"] - loss["low"])],
+                                                        [max(0.0, loss["high"] - loss["value"])]]  # rounding
         axes.errorbar(row["kv_bytes_per_token"], loss["value"], error, fmt="o", color=color, markersize=7,
                       markerfacecolor=color if row["on_frontier"] else "white")
         axes.annotate(
@@ -125,9 +127,10 @@ def _laws(used: list[Run], colors: dict, result: dict) -> plt.Figure:
 
 
 def _curves(runs: list[Run], colors: dict, over: str, label: str) -> plt.Figure:
+    key = "val/loss" if any(sum(bool(record["val/loss"]) for record in run.curve) > 1 for run in runs) else "train/loss"
     figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
     axes.set_xlabel(label)
-    axes.set_ylabel("held-out loss (nats per token)")
+    axes.set_ylabel(f"{'held-out' if key == 'val/loss' else 'training'} loss (nats per token)")
     axes.set_xscale("log")
     for name, color in colors.items():
         for excluded in (False, True):
@@ -135,9 +138,9 @@ def _curves(runs: list[Run], colors: dict, over: str, label: str) -> plt.Figure:
             x, y = [], []
             for run in runs:
                 if run.variant == name and (run.excluded is not None) == excluded:
-                    evaluated = [record for record in run.curve if record["val/loss"] and record[over]]
+                    evaluated = [record for record in run.curve if record[key] and record[over]]
                     x += [*(record[over] for record in evaluated), np.nan]
-                    y += [*(record["val/loss"] for record in evaluated), np.nan]
+                    y += [*(record[key] for record in evaluated), np.nan]
             if np.isfinite(y).any():
                 axes.plot(x, y, color=color, linewidth=0.9, alpha=0.8, linestyle=":" if excluded else _dash(name, colors),
                           label=None if excluded else _plain(name))

@@ -54,6 +54,8 @@ class Run:
     """Flat, keys dotted."""
     shape: dict[str, Any] = field(default_factory=dict)
     curve: list[dict] = field(default_factory=list)
+    edited: bool = False
+    """Its config.yaml is not the one that it was trained with."""
     excluded: str | None = None
     """Why the run takes no part, in one line."""
 
@@ -67,10 +69,14 @@ def read_run(folder: Path) -> Run:
     run = Run(folder.name, str(folder))
     try:
         text = (folder / "config.yaml").read_bytes()
-        run.config = flat(yaml.load(text, Loader))
+        tree = yaml.load(text, Loader)
+        if not isinstance(tree, dict) or not tree:
+            raise ValueError("config.yaml: no keys with values")
+        run.config = flat(tree)
         summary = _json(folder / "summary.json")
         run.curve, last = _curve(folder / "metrics.jsonl")
         plan = _json(folder / "plan.json") or {}
+        plan = plan if isinstance(plan.get("params", {}), dict) and isinstance(plan.get("kv_cache", {}), dict) else {}
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         run.status, run.excluded = "damaged", f"cannot be read ({str(error).splitlines()[0]})"
         return run
@@ -97,6 +103,7 @@ def read_run(folder: Path) -> Run:
     run.evaluated_on = (tokenizer, data.get("held_out_sha256"), run.config.get("training.eval_sequences"), sequence)
     run.trace = {"config_sha256": hashlib.sha256(text).hexdigest(), "data": data, "tokenizer": tokenizer,
                  "code_commit": summary.get("code_commit"), "versions": summary.get("versions")}
+    run.edited = summary.get("config_sha256") not in (None, run.trace["config_sha256"])
     if run.excluded is None:
         run.status = summary.get("status", "unfinished")
         run.excluded = _unusable(run)

@@ -92,7 +92,11 @@ def _read(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
             if is_run(path)
             else [folder for folder in sorted(path.iterdir()) if folder.is_dir() and is_run(folder)]
         )
-        if not folders and not re.search(r"~\d+$", path.name):
+        below = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and not folder.name.startswith(".")
+                 and not is_run(folder) and any(map(is_run, filter(Path.is_dir, folder.iterdir())))]
+        if below:
+            notices.append(f"{path}: folders below it hold runs as well: type {' '.join(map(str, below[:3]))}")
+        elif not folders and not re.search(r"~\d+$", path.name):
             notices.append(f"{path}: holds no run (no config.yaml)")
         for folder in folders:
             if folder != path and re.search(r"~\d+$", folder.name):
@@ -111,7 +115,8 @@ def _require_comparable(study: Study) -> None:
     tokenizers = Counter(run.evaluated_on[0] for run in study.used if run.evaluated_on)
     if len(tokenizers) > 1:
         if not study.per_byte:
-            several = "; ".join(f"{count} × {name[:60]}" for name, count in tokenizers.most_common(3))
+            example = {run.evaluated_on[0]: run.name for run in study.used if run.evaluated_on}
+            several = "; ".join(f"{count} × {name[:12]}, as of {example[name]}" for name, count in tokenizers.most_common(3))
             raise DataError(
                 f"the runs have {len(tokenizers)} tokenizers ({several}), and losses per token of different tokens "
                 "are not comparable: type --per-byte to compare bits per byte, or name runs of one tokenizer"
@@ -161,6 +166,12 @@ def _say_what_differs(study: Study) -> None:
             f"{unknown} of {len(measured)} runs hold no fingerprint of their data (an older version's): they "
             "are taken to be of one corpus where data.path is the same"
         )
+    if edited := [run.name for run in measured if run.edited]:
+        study.notices.append(f"config.yaml is not what the run was trained with (its hash is not summary.json's): "
+                             f"{', '.join(edited[:3])}{', …' if len(edited) > 3 else ''}")
+    rows = Counter((run.variant, run.params, run.tokens, run.seed, run.loss) for run in study.used if not run.evaluated_on)
+    if many := sum(count > 1 for count in rows.values()):
+        study.notices.append(f"{many} rows of the table stand there twice, and count twice")
     doubles = Counter((run.variant, run.size, run.tokens, run.order) for run in measured)
     if many := [key[0] for key, count in doubles.items() if count > 1]:
         study.notices.append(

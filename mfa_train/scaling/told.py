@@ -15,9 +15,12 @@ def told(result: dict) -> str:
     ]
     for accounting, meaning in conventions["compute"].items():
         rows = [row for row in result["at_budgets"] if row["accounting"] == accounting]
+        budgets = len({row["compute"] for row in rows})
         rows = [row for row in rows if row["compute"] == max(each["compute"] for each in rows)]
         if rows:
             head = f"At {rows[0]['compute']:.3g} FLOPs, {meaning}; held against {result['reference']}"
+            if budgets > 1:
+                head += f" ({budgets - 1} smaller budgets: at_budgets.csv)"
             parts.append(head + "\n" + _table(FRONTIER, [_answer(row) for row in rows]))
     if result["verdicts"]:
         parts.append("Pairs of one size, token budget, seed and data order; below zero the first is better; p is corrected for\n"
@@ -29,7 +32,7 @@ def told(result: dict) -> str:
 def _law(name: str, fit: dict) -> list[str]:
     if fit["method"] == "none":
         return [name, "-", "-", "-", "-", "-", fit["reason"]]
-    return [name, *(_number(fit[key], 3) for key in LAWS[1:6]), fit["method"]]
+    return [name, *(_number(fit[key], 4) for key in LAWS[1:6]), fit["method"]]
 
 
 def _answer(row: dict) -> list[str]:

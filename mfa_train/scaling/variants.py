@@ -126,4 +126,4 @@ def _share(run: Run, budget: object) -> str:
     whole = 2 * layers * heads * width * CACHE_BYTES.get(run.config.get("plan.cache_dtype"), 2)
     if not whole or run.kv_bytes_per_token == whole:  # the budget was not for MHA as the reference
         return ""
-    return "own KV" if budget is None else f"{bytes_of(BUDGET, budget) / whole:.2g} of MHA's KV"
+    return "own KV" if budget is None else f"{bytes_of(BUDGET, budget) / whole:.3g} of MHA's KV"

@@ -1,6 +1,7 @@
 """`mfa-train compare` as a user types it: what it finds, what it refuses, what it says, how long it takes."""
 
 import csv
+import hashlib
 import json
 import resource
 import shutil
@@ -213,7 +214,7 @@ def test_kv_budgets_are_named_by_their_share_of_mhas_cache(tmp_path):
         )
         edit(run, kv_bytes_per_token=whole if run.name.startswith("mha") else whole // 6)
     study = gather([tmp_path])
-    assert sorted({run.variant for run in study.used}) == ["mfa 0.17 of MHA's KV", "mfa 0.33 of MHA's KV", "mha"]
+    assert sorted({run.variant for run in study.used}) == ["mfa 0.167 of MHA's KV", "mfa 0.333 of MHA's KV", "mha"]
     assert any("several runs of one variant" in notice and "(mha)" in notice for notice in study.notices)
 
 
@@ -246,6 +247,31 @@ def test_one_seed_gives_no_verdict_and_other_settings_are_named(tmp_path):
     assert "pairs of mha, mla differ in optimizer.weight_decay beside the attention" in found["notices"]
 
 
+def test_copied_runs_and_rows_are_said_and_break_nothing(few, tmp_path, compare):
+    """The mean of equal losses is not always equal to them: a picture's error bar was below zero."""
+    for run in list(few.iterdir()):
+        edit(run, val_loss=3.845524776726961)
+        shutil.copytree(run, few / f"{run.name}-copy")
+    done = compare(few, "--out", tmp_path / "out", QUIET)
+    assert done.returncode == 0 and "several runs of one variant" in done.stdout, done.stderr
+    table = tmp_path / "points.csv"
+    table.write_text("N,D,loss,group\n" + "1e6,2e7,3.5,mha\n" * 2 + "2e6,2e7,3.3,mha\n")
+    done = compare(table, "--out", tmp_path / "out", QUIET)
+    assert done.returncode == 0 and "1 rows of the table stand there twice" in done.stdout, done.stderr
+
+
+def test_runs_that_were_changed_since_or_lie_deeper_are_said(few, tmp_path):
+    for run in few.glob("mfa-*"):
+        edit(run, config_sha256=hashlib.sha256((run / "config.yaml").read_bytes()).hexdigest())
+    shutil.copytree(few, few / "deeper")
+    (few / "empty").mkdir()
+    (few / "empty" / "config.yaml").write_text("")
+    notices = gather([few]).notices
+    assert any("is not what the run was trained with" in notice and "mha" in notice and "mfa" not in notice for notice in notices)
+    assert any("folders below it hold runs as well" in notice and "deeper" in notice for notice in notices)
+    assert any("left out: empty: cannot be read (config.yaml: no keys" in notice for notice in notices)
+
+
 def test_pairs_that_never_differ_are_told_so(tmp_path):
     write_ladder(tmp_path, VARIANTS[:2], noise=0)
     for run in tmp_path.glob("mla-*"):
@@ -266,7 +292,7 @@ def test_a_ladder_and_the_one_that_varies_it_are_compared_together(tmp_path):
         cache = Variant(attention, NANO, 1.0 if attention == "mha" else 0.2)
         write_run(tmp_path / f"{attention}{len(list(tmp_path.iterdir()))}", tree, cache, 3e5, tokens, 3.0)
     variants = gather([tmp_path]).variants()
-    quarter, eighth = "mla 0.25 of MHA's KV", "mla 0.12 of MHA's KV"
+    quarter, eighth = "mla 0.25 of MHA's KV", "mla 0.125 of MHA's KV"
     assert [name for name in variants if name.startswith("mla")] == sorted([
         eighth, quarter, f"{quarter} lr×0.5", f"{quarter} lr×2", f"{quarter} method=zero_output"])
     assert len(variants[quarter]) == 9 and len(variants["mha"]) == 9

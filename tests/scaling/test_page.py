@@ -6,6 +6,8 @@ import pytest
 
 from tests.scaling.synthetic import VARIANTS, write_ladder
 
+ANSWERS = ("loss", "difference", "difference_at_same_shape", "multiplier", "params", "tokens")
+
 HOSTILE = "</script><img src=x onerror=document.title='owned'>&\u2028<b>$x$"
 
 
@@ -66,6 +68,7 @@ def test_numbers_on_the_page_are_those_of_fit_json(opened, report):
             "p_t",
             "p_signs",
             "p_holm",
+                "p_holm_at_equal_flops",
             "pairs",
             "units",
         )

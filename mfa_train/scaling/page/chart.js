@@ -130,6 +130,7 @@ class Chart {
     area.setAttribute("fill", "none");
     const plot = shape(this.svg, "g", {"clip-path": `url(#${clip})`});
     this.spots = [];
+    this.labels = [];
     for (const kind of ["band", "line", "points"])
       for (const one of series) if (one.kind === kind && one.points.length) this.mark(plot, one, scaleX, scaleY, box);
     for (const name of new Set(series.filter((one) => one.points.length).map((one) => one.variant))) {
@@ -160,8 +161,9 @@ class Chart {
     for (const value of marksX) {
       const x = scaleX.at(value);
       shape(this.svg, "line", {class: "grid", x1: x, x2: x, y1: box.top, y2: box.bottom});
-      if (x - last < 46) continue;
-      last = x;
+      const half = 3.6 * short(value).length;
+      if (x - half < last + 8) continue;
+      last = x + half;
       shape(this.svg, "text", {x, y: box.bottom + 17, "text-anchor": "middle"}, short(value));
     }
     last = Infinity;
@@ -232,20 +234,22 @@ class Chart {
         stroke: one.color,
         "stroke-width": 1.6,
       });
-      if (point.name)
-        shape(
-          this.svg,
-          "text",
-          {
-            class: "name",
-            x: x > box.right - 90 ? x - 8 : x + 8,
-            y: y - 7,
-            "text-anchor": x > box.right - 90 ? "end" : "start",
-            style: `fill:${one.color}`,
-          },
-          point.name,
-        );
+      if (point.name) this.label(point.name, x, y, one.color, x > box.right - 90);
     }
+  }
+
+  // Beside its point, where no other label stands.
+  label(name, x, y, color, left) {
+    const width = 6.6 * name.length,
+      from = left ? x - 8 - width : x + 8;
+    const free = (at) =>
+      this.labels.every(
+        (other) => Math.abs(other.at - at) > 12 || other.from > from + width || other.from + other.width < from,
+      );
+    const at = [-7, 15, -20, 28, -33, 41].map((shift) => y + shift).find(free) ?? y - 7;
+    this.labels.push({at, from, width});
+    const attributes = {x: left ? x - 8 : x + 8, y: at, "text-anchor": left ? "end" : "start"};
+    shape(this.svg, "text", {class: "name", style: `fill:${color}`, ...attributes}, name);
   }
 
   hover(event) {

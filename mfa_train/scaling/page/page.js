@@ -16,6 +16,12 @@ const COLORS = [
   "#c2483c",
   "#6b7a2a",
   "#75777d",
+  "#16447a",
+  "#e59a63",
+  "#7cc7a2",
+  "#e08bb2",
+  "#54308f",
+  "#d9c25a",
 ];
 const colorOf = (variant) => COLORS[Math.max(0, variants.indexOf(variant)) % COLORS.length];
 const dashOf = (variant) => (variants.indexOf(variant) >= COLORS.length ? "5 3" : "none");

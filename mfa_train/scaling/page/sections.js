@@ -4,8 +4,8 @@ function kv() {
   const rows = result.loss_over_kv,
     host = section("kv");
   if (!rows.length) return host.remove();
-  const cells = [...new Map(rows.map((row) => [`${row.size}/${row.cell_tokens.toPrecision(2)}`, row]))].reverse();
-  const key = (row) => `${row.size}/${row.cell_tokens.toPrecision(2)}`;
+  const key = (row) => `${row.size}/${row.cell_tokens}`;
+  const cells = [...new Map(rows.map((row) => [key(row), row]))].reverse();
   const redraw = () => {
     chart.draw();
     refill();
@@ -327,14 +327,13 @@ function lossCurves() {
     ],
     () => chart.draw(),
   );
-  const y = choice(
-    "curve-y",
-    [
-      ["val/loss", "held-out loss"],
-      ["train/loss", "training loss"],
-    ],
-    () => chart.draw(),
-  );
+  const shown = [
+    ["val/loss", "held-out loss"],
+    ["train/loss", "training loss"],
+  ];
+  const evaluations = (curve) => curve["val/loss"].filter((loss) => loss !== null).length;
+  if (curves.every((curve) => evaluations(curve) < 2)) shown.reverse(); // evaluated at the end alone: no curves
+  const y = choice("curve-y", shown, () => chart.draw());
   const chart = new Chart(
     host,
     {
