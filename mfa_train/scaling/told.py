@@ -38,7 +38,8 @@ def _law(name: str, fit: dict) -> list[str]:
 def _answer(row: dict) -> list[str]:
     beyond = " (extrapolated)" if row["extrapolated"] else ""
     return [row["variant"], _number(row["loss"], 4), _number(row["difference"], 2),
-            _number(row["difference_at_same_shape"], 2), _number(row["multiplier"], 3), _number(row["params"], 3), _number(row["tokens"], 3) + beyond]
+            _number(row["difference_at_same_shape"], 2), _number(row["multiplier"], 3), _number(row["params"], 3),
+            _number(row["tokens"], 3) + beyond]
 
 
 def _verdict(row: dict) -> list[str]:

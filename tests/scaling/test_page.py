@@ -53,7 +53,7 @@ def test_numbers_on_the_page_are_those_of_fit_json(opened, report):
         if row["accounting"] == "parameters"
         for value in (
             row["compute"],
-            *(row[key]["value"] for key in ("loss", "difference", "difference_at_same_shape", "multiplier", "params", "tokens") if row[key]),
+            *(row[key]["value"] for key in ANSWERS if row[key]),
         )
     ]
     assert numbers(opened, "budgets") == answers
