@@ -4,6 +4,7 @@ find.
 The files are those that train.py leaves (config.yaml composed by Hydra, summary.json by make_summary).
 """
 
+import hashlib
 import itertools
 import json
 from dataclasses import asdict, dataclass
@@ -87,7 +88,7 @@ def write_run(
     curve[-1] |= {"val/loss": loss, "tokens": int(tokens), "val/bits_per_byte": loss / 2.4}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in curve))
     summary = make_summary("finished", plan, curve[-1], 2.0)
-    summary |= {"config_sha256": "c" * 64, "code_commit": "d" * 40, "versions": {"torch": "2"},
+    summary |= {"config_sha256": hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest(), "code_commit": "d" * 40, "versions": {"torch": "2"},
                 "data": {"tokenizer_sha256": "t" * 64, "train_sha256": "a" * 64, "held_out_sha256": "b" * 64}}
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
