@@ -71,7 +71,7 @@ class WandbRun:
 
     def identity(self) -> dict[str, str | None] | None:
         """By which the run is found again: its id, and its address where it has one."""
-        return self.run and {"id": self.run.id, "url": self.run.url}
+        return self.run and {"id": self.run.id, "url": None if self.run.offline else self.run.url}
 
     def finish(self, summary: dict) -> None:
         if self.run is None:
