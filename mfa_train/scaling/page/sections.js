@@ -96,6 +96,8 @@ function kv() {
 
 function compute() {
   const host = section("compute");
+  if (!result.frontiers.length)
+    host.appendChild(element("p", {}, "No law could be fitted to these runs, so there are no lines; the reasons stand with the laws below."));
   const how = choice("accounting", Object.entries(ACCOUNTING), () => {
     chart.draw();
     refill();
