@@ -53,7 +53,7 @@ def fit_variants(variants: dict[str, list[Run]]) -> dict[str, VariantFit]:
     why = ""
     for unit_of in (_size_and_seed, _run):
         for name, runs in variants.items():
-            if fits[name].law is None and not _too_few(runs, 3):
+            if fits[name].law is None and (not fits[name].reason or fits[name].reason.startswith(FEW_UNITS)):
                 fits[name] = _fit({name: runs}, "separate", unit_of)[name]
         if all(fits[name].law is not None or _too_few(runs, 2) for name, runs in variants.items()):
             return fits  # what is too few to share exponents gives no reason to share them
