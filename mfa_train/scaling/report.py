@@ -60,9 +60,9 @@ def _remove_older(out: Path) -> None:
     """Tables and pictures of the report that `out` holds, of which the new one may have fewer."""
     try:
         older = json.loads((out / "fit.json").read_text(encoding="utf-8"))["files"]
-    except (FileNotFoundError, ValueError, KeyError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # an older version's, or edited
         return
-    for name in older:
+    for name in map(str, older if isinstance(older, list) else []):
         if re.fullmatch(r"\w+\.(csv|png|svg)", name):
             (out / name).unlink(missing_ok=True)
 

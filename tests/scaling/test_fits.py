@@ -124,6 +124,16 @@ def test_what_shares_a_start_is_one_unit_where_sharing_exponents_is_enough_for_t
     assert alone.quality["independent_units"] == 18 and any("every run counts" in notice for notice in alone.notices)
 
 
+def test_amid_noise_a_law_is_told_only_with_intervals_that_hold_the_truth():
+    refused = 0
+    for seed in range(1, 9):
+        draw = np.random.default_rng(seed)
+        fit = fit_variants({"mfa": [_with(run, run.loss + draw.normal(0, 0.15)) for run in scattered(draw)]})["mfa"]
+        refused += fit.law is None
+        assert fit.law is None or all(held(fit.parameters())), fit.parameters()
+    assert refused >= 4
+
+
 def test_every_draw_is_a_law_however_noisy_the_runs():
     """Without the bound, draws of an exponent below zero had no best loss, and the interval was none."""
     found = 0
