@@ -65,8 +65,7 @@ def test_intervals_hold_the_truth_at_the_stated_rate(design):
 def test_differences_between_variants_hold_the_truth_and_are_narrower_than_either():
     """What seeds do to all variants alike drops out."""
     other, covered, widths = Law(1.9, 180.0, 0.33, 930.0, 0.36), 0, []
-    draws = 100
-    for seed in range(draws):
+    for seed in range(DRAWS):
         draw = np.random.default_rng(seed)
         shared = draw.normal(0, 2e-3, (3, 3))
         fits = fit_variants({"mfa": ladder(NANO, draw, shared), "mla": ladder(other, draw, shared, "mla")})
@@ -75,7 +74,7 @@ def test_differences_between_variants_hold_the_truth_and_are_narrower_than_eithe
         (low, high), (one, another) = np.percentile(gaps[0] - gaps[1], [2.5, 97.5]), np.percentile(gaps[0], [2.5, 97.5])
         covered += low <= truth <= high
         widths.append((high - low) / (another - one))
-    assert covered >= LEAST * draws and np.median(widths) < 0.7
+    assert covered >= LEAST * DRAWS and np.median(widths) < 0.7
 
 
 @pytest.mark.parametrize("runs, why", [
