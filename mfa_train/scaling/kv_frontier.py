@@ -2,8 +2,8 @@
 
 A cell is a size and a token budget that at least two variants were trained at, with parameters as many as the
 reference's. Its losses are measured: means over seeds, with Student's interval where there are two or more. At equal
-training FLOPs each variant is moved along its own fitted law to the tokens that the reference's FLOPs would have bought
-it.
+training FLOPs each variant has the tokens that the reference's FLOPs would have bought it: its loss there is that between
+its own token budgets, seed by seed, or else its law's.
 """
 
 from collections import defaultdict
@@ -13,6 +13,7 @@ from scipy import stats
 
 from mfa_train.scaling.bootstrap import LEVEL, interval, spread, unit_weights
 from mfa_train.scaling.fits import VariantFit
+from mfa_train.scaling.measured import Measured
 from mfa_train.scaling.runs import PARAMS_WITHIN, Run
 
 Cells = dict[tuple[str, float], dict[str, list[Run]]]
@@ -41,14 +42,18 @@ def loss_over_kv(runs: list[Run], fits: dict[str, VariantFit], reference: str) -
 
     `on_frontier`: no other with a cache as small is shown to have a lower loss, over the seeds that both have.
     """
-    rows, unmatched = [], set()
+    rows, unmatched, unreached = [], set(), set()
+    measured = {name: Measured([run for run in runs if run.variant == name]) for name in fits}
     for (size, tokens), members in cells_of([run for run in runs if run.kv_bytes_per_token]).items():
         base = members.get(reference) or next(iter(members.values()))
         matched = {name: own for name, own in members.items()
                    if abs(np.log(_mean(own, "params") / _mean(base, "params"))) <= PARAMS_WITHIN}
         unmatched |= {(name, size) for name in members.keys() - matched.keys()}
         for accounting in ("parameters", "flops"):
-            found = [row for name, own in matched.items() if (row := _row(name, own, base, fits[name], accounting))]
+            found = [row for name, own in matched.items()
+                     if (row := _row(name, own, base, measured[name], fits[name], accounting))]
+            if all(run.flops for own in matched.values() for run in own):
+                unreached |= {(name, size, tokens) for name in matched.keys() - {row["variant"] for row in found}}
             if len(found) < 2:
                 continue
             for row in found:
@@ -56,8 +61,17 @@ def loss_over_kv(runs: list[Run], fits: dict[str, VariantFit], reference: str) -
                     "size": size, "cell_tokens": tokens, "reference": base[0].variant,
                     "on_frontier": not any(other["kv_bytes_per_token"] <= row["kv_bytes_per_token"]
                                            and _shown_lower(other, row) for other in found if other is not row)})
-    return rows, [f"{name} at size {size}: parameters differ from the reference's by more than {PARAMS_WITHIN:.0%}, so it is "
+    return rows, _of_unreached(unreached) + [f"{name} at size {size}: parameters differ from the reference's by more than {PARAMS_WITHIN:.0%}, so it is "
                   "not among the losses over KV" for name, size in sorted(unmatched)]
+
+
+def _of_unreached(cells: set[tuple[str, str, float]]) -> list[str]:
+    """What is said of variants that have no loss at the reference's FLOPs, once for each set of them."""
+    at: dict[tuple, list[str]] = defaultdict(list)
+    for size, tokens in sorted({cell[1:] for cell in cells}):
+        at[tuple(sorted(name for name, *where in cells if where == [size, tokens]))].append(f"{size} ({tokens:.3g} tokens)")
+    return [f"{', '.join(names)}: not among the losses over KV at equal FLOPs at size {', '.join(where)}; neither their "
+            "own token budgets nor a law reach to the reference's FLOPs" for names, where in at.items()]
 
 
 def _shown_lower(one: dict, other: dict) -> bool:
@@ -141,18 +155,22 @@ def _mean(runs: list[Run], key: str) -> float:
     return float(np.mean([getattr(run, key) for run in runs]))
 
 
-def _row(name: str, own: list[Run], base: list[Run], fit: VariantFit, accounting: str) -> dict | None:
+def _row(name: str, own: list[Run], base: list[Run], measured: Measured, fit: VariantFit, accounting: str) -> dict | None:
     params, tokens, kv = (_mean(own, key) for key in ("params", "tokens", "kv_bytes_per_token"))
-    losses, moved = np.array([run.loss for run in own]), tokens
+    losses, moved, by = np.array([run.loss for run in own]), tokens, "measured"
     if accounting == "flops":
         if not all(run.flops for run in own + base):
             return None
         ratio = _mean(base, "flops") / _mean(own, "flops")
         if abs(np.log(ratio)) > 1e-4:
-            if fit.law is None:
-                return None
             moved = tokens * ratio
-            losses = losses + fit.law(params, moved) - fit.law(params, tokens)
+            found = [measured.loss(run, run.tokens * ratio) for run in own]
+            if None not in found:
+                losses = np.array(found)
+            elif fit.law is not None:
+                by, losses = "law", losses + fit.law(params, moved) - fit.law(params, tokens)
+            else:
+                return None
     half = (
         stats.t.ppf((1 + LEVEL) / 2, len(losses) - 1) * losses.std(ddof=1) / len(losses) ** 0.5
         if len(losses) > 1
@@ -161,7 +179,7 @@ def _row(name: str, own: list[Run], base: list[Run], fit: VariantFit, accounting
     mean, by_seed = float(losses.mean()), defaultdict(list)
     for run, loss in zip(own, losses):
         by_seed[str(run.seed)].append(float(loss))
-    return {"accounting": accounting, "variant": name, "params": params, "tokens": moved,
+    return {"accounting": accounting, "variant": name, "params": params, "tokens": moved, "by": by,
             "kv_bytes_per_token": kv, "runs": [run.name for run in own],
             "by_seed": {seed: float(np.mean(found)) for seed, found in by_seed.items()},
             "loss": {"value": mean, "low": half and mean - half, "high": half and mean + half}}

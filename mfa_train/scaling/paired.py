@@ -14,17 +14,21 @@ from scipy import stats
 from mfa_train.scaling.bootstrap import DRAWS, LEVEL, SEED, finite, interval
 from mfa_train.scaling.fits import VariantFit
 from mfa_train.scaling.frontier import tokens_for
+from mfa_train.scaling.measured import Measured
 from mfa_train.scaling.runs import PARAMS_WITHIN, Run
 from mfa_train.scaling.variants import settings_that_differ
 
 EXACT_UNITS = 12
+FLOPS_WITHIN = 1e-4
+"""FLOPs as near as that are equal."""
 
 
 def verdicts(variants: dict[str, list[Run]], fits: dict[str, VariantFit]) -> list[dict]:
     """One for each two variants that have pairs; `p_holm` (and that at equal FLOPs) corrected for the number of them
     (Holm 1979)."""
+    measured = {name: Measured(runs) for name, runs in variants.items()}
     found = [verdict for a, b in itertools.combinations(variants, 2)
-             if (verdict := _verdict(a, b, _pairs(variants[a], variants[b]), fits[b]))]
+             if (verdict := _verdict(a, b, _pairs(variants[a], variants[b]), fits[b], measured))]
     for kind in ("", "_at_equal_flops"):
         tested = sorted((verdict for verdict in found if verdict[f"p_t{kind}"] is not None), key=lambda one: one[f"p_t{kind}"])
         lowest = 0.0
@@ -65,10 +69,10 @@ def _says(verdict: dict) -> str:
     if verdict["seeds"] < 2:
         return "one seed, and so one data order: no telling"
     told = []
-    for kind, where in (("", ""), ("_at_equal_flops", " at equal FLOPs")):
+    for kind, where in (("", ""), ("_at_equal_flops", "at equal FLOPs ")):
         found = verdict[f"difference{kind}"]
         if found and (p := verdict[f"p_holm{kind}"]) is not None and p < 0.05:
-            told.append(f"{verdict['a']} is {_worth(found)}{where}")
+            told.append(f"{where}{'' if told else verdict['a'] + ' is '}{_worth(found)}")
     if difference["low"] == difference["high"]:
         told = ["the same loss in every pair" if difference["value"] == 0 else
                 f"the same difference in every unit, {difference['value']:.2g}"]
@@ -89,14 +93,15 @@ def _pairs(first: list[Run], second: list[Run]) -> list[tuple[Run, Run]]:
     return [(a, b) for a, b in pairs if abs(np.log(a.params / b.params)) <= PARAMS_WITHIN]
 
 
-def _verdict(a: str, b: str, pairs: list[tuple[Run, Run]], fit: VariantFit) -> dict | None:
+def _verdict(a: str, b: str, pairs: list[tuple[Run, Run]], fit: VariantFit, measured: dict[str, Measured]) -> dict | None:
     if not pairs:
         return None
     units: dict[tuple, list[int]] = {}
     for index, (one, _) in enumerate(pairs):
         units.setdefault((one.size, one.seed), []).append(index)
     difference = _means(np.array([one.loss - other.loss for one, other in pairs]), units)
-    plain, at_flops = _summary(difference), _at_equal_flops(pairs, units, fit)
+    plain, known = _summary(difference), (pairs, units, measured[a], measured[b], fit)
+    (at_flops, flops_by), (multiplier, multiplier_by) = _at_equal_flops(*known), _token_multiplier(*known)
     kv = [
         float(np.mean([run.kv_bytes_per_token for run in side]))
         if all(run.kv_bytes_per_token for run in side)
@@ -109,7 +114,8 @@ def _verdict(a: str, b: str, pairs: list[tuple[Run, Run]], fit: VariantFit) -> d
         "difference": plain["interval"], "p_t": plain["p_t"], "p_signs": plain["p_signs"], "p_holm": None,
         "difference_at_equal_flops": at_flops and at_flops["interval"],
         "p_t_at_equal_flops": at_flops and at_flops["p_t"], "p_holm_at_equal_flops": None,
-        "token_multiplier": _token_multiplier(pairs, difference, fit),
+        "equal_flops_by": flops_by,
+        "token_multiplier": multiplier, "token_multiplier_by": multiplier_by,
         "kv_bytes_a": kv[0], "kv_bytes_b": kv[1], "kv_ratio": kv[0] / kv[1] if all(kv) else None,
         "largest_params_difference": max(abs(one.params / other.params - 1) for one, other in pairs),
         "runs": [[one.name, other.name, one.loss - other.loss] for one, other in pairs],
@@ -145,34 +151,68 @@ def _sign_flips(values: np.ndarray) -> float:
     return float((means >= abs(values.sum()) - 1e-12).mean())
 
 
-def _at_equal_flops(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]], fit: VariantFit) -> dict | None:
-    """The summary of the differences after b was moved along its law to the tokens that a's FLOPs would have bought it,
-    the law's own uncertainty included."""
+def _at_equal_flops(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]], of_a: Measured, of_b: Measured,
+                    fit: VariantFit) -> tuple[dict | None, str | None]:
+    """The summary of the differences at equal FLOPs, and what they rest on.
+
+    "measured": in each pair one of the two has the loss that its own token budgets give it. Where they don't reach,
+    "law": b was moved along its law to the tokens that a's FLOPs would have bought it, the law's own uncertainty
+    included.
+    """
     if not all(one.flops and other.flops for one, other in pairs):
-        return None
+        return None, None
+    moved = [_difference_at_equal_flops(one, other, of_a, of_b) for one, other in pairs]
+    if None not in moved:
+        return _summary(_means(np.array(moved), units)), "measured"
+    if fit.law is None:
+        return None, None
     difference = np.array([one.loss - other.loss for one, other in pairs])
     ratios = np.array([one.flops / other.flops for one, other in pairs])
-    if max(abs(np.log(ratios))) < 1e-4:
-        return _summary(_means(difference, units))
-    if fit.law is None:
-        return None
     n, d = (np.array([getattr(other, key) for _, other in pairs], dtype=float)[:, None] for key in ("params", "tokens"))
     gains, drawn = (law(n, d * ratios[:, None]) - law(n, d) for law in (fit.law, fit.draws))
     of_law = np.std([_means(draw, units).mean() for draw in drawn.T])
-    return _summary(_means(difference - gains[:, 0], units), float(of_law))
+    return _summary(_means(difference - gains[:, 0], units), float(of_law)), "law"
 
 
-def _token_multiplier(pairs: list[tuple[Run, Run]], difference: np.ndarray, fit: VariantFit) -> dict | None:
-    """How many times its tokens b needs for a's loss, by b's law at the pairs' mean size and tokens.
+def _difference_at_equal_flops(one: Run, other: Run, of_a: Measured, of_b: Measured) -> float | None:
+    """The loss of `one` less that of `other`, the dearer of them on fewer tokens or else the cheaper on more."""
+    ratio = one.flops / other.flops
+    if abs(np.log(ratio)) < FLOPS_WITHIN:
+        return one.loss - other.loss
+    for measured, run, factor in sorted(((of_a, one, 1 / ratio), (of_b, other, ratio)), key=lambda move: move[2]):
+        if (loss := measured.loss(run, run.tokens * factor)) is not None:
+            return loss - other.loss if run is one else one.loss - loss
+    return None
 
-    The interval holds the difference's uncertainty (Student's, over units) and the law's (its draws).
+
+def _token_multiplier(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]], of_a: Measured, of_b: Measured,
+                      fit: VariantFit) -> tuple[dict | None, str | None]:
+    """How many times its tokens b needs for a's loss, and what that rests on.
+
+    "measured": the geometric mean over pairs of what b's own token budgets say of a's loss, or else a's of b's, with
+    Student's interval over units. Where they don't reach, "law": b's at the pairs' mean size and tokens; its interval
+    holds the difference's uncertainty (Student's, over units) and the law's (its draws).
     """
+    needed = [_tokens_at_equal_loss(one, other, of_a, of_b) for one, other in pairs]
+    if None not in needed:
+        found = _summary(_means(np.log(needed), units))["interval"]
+        return {key: value if value is None else float(np.exp(value)) for key, value in found.items()}, "measured"
     if fit.law is None:
-        return None
+        return None, None
+    difference = _means(np.array([one.loss - other.loss for one, other in pairs]), units)
     n, d = (float(np.exp(np.mean([np.log(getattr(run, key)) for _, run in pairs]))) for key in ("params", "tokens"))
     mean, count = float(difference.mean()), len(difference)
     value = tokens_for(fit.law, n, fit.law(n, d) + mean) / d
     if count < 2:
-        return {"value": finite(value), "low": None, "high": None}
+        return {"value": finite(value), "low": None, "high": None}, "law"
     noise = np.random.default_rng(SEED).standard_t(count - 1, size=DRAWS) * difference.std(ddof=1) / np.sqrt(count)
-    return interval(value, tokens_for(fit.draws, n, fit.draws(n, d) + mean + noise) / d)
+    return interval(value, tokens_for(fit.draws, n, fit.draws(n, d) + mean + noise) / d), "law"
+
+
+def _tokens_at_equal_loss(one: Run, other: Run, of_a: Measured, of_b: Measured) -> float | None:
+    """What `other` needs, of the tokens of `one`, for one loss: that of `one`, or else that of `other`."""
+    if (tokens := of_b.tokens(other, one.loss)) is not None:
+        return tokens / one.tokens
+    if (tokens := of_a.tokens(one, other.loss)) is not None:
+        return other.tokens / tokens
+    return None

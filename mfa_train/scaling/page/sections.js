@@ -292,6 +292,8 @@ function fits() {
   );
 }
 
+const restsOn = (by) => ({measured: "token budgets", law: "law"})[by] ?? "–";
+
 function verdicts() {
   const host = section("verdicts");
   if (!result.verdicts.length) host.appendChild(element("p", {}, "There are no pairs in these runs."));
@@ -303,7 +305,9 @@ function verdicts() {
       ["verdict", (row) => row.says],
       ["loss difference", (row) => row.difference, 3],
       ["at equal FLOPs", (row) => row.difference_at_equal_flops, 3],
+      ["which rests on", (row) => restsOn(row.equal_flops_by)],
       ["tokens the second needs for the first's loss (×)", (row) => row.token_multiplier, 3],
+      ["which rests on", (row) => restsOn(row.token_multiplier_by)],
       ["KV bytes, first / second", (row) => row.kv_ratio, 3],
       ["p (paired t)", (row) => row.p_t, 2],
       ["p (sign flips)", (row) => row.p_signs, 2],
