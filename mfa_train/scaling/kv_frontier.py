@@ -17,6 +17,8 @@ from mfa_train.scaling.measured import Measured
 from mfa_train.scaling.runs import PARAMS_WITHIN, Run
 
 Cells = dict[tuple[str, float], dict[str, list[Run]]]
+UNDETERMINED = np.log(100)
+"""Of the KV bytes for a loss, the width of an interval that says nothing."""
 TOKENS_WITHIN = 0.01
 """Token budgets as near as that are one."""
 
@@ -121,6 +123,8 @@ def _kv_for(other: dict, family: list[dict]) -> dict:
     else:
         at, draws = _log_kv(loss, losses, sizes), _draws_of_log_kv(other, family, sizes)
         whole = {"value": at, "low": None, "high": None} if draws is None else interval(at, at + draws)
+        if whole["low"] is not None and whole["high"] - whole["low"] > UNDETERMINED:
+            reason, whole = "not determined: the seeds leave it a factor of more than 100", dict.fromkeys(whole)
     needed = {key: value if value is None else float(np.exp(value)) for key, value in whole.items()}
     return {"kv_bytes_needed": needed, "kv_bytes_per_token": own,
             "ratio": {key: value and value / own for key, value in needed.items()}, "reason": reason}

@@ -1,5 +1,6 @@
 """The report's pictures as PNG and SVG. matplotlib comes with `pip install '.[plot]'`."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.transforms import offset_copy
 
 from mfa_train.scaling.runs import Run
 
@@ -17,6 +19,10 @@ STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4",
     "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "mfa_train",
 }
+SIDE_BY_SIDE = 9
+"""Points between the marks of variants with one cache."""
+WITHOUT_SHARE = re.compile(r" [\d.]+ of MHA's KV")
+"""The axis tells the cache."""
 COMPUTE = {"parameters": "6 × parameters × tokens (FLOPs)", "flops": "training FLOPs"}
 
 
@@ -72,21 +78,53 @@ def _over_kv(rows: list[dict], colors: dict, result: dict) -> plt.Figure:
     figure, axes = _axes(
         result, f"KV cache (bytes per token); {last['params']:.3g} parameters, {last['cell_tokens']:.3g} tokens"
     )
-    for row in rows:
-        loss, color = row["loss"], colors[row["variant"]]
-        error = [[0], [0]] if loss["low"] is None else [[max(0.0, loss["value"] - loss["low"])],
-                                                        [max(0.0, loss["high"] - loss["value"])]]  # rounding
-        axes.errorbar(row["kv_bytes_per_token"], loss["value"], error, fmt="o", color=color, markersize=7,
-                      markerfacecolor=color if row["on_frontier"] else "white")
-        axes.annotate(
-            _plain(row["variant"]),
-            (row["kv_bytes_per_token"], loss["value"]),
-            xytext=(7, 6),
-            textcoords="offset points",
-            color=color,
-        )
-    axes.margins(x=0.2, y=0.15)
+    values = [row["loss"]["value"] for row in rows]
+    room = (max(values) - min(values)) or np.inf
+    ends = [end for row in rows if row["loss"]["low"] is not None for end in (row["loss"]["low"], row["loss"]["high"])]
+    low, high = max(min(values + ends), min(values) - room), min(max(values + ends), max(values) + room)
+    margin = 0.06 * (high - low) or 0.1
+    axes.set_ylim(low - margin, high + margin)
+    sizes = [row["kv_bytes_per_token"] for row in rows]
+    axes.set_xlim(min(sizes) / 1.25, max(sizes) * 1.6)
+    groups = _of_one_cache(rows)
+    axes.set_xticks([same[0]["kv_bytes_per_token"] for same in groups],
+                    [f"{same[0]['kv_bytes_per_token']:,.0f}" for same in groups])
+    axes.minorticks_off()
+    for same in groups:
+        labels = _apart([row["loss"]["value"] for row in same], 0.05 * (high - low + 2 * margin))
+        for index, (row, label) in enumerate(zip(same, labels)):
+            loss, color = row["loss"], colors[row["variant"]]
+            aside = SIDE_BY_SIDE * (index - (len(same) - 1) / 2)
+            error = [[0], [0]] if loss["low"] is None else [[max(0.0, loss["value"] - loss["low"])],
+                                                            [max(0.0, loss["high"] - loss["value"])]]  # rounding
+            axes.errorbar(row["kv_bytes_per_token"], loss["value"], error, fmt="o", color=color, markersize=7,
+                          markerfacecolor=color if row["on_frontier"] else "white",
+                          transform=offset_copy(axes.transData, figure, x=aside, units="points"))
+            axes.annotate(_plain(WITHOUT_SHARE.sub("", row["variant"])), (row["kv_bytes_per_token"], label), color=color,
+                          xytext=(SIDE_BY_SIDE * (len(same) - 1) / 2 + 7, 0), textcoords="offset points", va="center")
     return figure
+
+
+def _of_one_cache(rows: list[dict]) -> list[list[dict]]:
+    """Rows whose caches are within 4%, which stand side by side, by their loss."""
+    groups: list[list[dict]] = []
+    for row in sorted(rows, key=lambda row: row["kv_bytes_per_token"]):
+        if groups and row["kv_bytes_per_token"] < 1.04 * groups[-1][0]["kv_bytes_per_token"]:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return [sorted(group, key=lambda row: row["loss"]["value"]) for group in groups]
+
+
+def _apart(heights: list[float], least: float) -> list[float]:
+    """Rising heights, moved no more than it takes to be that far from each other."""
+    blocks: list[tuple[float, int]] = []  # middle, count
+    for height in heights:
+        blocks.append((height, 1))
+        while len(blocks) > 1 and blocks[-1][0] - blocks[-2][0] < least * (blocks[-1][1] + blocks[-2][1]) / 2:
+            (second, n), (first, m) = blocks.pop(), blocks.pop()
+            blocks.append(((first * m + second * n) / (m + n), m + n))
+    return [middle + least * (index - (count - 1) / 2) for middle, count in blocks for index in range(count)]
 
 
 def _over_compute(

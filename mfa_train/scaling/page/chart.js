@@ -115,9 +115,7 @@ class Chart {
       box.right,
       0.04,
     );
-    const ends = all
-      .flatMap((point) => [point.y, point.low, point.high])
-      .filter((y) => y != null && (!this.logY || y > 0));
+    const ends = drawnEnds(all).filter((y) => y != null && (!this.logY || y > 0));
     const scaleY = this.scale(this.crop ? cropped(ends) : ends, this.logY, box.bottom, box.top, 0.07);
     this.axes(box, scaleX, scaleY, width, height);
     const clip = `clip${charts.indexOf(this)}`;
@@ -213,7 +211,7 @@ class Chart {
         opacity: one.thin ? 0.75 : 1,
       });
     for (const point of one.points) {
-      const x = scaleX.at(point.x),
+      const x = scaleX.at(point.x) + (point.aside || 0),
         y = scaleY.at(point.y);
       if (point.info) this.spots.push({x, y, info: point.info});
       if (one.kind !== "points") continue;
@@ -234,21 +232,21 @@ class Chart {
         stroke: one.color,
         "stroke-width": 1.6,
       });
-      if (point.name) this.label(point.name, x, y, one.color, x > box.right - 90);
+      if (point.name) this.label(point.name, x, y, one.color, x > box.right - 90, point.beside);
     }
   }
 
-  // Beside its point, where no other label stands.
-  label(name, x, y, color, left) {
+  // Beside its point or above, where no other label stands.
+  label(name, x, y, color, left, beside = 0) {
     const width = 6.6 * name.length,
-      from = left ? x - 8 - width : x + 8;
+      from = left ? x - 8 - width : x + beside + 8;
     const free = (at) =>
       this.labels.every(
         (other) => Math.abs(other.at - at) > 12 || other.from > from + width || other.from + other.width < from,
       );
-    const at = [-7, 15, -20, 28, -33, 41].map((shift) => y + shift).find(free) ?? y - 7;
+    const at = [4, -9, -22, -35, -48, -61].map((shift) => y + shift).find(free) ?? y + 4;
     this.labels.push({at, from, width});
-    const attributes = {x: left ? x - 8 : x + 8, y: at, "text-anchor": left ? "end" : "start"};
+    const attributes = {x: left ? x - 8 : from, y: at, "text-anchor": left ? "end" : "start"};
     shape(this.svg, "text", {class: "name", style: `fill:${color}`, ...attributes}, name);
   }
 
@@ -270,6 +268,17 @@ class Chart {
     tip.style.left = `${Math.max(4, right ? event.clientX - tip.offsetWidth - 14 : event.clientX + 14)}px`;
     tip.style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 4))}px`;
   }
+}
+
+// Values, and their intervals as far as the values' own span beyond them: two seeds have intervals that leave no room.
+function drawnEnds(points) {
+  const values = points.map((point) => point.y),
+    least = Math.min(...values),
+    most = Math.max(...values),
+    room = most - least || Infinity;
+  const lows = points.filter((point) => point.low != null).map((point) => Math.max(point.low, least - room)),
+    highs = points.filter((point) => point.high != null).map((point) => Math.min(point.high, most + room));
+  return [...values, ...lows, ...highs];
 }
 
 // The first few records of a run are far above all that matters later.

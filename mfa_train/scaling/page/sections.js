@@ -1,5 +1,21 @@
 // The sections with a chart. Each is called once and draws itself again when a switch or a menu changes.
 
+// Points of one cache stand side by side, names to the right of them all.
+function besideEachOther(rows) {
+  const step = 10;
+  const caches = new Map();
+  for (const row of [...rows].sort((a, b) => a.loss.value - b.loss.value)) {
+    const key = [...caches.keys()].find((kv) => Math.abs(Math.log(kv / row.kv_bytes_per_token)) < 0.04) ?? row.kv_bytes_per_token;
+    caches.set(key, [...(caches.get(key) ?? []), row]);
+  }
+  return [...caches.values()].flatMap((same) =>
+    same.map((row, index) => ({row, aside: (index - (same.length - 1) / 2) * step, beside: (same.length - 1 - index) * step})),
+  );
+}
+
+// The axis tells the cache.
+const withoutShare = (variant) => variant.replace(/ [\d.]+ of MHA's KV/, "");
+
 function kv() {
   const rows = result.loss_over_kv,
     host = section("kv");
@@ -25,7 +41,7 @@ function kv() {
       x: () => "KV cache (bytes per token, all layers)",
       y: () => lossLabel,
       series: () =>
-        chosen().map((row) => ({
+        besideEachOther(chosen()).map(({row, aside, beside}) => ({
           variant: row.variant,
           kind: "points",
           color: colorOf(row.variant),
@@ -37,7 +53,9 @@ function kv() {
               low: row.loss.low,
               high: row.loss.high,
               hollow: !row.on_frontier,
-              name: row.variant,
+              aside,
+              beside,
+              name: withoutShare(row.variant),
               info: [
                 row.variant,
                 `${short(row.kv_bytes_per_token)} KV bytes per token, ${short(row.tokens)} tokens`,
