@@ -37,6 +37,14 @@ def test_the_interval_holds_the_truth_and_one_seed_has_none():
     assert single["kv_bytes_needed"]["low"] is None and single["kv_bytes_needed"]["value"] > 0
 
 
+def test_seeds_that_leave_a_factor_of_a_hundred_leave_no_answer():
+    a, b, mla = cell(np.random.default_rng(0), 3, noise=0)
+    mla["by_seed"] = {seed: loss + 0.2 * (int(seed) - 1) for seed, loss in mla["by_seed"].items()}
+    [row] = kv_at_equal_loss([a, b, mla], ATTENTIONS)
+    assert row["reason"].startswith("not determined")
+    assert set(row["kv_bytes_needed"].values()) == set(row["ratio"].values()) == {None}
+
+
 def test_what_has_no_answer_has_a_reason():
     a, b, mla = cell(np.random.default_rng(0), 3, noise=0)
     for loss, why in ((2.9, "more than its largest, 400"), (3.2, "less than its smallest, 100")):
