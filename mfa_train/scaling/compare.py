@@ -87,8 +87,8 @@ def _conventions(study: Study) -> dict:
         "kv_bytes": "values of all layers' cache entries, 2 bytes each unless plan.cache_dtype says otherwise",
         "intervals": f"{LEVEL:.0%}; Bayesian bootstrap of {DRAWS} draws (seed {SEED}) over units of one size and seed, "
         "spread for few units; of paired differences and of means over seeds: Student's t",
-        "between_budgets": "at equal FLOPs and at equal loss, interpolated over log tokens (PCHIP) between a variant's own "
-        "token budgets of the size and seed where they reach (by: measured), else by its law (by: law)",
+        "between_budgets": "at equal FLOPs and at equal loss, interpolated over log tokens (PCHIP) between three and more "
+        "of a variant's own token budgets of the size and seed (by: measured), else by its law (by: law)",
         "p": "paired t-test and sign-flip permutation over units of one size and seed; p_holm: the former, corrected "
         "for the number of pairs of variants; at equal FLOPs likewise",
     }

@@ -14,13 +14,11 @@ from scipy import stats
 from mfa_train.scaling.bootstrap import LEVEL, interval, spread, unit_weights
 from mfa_train.scaling.fits import VariantFit
 from mfa_train.scaling.measured import Measured
-from mfa_train.scaling.runs import PARAMS_WITHIN, Run
+from mfa_train.scaling.runs import FLOPS_WITHIN, PARAMS_WITHIN, TOKENS_WITHIN, Run
 
 Cells = dict[tuple[str, float], dict[str, list[Run]]]
 UNDETERMINED = np.log(100)
 """Of the KV bytes for a loss, the width of an interval that says nothing."""
-TOKENS_WITHIN = 0.01
-"""Token budgets as near as that are one."""
 
 
 def cells_of(runs: list[Run]) -> Cells:
@@ -54,8 +52,8 @@ def loss_over_kv(runs: list[Run], fits: dict[str, VariantFit], reference: str) -
         for accounting in ("parameters", "flops"):
             found = [row for name, own in matched.items()
                      if (row := _row(name, own, base, measured[name], fits[name], accounting))]
-            if all(run.flops for own in matched.values() for run in own):
-                unreached |= {(name, size, tokens) for name in matched.keys() - {row["variant"] for row in found}}
+            unreached |= {(name, size, tokens) for name in matched.keys() - {row["variant"] for row in found}
+                          if all(run.flops for run in matched[name] + base)}
             if len(found) < 2:
                 continue
             for row in found:
@@ -63,15 +61,17 @@ def loss_over_kv(runs: list[Run], fits: dict[str, VariantFit], reference: str) -
                     "size": size, "cell_tokens": tokens, "reference": base[0].variant,
                     "on_frontier": not any(other["kv_bytes_per_token"] <= row["kv_bytes_per_token"]
                                            and _shown_lower(other, row) for other in found if other is not row)})
-    return rows, _of_unreached(unreached) + [f"{name} at size {size}: parameters differ from the reference's by more than {PARAMS_WITHIN:.0%}, so it is "
-                  "not among the losses over KV" for name, size in sorted(unmatched)]
+    return rows, _of_unreached(unreached) + [
+        f"{name} at size {size}: parameters differ from the reference's by more than {PARAMS_WITHIN:.0%}, so it is not among "
+        "the losses over KV" for name, size in sorted(unmatched)]
 
 
 def _of_unreached(cells: set[tuple[str, str, float]]) -> list[str]:
     """What is said of variants that have no loss at the reference's FLOPs, once for each set of them."""
     at: dict[tuple, list[str]] = defaultdict(list)
     for size, tokens in sorted({cell[1:] for cell in cells}):
-        at[tuple(sorted(name for name, *where in cells if where == [size, tokens]))].append(f"{size} ({tokens:.3g} tokens)")
+        names = tuple(sorted(name for name, *where in cells if where == [size, tokens]))
+        at[names].append(f"{size} ({tokens:.3g} tokens)")
     return [f"{', '.join(names)}: not among the losses over KV at equal FLOPs at size {', '.join(where)}; neither their "
             "own token budgets nor a law reach to the reference's FLOPs" for names, where in at.items()]
 
@@ -166,7 +166,7 @@ def _row(name: str, own: list[Run], base: list[Run], measured: Measured, fit: Va
         if not all(run.flops for run in own + base):
             return None
         ratio = _mean(base, "flops") / _mean(own, "flops")
-        if abs(np.log(ratio)) > 1e-4:
+        if abs(np.log(ratio)) > FLOPS_WITHIN:
             moved = tokens * ratio
             found = [measured.loss(run, run.tokens * ratio) for run in own]
             if None not in found:
@@ -175,15 +175,13 @@ def _row(name: str, own: list[Run], base: list[Run], measured: Measured, fit: Va
                 by, losses = "law", losses + fit.law(params, moved) - fit.law(params, tokens)
             else:
                 return None
-    half = (
-        stats.t.ppf((1 + LEVEL) / 2, len(losses) - 1) * losses.std(ddof=1) / len(losses) ** 0.5
-        if len(losses) > 1
-        else None
-    )
-    mean, by_seed = float(losses.mean()), defaultdict(list)
+    mean, by_seed, low, high = float(losses.mean()), defaultdict(list), None, None
+    if len(losses) > 1:
+        half = stats.t.ppf((1 + LEVEL) / 2, len(losses) - 1) * losses.std(ddof=1) / len(losses) ** 0.5
+        low, high = mean - half, mean + half
     for run, loss in zip(own, losses):
         by_seed[str(run.seed)].append(float(loss))
     return {"accounting": accounting, "variant": name, "params": params, "tokens": moved, "by": by,
             "kv_bytes_per_token": kv, "runs": [run.name for run in own],
             "by_seed": {seed: float(np.mean(found)) for seed, found in by_seed.items()},
-            "loss": {"value": mean, "low": half and mean - half, "high": half and mean + half}}
+            "loss": {"value": mean, "low": low, "high": high}}

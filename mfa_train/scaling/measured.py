@@ -1,7 +1,8 @@
-"""What a run's loss would have been at other tokens, by runs that differ from it in nothing else: no law is needed.
+"""What a run's loss would have been at other tokens, by the runs of its variant, size, seed and data: no law is needed.
 
 Between token budgets the loss is interpolated over log tokens (PCHIP: Fritsch and Carlson 1980), and by as little as
-`BEYOND` carried on past them.
+`BEYOND` carried on past them in a straight line. Two budgets would give a line alone, above the loss between them
+whatever the seed; so there are three and more, and the error is that of the third order.
 """
 
 from collections import defaultdict
@@ -9,36 +10,60 @@ from collections import defaultdict
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.runs import TOKENS_WITHIN, Run
 
 BEYOND = 0.05
 """In log tokens. There the error is that of a curvature over a twentieth: small beside what seeds do."""
+LEAST_BUDGETS = 3
 
 
 class Measured:
-    """Loss over tokens of one variant's runs, a curve for each size, seed and data order that has two budgets and more."""
+    """Loss over tokens of one variant's runs: a curve for each size, seed and data order with three budgets and more.
+
+    Runs of one budget (within 1%) count as their mean.
+    """
 
     def __init__(self, runs: list[Run]):
-        budgets: dict[tuple, dict[float, float]] = defaultdict(dict)
+        series: dict[tuple, list[Run]] = defaultdict(list)
         for run in runs:
             if run.order is not None:
-                budgets[_series(run)][np.log(run.tokens)] = run.loss
-        self._curves = {key: PchipInterpolator(*zip(*sorted(found.items()))) for key, found in budgets.items() if len(found) > 1}
+                series[_series(run)].append(run)
+        budgets = {key: _budgets(own) for key, own in series.items()}
+        self._curves = {key: PchipInterpolator(*zip(*found))
+                        for key, found in budgets.items() if len(found) >= LEAST_BUDGETS}
 
     def loss(self, run: Run, tokens: float) -> float | None:
         """Of the run, had it been trained on so many; None where there is no curve or it does not reach there."""
-        curve, at = self._curves.get(_series(run)), np.log(tokens)
-        return float(curve(at)) if curve is not None and _within(curve, at) else None
+        if (curve := self._curves.get(_series(run))) is None:
+            return None
+        at, (least, most) = np.log(tokens), curve.x[[0, -1]]
+        if not least - BEYOND <= at <= most + BEYOND:
+            return None
+        inside = np.clip(at, least, most)
+        return float(curve(inside) + curve(inside, 1) * (at - inside))
 
     def tokens(self, run: Run, loss: float) -> float | None:
         """That the run needs for the loss; None where there is no curve, or it has the loss nowhere or more than once."""
-        curve = self._curves.get(_series(run))
-        found = [] if curve is None else [at for at in curve.solve(loss) if _within(curve, at)]
-        return float(np.exp(found[0])) if len(found) == 1 else None
+        if (curve := self._curves.get(_series(run))) is None:
+            return None
+        found = list(curve.solve(loss, extrapolate=False))
+        for end, sign in ((curve.x[0], -1), (curve.x[-1], 1)):
+            if (slope := curve(end, 1)) and 0 < sign * (past := (loss - curve(end)) / slope) <= BEYOND:
+                found.append(end + past)
+        if not found or np.isnan(found).any() or np.ptp(found) > 1e-9:  # NaN: a level stretch; a budget may be found twice
+            return None
+        return float(np.exp(found[0]))
 
 
-def _within(curve: PchipInterpolator, at: float) -> bool:
-    return bool(curve.x[0] - BEYOND <= at <= curve.x[-1] + BEYOND)
+def _budgets(runs: list[Run]) -> list[tuple[float, float]]:
+    """(log tokens, loss), rising."""
+    groups: list[list[Run]] = []
+    for run in sorted(runs, key=lambda run: run.tokens):
+        if groups and run.tokens <= groups[-1][0].tokens * (1 + TOKENS_WITHIN):
+            groups[-1].append(run)
+        else:
+            groups.append([run])
+    return [(np.log(group[0].tokens), float(np.mean([run.loss for run in group]))) for group in groups]
 
 
 def _series(run: Run) -> tuple:

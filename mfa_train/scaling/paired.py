@@ -15,12 +15,10 @@ from mfa_train.scaling.bootstrap import DRAWS, LEVEL, SEED, finite, interval
 from mfa_train.scaling.fits import VariantFit
 from mfa_train.scaling.frontier import tokens_for
 from mfa_train.scaling.measured import Measured
-from mfa_train.scaling.runs import PARAMS_WITHIN, Run
+from mfa_train.scaling.runs import FLOPS_WITHIN, PARAMS_WITHIN, Run
 from mfa_train.scaling.variants import settings_that_differ
 
 EXACT_UNITS = 12
-FLOPS_WITHIN = 1e-4
-"""FLOPs as near as that are equal."""
 
 
 def verdicts(variants: dict[str, list[Run]], fits: dict[str, VariantFit]) -> list[dict]:
@@ -93,7 +91,8 @@ def _pairs(first: list[Run], second: list[Run]) -> list[tuple[Run, Run]]:
     return [(a, b) for a, b in pairs if abs(np.log(a.params / b.params)) <= PARAMS_WITHIN]
 
 
-def _verdict(a: str, b: str, pairs: list[tuple[Run, Run]], fit: VariantFit, measured: dict[str, Measured]) -> dict | None:
+def _verdict(a: str, b: str, pairs: list[tuple[Run, Run]], fit: VariantFit,
+             measured: dict[str, Measured]) -> dict | None:
     if not pairs:
         return None
     units: dict[tuple, list[int]] = {}

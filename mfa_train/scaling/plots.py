@@ -84,6 +84,8 @@ def _over_kv(rows: list[dict], colors: dict, result: dict) -> plt.Figure:
     low, high = max(min(values + ends), min(values) - room), min(max(values + ends), max(values) + room)
     margin = 0.06 * (high - low) or 0.1
     axes.set_ylim(low - margin, high + margin)
+    if ends and (min(ends) < low - margin or max(ends) > high + margin):
+        axes.set_xlabel(f"{axes.get_xlabel()}; bars that leave the picture go on")
     sizes = [row["kv_bytes_per_token"] for row in rows]
     axes.set_xlim(min(sizes) / 1.25, max(sizes) * 1.6)
     groups = _of_one_cache(rows)
@@ -100,8 +102,9 @@ def _over_kv(rows: list[dict], colors: dict, result: dict) -> plt.Figure:
             axes.errorbar(row["kv_bytes_per_token"], loss["value"], error, fmt="o", color=color, markersize=7,
                           markerfacecolor=color if row["on_frontier"] else "white",
                           transform=offset_copy(axes.transData, figure, x=aside, units="points"))
-            axes.annotate(_plain(WITHOUT_SHARE.sub("", row["variant"])), (row["kv_bytes_per_token"], label), color=color,
-                          xytext=(SIDE_BY_SIDE * (len(same) - 1) / 2 + 7, 0), textcoords="offset points", va="center")
+            axes.annotate(_plain(WITHOUT_SHARE.sub("", row["variant"])), (row["kv_bytes_per_token"], label),
+                          xytext=(SIDE_BY_SIDE * (len(same) - 1) / 2 + 7, 0), textcoords="offset points", va="center",
+                          color=color)
     return figure
 
 

@@ -18,6 +18,10 @@ from mfa_train.config.typed import flat
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 PARAMS_WITHIN = 0.02
 """How far the parameters of models of one size may differ, as a share."""
+TOKENS_WITHIN = 0.01
+"""Token budgets as near as that are one."""
+FLOPS_WITHIN = 1e-4
+"""FLOPs as near as that are equal."""
 CURVE = ("tokens", "flops", "seconds", "train/loss", "val/loss")
 CURVE_POINTS = 160
 """At most, of one run: more than a chart can show."""

@@ -22,8 +22,7 @@ def main() -> None:
     _row("variant", *(f"{size}: loss" for size in sizes), *(f"{size}: tokens to {WAITED_FOR}" for size in sizes))
     _row("---", *["---:"] * 2 * len(sizes))
     for variant, own in by_variant.items():
-        largest = [[run for run in own if run["size"] == size and run["tokens"] > 2e6] for size in sizes]
-        largest = [sorted(of_size, key=lambda run: run["seed"]) for of_size in largest]
+        largest = [_largest([run for run in own if run["size"] == size]) for size in sizes]
         _row(variant, *(" / ".join(f"{run['loss']:.3f}" for run in of_size) for of_size in largest),
              *(" / ".join(map(_waited, of_size)) for of_size in largest))
     print()
@@ -46,6 +45,12 @@ def _interval(value: dict | None) -> str:
 
 def _p(value: float | None) -> str:
     return "–" if value is None else f"{value:.2g}"
+
+
+def _largest(runs: list[dict]) -> list[dict]:
+    """Those of the largest budget, by seed."""
+    most = max((run["tokens"] for run in runs), default=0)
+    return sorted((run for run in runs if run["tokens"] > 0.9 * most), key=lambda run: run["seed"])
 
 
 def _waited(run: dict) -> str:

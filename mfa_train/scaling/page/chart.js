@@ -115,7 +115,9 @@ class Chart {
       box.right,
       0.04,
     );
-    const ends = drawnEnds(all).filter((y) => y != null && (!this.logY || y > 0));
+    const ends = (this.cut ? cutEnds(all) : all.flatMap((point) => [point.y, point.low, point.high])).filter(
+      (y) => y != null && (!this.logY || y > 0),
+    );
     const scaleY = this.scale(this.crop ? cropped(ends) : ends, this.logY, box.bottom, box.top, 0.07);
     this.axes(box, scaleX, scaleY, width, height);
     const clip = `clip${charts.indexOf(this)}`;
@@ -232,21 +234,21 @@ class Chart {
         stroke: one.color,
         "stroke-width": 1.6,
       });
-      if (point.name) this.label(point.name, x, y, one.color, x > box.right - 90, point.beside);
+      if (point.name) this.label(point, x, y, one.color, x > box.right - 90);
     }
   }
 
   // Beside its point or above, where no other label stands.
-  label(name, x, y, color, left, beside = 0) {
+  label({name, before = 0, behind = 0}, x, y, color, left) {
     const width = 6.6 * name.length,
-      from = left ? x - 8 - width : x + beside + 8;
+      from = left ? x - before - 8 - width : x + behind + 8;
     const free = (at) =>
       this.labels.every(
         (other) => Math.abs(other.at - at) > 12 || other.from > from + width || other.from + other.width < from,
       );
     const at = [4, -9, -22, -35, -48, -61].map((shift) => y + shift).find(free) ?? y + 4;
     this.labels.push({at, from, width});
-    const attributes = {x: left ? x - 8 : from, y: at, "text-anchor": left ? "end" : "start"};
+    const attributes = {x: left ? from + width : from, y: at, "text-anchor": left ? "end" : "start"};
     shape(this.svg, "text", {class: "name", style: `fill:${color}`, ...attributes}, name);
   }
 
@@ -271,7 +273,7 @@ class Chart {
 }
 
 // Values, and their intervals as far as the values' own span beyond them: two seeds have intervals that leave no room.
-function drawnEnds(points) {
+function cutEnds(points) {
   const values = points.map((point) => point.y),
     least = Math.min(...values),
     most = Math.max(...values),

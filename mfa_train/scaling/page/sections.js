@@ -1,15 +1,25 @@
 // The sections with a chart. Each is called once and draws itself again when a switch or a menu changes.
 
-// Points of one cache stand side by side, names to the right of them all.
+const RESTS_ON = {measured: "runs", law: "its law"};
+
+// Points of one cache (within 4%) stand side by side by their loss, names beside them all.
 function besideEachOther(rows) {
-  const step = 10;
-  const caches = new Map();
-  for (const row of [...rows].sort((a, b) => a.loss.value - b.loss.value)) {
-    const key = [...caches.keys()].find((kv) => Math.abs(Math.log(kv / row.kv_bytes_per_token)) < 0.04) ?? row.kv_bytes_per_token;
-    caches.set(key, [...(caches.get(key) ?? []), row]);
+  const step = 10,
+    groups = [];
+  for (const row of [...rows].sort((a, b) => a.kv_bytes_per_token - b.kv_bytes_per_token)) {
+    const last = groups.at(-1);
+    if (last && row.kv_bytes_per_token < 1.04 * last[0].kv_bytes_per_token) last.push(row);
+    else groups.push([row]);
   }
-  return [...caches.values()].flatMap((same) =>
-    same.map((row, index) => ({row, aside: (index - (same.length - 1) / 2) * step, beside: (same.length - 1 - index) * step})),
+  return groups.flatMap((same) =>
+    same
+      .sort((a, b) => a.loss.value - b.loss.value)
+      .map((row, index) => ({
+        row,
+        aside: (index - (same.length - 1) / 2) * step,
+        before: index * step,
+        behind: (same.length - 1 - index) * step,
+      })),
   );
 }
 
@@ -38,10 +48,11 @@ function kv() {
     {
       logX: true,
       logY: false,
+      cut: true,
       x: () => "KV cache (bytes per token, all layers)",
       y: () => lossLabel,
       series: () =>
-        besideEachOther(chosen()).map(({row, aside, beside}) => ({
+        besideEachOther(chosen()).map(({row, ...place}) => ({
           variant: row.variant,
           kind: "points",
           color: colorOf(row.variant),
@@ -53,8 +64,7 @@ function kv() {
               low: row.loss.low,
               high: row.loss.high,
               hollow: !row.on_frontier,
-              aside,
-              beside,
+              ...place,
               name: withoutShare(row.variant),
               info: [
                 row.variant,
@@ -79,6 +89,7 @@ function kv() {
         ["loss", (row) => row.loss, 5],
         ["parameters", (row) => row.params],
         ["tokens", (row) => row.tokens],
+        ["rests on", (row) => RESTS_ON[row.by] ?? "–"],
         ["runs", (row) => row.runs.length],
         ["on the frontier", (row) => (row.on_frontier ? "yes" : "no")],
       ],
@@ -310,8 +321,6 @@ function fits() {
   );
 }
 
-const restsOn = (by) => ({measured: "token budgets", law: "law"})[by] ?? "–";
-
 function verdicts() {
   const host = section("verdicts");
   if (!result.verdicts.length) host.appendChild(element("p", {}, "There are no pairs in these runs."));
@@ -323,9 +332,9 @@ function verdicts() {
       ["verdict", (row) => row.says],
       ["loss difference", (row) => row.difference, 3],
       ["at equal FLOPs", (row) => row.difference_at_equal_flops, 3],
-      ["which rests on", (row) => restsOn(row.equal_flops_by)],
+      ["that rests on", (row) => RESTS_ON[row.equal_flops_by] ?? "–"],
       ["tokens the second needs for the first's loss (×)", (row) => row.token_multiplier, 3],
-      ["which rests on", (row) => restsOn(row.token_multiplier_by)],
+      ["these rest on", (row) => RESTS_ON[row.token_multiplier_by] ?? "–"],
       ["KV bytes, first / second", (row) => row.kv_ratio, 3],
       ["p (paired t)", (row) => row.p_t, 2],
       ["p (sign flips)", (row) => row.p_signs, 2],
