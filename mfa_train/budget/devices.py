@@ -74,13 +74,27 @@ def resolve_precision(precision: str, device: Device) -> torch.dtype:
 
 
 @functools.cache
-def measured_flops(dtype: torch.dtype, size: int = 1536, seconds: float = 0.2) -> float:
-    """FLOP/s of the fastest of some square matrix products on this CPU, measured once a process."""
-    a, b = (torch.randn(size, size, dtype=dtype) for _ in range(2))
-    a @ b
-    best, end = float("inf"), time.perf_counter() + seconds
+def measured_flops(dtype: torch.dtype, largest: int = 1536, seconds: float = 0.2) -> float:
+    """FLOP/s of the fastest of some square matrix products on this CPU, measured once a process.
+
+    They are as large as `largest`, or smaller where one of those would take too long: bfloat16 without the hardware for
+    it is a hundred times slower.
+    """
+    size = largest // 8
+    while True:
+        a, b = (torch.randn(size, size, dtype=dtype) for _ in range(2))
+        a @ b  # what is set up at the first
+        best = _seconds(a, b)
+        if size == largest or best > seconds / 16:
+            break
+        size *= 2
+    end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        start = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - start)
+        best = min(best, _seconds(a, b))
     return 2 * size**3 / best
+
+
+def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
+    start = time.perf_counter()
+    a @ b
+    return time.perf_counter() - start

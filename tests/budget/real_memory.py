@@ -1,4 +1,4 @@
-"""What real ranks hold: trains two steps with DeepSpeed and looks at every tensor, and at every allocation.
+"""What real ranks hold: trains a step and a half with DeepSpeed and looks at every tensor, and at every allocation.
 
     python real_memory.py RANKS OVERRIDE…
 
@@ -47,17 +47,16 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
 
     config = configs.load(overrides)
     engine = build_engine(config, join(), {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision])
-    shape = (config.training.micro_batch(ranks), config.training.sequence_length + 1)
 
-    def forward_and_backward() -> None:
-        tokens = torch.randint(0, config.model.vocab_size, shape)
+    def forward_and_backward(sequences: int, length: int) -> None:
+        tokens = torch.randint(0, config.model.vocab_size, (sequences, length + 1))
         engine.backward(engine(tokens[:, :-1], tokens[:, 1:]))
 
-    forward_and_backward()
+    forward_and_backward(1, 16)  # only so that there are optimizer states
     engine.step()
     at_rest = tensor_bytes()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        forward_and_backward()
+        forward_and_backward(config.training.micro_batch(ranks), config.training.sequence_length)
     states, passing = tensor_bytes(), allocated_peak(recorded)
     copied = sum(tensor.nbytes for tensor in Saver(config.checkpoint, Path(), 0, join(), 0)._copied(engine).values())
     if rank == 0:
