@@ -85,7 +85,7 @@ def _over_kv(rows: list[dict], colors: dict, result: dict) -> plt.Figure:
     margin = 0.06 * (high - low) or 0.1
     axes.set_ylim(low - margin, high + margin)
     if ends and (min(ends) < low - margin or max(ends) > high + margin):
-        axes.set_xlabel(f"{axes.get_xlabel()}; bars that leave the picture go on")
+        axes.set_xlabel(f"{axes.get_xlabel()}\nbars that leave the picture go on")
     sizes = [row["kv_bytes_per_token"] for row in rows]
     axes.set_xlim(min(sizes) / 1.25, max(sizes) * 1.6)
     groups = _of_one_cache(rows)
