@@ -10,7 +10,7 @@ from collections import defaultdict
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from mfa_train.scaling.runs import TOKENS_WITHIN, Run
+from mfa_train.scaling.runs import FLOPS_WITHIN, TOKENS_WITHIN, Run
 
 BEYOND = 0.05
 """In log tokens. There the error is that of a curvature over a twentieth: small beside what seeds do."""
@@ -53,6 +53,26 @@ class Measured:
         if not found or np.isnan(found).any() or np.ptp(found) > 1e-9:  # NaN: a level stretch; a budget may be found twice
             return None
         return float(np.exp(found[0]))
+
+
+def difference_at_equal_flops(one: Run, other: Run, of_a: Measured, of_b: Measured) -> float | None:
+    """The loss of `one` less that of `other`, the dearer of them on fewer tokens or else the cheaper on more."""
+    ratio = one.flops / other.flops
+    if abs(np.log(ratio)) < FLOPS_WITHIN:
+        return one.loss - other.loss
+    for measured, run, factor in sorted(((of_a, one, 1 / ratio), (of_b, other, ratio)), key=lambda move: move[2]):
+        if (loss := measured.loss(run, run.tokens * factor)) is not None:
+            return loss - other.loss if run is one else one.loss - loss
+    return None
+
+
+def tokens_at_equal_loss(one: Run, other: Run, of_a: Measured, of_b: Measured) -> float | None:
+    """What `other` needs, of the tokens of `one`, for one loss: that of `one`, or else that of `other`."""
+    if (tokens := of_b.tokens(other, one.loss)) is not None:
+        return tokens / one.tokens
+    if (tokens := of_a.tokens(one, other.loss)) is not None:
+        return other.tokens / tokens
+    return None
 
 
 def _budgets(runs: list[Run]) -> list[tuple[float, float]]:

@@ -14,8 +14,8 @@ from scipy import stats
 from mfa_train.scaling.bootstrap import DRAWS, LEVEL, SEED, finite, interval
 from mfa_train.scaling.fits import VariantFit
 from mfa_train.scaling.frontier import tokens_for
-from mfa_train.scaling.measured import Measured
-from mfa_train.scaling.runs import FLOPS_WITHIN, PARAMS_WITHIN, Run
+from mfa_train.scaling.measured import Measured, difference_at_equal_flops, tokens_at_equal_loss
+from mfa_train.scaling.runs import PARAMS_WITHIN, Run
 from mfa_train.scaling.variants import settings_that_differ
 
 EXACT_UNITS = 12
@@ -160,7 +160,7 @@ def _at_equal_flops(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]],
     """
     if not all(one.flops and other.flops for one, other in pairs):
         return None, None
-    moved = [_difference_at_equal_flops(one, other, of_a, of_b) for one, other in pairs]
+    moved = [difference_at_equal_flops(one, other, of_a, of_b) for one, other in pairs]
     if None not in moved:
         return _summary(_means(np.array(moved), units)), "measured"
     if fit.law is None:
@@ -173,17 +173,6 @@ def _at_equal_flops(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]],
     return _summary(_means(difference - gains[:, 0], units), float(of_law)), "law"
 
 
-def _difference_at_equal_flops(one: Run, other: Run, of_a: Measured, of_b: Measured) -> float | None:
-    """The loss of `one` less that of `other`, the dearer of them on fewer tokens or else the cheaper on more."""
-    ratio = one.flops / other.flops
-    if abs(np.log(ratio)) < FLOPS_WITHIN:
-        return one.loss - other.loss
-    for measured, run, factor in sorted(((of_a, one, 1 / ratio), (of_b, other, ratio)), key=lambda move: move[2]):
-        if (loss := measured.loss(run, run.tokens * factor)) is not None:
-            return loss - other.loss if run is one else one.loss - loss
-    return None
-
-
 def _token_multiplier(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]], of_a: Measured, of_b: Measured,
                       fit: VariantFit) -> tuple[dict | None, str | None]:
     """How many times its tokens b needs for a's loss, and what that rests on.
@@ -192,7 +181,7 @@ def _token_multiplier(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]
     Student's interval over units. Where they don't reach, "law": b's at the pairs' mean size and tokens; its interval
     holds the difference's uncertainty (Student's, over units) and the law's (its draws).
     """
-    needed = [_tokens_at_equal_loss(one, other, of_a, of_b) for one, other in pairs]
+    needed = [tokens_at_equal_loss(one, other, of_a, of_b) for one, other in pairs]
     if None not in needed:
         found = _summary(_means(np.log(needed), units))["interval"]
         return {key: value if value is None else float(np.exp(value)) for key, value in found.items()}, "measured"
@@ -206,12 +195,3 @@ def _token_multiplier(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]
         return {"value": finite(value), "low": None, "high": None}, "law"
     noise = np.random.default_rng(SEED).standard_t(count - 1, size=DRAWS) * difference.std(ddof=1) / np.sqrt(count)
     return interval(value, tokens_for(fit.draws, n, fit.draws(n, d) + mean + noise) / d), "law"
-
-
-def _tokens_at_equal_loss(one: Run, other: Run, of_a: Measured, of_b: Measured) -> float | None:
-    """What `other` needs, of the tokens of `one`, for one loss: that of `one`, or else that of `other`."""
-    if (tokens := of_b.tokens(other, one.loss)) is not None:
-        return tokens / one.tokens
-    if (tokens := of_a.tokens(one, other.loss)) is not None:
-        return other.tokens / tokens
-    return None

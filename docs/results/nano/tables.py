@@ -1,65 +1,103 @@
-"""Prints tables of a report as README.md has them: losses at the largest token budget, and differences.
+"""Prints tables of runs as README.md has them: losses at the largest token budget, and differences budget by budget.
 
-    python docs/results/nano/tables.py docs/results/nano/report/fit.json           # in the root of the repository
-    python docs/results/nano/tables.py docs/results/nano/report/fit.json mha mla   # pairs that have one of these
+    python docs/results/nano/tables.py docs/results/nano/runs            # in the root of the repository
+    python docs/results/nano/tables.py docs/results/nano/runs --of mla   # the pairs that have an mla alone
 """
 
+import argparse
 import json
-import sys
+from collections import defaultdict
 from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from mfa_train.scaling.compare import compare
+from mfa_train.scaling.measured import Measured, difference_at_equal_flops
+from mfa_train.scaling.runs import Run
+from mfa_train.scaling.study import gather
 
 WAITED_FOR = 4.5
 """Training loss, nats per token."""
 
 
 def main() -> None:
-    found, attentions = json.loads(Path(sys.argv[1]).read_text()), sys.argv[2:]
-    runs = [run for run in found["runs"] if not run["excluded"]]
-    sizes = sorted({run["size"] for run in runs}, key=lambda size: min(run["params"] for run in runs if run["size"] == size))
-    by_variant: dict[str, list[dict]] = {}
-    for run in runs:
-        by_variant.setdefault(run["variant"], []).append(run)
+    typed = argparse.ArgumentParser()
+    typed.add_argument("runs", nargs="+", type=Path)
+    typed.add_argument("--of", nargs="*", default=[])
+    typed = typed.parse_args()
+    study = gather(typed.runs)
+    variants = study.variants()
+    losses(variants)
+    print()
+    largest = compare(gather([Path(run.source) for runs in variants.values() for run in _largest(runs)]))
+    differences(variants, compare(study)["verdicts"], {(row["a"], row["b"]): row for row in largest["verdicts"]}, typed.of)
+
+
+def losses(variants: dict[str, list[Run]]) -> None:
+    params = {run.size: run.params for runs in variants.values() for run in runs}
+    sizes = sorted(params, key=params.get)
     _row("variant", *(f"{size}: loss" for size in sizes), *(f"{size}: tokens to {WAITED_FOR}" for size in sizes))
     _row("---", *["---:"] * 2 * len(sizes))
-    for variant, own in by_variant.items():
-        largest = [_largest([run for run in own if run["size"] == size]) for size in sizes]
-        _row(variant, *(" / ".join(f"{run['loss']:.3f}" for run in of_size) for of_size in largest),
-             *(" / ".join(map(_waited, of_size)) for of_size in largest))
-    print()
-    _row("pair", "units", "loss difference", "p (Holm)", "at equal FLOPs", "p (Holm)", "tokens ×", "KV ×")
-    _row("---", *["---:"] * 7)
-    for pair in found["verdicts"]:
-        if not attentions or {pair["a"].split()[0], pair["b"].split()[0]} & set(attentions):
-            _row(f"{pair['a']} − {pair['b']}", pair["units"], _interval(pair["difference"]), _p(pair["p_holm"]),
-                 _interval(pair["difference_at_equal_flops"]), _p(pair["p_holm_at_equal_flops"]),
-                 f"{pair['token_multiplier']['value']:.2f}" if pair["token_multiplier"] else "–", f"{pair['kv_ratio']:.3g}")
+    for name, runs in variants.items():
+        of_size = [[run for run in _largest(runs) if run.size == size] for size in sizes]
+        _row(name, *(" / ".join(f"{run.loss:.3f}" for run in own) for own in of_size),
+             *(" / ".join(map(_waited, own)) for own in of_size))
 
 
-def _row(*cells) -> None:
-    print("|", " | ".join(map(str, cells)), "|")
+def differences(variants: dict[str, list[Run]], verdicts: list[dict], of_largest: dict, only: list[str]) -> None:
+    """First less second. A budget's mean is over sizes and seeds, with Student's interval; p is Holm's, of all pairs of
+    variants."""
+    named = {run.name: run for runs in variants.values() for run in runs}
+    measured = {name: Measured(runs) for name, runs in variants.items()}
+    _row("pair", "by budget", "the largest", "p (Holm)", "all", "p (Holm)", "the largest, equal FLOPs")
+    _row("---", *["---:"] * 6)
+    for row in verdicts:
+        if only and not {row["a"].split()[0], row["b"].split()[0]} & set(only):
+            continue
+        units = defaultdict(list)
+        for one, other, _ in row["runs"]:
+            units[named[one].size, named[one].seed].append((named[one], named[other]))
+        budgets = list(zip(*(sorted(pairs, key=lambda pair: pair[0].tokens) for pairs in units.values())))
+        at_flops = [difference_at_equal_flops(*pair, measured[row["a"]], measured[row["b"]]) for pair in budgets[-1]]
+        _row(f"{row['a']} − {row['b']}",
+             " / ".join(f"{np.mean([one.loss - other.loss for one, other in pairs]):+.3f}" for pairs in budgets),
+             _interval(of_largest[row["a"], row["b"]]["difference"]), _p(of_largest[row["a"], row["b"]]["p_holm"]),
+             _interval(row["difference"]), _p(row["p_holm"]), "–" if None in at_flops else _interval(_student(at_flops)))
 
 
-def _interval(value: dict | None) -> str:
-    return "–" if value is None else f"{value['value']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
+def _largest(runs: list[Run]) -> list[Run]:
+    """Those of their size's and seed's largest budget, by seed."""
+    most = defaultdict(int)
+    for run in runs:
+        most[run.size, run.seed] = max(most[run.size, run.seed], run.tokens)
+    return sorted((run for run in runs if run.tokens == most[run.size, run.seed]), key=lambda run: run.seed)
+
+
+def _waited(run: Run) -> str:
+    """Tokens at the first record of metrics.jsonl with a training loss below WAITED_FOR."""
+    for line in (Path(run.source) / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record.get("train/loss", WAITED_FOR) < WAITED_FOR:
+            return f"{record['tokens'] / 1e3:.0f}K"
+    return "–"
+
+
+def _student(values: list[float]) -> dict:
+    mean, half = np.mean(values), stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return {"value": mean, "low": mean - half, "high": mean + half}
+
+
+def _interval(value: dict) -> str:
+    return f"{value['value']:+.3f}" + ("" if value["low"] is None else f" [{value['low']:+.3f}, {value['high']:+.3f}]")
 
 
 def _p(value: float | None) -> str:
     return "–" if value is None else f"{value:.2g}"
 
 
-def _largest(runs: list[dict]) -> list[dict]:
-    """Those of the largest budget, by seed."""
-    most = max((run["tokens"] for run in runs), default=0)
-    return sorted((run for run in runs if run["tokens"] > 0.9 * most), key=lambda run: run["seed"])
-
-
-def _waited(run: dict) -> str:
-    """Tokens at the first record of metrics.jsonl with a training loss below WAITED_FOR."""
-    for line in (Path(run["source"]) / "metrics.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        if record.get("train/loss", WAITED_FOR) < WAITED_FOR:
-            return f"{record['tokens'] / 1e3:.0f}K"
-    return "–"
+def _row(*cells) -> None:
+    print("|", " | ".join(map(str, cells)), "|")
 
 
 if __name__ == "__main__":
