@@ -98,13 +98,27 @@ def _varied(runs: list[Run]) -> list[str]:
         keys = {key for run in cell for key in run.config if not key.startswith(NOT_VARIED)}
         found |= {key for key in keys if len({str(run.config.get(key)) for run in cell}) > 1}
     if any(key.startswith("match.") for key in found):
-        found = {key for key in found if not key.startswith(SHAPED)}
+        found = {key for key in found if not key.startswith(SHAPED)} | _shapes_by_hand(runs)
     return sorted(found, key=lambda key: (key != BUDGET, key))
+
+
+def _shapes_by_hand(runs: list[Run]) -> set[str]:
+    """Keys of the attention in which runs differ though all that `match` was given is the same: not its doing."""
+    matched = defaultdict(list)
+    for index, cell in enumerate(_cells(runs)):
+        for run in cell:
+            given = (str(value) for key, value in sorted(run.config.items()) if key.startswith("match."))
+            matched[index, *given].append(run)
+    return {key for same in matched.values() for key in same[0].config
+            if key.startswith("attention.") and not key.startswith(NOT_VARIED)
+            and len({str(run.config.get(key)) for run in same}) > 1}
 
 
 def _teller(runs: list[Run]) -> Told:
     """What a key of a run is told as. A learning rate is a multiple of the usual one of its size, token budget and seed,
-    whatever the attention, where all of these have one."""
+    whatever the attention, where all of these have one; a width of the attention is one of head_dim where that
+    differs."""
+    widths = {run.config.get("model.head_dim") for run in runs if run.config}
     usual = {id(run): _usual([other.config.get(RATE) for other in cell]) for cell in _cells(runs) for run in cell}
 
     def told(key: str, run: Run) -> str:
@@ -114,6 +128,8 @@ def _teller(runs: list[Run]) -> Told:
         if key == RATE and value and None not in usual.values():
             factor = value / usual.get(id(run), value)
             return "" if factor == 1 else f"lr×{factor:.3g}"
+        if key.startswith("attention.") and type(value) is int and len(widths) > 1:
+            return f"{key.rpartition('.')[2]}={value / run.config['model.head_dim']:.3g}·head_dim"
         return f"{key.rpartition('.')[2]}={value}"
 
     return told

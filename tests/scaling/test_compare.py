@@ -284,6 +284,7 @@ def test_a_ladder_and_the_one_that_varies_it_are_compared_together(tmp_path):
     members = [member for sweep in ("nano", "nano_causes")
                for member in ladder.members([f"sweep={sweep}", "attention=mla", "seed=1"], lambda _: None)]
     members += ladder.members(["sweep=nano", "attention=mha", "seed=1"], lambda _: None)
+    members += ladder.members(["sweep=nano_mla", "seed=1"], lambda _: None)
     for member in members:
         attention, config = member.config.attention["name"], member.config
         tree = yaml.safe_load(configs.to_yaml(config))
@@ -293,7 +294,8 @@ def test_a_ladder_and_the_one_that_varies_it_are_compared_together(tmp_path):
     variants = gather([tmp_path]).variants()
     quarter, eighth = "mla 0.25 of MHA's KV", "mla 0.125 of MHA's KV"
     assert [name for name in variants if name.startswith("mla")] == sorted([
-        eighth, quarter, f"{quarter} lr×0.5", f"{quarter} lr×2", f"{quarter} method=zero_output"])
+        eighth, f"{eighth} q_lora_rank=None", quarter, f"{quarter} lr×0.5", f"{quarter} lr×2",
+        f"{quarter} method=zero_output", f"{quarter} q_lora_rank=None"])
     assert len(variants[quarter]) == 9 and len(variants["mha"]) == 9
     assert compare_study(gather([tmp_path]))["reference"] == "mha"
 

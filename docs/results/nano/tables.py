@@ -84,6 +84,8 @@ def _waited(run: Run) -> str:
 
 
 def _student(values: list[float]) -> dict:
+    if len(values) < 2:
+        return {"value": np.mean(values), "low": None, "high": None}
     mean, half = np.mean(values), stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return {"value": mean, "low": mean - half, "high": mean + half}
 
