@@ -108,7 +108,7 @@ def _shapes_by_hand(runs: list[Run]) -> set[str]:
     for index, cell in enumerate(_cells(runs)):
         for run in cell:
             given = (str(value) for key, value in sorted(run.config.items()) if key.startswith("match."))
-            matched[index, *given].append(run)
+            matched[(index, *given)].append(run)
     return {key for same in matched.values() for key in same[0].config
             if key.startswith("attention.") and not key.startswith(NOT_VARIED)
             and len({str(run.config.get(key)) for run in same}) > 1}
