@@ -43,6 +43,8 @@ NOT_VARIED = (
 """Keys that make no variant: a run's budget, its bookkeeping, and what changes no number."""
 SHAPED = ("model.intermediate_size", "attention.", "match.params")
 """Keys that follow from `match`, and differ from size to size."""
+WIDTHS = ("_lora_rank", "head_dim")
+"""Ends of the attention's keys that go with head_dim from size to size."""
 BUDGET, RATE = "match.kv_bytes_per_token", "optimizer.lr"
 Told = Callable[[str, Run], str]
 
@@ -128,8 +130,9 @@ def _teller(runs: list[Run]) -> Told:
         if key == RATE and value and None not in usual.values():
             factor = value / usual.get(id(run), value)
             return "" if factor == 1 else f"lr×{factor:.3g}"
-        if key.startswith("attention.") and type(value) is int and len(widths) > 1:
-            return f"{key.rpartition('.')[2]}={value / run.config['model.head_dim']:.3g}·head_dim"
+        width = run.config.get("model.head_dim")
+        if key.startswith("attention.") and key.endswith(WIDTHS) and value and width and len(widths) > 1:
+            return f"{key.rpartition('.')[2]}={value / width:.3g}·head_dim"
         return f"{key.rpartition('.')[2]}={value}"
 
     return told

@@ -1,7 +1,6 @@
 """Prints tables of runs as README.md has them: losses at the largest token budget, and differences budget by budget.
 
-    python docs/results/nano/tables.py docs/results/nano/runs            # in the root of the repository
-    python docs/results/nano/tables.py docs/results/nano/runs --of mla   # the pairs that have an mla alone
+    python docs/results/nano/tables.py docs/results/nano/runs    # in the root of the repository
 """
 
 import argparse
@@ -24,14 +23,12 @@ WAITED_FOR = 4.5
 def main() -> None:
     typed = argparse.ArgumentParser()
     typed.add_argument("runs", nargs="+", type=Path)
-    typed.add_argument("--of", nargs="*", default=[])
-    typed = typed.parse_args()
-    study = gather(typed.runs)
+    study = gather(typed.parse_args().runs)
     variants = study.variants()
     losses(variants)
     print()
     largest = compare(gather([Path(run.source) for runs in variants.values() for run in _largest(runs)]))
-    differences(variants, compare(study)["verdicts"], {(row["a"], row["b"]): row for row in largest["verdicts"]}, typed.of)
+    differences(variants, compare(study)["verdicts"], {(row["a"], row["b"]): row for row in largest["verdicts"]})
 
 
 def losses(variants: dict[str, list[Run]]) -> None:
@@ -45,7 +42,7 @@ def losses(variants: dict[str, list[Run]]) -> None:
              *(" / ".join(map(_waited, own)) for own in of_size))
 
 
-def differences(variants: dict[str, list[Run]], verdicts: list[dict], of_largest: dict, only: list[str]) -> None:
+def differences(variants: dict[str, list[Run]], verdicts: list[dict], of_largest: dict) -> None:
     """First less second. A budget's mean is over sizes and seeds, with Student's interval; p is Holm's, of all pairs of
     variants."""
     named = {run.name: run for runs in variants.values() for run in runs}
@@ -53,8 +50,6 @@ def differences(variants: dict[str, list[Run]], verdicts: list[dict], of_largest
     _row("pair", "by budget", "the largest", "p (Holm)", "all", "p (Holm)", "the largest, equal FLOPs")
     _row("---", *["---:"] * 6)
     for row in verdicts:
-        if only and not {row["a"].split()[0], row["b"].split()[0]} & set(only):
-            continue
         units = defaultdict(list)
         for one, other, _ in row["runs"]:
             units[named[one].size, named[one].seed].append((named[one], named[other]))
