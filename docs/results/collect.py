@@ -6,8 +6,9 @@
 Only whole cells are kept: a run together with all its branches, since these need its checkpoints, which are not kept.
 """
 
+import argparse
+import json
 import shutil
-import sys
 from pathlib import Path
 
 import yaml
@@ -16,7 +17,12 @@ FILES = ("config.yaml", "plan.json", "summary.json", "metrics.jsonl")
 
 
 def main() -> None:
-    there, here = map(Path, sys.argv[1:3])
+    typed = argparse.ArgumentParser(description="Copies the small files of a ladder's whole cells from one folder into another.")
+    typed.add_argument("there", type=Path)
+    typed.add_argument("here", type=Path)
+    there, here = (given := typed.parse_args()).there, given.here
+    if not there.is_dir():
+        raise SystemExit(f"{there}: no such folder; type one of run folders, as runs/nano")
     branches: dict[str, list[Path]] = {}
     runs = [folder for folder in sorted(there.iterdir()) if (folder / "config.yaml").is_file()]
     expected = {}
@@ -29,8 +35,7 @@ def main() -> None:
             expected[origin] = 1 + len(config["checkpoint"]["at_steps"])
     kept = 0
     for origin, cell in branches.items():
-        if len(cell) != expected.get(origin) or not all((run / "summary.json").is_file() and '"finished"' in (
-                run / "summary.json").read_text() for run in cell):
+        if len(cell) != expected.get(origin) or not all(map(_finished, cell)):
             continue
         for run in cell:
             (here / run.name).mkdir(parents=True, exist_ok=True)
@@ -38,6 +43,11 @@ def main() -> None:
                 shutil.copyfile(run / name, here / run.name / name)
             kept += 1
     print(f"{kept} of {len(runs)} runs, those of whole cells, are in {here}")
+
+
+def _finished(run: Path) -> bool:
+    summary = run / "summary.json"
+    return summary.is_file() and json.loads(summary.read_text()).get("status") == "finished"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Configs become plain typed objects here, once; the only package that knows OmegaConf and Hydra."""
 
-from mfa_train.config.budget_schema import MatchConfig, PlanConfig
+from mfa_train.config.budget_schema import PlanConfig
 from mfa_train.config.compose import (
     CONFIG_DIR,
     ComposeError,
@@ -13,28 +13,26 @@ from mfa_train.config.compose import (
     to_yaml,
 )
 from mfa_train.config.ladder_schema import LadderConfig, RungConfig
-from mfa_train.config.launch_schema import ClusterConfig, SweepConfig
+from mfa_train.config.launch_schema import ClusterConfig
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
-from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
+from mfa_train.config.requirements import require_choice, require_positive
 from mfa_train.config.schema import (
     RESUME,
     Config,
     DataConfig,
     InitializationConfig,
     ModelConfig,
-    OptimizerConfig,
     SampleConfig,
     ScheduleConfig,
     TrackingConfig,
-    TrainingConfig,
 )
 from mfa_train.config.sweeps import Member, as_name, members, require_one, written
 from mfa_train.config.typed import typed
 
 __all__ = [
     "CONFIG_DIR", "RESUME", "CheckpointConfig", "ClusterConfig", "ComposeError", "Config", "DataConfig", "GuardConfig",
-    "InitializationConfig", "LadderConfig", "MatchConfig", "Member", "ModelConfig", "OptimizerConfig", "PlanConfig",
-    "RungConfig", "SampleConfig", "ScheduleConfig", "SweepConfig", "TrackingConfig", "TrainingConfig", "as_name",
+    "InitializationConfig", "LadderConfig", "Member", "ModelConfig", "PlanConfig",
+    "RungConfig", "SampleConfig", "ScheduleConfig", "TrackingConfig", "as_name",
     "default_attention", "differences", "explained", "from_hydra", "load", "members", "of_run", "require_choice",
-    "require_not_negative", "require_one", "require_positive", "to_yaml", "typed", "written",
+    "require_one", "require_positive", "to_yaml", "typed", "written",
 ]

@@ -19,7 +19,7 @@ def reaching(told: str, error_type: type[ConfigError] | type[DataError]) -> Iter
     try:
         yield
     except ImportError as error:
-        raise ConfigError(f"{told}: {_first_line(error)}; for s3:// type pip install 'mfa-train[s3]'") from error
+        raise ConfigError(f"{told}: {_first_line(error)}; for s3:// type pip install -e '.[s3]'") from error
     except FileNotFoundError as error:
         raise error_type(f"{told}: no such file, or no such bucket") from error
     except PermissionError as error:

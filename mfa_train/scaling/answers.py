@@ -7,7 +7,7 @@ an interval of the bootstrap's draws, in which variants trained with the same se
 import numpy as np
 
 from mfa_train.scaling.bootstrap import interval
-from mfa_train.scaling.costs import SIX_N, PowerOfN, flops_per_token
+from mfa_train.scaling.costs import SIX_N, CostOfN, flops_per_token
 from mfa_train.scaling.fits import VariantFit
 from mfa_train.scaling.frontier import best_loss, compute_for, optimum
 from mfa_train.scaling.law import Law
@@ -19,7 +19,7 @@ BEYOND = 1.5
 """An optimum this many times outside the measured sizes is told to be extrapolated."""
 
 
-def costs_of(variants: dict[str, list[Run]], accounting: str) -> dict[str, PowerOfN]:
+def costs_of(variants: dict[str, list[Run]], accounting: str) -> dict[str, CostOfN]:
     """FLOPs per token of each variant for which they are known."""
     costs = {name: SIX_N if accounting == "parameters" else flops_per_token(runs) for name, runs in variants.items()}
     return {name: cost for name, cost in costs.items() if cost is not None}
@@ -106,13 +106,13 @@ def _column(fit: VariantFit) -> Law:
     return Law(*(value[:, None] for value in vars(fit.draws).values()))
 
 
-def _common_range(variants: dict[str, list[Run]], costs: dict[str, PowerOfN]) -> tuple[float, float]:
+def _common_range(variants: dict[str, list[Run]], costs: dict[str, CostOfN]) -> tuple[float, float]:
     spent = [_spent(variants[name], cost) for name, cost in costs.items()]
     low, high = max(map(min, spent)), min(map(max, spent))
     return (low, high) if low < high else (min(map(min, spent)), max(map(max, spent)))
 
 
-def _spent(runs: list[Run], cost: PowerOfN) -> list[float]:
+def _spent(runs: list[Run], cost: CostOfN) -> list[float]:
     return [float(cost.at(run.params)) * run.tokens for run in runs]
 
 

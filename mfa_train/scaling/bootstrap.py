@@ -43,4 +43,5 @@ def interval(value: float, draws: np.ndarray) -> dict:
 
 
 def finite(value: float) -> float | None:
+    """None where it isn't: JSON has no such number."""
     return float(value) if np.isfinite(value) else None

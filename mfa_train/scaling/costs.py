@@ -19,13 +19,14 @@ ACCOUNTINGS = {
 
 
 @dataclass(frozen=True)
-class PowerOfN:
-    """exp(polynomial in log N), `coefficients` highest power first, about `center`."""
+class CostOfN:
+    """Cost of a token by N: exp(polynomial in log N), `coefficients` highest power first, about `center`."""
 
     coefficients: tuple[float, ...]
     center: float = 0.0
 
     def at(self, n: np.ndarray | float) -> np.ndarray:
+        """In FLOPs per token, or whatever `measured` was given."""
         return np.exp(np.polyval(self.coefficients, np.log(n) - self.center))
 
     def slope(self, n: np.ndarray | float) -> np.ndarray:
@@ -33,10 +34,10 @@ class PowerOfN:
         return np.polyval(np.polyder(np.array(self.coefficients)), np.log(n) - self.center) + 0.0 * np.log(n)
 
 
-SIX_N = PowerOfN((1.0, float(np.log(6))))
+SIX_N = CostOfN((1.0, float(np.log(6))))
 
 
-def measured(n: Sequence[float], values: Sequence[float | None]) -> PowerOfN | None:
+def measured(n: Sequence[float], values: Sequence[float | None]) -> CostOfN | None:
     """Through the measured values; proportional to N where there is one size; None where none is known."""
     known = np.array([(np.log(x), np.log(y)) for x, y in zip(n, values) if y])
     if not len(known):
@@ -44,9 +45,10 @@ def measured(n: Sequence[float], values: Sequence[float | None]) -> PowerOfN | N
     center = float(known[:, 0].mean())
     sizes = len(np.unique(known[:, 0].round(2)))
     if sizes == 1:
-        return PowerOfN((1.0, float(known[:, 1].mean())), center)
-    return PowerOfN(tuple(np.polyfit(known[:, 0] - center, known[:, 1], min(2, sizes - 1))), center)
+        return CostOfN((1.0, float(known[:, 1].mean())), center)
+    return CostOfN(tuple(np.polyfit(known[:, 0] - center, known[:, 1], min(2, sizes - 1))), center)
 
 
-def flops_per_token(runs: list[Run]) -> PowerOfN | None:
+def flops_per_token(runs: list[Run]) -> CostOfN | None:
+    """Training FLOPs per token of the runs' variant; None where no run tells its FLOPs."""
     return measured([run.params for run in runs], [run.flops and run.flops / run.tokens for run in runs])

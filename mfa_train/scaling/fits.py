@@ -42,6 +42,7 @@ class VariantFit:
     """log L measured - fitted, of the variant's runs in their order."""
 
     def parameters(self) -> dict[str, dict]:
+        """{E, A, alpha, B, beta: {value, low, high}}, of a variant that has a law."""
         return {
             key: interval(getattr(self.law, key), getattr(self.draws, key)) for key in ("E", "A", "alpha", "B", "beta")
         }
@@ -101,9 +102,12 @@ def _too_few(runs: list[Run], least: int) -> str:
 
 
 def _distinct(values: list[float]) -> int:
-    """How many of them differ by more than 5% from the next smaller one."""
-    ordered = np.sort(np.log(np.array(values, dtype=float)))
-    return 1 + int((np.diff(ordered) > 0.05).sum()) if len(ordered) else 0
+    """How many they are where those up to 5% above the smallest count as one, and so on from the next."""
+    count, smallest = 0, 0.0
+    for value in sorted(values):
+        if value > 1.05 * smallest:
+            count, smallest = count + 1, value
+    return count
 
 
 def _fit(variants: dict[str, list[Run]], method: str, unit_of: Callable[[Run], Hashable]) -> dict[str, VariantFit]:

@@ -7,7 +7,7 @@ directions are solved along it; since s hardly changes with N, a few repetitions
 
 import numpy as np
 
-from mfa_train.scaling.costs import PowerOfN
+from mfa_train.scaling.costs import CostOfN
 from mfa_train.scaling.law import Law
 
 ROUNDS = 12
@@ -15,7 +15,7 @@ LIMITS = 1e3, 1e16
 """Of N: no answer lies outside."""
 
 
-def optimum(law: Law, cost: PowerOfN, compute: np.ndarray | float, start: float) -> tuple[np.ndarray, np.ndarray]:
+def optimum(law: Law, cost: CostOfN, compute: np.ndarray | float, start: float) -> tuple[np.ndarray, np.ndarray]:
     """N and D of least loss for `compute`, broadcast against the law's draws; `start` is a size in the data's range."""
     n = np.full(np.broadcast(law.alpha, compute).shape, start, dtype=float)
     for _ in range(ROUNDS):
@@ -27,11 +27,12 @@ def optimum(law: Law, cost: PowerOfN, compute: np.ndarray | float, start: float)
     return n, compute / cost.at(n)
 
 
-def best_loss(law: Law, cost: PowerOfN, compute: np.ndarray | float, start: float) -> np.ndarray:
+def best_loss(law: Law, cost: CostOfN, compute: np.ndarray | float, start: float) -> np.ndarray:
+    """The loss at `optimum`'s N and D."""
     return law(*optimum(law, cost, compute, start))
 
 
-def compute_for(law: Law, cost: PowerOfN, loss: np.ndarray | float, start: float) -> np.ndarray:
+def compute_for(law: Law, cost: CostOfN, loss: np.ndarray | float, start: float) -> np.ndarray:
     """Compute at which the law's best loss is `loss`; infinite where it never gets there."""
     above = np.asarray(loss - law.E)
     n = np.full(np.broadcast(law.alpha, above).shape, start, dtype=float)

@@ -6,6 +6,7 @@ training FLOPs each variant has the tokens that the reference's FLOPs would have
 its own token budgets, seed by seed, or else its law's.
 """
 
+import itertools
 from collections import defaultdict
 
 import numpy as np
@@ -40,7 +41,7 @@ def cells_of(runs: list[Run]) -> Cells:
 def loss_over_kv(runs: list[Run], fits: dict[str, VariantFit], reference: str) -> tuple[list[dict], list[str]]:
     """A row for each cell, accounting and variant whose cache is known; and what is to be said of those left out.
 
-    `on_frontier`: no other with a cache as small is shown to have a lower loss, over the seeds that both have.
+    `on_frontier`: whether no other with a cache as small is shown to have a lower loss; None where only one seed says so.
     """
     rows, unmatched, unreached = [], set(), set()
     measured = {name: Measured([run for run in runs if run.variant == name]) for name in fits}
@@ -54,13 +55,9 @@ def loss_over_kv(runs: list[Run], fits: dict[str, VariantFit], reference: str) -
                      if (row := _row(name, own, base, measured[name], fits[name], accounting))]
             unreached |= {(name, size, tokens) for name in matched.keys() - {row["variant"] for row in found}
                           if all(run.flops for run in matched[name] + base)}
-            if len(found) < 2:
-                continue
-            for row in found:
-                rows.append(row | {
-                    "size": size, "cell_tokens": tokens, "reference": base[0].variant,
-                    "on_frontier": not any(other["kv_bytes_per_token"] <= row["kv_bytes_per_token"]
-                                           and _shown_lower(other, row) for other in found if other is not row)})
+            if len(found) > 1:
+                rows += [row | {"size": size, "cell_tokens": tokens, "reference": base[0].variant} for row in found]
+    _mark_frontier(rows)
     return rows, _of_unreached(unreached) + [
         f"{name} at size {size}: parameters differ from the reference's by more than {PARAMS_WITHIN:.0%}, so it is not among "
         "the losses over KV" for name, size in sorted(unmatched)]
@@ -76,13 +73,41 @@ def _of_unreached(cells: set[tuple[str, str, float]]) -> list[str]:
             "own token budgets nor a law reach to the reference's FLOPs" for names, where in at.items()]
 
 
-def _shown_lower(one: dict, other: dict) -> bool:
-    """Whether the loss of `one` is lower: over two and more shared seeds beyond Student's interval, else by itself."""
-    seeds = one["by_seed"].keys() & other["by_seed"].keys()
-    if len(seeds) < 2:
-        return one["loss"]["value"] < other["loss"]["value"]
-    apart = np.array([one["by_seed"][seed] - other["by_seed"][seed] for seed in seeds])
-    return apart.mean() < -stats.t.ppf((1 + LEVEL) / 2, len(apart) - 1) * apart.std(ddof=1) / len(apart) ** 0.5
+def _mark_frontier(rows: list[dict]) -> None:
+    """Sets each row's `on_frontier`.
+
+    `other` is shown to have a lower loss where the mean over shared seeds of its difference is below zero by more than
+    Student's quantile. How much the difference varies with the seed is pooled over the sizes, each at its budget of the
+    same rank (of a size alone, two seeds would say nothing); the mean is the cell's own.
+    """
+    cells: dict[tuple, dict[str, dict]] = defaultdict(dict)
+    budgets = defaultdict(set)
+    for row in rows:
+        cells[row["accounting"], row["size"], row["cell_tokens"]][row["variant"]] = row
+        budgets[row["size"]].add(row["cell_tokens"])
+    rank = {(size, tokens): index for size, own in budgets.items() for index, tokens in enumerate(sorted(own, reverse=True))}
+    apart: dict[tuple, list[np.ndarray]] = defaultdict(list)  # (accounting, rank, other, one): a size's differences each
+    for (accounting, size, tokens), cell in cells.items():
+        for one, other in itertools.permutations(cell, 2):
+            apart[accounting, rank[size, tokens], other, one].append(_apart(cell[other], cell[one]))
+    for (accounting, size, tokens), cell in cells.items():
+        for one, row in cell.items():
+            shown = [_shown_below_zero(_apart(cell[other], row), apart[accounting, rank[size, tokens], other, one])
+                     for other in cell if other != one and cell[other]["kv_bytes_per_token"] <= row["kv_bytes_per_token"]]
+            row["on_frontier"] = False if True in shown else None if None in shown else True
+
+
+def _apart(other: dict, one: dict) -> np.ndarray:
+    return np.array([other["by_seed"][seed] - one["by_seed"][seed] for seed in sorted(other["by_seed"].keys() & one["by_seed"].keys())])
+
+
+def _shown_below_zero(values: np.ndarray, of_sizes: list[np.ndarray]) -> bool | None:
+    """Of the mean of `values`, with the variance pooled over `of_sizes`; None where there are not two anywhere or none here."""
+    free = sum(len(own) - 1 for own in of_sizes if len(own))
+    if not free or not len(values):
+        return None
+    error = np.sqrt(sum(((own - own.mean()) ** 2).sum() for own in of_sizes if len(own)) / free / len(values))
+    return bool(values.mean() < -stats.t.ppf((1 + LEVEL) / 2, free) * error)
 
 
 def kv_at_equal_loss(rows: list[dict], attentions: dict[str, str]) -> list[dict]:

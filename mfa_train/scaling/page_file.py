@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from mfa_train.scaling.looks import COLORS, SAME_CACHE, SHARE
 from mfa_train.scaling.runs import CURVE, Run
 
 PARTS = Path(__file__).resolve().parent / "page"
@@ -15,7 +16,8 @@ def page(result: dict, runs: list[Run]) -> str:
     """The page of `compare`'s result and the loss curves of its runs."""
     most = max(12, ALL_CURVE_POINTS // max(1, len(runs)))
     curves = [{"name": run.name} | _columns(_thinned(run.curve, most)) for run in runs if run.curve]
-    data = json.dumps({"result": result, "curves": curves}, allow_nan=False, separators=(",", ":"))
+    looks = {"COLORS": COLORS, "SAME_CACHE": SAME_CACHE, "SHARE": SHARE}
+    data = json.dumps({"result": result, "curves": curves, "looks": looks}, allow_nan=False, separators=(",", ":"))
     # Inside a script element only these could end it or begin another; in JSON they stand in strings alone.
     for sign in "<>&\u2028\u2029":
         data = data.replace(sign, f"\\u{ord(sign):04x}")

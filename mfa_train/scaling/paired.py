@@ -1,4 +1,5 @@
-"""Two variants, run by run: pairs have the same size, tokens, seed, data order and held-out windows.
+"""Two variants, run by run: pairs have the same size, tokens, seed, data order and held-out windows. Several runs of one
+variant that share all of these are one, with their mean loss.
 
 Runs of one size and seed share their start and their data, so their differences (at several token budgets) are averaged
 first: a unit is one size and seed. Over the units: the mean difference with Student's interval, the p of the paired
@@ -7,6 +8,8 @@ t-test, and the p of the sign-flip permutation test, which assumes no normal dis
 """
 
 import itertools
+from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 from scipy import stats
@@ -61,7 +64,7 @@ def settings_beside(result: list[dict], attentions: dict[str, str]) -> list[str]
 
 def _says(verdict: dict) -> str:
     """In words, for a person; better or worse only where p, corrected for the number of pairs, is below 0.05."""
-    difference, kv = verdict["difference"], verdict["kv_ratio"]
+    difference = verdict["difference"]
     if verdict["units"] < 2:
         return "one size and seed: no telling"
     if verdict["seeds"] < 2:
@@ -74,7 +77,16 @@ def _says(verdict: dict) -> str:
     if difference["low"] == difference["high"]:
         told = ["the same loss in every pair" if difference["value"] == 0 else
                 f"the same difference in every unit, {difference['value']:.2g}"]
-    return ", ".join((told or ["no difference shown"]) + ([] if kv is None else [f"at {kv:.3g} times the cache"]))
+    return ", ".join((told or ["no difference shown"]) + _of_cache(verdict))
+
+
+def _of_cache(verdict: dict) -> list[str]:
+    """From what to what where sizes differ by more than 5%."""
+    if verdict["kv_ratio"] is None:
+        return []
+    least, most = verdict["kv_ratio_range"]
+    return [f"at {verdict['kv_ratio']:.3g} times the cache" if most <= 1.05 * least else
+            f"at {least:.3g} to {most:.3g} times the cache"]
 
 
 def _worth(difference: dict) -> str:
@@ -86,9 +98,25 @@ def _key(run: Run) -> tuple:
 
 
 def _pairs(first: list[Run], second: list[Run]) -> list[tuple[Run, Run]]:
-    partners = {_key(run): run for run in second if run.order is not None}
-    pairs = [(run, partners[_key(run)]) for run in first if run.order is not None and _key(run) in partners]
+    ours, theirs = _one_a_key(first), _one_a_key(second)
+    pairs = [(run, theirs[key]) for key, run in ours.items() if key in theirs]
     return [(a, b) for a, b in pairs if abs(np.log(a.params / b.params)) <= PARAMS_WITHIN]
+
+
+def _one_a_key(runs: list[Run]) -> dict[tuple, Run]:
+    """Where several have one key, a run with the means of their numbers and all their names."""
+    found: dict[tuple, list[Run]] = defaultdict(list)
+    for run in runs:
+        if run.order is not None:
+            found[_key(run)].append(run)
+    return {key: own[0] if len(own) == 1 else _mean(own) for key, own in found.items()}
+
+
+def _mean(runs: list[Run]) -> Run:
+    known = {key: [value for run in runs if (value := getattr(run, key)) is not None]
+             for key in ("loss", "flops", "params", "kv_bytes_per_token")}
+    means = {key: float(np.mean(values)) if len(values) == len(runs) else None for key, values in known.items()}
+    return replace(runs[0], name=" + ".join(run.name for run in runs), **means)
 
 
 def _verdict(a: str, b: str, pairs: list[tuple[Run, Run]], fit: VariantFit,
@@ -99,14 +127,11 @@ def _verdict(a: str, b: str, pairs: list[tuple[Run, Run]], fit: VariantFit,
     for index, (one, _) in enumerate(pairs):
         units.setdefault((one.size, one.seed), []).append(index)
     difference = _means(np.array([one.loss - other.loss for one, other in pairs]), units)
-    plain, known = _summary(difference), (pairs, units, measured[a], measured[b], fit)
+    plain, known = summary(difference), (pairs, units, measured[a], measured[b], fit)
     (at_flops, flops_by), (multiplier, multiplier_by) = _at_equal_flops(*known), _token_multiplier(*known)
-    kv = [
-        float(np.mean([run.kv_bytes_per_token for run in side]))
-        if all(run.kv_bytes_per_token for run in side)
-        else None
-        for side in zip(*pairs)
-    ]
+    kv = [float(np.mean([run.kv_bytes_per_token for run in side])) if all(run.kv_bytes_per_token for run in side) else None
+          for side in zip(*pairs)]
+    ratios = [one.kv_bytes_per_token / other.kv_bytes_per_token for one, other in pairs] if all(kv) else []
     return {
         "a": a, "b": b, "pairs": len(pairs), "units": len(units), "seeds": len({str(seed) for _, seed in units}),
         "also_differ": sorted(set().union(*(settings_that_differ(one, other) for one, other in pairs))),
@@ -115,7 +140,8 @@ def _verdict(a: str, b: str, pairs: list[tuple[Run, Run]], fit: VariantFit,
         "p_t_at_equal_flops": at_flops and at_flops["p_t"], "p_holm_at_equal_flops": None,
         "equal_flops_by": flops_by,
         "token_multiplier": multiplier, "token_multiplier_by": multiplier_by,
-        "kv_bytes_a": kv[0], "kv_bytes_b": kv[1], "kv_ratio": kv[0] / kv[1] if all(kv) else None,
+        "kv_bytes_a": kv[0], "kv_bytes_b": kv[1], "kv_ratio": float(stats.gmean(ratios)) if ratios else None,
+        "kv_ratio_range": [min(ratios), max(ratios)] if ratios else None,
         "largest_params_difference": max(abs(one.params / other.params - 1) for one, other in pairs),
         "runs": [[one.name, other.name, one.loss - other.loss] for one, other in pairs],
     }
@@ -125,7 +151,7 @@ def _means(values: np.ndarray, units: dict[tuple, list[int]]) -> np.ndarray:
     return np.array([values[members].mean() for members in units.values()])
 
 
-def _summary(values: np.ndarray, beside: float = 0.0) -> dict:
+def summary(values: np.ndarray, beside: float = 0.0) -> dict:
     """Of independent values: mean, Student's interval, and p where there are two and more. `beside` is a standard error
     that all of them share."""
     mean, count = float(values.mean()), len(values)
@@ -162,7 +188,7 @@ def _at_equal_flops(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]],
         return None, None
     moved = [difference_at_equal_flops(one, other, of_a, of_b) for one, other in pairs]
     if None not in moved:
-        return _summary(_means(np.array(moved), units)), "measured"
+        return summary(_means(np.array(moved), units)), "measured"
     if fit.law is None:
         return None, None
     difference = np.array([one.loss - other.loss for one, other in pairs])
@@ -170,7 +196,7 @@ def _at_equal_flops(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]],
     n, d = (np.array([getattr(other, key) for _, other in pairs], dtype=float)[:, None] for key in ("params", "tokens"))
     gains, drawn = (law(n, d * ratios[:, None]) - law(n, d) for law in (fit.law, fit.draws))
     of_law = np.std([_means(draw, units).mean() for draw in drawn.T])
-    return _summary(_means(difference - gains[:, 0], units), float(of_law)), "law"
+    return summary(_means(difference - gains[:, 0], units), float(of_law)), "law"
 
 
 def _token_multiplier(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]], of_a: Measured, of_b: Measured,
@@ -183,7 +209,7 @@ def _token_multiplier(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]
     """
     needed = [tokens_at_equal_loss(one, other, of_a, of_b) for one, other in pairs]
     if None not in needed:
-        found = _summary(_means(np.log(needed), units))["interval"]
+        found = summary(_means(np.log(needed), units))["interval"]
         return {key: value if value is None else float(np.exp(value)) for key, value in found.items()}, "measured"
     if fit.law is None:
         return None, None

@@ -11,18 +11,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.transforms import offset_copy
 
+from mfa_train.scaling.looks import COLORS, SAME_CACHE, SHARE
 from mfa_train.scaling.runs import Run
 
-COLORS = ["#3b6ea8", "#d1661f", "#2f9163", "#b03a6e", "#8a6bc1", "#a07d1c", "#2a9bb0", "#c2483c", "#6b7a2a", "#75777d",
-          "#16447a", "#e59a63", "#7cc7a2", "#e08bb2", "#54308f", "#d9c25a"]
 STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4",
     "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "mfa_train",
 }
 SIDE_BY_SIDE = 9
 """Points between the marks of variants with one cache."""
-WITHOUT_SHARE = re.compile(r" [\d.]+ of MHA's KV")
-"""The axis tells the cache."""
 COMPUTE = {"parameters": "6 × parameters × tokens (FLOPs)", "flops": "training FLOPs"}
 
 
@@ -75,17 +72,19 @@ def _over_kv(rows: list[dict], colors: dict, result: dict) -> plt.Figure:
     """The largest cell: the last, as cells come smallest first."""
     last = rows[-1]
     rows = [row for row in rows if (row["size"], row["cell_tokens"]) == (last["size"], last["cell_tokens"])]
-    figure, axes = _axes(
-        result, f"KV cache (bytes per token); {last['params']:.3g} parameters, {last['cell_tokens']:.3g} tokens"
-    )
+    figure, axes = _axes(result, "")
     values = [row["loss"]["value"] for row in rows]
     room = (max(values) - min(values)) or np.inf
     ends = [end for row in rows if row["loss"]["low"] is not None for end in (row["loss"]["low"], row["loss"]["high"])]
     low, high = max(min(values + ends), min(values) - room), min(max(values + ends), max(values) + room)
     margin = 0.06 * (high - low) or 0.1
     axes.set_ylim(low - margin, high + margin)
+    notes = ["hollow: another with a cache no larger is shown to have a lower loss"] * any(
+        row["on_frontier"] is False for row in rows)
     if ends and (min(ends) < low - margin or max(ends) > high + margin):
-        axes.set_xlabel(f"{axes.get_xlabel()}\nbars that leave the picture go on")
+        notes.append("bars that leave the picture go on")
+    axes.set_xlabel("\n".join([f"KV cache (bytes per token); {last['params']:.3g} parameters, {last['cell_tokens']:.3g} tokens",
+                               "; ".join(notes)]).rstrip())
     sizes = [row["kv_bytes_per_token"] for row in rows]
     axes.set_xlim(min(sizes) / 1.25, max(sizes) * 1.6)
     groups = _of_one_cache(rows)
@@ -100,19 +99,19 @@ def _over_kv(rows: list[dict], colors: dict, result: dict) -> plt.Figure:
             error = [[0], [0]] if loss["low"] is None else [[max(0.0, loss["value"] - loss["low"])],
                                                             [max(0.0, loss["high"] - loss["value"])]]  # rounding
             axes.errorbar(row["kv_bytes_per_token"], loss["value"], error, fmt="o", color=color, markersize=7,
-                          markerfacecolor=color if row["on_frontier"] else "white",
+                          markerfacecolor="white" if row["on_frontier"] is False else color,
                           transform=offset_copy(axes.transData, figure, x=aside, units="points"))
-            axes.annotate(_plain(WITHOUT_SHARE.sub("", row["variant"])), (row["kv_bytes_per_token"], label),
+            axes.annotate(_plain(re.sub(SHARE, "", row["variant"])), (row["kv_bytes_per_token"], label),
                           xytext=(SIDE_BY_SIDE * (len(same) - 1) / 2 + 7, 0), textcoords="offset points", va="center",
                           color=color)
     return figure
 
 
 def _of_one_cache(rows: list[dict]) -> list[list[dict]]:
-    """Rows whose caches are within 4%, which stand side by side, by their loss."""
+    """Rows of nearly the same cache, which stand side by side, by their loss."""
     groups: list[list[dict]] = []
     for row in sorted(rows, key=lambda row: row["kv_bytes_per_token"]):
-        if groups and row["kv_bytes_per_token"] < 1.04 * groups[-1][0]["kv_bytes_per_token"]:
+        if groups and row["kv_bytes_per_token"] < SAME_CACHE * groups[-1][0]["kv_bytes_per_token"]:
             groups[-1].append(row)
         else:
             groups.append([row])
@@ -190,7 +189,6 @@ def _curves(runs: list[Run], colors: dict, over: str, label: str) -> plt.Figure:
 
 
 def _dash(name: str, colors: dict) -> str:
-    """Behind the last colour they begin again, dashed."""
     return "--" if list(colors).index(name) >= len(COLORS) else "-"
 
 

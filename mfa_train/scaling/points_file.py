@@ -1,8 +1,9 @@
 """Points of a scaling study from anywhere: a CSV with a row for each trained model.
 
 Columns, by any of these names in any case, the first that is there: the number of parameters, the tokens, the loss;
-and, if known, training FLOPs, variant, seed, KV bytes per token. Where tokens are missing they are C / 6N. Rows whose
-parameters are within 2% are of one size.
+and, if known, training FLOPs, variant, seed, KV bytes per token. Where tokens are missing they are C / 6N. No number but
+one above zero is known: a row without one of the first three takes no part. Rows whose parameters are within 2% are of
+one size.
 """
 
 import csv
@@ -55,19 +56,18 @@ def _run(path: Path, line: int, row: list[str], at: dict[str, int]) -> Run:
     def number(what: str) -> float | None:
         text = cell(what)
         try:
-            return None if text is None else float(text)
+            value = 0.0 if text is None else float(text)
         except ValueError:
             raise DataError(f"{path}:{line}: {what} is {text!r}, expected a number") from None
+        return value if 0 < value < math.inf else None
 
     values = {what: number(what) for what in ("params", "tokens", "loss", "flops", "kv_bytes_per_token")}
     run = Run(
         f"{path.stem}:{line}", f"{path}:{line}", variant=cell("variant") or path.stem, seed=cell("seed"), **values
     )
-    for what in ("params", "loss", "flops" if values["tokens"] is None else "tokens"):
-        value = getattr(run, what)
-        if value is None or not math.isfinite(value) or value <= 0:
-            setattr(run, what, None)
-            run.excluded = f"its {what} is {value}, expected a number above 0"
+    for what in ("params", "loss", "flops" if cell("tokens") is None else "tokens"):
+        if values[what] is None:
+            run.excluded = f"its {what} is {cell(what)}, expected a number above 0"
             return run
     if run.tokens is None:
         run.tokens = run.flops / (6 * run.params)

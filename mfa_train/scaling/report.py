@@ -27,17 +27,18 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
     if out.is_dir() and any(out.iterdir()) and not (out / "fit.json").is_file():
         raise ConfigError(f"--out {out}: holds files that are no report; type --out FOLDER with an empty or a new one")
     result = compare(study, reference, budgets)
+    made = tables(result)
+    result["files"] = [f"{name}.csv" for name in made]
     try:
         out.mkdir(parents=True, exist_ok=True)
         _remove_older(out)
-        made = tables(result)
+        _save(out, result)  # first, so that the folder of a report that was broken off is known for one
         for name, rows in made.items():
             write_csv(out / f"{name}.csv", rows, result["conventions"])
         (out / "index.html").write_text(page(result, study.runs), encoding="utf-8")
         pictures, without = _pictures(result, study, out)
-        result["files"] = [*(f"{name}.csv" for name in made),
-                           *(f"{picture.stem}.{suffix}" for picture in pictures for suffix in ("png", "svg"))]
-        (out / "fit.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        result["files"] += [f"{picture.stem}.{suffix}" for picture in pictures for suffix in ("png", "svg")]
+        _save(out, result)
     except OSError as error:
         raise ConfigError(
             f"--out {out}: cannot be written ({error.strerror}); type --out FOLDER with one that can"
@@ -54,6 +55,10 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
         tracking.group = group_of(study.runs)
     log_report(tracking, out, result, made, pictures)
     return result
+
+
+def _save(out: Path, result: dict) -> None:
+    (out / "fit.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _remove_older(out: Path) -> None:

@@ -6,7 +6,7 @@ stop the others.
 
 import hashlib
 import json
-import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ FLOPS_WITHIN = 1e-4
 """FLOPs as near as that are equal."""
 CURVE = ("tokens", "flops", "seconds", "train/loss", "val/loss")
 CURVE_POINTS = 160
-"""At most, of one run: more than a chart can show."""
+"""Records of one run that are kept, about, and as many evaluations: more than a chart can show."""
 
 
 @dataclass
@@ -65,6 +65,7 @@ class Run:
 
 
 def is_run(folder: Path) -> bool:
+    """Whether a run was ever begun in `folder`."""
     return (folder / "config.yaml").is_file()
 
 
@@ -80,7 +81,9 @@ def read_run(folder: Path) -> Run:
         summary = _json(folder / "summary.json")
         run.curve, last = _curve(folder / "metrics.jsonl")
         plan = _json(folder / "plan.json") or {}
-        plan = plan if isinstance(plan.get("params", {}), dict) and isinstance(plan.get("kv_cache", {}), dict) else {}
+        for file, found, parts in (("plan.json", plan, ("params", "kv_cache", "model")), ("summary.json", summary or {}, ("data",))):
+            if odd := [part for part in parts if not isinstance(found.get(part) or {}, dict)]:
+                raise ValueError(f"{file}: {odd[0]} is no JSON object")
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         run.status, run.excluded = "damaged", f"cannot be read ({str(error).splitlines()[0]})"
         return run
@@ -88,15 +91,15 @@ def read_run(folder: Path) -> Run:
         run.status, run.excluded = "unfinished", "unfinished: it has no summary.json"
         summary = {}
     run.attention = summary.get("attention", run.config.get("attention.name"))
-    counts = plan.get("params", {})
+    counts, cache = plan.get("params") or {}, plan.get("kv_cache") or {}
     run.params = _number(summary.get("params", counts.get("total")))
     run.non_embedding_params = _number(summary.get("non_embedding_params", counts.get("non_embedding")))
-    run.kv_bytes_per_token = _number(summary.get("kv_bytes_per_token", plan.get("kv_cache", {}).get("bytes_per_token")))
+    run.kv_bytes_per_token = _number(summary.get("kv_bytes_per_token", cache.get("bytes_per_token")))
     run.tokens, run.flops = (_number(summary.get(key, last.get(key))) for key in ("tokens", "flops"))
     run.seconds = _number(summary.get("seconds", last.get("seconds")))
     run.loss, run.bits_per_byte = _number(summary.get("val_loss")), _number(summary.get("val_bits_per_byte"))
     run.seed = run.config.get("seed")
-    run.shape = {key: value for key, value in plan.get("model", {}).items() if isinstance(value, (int, float))}
+    run.shape = {key: value for key, value in (plan.get("model") or {}).items() if isinstance(value, bool) or _number(value) is not None}
     run.size = "{}x{}".format(*(run.config.get(f"model.{key}") for key in ("num_hidden_layers", "hidden_size")))
     data = summary.get("data") or {}
     tokenizer = (
@@ -143,12 +146,14 @@ def _json(path: Path) -> dict | None:
 
 
 def _number(value: Any) -> float | None:
-    """Python's JSON reads NaN and Infinity; neither is a result."""
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None
+    """Python's JSON reads NaN, Infinity and integers that no float holds; none is a result."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return value if -sys.float_info.max <= value <= sys.float_info.max else None
 
 
 def _curve(path: Path) -> tuple[list[dict], dict]:
-    """The records of metrics.jsonl, thinned out evenly with every evaluation kept, and the last one."""
+    """The records of metrics.jsonl, thinned out evenly with the last evaluations kept, and the last one."""
     if not path.is_file():
         return [], {}
     lines = path.read_text(encoding="utf-8").splitlines()

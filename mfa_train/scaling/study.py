@@ -21,7 +21,7 @@ PARAMETERS = {
 }
 
 
-CORPUS = ("data.name", "data.source", "data.dataset")
+CORPUS = ("data.name", "data.source", "data.dataset", "data.dataset_config", "data.dataset_split", "data.held_out_fraction")
 """What tells corpora of different tokenizers apart; of one tokenizer it is a fingerprint of the tokens."""
 
 
@@ -36,10 +36,12 @@ class Study:
 
     @property
     def used(self) -> list[Run]:
+        """The runs that are compared."""
         return [run for run in self.runs if run.excluded is None]
 
     @property
     def loss_unit(self) -> str:
+        """Of every loss in the study."""
         return "bits per byte" if self.per_byte else "nats per token"
 
     def variants(self) -> dict[str, list[Run]]:
@@ -125,10 +127,17 @@ def _require_comparable(study: Study) -> None:
             "the runs have different tokenizers: losses are bits per byte; D counts each run's own tokens, "
             "so tokens and pairs are not comparable across tokenizers, FLOPs are"
         )
-        corpora = {tuple(run.config.get(key) for key in CORPUS) for run in study.used if run.config}
+        corpora = {tuple(str(run.config.get(key) or "") for key in CORPUS) for run in study.used if run.config}
         if len(corpora) > 1:
-            several = "; ".join(", ".join(map(str, filter(None, corpus))) for corpus in sorted(corpora, key=str))
+            several = "; ".join(", ".join(filter(None, corpus)) for corpus in sorted(corpora, key=str))
             raise DataError(f"the runs were evaluated on different held-out texts, of the corpora {several}: name runs of one")
+        if any(run.evaluated_on[2] for run in study.used if run.evaluated_on):
+            study.notices.append(
+                "training.eval_sequences counts tokens, so tokenizers were evaluated on stretches of text of different length "
+                "(0 is all of the held-out text)"
+            )
+        if len({str(run.config.get("data.files")) for run in study.used if run.config}) > 1:
+            study.notices.append("data.files differ between the runs: that they are one text is taken on trust")
     texts = defaultdict(set)
     for run in study.used:
         if run.evaluated_on and run.evaluated_on[1]:
@@ -169,6 +178,13 @@ def _say_what_differs(study: Study) -> None:
     if edited := [run.name for run in measured if run.edited]:
         study.notices.append(f"config.yaml is not what the run was trained with (its hash is not summary.json's): "
                              f"{', '.join(edited[:3])}{', …' if len(edited) > 3 else ''}")
+    if any(run.seed is None for run in study.used if not run.evaluated_on):
+        study.notices.append("the table has no seeds, so every row counts as independent: of rows that are checkpoints of one run "
+                             "the intervals are too narrow")
+    for what, made in (("commits of the code", {run.trace.get("code_commit") for run in measured}),
+                       ("sets of library versions", {str(run.trace.get("versions")) for run in measured})):
+        if len(made) > 1:
+            study.notices.append(f"the runs are of {len(made)} {what} (runs.csv): that they train alike is taken on trust")
     rows = Counter((run.variant, run.params, run.tokens, run.seed, run.loss) for run in study.used if not run.evaluated_on)
     if many := sum(count > 1 for count in rows.values()):
         study.notices.append(f"{many} rows of the table stand there twice, and count twice")
@@ -176,5 +192,5 @@ def _say_what_differs(study: Study) -> None:
     if many := [key[0] for key, count in doubles.items() if count > 1]:
         study.notices.append(
             f"several runs of one variant, size, budget and data order ({', '.join(sorted(set(many))[:3])}): each "
-            "counts; --by KEY tells them apart"
+            "counts in the laws, their mean in the pairs; --by KEY tells them apart"
         )

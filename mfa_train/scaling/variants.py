@@ -122,14 +122,17 @@ def _teller(runs: list[Run]) -> Told:
     differs."""
     widths = {run.config.get("model.head_dim") for run in runs if run.config}
     usual = {id(run): _usual([other.config.get(RATE) for other in cell]) for cell in _cells(runs) for run in cell}
+    rates = defaultdict(list)
+    for run in runs:
+        rates[run.size].append(run.config.get(RATE))
 
     def told(key: str, run: Run) -> str:
         value = run.config.get(key)
         if key == BUDGET:
             return _share(run, value)
         if key == RATE and value and None not in usual.values():
-            factor = value / usual.get(id(run), value)
-            return "" if factor == 1 else f"lr×{factor:.3g}"
+            if base := usual.get(id(run)) or _usual(rates[run.size]):  # a run that is left out has no cell
+                return "" if value == base else f"lr×{value / base:.3g}"
         width = run.config.get("model.head_dim")
         if key.startswith("attention.") and key.endswith(WIDTHS) and value and width and len(widths) > 1:
             return f"{key.rpartition('.')[2]}={value / width:.3g}·head_dim"

@@ -25,7 +25,7 @@ from mfa_train.training.schedule import learning_rate
 def train(engine, config: Config, batches: Batches, inputs_of: ModelInputs, ranks: Ranks, flops_per_token: int,
           peak_flops: float | None, evaluate: Callable[[torch.nn.Module], dict], on_step: Callable[[int], None],
           progress: Progress, guard: Guard, checkpoints: Checkpoints) -> Iterator[dict]:
-    """Yields a metrics record for each logged step (DESIGN: `metrics.jsonl`), the last step's always. Goes on from
+    """Yields a metrics record for each logged step (metrics.jsonl: docs/configuration.md), the last step's always. Goes on from
     `progress` and keeps it.
 
     Raises TrainingError where the loss or the gradient's norm is not finite, Poisoned where too many steps in a row

@@ -13,6 +13,7 @@ import yaml
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.scaling import ladder
+from mfa_train.scaling import report as report_module
 from mfa_train.scaling.compare import compare as compare_study
 from mfa_train.scaling.study import gather
 from tests.scaling.synthetic import (
@@ -134,6 +135,29 @@ def test_unfinished_broken_and_nan_runs_are_left_out_and_named(few, tmp_path):
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.parametrize("file, changes", [
+    ("plan.json", {"model": [1]}), ("plan.json", {"params": "many"}), ("summary.json", {"data": "mine"}),
+    ("summary.json", {"val_loss": 10**400}), ("summary.json", {"val_loss": None}),
+])
+def test_a_damaged_run_is_left_out_and_stops_no_other(file, changes, few):
+    run = sorted(few.iterdir())[0]
+    edit(run, file, **changes)
+    study = gather([few])
+    assert len(study.used) == 3 and any(f"left out: {run.name}: " in notice for notice in study.notices)
+
+
+def test_a_run_that_is_left_out_keeps_its_learning_rate_in_its_name(few, tmp_path):
+    """One that failed at a higher rate is none of the usual ones."""
+    for run in few.glob("mfa-*"):
+        other = shutil.copytree(run, tmp_path / "tuned" / run.name)
+        text = (other / "config.yaml").read_text()
+        (other / "config.yaml").write_text(text.replace("\n  lr: 0.004", "\n  lr: 0.016"))
+        if run.name.endswith("seed1"):
+            edit(other, status="failed")
+    study = gather([few, tmp_path / "tuned"])
+    assert {run.variant for run in study.runs if run.excluded} == {"mfa lr×4"}
+
+
 def test_no_runs_and_no_such_run_are_one_line(compare, tmp_path):
     (tmp_path / "empty").mkdir()
     for typed, status, line in (
@@ -156,6 +180,16 @@ def test_a_file_that_is_no_table_of_points_is_refused(text, line, tmp_path):
     (tmp_path / "points.csv").write_text(text)
     with pytest.raises(DataError, match=line.replace("(", r"\(")):
         gather([tmp_path / "points.csv"])
+
+
+def test_a_number_that_is_none_takes_no_part_and_breaks_nothing(tmp_path):
+    (tmp_path / "points.csv").write_text(
+        "N,D,loss,C,kv,group\n1e6,2e7,3.5,nan,nan,mha\n1e6,2e7,3.4,-5,64,mfa\nnan,2e7,nan,1e15,64,mfa\n-1,2e7,inf,0,0,mha\n")
+    study = gather([tmp_path / "points.csv"])
+    assert [(run.flops, run.kv_bytes_per_token) for run in study.used] == [(None, None), (None, 64)]
+    assert "left out: points:4: its params is nan, expected a number above 0" in study.notices
+    assert any("no seeds" in notice for notice in study.notices)
+    json.dumps(compare_study(study), allow_nan=False)
 
 
 def test_different_tokenizers_are_refused_or_compared_per_byte(few):
@@ -223,6 +257,33 @@ def test_a_folder_with_other_files_is_not_written_into(few, compare, tmp_path):
     done = compare(few, "--out", tmp_path / "mine", QUIET)
     assert done.returncode == 2 and "holds files that are no report" in done.stderr
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_report_that_was_broken_off_is_written_again(few, tmp_path, monkeypatch):
+    def interrupted(*_) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(report_module, "_pictures", interrupted)
+        report_module.write_report(gather([few]), tmp_path / "out", configs.load(["tracking=none"]).tracking)
+    assert not list((tmp_path / "out").glob("*.png"))
+    report_module.write_report(gather([few]), tmp_path / "out", configs.load(["tracking=none"]).tracking)
+    assert list((tmp_path / "out").glob("*.png"))
+
+
+def test_runs_of_one_cell_are_one_pair_with_their_mean_and_caches_of_sizes_are_a_range(tmp_path):
+    runs = write_ladder(tmp_path, VARIANTS[:2], {"4x192": 3.2e6, "6x320": 9.1e6}, (5e7,), (1, 2))
+    for run in runs:
+        if run.name.startswith("mla-4x192"):
+            edit(run, kv_bytes_per_token=1000)
+            twin = Path(shutil.copytree(run, f"{run}-again"))
+            edit(twin, val_loss=json.loads((run / "summary.json").read_text())["val_loss"] + 0.2)
+    verdict, = compare_study(gather([tmp_path]))["verdicts"]
+    plain, = compare_study(gather([run for run in runs]))["verdicts"]
+    assert verdict["pairs"] == plain["pairs"] == 4 and " + " in verdict["runs"][0][1]
+    assert verdict["difference"]["value"] == pytest.approx(plain["difference"]["value"] - 0.1 / 2)  # of one of two sizes
+    least, most = verdict["kv_ratio_range"]
+    assert least < verdict["kv_ratio"] < most and verdict["says"].endswith(f"at {least:.3g} to {most:.3g} times the cache")
 
 
 def test_two_seeds_give_a_paired_verdict_without_a_law(few):

@@ -1,5 +1,6 @@
 """Ladders: which runs there are, what they cost, and that a branch is the run that would have been trained from the start."""
 
+import re
 import json
 import os
 import subprocess
@@ -80,9 +81,8 @@ def test_the_plan_counts_what_is_trained_and_leaves_out_what_has_no_shape():
     (["sweep.ladder.rungs=[280k]"], "sweep.ladder.rungs[0]=280k: expected keys with values"),
 ])
 def test_a_ladder_that_cannot_be_is_refused(overrides, told):
-    with pytest.raises(ConfigError, match=r".*") as error:
+    with pytest.raises(ConfigError, match=re.escape(told)):
         ladder.members(["sweep=ladder", "model=280k", "data.vocab_size=1024", *overrides], lambda _: None)
-    assert told in str(error.value)
 
 
 def test_a_branch_is_bit_for_bit_the_run_that_is_trained_from_the_start(prepared_data, tmp_path):

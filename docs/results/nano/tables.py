@@ -1,4 +1,5 @@
-"""Prints tables of runs as README.md has them: losses at the largest token budget, and differences budget by budget.
+"""Prints tables of runs as README.md has them: losses at the largest token budget, and differences budget by budget and at
+equal FLOPs.
 
     python docs/results/nano/tables.py docs/results/nano/runs    # in the root of the repository
 """
@@ -9,10 +10,10 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from mfa_train.scaling.compare import compare
 from mfa_train.scaling.measured import Measured, difference_at_equal_flops
+from mfa_train.scaling.paired import summary
 from mfa_train.scaling.runs import Run
 from mfa_train.scaling.study import gather
 
@@ -28,7 +29,10 @@ def main() -> None:
     losses(variants)
     print()
     largest = compare(gather([Path(run.source) for runs in variants.values() for run in _largest(runs)]))
-    differences(variants, compare(study)["verdicts"], {(row["a"], row["b"]): row for row in largest["verdicts"]})
+    verdicts = compare(study)["verdicts"]
+    differences(variants, verdicts, {(row["a"], row["b"]): row for row in largest["verdicts"]})
+    print()
+    at_equal_flops(variants, verdicts)
 
 
 def losses(variants: dict[str, list[Run]]) -> None:
@@ -45,20 +49,33 @@ def losses(variants: dict[str, list[Run]]) -> None:
 def differences(variants: dict[str, list[Run]], verdicts: list[dict], of_largest: dict) -> None:
     """First less second. A budget's mean is over sizes and seeds, with Student's interval; p is Holm's, of all pairs of
     variants."""
-    named = {run.name: run for runs in variants.values() for run in runs}
-    measured = {name: Measured(runs) for name, runs in variants.items()}
-    _row("pair", "by budget", "the largest", "p (Holm)", "all", "p (Holm)", "the largest, equal FLOPs")
-    _row("---", *["---:"] * 6)
+    _row("pair", "by budget", "the largest", "p (Holm)", "all", "p (Holm)")
+    _row("---", *["---:"] * 5)
     for row in verdicts:
-        units = defaultdict(list)
-        for one, other, _ in row["runs"]:
-            units[named[one].size, named[one].seed].append((named[one], named[other]))
-        budgets = list(zip(*(sorted(pairs, key=lambda pair: pair[0].tokens) for pairs in units.values())))
-        at_flops = [difference_at_equal_flops(*pair, measured[row["a"]], measured[row["b"]]) for pair in budgets[-1]]
-        _row(f"{row['a']} − {row['b']}",
-             " / ".join(f"{np.mean([one.loss - other.loss for one, other in pairs]):+.3f}" for pairs in budgets),
-             _interval(of_largest[row["a"], row["b"]]["difference"]), _p(of_largest[row["a"], row["b"]]["p_holm"]),
-             _interval(row["difference"]), _p(row["p_holm"]), "–" if None in at_flops else _interval(_student(at_flops)))
+        largest = of_largest[row["a"], row["b"]]
+        means = (np.mean([one.loss - other.loss for one, other in pairs]) for pairs in _budgets(variants, row))
+        _row(f"{row['a']} − {row['b']}", " / ".join(f"{mean:+.3f}" for mean in means),
+             _interval(largest["difference"]), _p(largest["p_holm"]), _interval(row["difference"]), _p(row["p_holm"]))
+
+
+def at_equal_flops(variants: dict[str, list[Run]], verdicts: list[dict]) -> None:
+    """First less second, of the largest budget and of all."""
+    measured = {name: Measured(runs) for name, runs in variants.items()}
+    _row("pair, equal FLOPs", "the largest", "all", "p (Holm)")
+    _row("---", *["---:"] * 3)
+    for row in verdicts:
+        moved = [difference_at_equal_flops(*pair, measured[row["a"]], measured[row["b"]]) for pair in _budgets(variants, row)[-1]]
+        _row(f"{row['a']} − {row['b']}", "–" if None in moved else _interval(summary(np.array(moved))["interval"]),
+             _interval(row["difference_at_equal_flops"]), _p(row["p_holm_at_equal_flops"]))
+
+
+def _budgets(variants: dict[str, list[Run]], verdict: dict) -> list[tuple[tuple[Run, Run], ...]]:
+    """The verdict's pairs, a pair of each size and seed for every budget, the smallest first."""
+    named = {run.name: run for runs in variants.values() for run in runs}
+    units = defaultdict(list)
+    for one, other, _ in verdict["runs"]:
+        units[named[one].size, named[one].seed].append((named[one], named[other]))
+    return list(zip(*(sorted(pairs, key=lambda pair: pair[0].tokens) for pairs in units.values()), strict=True))
 
 
 def _largest(runs: list[Run]) -> list[Run]:
@@ -78,15 +95,8 @@ def _waited(run: Run) -> str:
     return "–"
 
 
-def _student(values: list[float]) -> dict:
-    if len(values) < 2:
-        return {"value": np.mean(values), "low": None, "high": None}
-    mean, half = np.mean(values), stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return {"value": mean, "low": mean - half, "high": mean + half}
-
-
-def _interval(value: dict) -> str:
-    return f"{value['value']:+.3f}" + ("" if value["low"] is None else f" [{value['low']:+.3f}, {value['high']:+.3f}]")
+def _interval(value: dict | None) -> str:
+    return "–" if value is None else f"{value['value']:+.3f}" + ("" if value["low"] is None else f" [{value['low']:+.3f}, {value['high']:+.3f}]")
 
 
 def _p(value: float | None) -> str:

@@ -1,28 +1,11 @@
 // What is where on the page. All numbers come from fit.json, which the page carries with it.
 
-const {result, curves} = JSON.parse(document.getElementById("data").textContent);
+const {result, curves, looks} = JSON.parse(document.getElementById("data").textContent);
+const {COLORS, SAME_CACHE} = looks;
 const charts = [],
   compared = Object.keys(result.variants),
   variants = [...new Set([...compared, ...result.runs.map((run) => run.variant).filter(Boolean)])],
   on = new Set(variants);
-const COLORS = [
-  "#3b6ea8",
-  "#d1661f",
-  "#2f9163",
-  "#b03a6e",
-  "#8a6bc1",
-  "#a07d1c",
-  "#2a9bb0",
-  "#c2483c",
-  "#6b7a2a",
-  "#75777d",
-  "#16447a",
-  "#e59a63",
-  "#7cc7a2",
-  "#e08bb2",
-  "#54308f",
-  "#d9c25a",
-];
 const colorOf = (variant) => COLORS[Math.max(0, variants.indexOf(variant)) % COLORS.length];
 const dashOf = (variant) => (variants.indexOf(variant) >= COLORS.length ? "5 3" : "none");
 const byName = new Map(result.runs.map((run) => [run.name, run]));

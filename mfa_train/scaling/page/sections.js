@@ -2,13 +2,13 @@
 
 const RESTS_ON = {measured: "runs", law: "its law"};
 
-// Points of one cache (within 4%) stand side by side by their loss, names beside them all.
+// Points of nearly the same cache stand side by side by their loss, names beside them all.
 function besideEachOther(rows) {
   const step = 10,
     groups = [];
   for (const row of [...rows].sort((a, b) => a.kv_bytes_per_token - b.kv_bytes_per_token)) {
     const last = groups.at(-1);
-    if (last && row.kv_bytes_per_token < 1.04 * last[0].kv_bytes_per_token) last.push(row);
+    if (last && row.kv_bytes_per_token < SAME_CACHE * last[0].kv_bytes_per_token) last.push(row);
     else groups.push([row]);
   }
   return groups.flatMap((same) =>
@@ -24,7 +24,7 @@ function besideEachOther(rows) {
 }
 
 // The axis tells the cache.
-const withoutShare = (variant) => variant.replace(/ [\d.]+ of MHA's KV/, "");
+const withoutShare = (variant) => variant.replace(new RegExp(looks.SHARE), "");
 
 function kv() {
   const rows = result.loss_over_kv,
@@ -63,7 +63,7 @@ function kv() {
               y: row.loss.value,
               low: row.loss.low,
               high: row.loss.high,
-              hollow: !row.on_frontier,
+              hollow: row.on_frontier === false,
               ...place,
               name: withoutShare(row.variant),
               info: [
@@ -91,7 +91,7 @@ function kv() {
         ["tokens", (row) => row.tokens],
         ["rests on", (row) => RESTS_ON[row.by] ?? "–"],
         ["runs", (row) => row.runs.length],
-        ["on the frontier", (row) => (row.on_frontier ? "yes" : "no")],
+        ["on the frontier", (row) => ({true: "yes", false: "no"})[row.on_frontier] ?? "–"],
       ],
       chosen(),
       ofVariant,
