@@ -102,9 +102,11 @@ def _apart(other: dict, one: dict) -> np.ndarray:
 
 
 def _shown_below_zero(values: np.ndarray, of_sizes: list[np.ndarray]) -> bool | None:
-    """Of the mean of `values`, with the variance pooled over `of_sizes`; None where there are not two anywhere or none here."""
+    """Of the mean of `values`, with the variance pooled over `of_sizes`; None where it is below and none of them has two."""
+    if not len(values) or values.mean() >= 0:
+        return False
     free = sum(len(own) - 1 for own in of_sizes if len(own))
-    if not free or not len(values):
+    if not free:
         return None
     error = np.sqrt(sum(((own - own.mean()) ** 2).sum() for own in of_sizes if len(own)) / free / len(values))
     return bool(values.mean() < -stats.t.ppf((1 + LEVEL) / 2, free) * error)

@@ -1,8 +1,8 @@
 """Ladders: which runs there are, what they cost, and that a branch is the run that would have been trained from the start."""
 
-import re
 import json
 import os
+import re
 import subprocess
 import sys
 
