@@ -84,9 +84,11 @@ def _of_cache(verdict: dict) -> list[str]:
     """From what to what where sizes differ by more than 5%."""
     if verdict["kv_ratio"] is None:
         return []
-    least, most = verdict["kv_ratio_range"]
-    return [f"at {verdict['kv_ratio']:.3g} times the cache" if most <= 1.05 * least else
-            f"at {least:.3g} to {most:.3g} times the cache"]
+    least, most = (f"{end:.3g}" for end in verdict["kv_ratio_range"])
+    if least == most == "1":
+        return ["at the same cache"]
+    near = verdict["kv_ratio_range"][1] <= 1.05 * verdict["kv_ratio_range"][0]
+    return [f"at {verdict['kv_ratio']:.3g} times the cache" if near else f"at {least} to {most} times the cache"]
 
 
 def _worth(difference: dict) -> str:
