@@ -84,7 +84,7 @@ def _over_kv(rows: list[dict], colors: dict, result: dict) -> plt.Figure:
     if ends and (min(ends) < low - margin or max(ends) > high + margin):
         notes.append("bars that leave the picture go on")
     axes.set_xlabel("\n".join([f"KV cache (bytes per token); {last['params']:.3g} parameters, {last['cell_tokens']:.3g} tokens",
-                               "; ".join(notes)]).rstrip())
+                               *notes]))
     sizes = [row["kv_bytes_per_token"] for row in rows]
     axes.set_xlim(min(sizes) / 1.25, max(sizes) * 1.6)
     groups = _of_one_cache(rows)
