@@ -1,5 +1,5 @@
 """Prints tables of runs as README.md has them: losses at the largest token budget, and differences budget by budget and at
-equal FLOPs.
+equal FLOPs; and how long the runs took.
 
     python docs/results/nano/tables.py docs/results/nano/runs    # in the root of the repository
 """
@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from mfa_train.scaling.compare import compare
+from mfa_train.scaling.fits import VariantFit
 from mfa_train.scaling.measured import Measured, difference_at_equal_flops
-from mfa_train.scaling.paired import summary
+from mfa_train.scaling.paired import summary, verdicts
 from mfa_train.scaling.runs import Run
 from mfa_train.scaling.study import gather
 
@@ -28,11 +29,12 @@ def main() -> None:
     variants = study.variants()
     losses(variants)
     print()
-    largest = compare(gather([Path(run.source) for runs in variants.values() for run in _largest(runs)]))
-    verdicts = compare(study)["verdicts"]
-    differences(variants, verdicts, {(row["a"], row["b"]): row for row in largest["verdicts"]})
+    largest = verdicts({name: _largest(runs) for name, runs in variants.items()}, {name: VariantFit("none") for name in variants})
+    of_all = compare(study)["verdicts"]
+    differences(variants, of_all, {(row["a"], row["b"]): row for row in largest})
     print()
-    at_equal_flops(variants, verdicts)
+    at_equal_flops(variants, of_all)
+    print(f"\n{len(study.used)} runs, {sum(map(_trained, study.used)) / 3600:.1f} hours of one process")
 
 
 def losses(variants: dict[str, list[Run]]) -> None:
@@ -46,24 +48,24 @@ def losses(variants: dict[str, list[Run]]) -> None:
              *(" / ".join(map(_waited, own)) for own in of_size))
 
 
-def differences(variants: dict[str, list[Run]], verdicts: list[dict], of_largest: dict) -> None:
+def differences(variants: dict[str, list[Run]], of_all: list[dict], of_largest: dict) -> None:
     """First less second. A budget's mean is over sizes and seeds, with Student's interval; p is Holm's, of all pairs of
     variants."""
     _row("pair", "by budget", "the largest", "p (Holm)", "all", "p (Holm)")
     _row("---", *["---:"] * 5)
-    for row in verdicts:
+    for row in of_all:
         largest = of_largest[row["a"], row["b"]]
         means = (np.mean([one.loss - other.loss for one, other in pairs]) for pairs in _budgets(variants, row))
         _row(f"{row['a']} − {row['b']}", " / ".join(f"{mean:+.3f}" for mean in means),
              _interval(largest["difference"]), _p(largest["p_holm"]), _interval(row["difference"]), _p(row["p_holm"]))
 
 
-def at_equal_flops(variants: dict[str, list[Run]], verdicts: list[dict]) -> None:
+def at_equal_flops(variants: dict[str, list[Run]], of_all: list[dict]) -> None:
     """First less second, of the largest budget and of all."""
     measured = {name: Measured(runs) for name, runs in variants.items()}
     _row("pair, equal FLOPs", "the largest", "all", "p (Holm)")
     _row("---", *["---:"] * 3)
-    for row in verdicts:
+    for row in of_all:
         moved = [difference_at_equal_flops(*pair, measured[row["a"]], measured[row["b"]]) for pair in _budgets(variants, row)[-1]]
         _row(f"{row['a']} − {row['b']}", "–" if None in moved else _interval(summary(np.array(moved))["interval"]),
              _interval(row["difference_at_equal_flops"]), _p(row["p_holm_at_equal_flops"]))
@@ -93,6 +95,15 @@ def _waited(run: Run) -> str:
         if record.get("train/loss", WAITED_FOR) < WAITED_FOR:
             return f"{record['tokens'] / 1e3:.0f}K"
     return "–"
+
+
+def _trained(run: Run) -> float:
+    """Seconds, of a branch without what came before it."""
+    before = run.config["resume"].rpartition("/step-")[2]
+    if not before.isdigit():
+        return run.seconds
+    records = [json.loads(line) for line in (Path(run.source) / "metrics.jsonl").read_text().splitlines()]
+    return run.seconds - np.interp(int(before), *zip(*((record["step"], record["seconds"]) for record in records)))
 
 
 def _interval(value: dict | None) -> str:
