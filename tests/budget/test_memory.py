@@ -42,11 +42,12 @@ def test_model_states_of_two_ranks_are_those_predicted(zero, precision):
 
 @pytest.mark.parametrize("model, attention, precision, checkpointing, sequences", [
     ("nano", "mfa", "bf16", False, 4), ("nano", "mha", "fp32", False, 4), ("nano", "tpa", "bf16", True, 4),
-    ("tiny", "mla", "bf16", False, 2), ("tiny", "mha", "bf16", False, 2), ("tiny", "gqa", "fp32", True, 4),
+    ("tiny model.num_hidden_layers=2", "mla", "bf16", False, 2), ("tiny model.num_hidden_layers=2", "mha", "bf16", False, 2),
+    ("tiny", "gqa", "fp32", True, 4),
 ])
 def test_activations_are_those_that_a_real_step_allocates(model, attention, precision, checkpointing, sequences):
     """At ZeRO 1 in bf16 and 0 in float32 a pass allocates its gradients besides: they come as activations go."""
-    overrides = [f"model={model}", f"attention={attention}", f"precision={precision}", f"training.batch_size={sequences}",
+    overrides = [*f"model={model}".split(), f"attention={attention}", f"precision={precision}", f"training.batch_size={sequences}",
                  f"zero={1 if precision == 'bf16' else 0}", f"training.activation_checkpointing={checkpointing}"]
     memory = make_plan(configs.load(overrides), CPU, ranks=1)["memory"]
     predicted = memory["activations_checkpointed" if checkpointing else "activations"]
