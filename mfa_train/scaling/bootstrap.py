@@ -18,6 +18,8 @@ from scipy import stats
 LEVEL = 0.95
 DRAWS = 400
 SEED = 20240415
+ROUNDING = 1e-9
+"""Nats: no spread of losses, which are floats read from decimals, where it is less."""
 
 
 def unit_weights(units: Sequence[Hashable], draws: int = DRAWS) -> np.ndarray:

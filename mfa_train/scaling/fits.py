@@ -102,7 +102,7 @@ def _too_few(runs: list[Run], least: int) -> str:
 
 
 def _distinct(values: list[float]) -> int:
-    """How many they are where those up to 5% above the smallest count as one, and so on from the next."""
+    """Number of groups: each begins at the smallest value left, and takes in those up to 5% above it."""
     count, smallest = 0, 0.0
     for value in sorted(values):
         if value > 1.05 * smallest:

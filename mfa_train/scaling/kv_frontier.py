@@ -12,7 +12,7 @@ from collections import defaultdict
 import numpy as np
 from scipy import stats
 
-from mfa_train.scaling.bootstrap import LEVEL, interval, spread, unit_weights
+from mfa_train.scaling.bootstrap import LEVEL, ROUNDING, interval, spread, unit_weights
 from mfa_train.scaling.fits import VariantFit
 from mfa_train.scaling.measured import Measured
 from mfa_train.scaling.runs import FLOPS_WITHIN, PARAMS_WITHIN, TOKENS_WITHIN, Run
@@ -77,8 +77,8 @@ def _mark_frontier(rows: list[dict]) -> None:
     """Sets each row's `on_frontier`.
 
     `other` is shown to have a lower loss where the mean over shared seeds of its difference is below zero by more than
-    Student's quantile. How much the difference varies with the seed is pooled over the sizes, each at its budget of the
-    same rank (of a size alone, two seeds would say nothing); the mean is the cell's own.
+    Student's quantile, and there are two and more. How much the difference varies with the seed is pooled over the sizes,
+    each at its budget of the same rank (of a size alone, two seeds would say next to nothing); the mean is the cell's own.
     """
     cells: dict[tuple, dict[str, dict]] = defaultdict(dict)
     budgets = defaultdict(set)
@@ -92,24 +92,29 @@ def _mark_frontier(rows: list[dict]) -> None:
             apart[accounting, rank[size, tokens], other, one].append(_apart(cell[other], cell[one]))
     for (accounting, size, tokens), cell in cells.items():
         for one, row in cell.items():
-            shown = [_shown_below_zero(_apart(cell[other], row), apart[accounting, rank[size, tokens], other, one])
+            shown = [_shown_lower(cell[other], row, apart[accounting, rank[size, tokens], other, one])
                      for other in cell if other != one and cell[other]["kv_bytes_per_token"] <= row["kv_bytes_per_token"]]
             row["on_frontier"] = False if True in shown else None if None in shown else True
 
 
 def _apart(other: dict, one: dict) -> np.ndarray:
-    return np.array([other["by_seed"][seed] - one["by_seed"][seed] for seed in sorted(other["by_seed"].keys() & one["by_seed"].keys())])
+    """The loss of `other` less that of `one`, of each seed that both have."""
+    shared = sorted(other["by_seed"].keys() & one["by_seed"].keys())
+    return np.array([other["by_seed"][seed] - one["by_seed"][seed] for seed in shared])
 
 
-def _shown_below_zero(values: np.ndarray, of_sizes: list[np.ndarray]) -> bool | None:
-    """Of the mean of `values`, with the variance pooled over `of_sizes`; None where it is below and none of them has two."""
-    if not len(values) or values.mean() >= 0:
+def _shown_lower(other: dict, one: dict, of_sizes: list[np.ndarray]) -> bool | None:
+    """Whether the loss of `other` is; the variance is pooled over `of_sizes`. None where it is lower and cannot be shown to
+    be: fewer than two seeds are shared here, or every difference is the same."""
+    values = _apart(other, one)
+    mean = values.mean() if len(values) else other["loss"]["value"] - one["loss"]["value"]
+    if mean >= 0:
         return False
-    free = sum(len(own) - 1 for own in of_sizes if len(own))
-    if not free:
+    if len(values) < 2:
         return None
+    free = sum(len(own) - 1 for own in of_sizes if len(own))
     error = np.sqrt(sum(((own - own.mean()) ** 2).sum() for own in of_sizes if len(own)) / free / len(values))
-    return bool(values.mean() < -stats.t.ppf((1 + LEVEL) / 2, free) * error)
+    return bool(mean < -stats.t.ppf((1 + LEVEL) / 2, free) * error) if error > ROUNDING else None
 
 
 def kv_at_equal_loss(rows: list[dict], attentions: dict[str, str]) -> list[dict]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
-from mfa_train.scaling.bootstrap import DRAWS, LEVEL, SEED, finite, interval
+from mfa_train.scaling.bootstrap import DRAWS, LEVEL, ROUNDING, SEED, finite, interval
 from mfa_train.scaling.fits import VariantFit
 from mfa_train.scaling.frontier import tokens_for
 from mfa_train.scaling.measured import Measured, difference_at_equal_flops, tokens_at_equal_loss
@@ -28,8 +28,9 @@ def verdicts(variants: dict[str, list[Run]], fits: dict[str, VariantFit]) -> lis
     """One for each two variants that have pairs; `p_holm` (and that at equal FLOPs) corrected for the number of them
     (Holm 1979)."""
     measured = {name: Measured(runs) for name, runs in variants.items()}
+    by_key = {name: _by_key(runs) for name, runs in variants.items()}
     found = [verdict for a, b in itertools.combinations(variants, 2)
-             if (verdict := _verdict(a, b, _pairs(variants[a], variants[b]), fits[b], measured))]
+             if (verdict := _verdict(a, b, _pairs(by_key[a], by_key[b]), fits[b], measured))]
     for kind in ("", "_at_equal_flops"):
         tested = sorted((verdict for verdict in found if verdict[f"p_t{kind}"] is not None), key=lambda one: one[f"p_t{kind}"])
         lowest = 0.0
@@ -74,8 +75,8 @@ def _says(verdict: dict) -> str:
         found = verdict[f"difference{kind}"]
         if found and (p := verdict[f"p_holm{kind}"]) is not None and p < 0.05:
             told.append(f"{where}{'' if told else verdict['a'] + ' is '}{_worth(found)}")
-    if difference["low"] == difference["high"]:
-        told = ["the same loss in every pair" if difference["value"] == 0 else
+    if difference["high"] - difference["low"] < ROUNDING:
+        told = ["the same loss in every pair" if abs(difference["value"]) < ROUNDING else
                 f"the same difference in every unit, {difference['value']:.2g}"]
     return ", ".join((told or ["no difference shown"]) + _of_cache(verdict))
 
@@ -99,32 +100,36 @@ def _key(run: Run) -> tuple:
     return run.order, run.size, f"{run.tokens:.3g}", run.evaluated_on and run.evaluated_on[2:]
 
 
-def _pairs(first: list[Run], second: list[Run]) -> list[tuple[Run, Run]]:
-    ours, theirs = _one_a_key(first), _one_a_key(second)
-    pairs = [(run, theirs[key]) for key, run in ours.items() if key in theirs]
-    return [(a, b) for a, b in pairs if abs(np.log(a.params / b.params)) <= PARAMS_WITHIN]
-
-
-def _one_a_key(runs: list[Run]) -> dict[tuple, Run]:
-    """Where several have one key, a run with the means of their numbers and all their names."""
+def _by_key(runs: list[Run]) -> dict[tuple, list[Run]]:
     found: dict[tuple, list[Run]] = defaultdict(list)
     for run in runs:
         if run.order is not None:
             found[_key(run)].append(run)
-    return {key: own[0] if len(own) == 1 else _mean(own) for key, own in found.items()}
+    return found
+
+
+def _pairs(first: dict[tuple, list[Run]], second: dict[tuple, list[Run]]) -> list[tuple[list[Run], list[Run]]]:
+    """Of each key that both have, the runs on either side."""
+    return [(own, second[key]) for key, own in first.items() if key in second
+            and abs(np.log(_mean(own).params / _mean(second[key]).params)) <= PARAMS_WITHIN]
 
 
 def _mean(runs: list[Run]) -> Run:
+    """A run with the means of their numbers and all their names."""
+    if len(runs) == 1:
+        return runs[0]
     known = {key: [value for run in runs if (value := getattr(run, key)) is not None]
              for key in ("loss", "flops", "params", "kv_bytes_per_token")}
     means = {key: float(np.mean(values)) if len(values) == len(runs) else None for key, values in known.items()}
     return replace(runs[0], name=" + ".join(run.name for run in runs), **means)
 
 
-def _verdict(a: str, b: str, pairs: list[tuple[Run, Run]], fit: VariantFit,
+def _verdict(a: str, b: str, shared: list[tuple[list[Run], list[Run]]], fit: VariantFit,
              measured: dict[str, Measured]) -> dict | None:
-    if not pairs:
+    if not shared:
         return None
+    pairs = [(_mean(one), _mean(other)) for one, other in shared]
+    differ = (settings_that_differ(*two) for ours, theirs in shared for two in itertools.product(ours, theirs))
     units: dict[tuple, list[int]] = {}
     for index, (one, _) in enumerate(pairs):
         units.setdefault((one.size, one.seed), []).append(index)
@@ -136,7 +141,7 @@ def _verdict(a: str, b: str, pairs: list[tuple[Run, Run]], fit: VariantFit,
     ratios = [one.kv_bytes_per_token / other.kv_bytes_per_token for one, other in pairs] if all(kv) else []
     return {
         "a": a, "b": b, "pairs": len(pairs), "units": len(units), "seeds": len({str(seed) for _, seed in units}),
-        "also_differ": sorted(set().union(*(settings_that_differ(one, other) for one, other in pairs))),
+        "also_differ": sorted(set().union(*differ)),
         "difference": plain["interval"], "p_t": plain["p_t"], "p_signs": plain["p_signs"], "p_holm": None,
         "difference_at_equal_flops": at_flops and at_flops["interval"],
         "p_t_at_equal_flops": at_flops and at_flops["p_t"], "p_holm_at_equal_flops": None,

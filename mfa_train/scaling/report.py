@@ -1,12 +1,14 @@
 """`mfa-train compare`: the comparison, written into a folder and told at the terminal.
 
     1. The runs are gathered and compared: fit.json.
-    2. Tables become CSV, pictures PNG and SVG, everything together index.html.
+    2. Tables become CSV, pictures PNG and SVG, everything together index.html: beside an older report, whose place they take
+       when all are whole.
     3. The same goes to W&B, where it isn't turned off.
 """
 
 import json
 import re
+import tempfile
 from pathlib import Path
 
 from mfa_train.config import TrackingConfig
@@ -19,26 +21,32 @@ from mfa_train.scaling.told import told
 from mfa_train.scaling.wandb_report import group_of, log_report
 
 NOTICES_TOLD = 12
+UNFINISHED = ".report-"
+"""What the folder of a report in the making is named by."""
 
 
 def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: str | None = None,
                  budgets: tuple[float, ...] = ()) -> dict:
     """Compares the study and writes the report into `out`; returns what fit.json holds. Raises UserError."""
-    if out.is_dir() and any(out.iterdir()) and not (out / "fit.json").is_file():
+    if not (out / "fit.json").is_file() and out.is_dir() and any(not path.match(f"{UNFINISHED}*") for path in out.iterdir()):
         raise ConfigError(f"--out {out}: holds files that are no report; type --out FOLDER with an empty or a new one")
     result = compare(study, reference, budgets)
     made = tables(result)
-    result["files"] = [f"{name}.csv" for name in made]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _remove_older(out)
-        _save(out, result)  # first, so that the folder of a report that was broken off is known for one
-        for name, rows in made.items():
-            write_csv(out / f"{name}.csv", rows, result["conventions"])
-        (out / "index.html").write_text(page(result, study.runs), encoding="utf-8")
-        pictures, without = _pictures(result, study, out)
-        result["files"] += [f"{picture.stem}.{suffix}" for picture in pictures for suffix in ("png", "svg")]
-        _save(out, result)
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=out) as unfinished:
+            beside = Path(unfinished)
+            for name, rows in made.items():
+                write_csv(beside / f"{name}.csv", rows, result["conventions"])
+            pictures, without = _pictures(result, study, beside)
+            result["files"] = [*(f"{name}.csv" for name in made),
+                               *(f"{picture.stem}.{suffix}" for picture in pictures for suffix in ("png", "svg"))]
+            (beside / "index.html").write_text(page(result, study.runs), encoding="utf-8")
+            (beside / "fit.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            _remove_older(out)
+            for name in ("fit.json", "index.html", *result["files"]):  # fit.json first: by it a report is known for one
+                (beside / name).replace(out / name)
+        pictures = [out / picture.name for picture in pictures]
     except OSError as error:
         raise ConfigError(
             f"--out {out}: cannot be written ({error.strerror}); type --out FOLDER with one that can"
@@ -55,10 +63,6 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
         tracking.group = group_of(study.runs)
     log_report(tracking, out, result, made, pictures)
     return result
-
-
-def _save(out: Path, result: dict) -> None:
-    (out / "fit.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _remove_older(out: Path) -> None:

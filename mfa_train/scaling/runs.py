@@ -81,24 +81,23 @@ def read_run(folder: Path) -> Run:
         summary = _json(folder / "summary.json")
         run.curve, last = _curve(folder / "metrics.jsonl")
         plan = _json(folder / "plan.json") or {}
-        for file, found, parts in (("plan.json", plan, ("params", "kv_cache", "model")), ("summary.json", summary or {}, ("data",))):
-            if odd := [part for part in parts if not isinstance(found.get(part) or {}, dict)]:
-                raise ValueError(f"{file}: {odd[0]} is no JSON object")
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        _require_objects("plan.json", plan, "params", "kv_cache", "model")
+        _require_objects("summary.json", summary or {}, "data")
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         run.status, run.excluded = "damaged", f"cannot be read ({str(error).splitlines()[0]})"
         return run
     if summary is None:
         run.status, run.excluded = "unfinished", "unfinished: it has no summary.json"
         summary = {}
-    run.attention = summary.get("attention", run.config.get("attention.name"))
+    run.attention = str(summary.get("attention", run.config.get("attention.name")))
     counts, cache = plan.get("params") or {}, plan.get("kv_cache") or {}
-    run.params = _number(summary.get("params", counts.get("total")))
-    run.non_embedding_params = _number(summary.get("non_embedding_params", counts.get("non_embedding")))
-    run.kv_bytes_per_token = _number(summary.get("kv_bytes_per_token", cache.get("bytes_per_token")))
-    run.tokens, run.flops = (_number(summary.get(key, last.get(key))) for key in ("tokens", "flops"))
+    run.params = _above_zero(summary.get("params", counts.get("total")))
+    run.non_embedding_params = _above_zero(summary.get("non_embedding_params", counts.get("non_embedding")))
+    run.kv_bytes_per_token = _above_zero(summary.get("kv_bytes_per_token", cache.get("bytes_per_token")))
+    run.tokens, run.flops = (_above_zero(summary.get(key, last.get(key))) for key in ("tokens", "flops"))
     run.seconds = _number(summary.get("seconds", last.get("seconds")))
     run.loss, run.bits_per_byte = _number(summary.get("val_loss")), _number(summary.get("val_bits_per_byte"))
-    run.seed = run.config.get("seed")
+    run.seed = seed if isinstance(seed := run.config.get("seed"), (int, str)) else None
     run.shape = {key: value for key, value in (plan.get("model") or {}).items() if isinstance(value, bool) or _number(value) is not None}
     run.size = "{}x{}".format(*(run.config.get(f"model.{key}") for key in ("num_hidden_layers", "hidden_size")))
     data = summary.get("data") or {}
@@ -109,10 +108,10 @@ def read_run(folder: Path) -> Run:
     run.order = (tokenizer, data.get("train_sha256"), run.seed, sequence)
     run.evaluated_on = (tokenizer, data.get("held_out_sha256"), run.config.get("training.eval_sequences"), sequence)
     run.trace = {"config_sha256": hashlib.sha256(text).hexdigest(), "data": data, "tokenizer": tokenizer,
-                 "code_commit": summary.get("code_commit"), "versions": summary.get("versions")}
+                 "code_commit": summary.get("code_commit") and str(summary["code_commit"]), "versions": summary.get("versions")}
     run.edited = summary.get("config_sha256") not in (None, run.trace["config_sha256"])
     if run.excluded is None:
-        run.status = summary.get("status", "unfinished")
+        run.status = str(summary.get("status", "unfinished"))
         run.excluded = _unusable(run)
     return run
 
@@ -137,12 +136,22 @@ def _json(path: Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)  # NaN and Infinity
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path.name}: no JSON object")
     return found
+
+
+def _require_objects(file: str, found: dict, *parts: str) -> None:
+    for part in parts:
+        if not isinstance(found.get(part) or {}, dict):
+            raise ValueError(f"{file}: {part} is no JSON object")
+
+
+def _above_zero(value: Any) -> float | None:
+    return number if (number := _number(value)) is not None and number > 0 else None
 
 
 def _number(value: Any) -> float | None:

@@ -127,14 +127,15 @@ def _require_comparable(study: Study) -> None:
             "the runs have different tokenizers: losses are bits per byte; D counts each run's own tokens, "
             "so tokens and pairs are not comparable across tokenizers, FLOPs are"
         )
-        corpora = {tuple(str(run.config.get(key) or "") for key in CORPUS) for run in study.used if run.config}
-        if len(corpora) > 1:
-            several = "; ".join(", ".join(filter(None, corpus)) for corpus in sorted(corpora, key=str))
-            raise DataError(f"the runs were evaluated on different held-out texts, of the corpora {several}: name runs of one")
+        for key in CORPUS:
+            if len(values := sorted({str(run.config[key]) for run in study.used if key in run.config})) > 1:
+                raise DataError(
+                    f"the runs were evaluated on different held-out texts ({key} is {', '.join(values)}): name runs of one corpus"
+                )
         if any(run.evaluated_on[2] for run in study.used if run.evaluated_on):
             study.notices.append(
-                "training.eval_sequences counts tokens, so tokenizers were evaluated on stretches of text of different length "
-                "(0 is all of the held-out text)"
+                "a number of sequences is another stretch of text with another tokenizer: train with training.eval_sequences=0 "
+                "to evaluate on all of the held-out text"
             )
         if len({str(run.config.get("data.files")) for run in study.used if run.config}) > 1:
             study.notices.append("data.files differ between the runs: that they are one text is taken on trust")
@@ -178,17 +179,17 @@ def _say_what_differs(study: Study) -> None:
     if edited := [run.name for run in measured if run.edited]:
         study.notices.append(f"config.yaml is not what the run was trained with (its hash is not summary.json's): "
                              f"{', '.join(edited[:3])}{', …' if len(edited) > 3 else ''}")
-    if any(run.seed is None for run in study.used if not run.evaluated_on):
-        study.notices.append("the table has no seeds, so every row counts as independent: of rows that are checkpoints of one run "
-                             "the intervals are too narrow")
-    for what, made in (("commits of the code", {run.trace.get("code_commit") for run in measured}),
-                       ("sets of library versions", {str(run.trace.get("versions")) for run in measured})):
-        if len(made) > 1:
+    points = [run for run in study.used if not run.evaluated_on]
+    if unseeded := sum(run.seed is None for run in points):
+        study.notices.append(f"{unseeded} of {len(points)} rows of tables have no seed, and count as independent: of rows that are "
+                             "checkpoints of one run the intervals are too narrow")
+    for what, key in (("commits of the code", "code_commit"), ("sets of library versions", "versions")):
+        if len(made := {str(found) for run in measured if (found := run.trace.get(key))}) > 1:
             study.notices.append(f"the runs are of {len(made)} {what} (runs.csv): that they train alike is taken on trust")
-    rows = Counter((run.variant, run.params, run.tokens, run.seed, run.loss) for run in study.used if not run.evaluated_on)
+    rows = Counter((run.variant, run.params, run.tokens, run.seed, run.loss) for run in points)
     if many := sum(count > 1 for count in rows.values()):
-        study.notices.append(f"{many} rows of the table stand there twice, and count twice")
-    doubles = Counter((run.variant, run.size, run.tokens, run.order) for run in measured)
+        study.notices.append(f"{many} rows of the table stand there twice, and count twice in the laws")
+    doubles = Counter((run.variant, run.size, run.tokens, run.order) for run in study.used if run.order)
     if many := [key[0] for key, count in doubles.items() if count > 1]:
         study.notices.append(
             f"several runs of one variant, size, budget and data order ({', '.join(sorted(set(many))[:3])}): each "

@@ -81,9 +81,15 @@ def frontier(*runs: list[Run]) -> dict[tuple[str, str], bool | None]:
 
 def test_one_seed_shows_nothing_and_two_of_a_size_are_judged_by_the_spread_of_all_sizes():
     assert frontier(measured("mha", 300, [3.0]), measured("mla", 100, [2.9])) == {("4x128", "mha"): None, ("4x128", "mla"): True}
+    apart = measured("mla", 100, [2.5, 2.5, 2.6])
+    for run in apart:
+        run.seed += 3
+    assert frontier(measured("mha", 300, [3.5, 3.5, 3.6]), apart)["4x128", "mha"] is None  # no seed is shared
     two = [*measured("mha", 300, [3.00, 3.01]), *measured("mla", 100, [2.95, 2.97])]
     assert frontier(two)["4x128", "mha"] is True  # Student's quantile of one degree of freedom: 12.7
     more = [run for size in ("6x192", "8x256") for run in (*measured("mha", 300, [3.00, 3.02, 3.01], size=size),
                                                            *measured("mla", 100, [2.95, 2.965, 2.965], size=size))]
     assert set(frontier(two, more).items()) == {((size, name), name == "mla") for size in ("4x128", "6x192", "8x256")
                                                 for name in ("mha", "mla")}
+    one = [*measured("mha", 300, [3.0], size="9x512"), *measured("mla", 100, [2.9], size="9x512")]
+    assert frontier(two, more, one)["9x512", "mha"] is None
