@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.scaling.synthetic import write_ladder
+from tests.scaling.synthetic import VARIANTS, write_ladder
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +36,13 @@ def report(ladder, compare, tmp_path_factory) -> Path:
     done = compare(ladder, "--out", folder, "tracking=none")
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture
+def few(tmp_path) -> Path:
+    """Four runs: mha and mfa, one size, one budget, two seeds."""
+    write_ladder(tmp_path / "runs", [VARIANTS[0], VARIANTS[2]], {"4x192": 3.2e6}, (5e7,), (1, 2))
+    return tmp_path / "runs"
 
 
 @pytest.fixture(scope="module")

@@ -92,3 +92,9 @@ def write_run(
                 "data": {"tokenizer_sha256": "t" * 64, "train_sha256": "a" * 64, "held_out_sha256": "b" * 64}}
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def edit(run: Path, name: str = "summary.json", **changes) -> None:
+    """Changes keys of a file of a run."""
+    summary = json.loads((run / name).read_text())
+    (run / name).write_text(json.dumps(summary | changes))
