@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 from mfa_train.config.budget_schema import MatchConfig, PlanConfig
 from mfa_train.config.launch_schema import ClusterConfig, SweepConfig
+from mfa_train.config.quantities import Bytes
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
 from mfa_train.config.requirements import require_choice, require_no_secret, require_not_negative, require_positive
 from mfa_train.errors import ConfigError
@@ -85,9 +86,9 @@ class DataConfig:
     """Of the tokenizer that is trained; one that is given has its own."""
     held_out_fraction: float
     """Share of the documents that are never trained on."""
-    tokenizer_bytes: int
+    tokenizer_bytes: Bytes
     """Text that the tokenizer is trained on."""
-    shard_bytes: int
+    shard_bytes: Bytes
     """Text in one shard."""
     corpora: Optional[dict[str, str]]
     """Of source mixture: the folder or URL of each prepared corpus, by name."""
@@ -99,7 +100,7 @@ class DataConfig:
     """Tokens of a lane that are shuffled among each other."""
     cache_dir: str
     """Where shards behind URLs are kept, shared by the processes of a node."""
-    cache_bytes: int
+    cache_bytes: Bytes
     document_mask: bool
     """Attention stays within a document and positions restart with each; see `mfa_train.data.reading.documents`."""
 
