@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from mfa_train.config import ComposeError, explained
+from mfa_train.config import ComposeError, explained, hidden
 from mfa_train.errors import Stopped, UserError
 from mfa_train.tracking.terminal import open_closed_streams, unbroken
 
@@ -28,6 +28,6 @@ def report(main: Callable[[], object]) -> int:
     rank = os.environ.get("RANK", "0")
     if rank == "0" or not failure.everywhere:
         sign = "stopped" if isinstance(failure, Stopped) else "error"
-        told = f"{sign}: {failure}" if rank == "0" else f"rank {rank}: {sign}: {failure}"
+        told = hidden(f"{sign}: {failure}" if rank == "0" else f"rank {rank}: {sign}: {failure}")
         unbroken(sys.stderr, lambda: print(told, file=sys.stderr, flush=True))  # the exit status must be this one's
     return failure.exit_status

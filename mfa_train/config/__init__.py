@@ -15,7 +15,7 @@ from mfa_train.config.compose import (
 from mfa_train.config.ladder_schema import LadderConfig, RungConfig
 from mfa_train.config.launch_schema import ClusterConfig
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
-from mfa_train.config.requirements import require_choice, require_positive
+from mfa_train.config.requirements import require_choice, require_number, require_positive
 from mfa_train.config.schema import (
     RESUME,
     Config,
@@ -26,6 +26,7 @@ from mfa_train.config.schema import (
     ScheduleConfig,
     TrackingConfig,
 )
+from mfa_train.config.secrets import hidden
 from mfa_train.config.sweeps import Member, as_name, members, require_one, written
 from mfa_train.config.typed import typed
 
@@ -33,6 +34,6 @@ __all__ = [
     "CONFIG_DIR", "RESUME", "CheckpointConfig", "ClusterConfig", "ComposeError", "Config", "DataConfig", "GuardConfig",
     "InitializationConfig", "LadderConfig", "Member", "ModelConfig", "PlanConfig",
     "RungConfig", "SampleConfig", "ScheduleConfig", "TrackingConfig", "as_name",
-    "default_attention", "differences", "explained", "from_hydra", "load", "members", "of_run", "require_choice",
-    "require_one", "require_positive", "to_yaml", "typed", "written",
+    "default_attention", "differences", "explained", "from_hydra", "hidden", "load", "members", "of_run", "require_choice",
+    "require_number", "require_one", "require_positive", "to_yaml", "typed", "written",
 ]

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mfa_train.config.ladder_schema import LadderConfig
 from mfa_train.config.schema import Config, ModelConfig
+from mfa_train.config.secrets import require_no_secrets
 from mfa_train.config.typed import first_line, flat, typed
 from mfa_train.errors import ConfigError, did_you_mean
 
@@ -53,6 +54,7 @@ def from_hydra(tree: DictConfig) -> Config:
         node = OmegaConf.to_container(tree, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {first_line(error)}") from error
+    require_no_secrets(node)
     for key in ("steps", "tokens"):  # 1e9 is how people write a billion
         if isinstance(value := node["training"][key], float) and value.is_integer():
             node["training"][key] = int(value)
