@@ -30,7 +30,7 @@ WIDTH, LAYERS, BATCH, SEQUENCE = 2**20, 2**20, 2**20, 2**26
 """The largest of a model's and a batch's dimensions: what is beyond is a mistyped number, and overflows in a plan."""
 TOKENS = 10**18
 """The most that a run may read: places in the data are 64-bit numbers."""
-BYTES = 2**60
+BYTES, PROMPT_BYTES = 2**60, 2**16
 
 
 @dataclass
@@ -259,6 +259,12 @@ class SampleConfig:
     top_p: Optional[float]
 
     def __post_init__(self):
+        try:
+            prompt = len(self.prompt.encode())
+        except UnicodeEncodeError:
+            raise ConfigError(f"sample.prompt={ascii(self.prompt)[:60]}: is not UTF-8 text") from None
+        if prompt > PROMPT_BYTES:
+            raise ConfigError(f"sample.prompt: expected at most {PROMPT_BYTES:,} bytes, not {prompt:,}")
         require_whole("sample.max_new_tokens", self.max_new_tokens, 0, 2**16)
         if self.temperature:  # smaller ones overflow, and differ in nothing from greedy
             require_number("sample.temperature", self.temperature, 1e-6, 1e6)

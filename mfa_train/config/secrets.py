@@ -32,6 +32,8 @@ _SCHEME = re.compile(r"[a-z][\w+.-]*", re.ASCII | re.IGNORECASE)
 def require_no_secrets(node: Any, key: str = "") -> None:
     """Raises ConfigError for a string below the plain mapping `node`, names of keys too, in which a URL may hold one."""
     for where, text in _strings(node, key):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ConfigError(f"{where}={ascii(text)[1:61]}: is not UTF-8 text")
         if reason := may_hold_secret(text):
             raise ConfigError(f"{where}: the value as typed (not repeated here) {reason}; credentials stand in the environment, as "
                               "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
