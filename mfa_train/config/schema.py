@@ -268,8 +268,8 @@ class SampleConfig:
         require_whole("sample.max_new_tokens", self.max_new_tokens, 0, 2**16)
         if self.temperature:  # smaller ones overflow, and differ in nothing from greedy
             require_number("sample.temperature", self.temperature, 1e-6, 1e6)
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"sample.top_p={self.top_p}: expected a probability in (0, 1], or null")
+        if self.top_p is not None and not 1e-6 <= self.top_p <= 1:
+            raise ConfigError(f"sample.top_p={self.top_p}: expected a probability from 1e-6 to 1, or null")
         if self.top_k is not None:
             require_positive("sample.top_k", self.top_k, 16 * WIDTH)
 

@@ -16,6 +16,8 @@ from mfa_train.data.reading.held_out import HeldOut
 from mfa_train.errors import ConfigError
 from mfa_train.training.schedule import check_schedule
 
+CLOSING_TOKENS = 8192
+
 
 def checked_plan(config: Config, match: dict | None, device: Device | None = None, ranks: int | None = None) -> dict:
     """The plan of a config that is matched already, on `device` and so many `ranks`; by default on the cluster's. Raises ConfigError
@@ -30,7 +32,7 @@ def checked_plan(config: Config, match: dict | None, device: Device | None = Non
     plan = make_plan(config, device, ranks, match)
     if config.plan.check:
         require_fit(config, plan["memory"])
-        _require_sample(config, plan, dtype)
+    _require_sample(config, plan, dtype)
     return plan
 
 
@@ -44,12 +46,16 @@ def read_order(config: Config, corpora: Mapping[str, Corpus], rank: int, ranks: 
 
 
 def _require_sample(config: Config, plan: dict, dtype: torch.dtype) -> None:
-    """Raises ConfigError where the cache of the closing sample would not fit beside what the run has on the device by then."""
+    """Raises ConfigError for a closing sample that takes long, or whose cache would not fit beside what the run has on the device by
+    then: after the whole training."""
     memory, sample = plan["memory"], config.sample
+    if sample.max_new_tokens > CLOSING_TOKENS:
+        raise ConfigError(f"sample.max_new_tokens={sample.max_new_tokens}: a run's closing sample has at most {CLOSING_TOKENS:,} tokens: "
+                          "type fewer; mfa-train generate RUN sample.max_new_tokens=… makes longer ones of the finished run")
     of_token = plan["kv_cache"]["values_per_token_per_layer"] * config.model.num_hidden_layers * dtype.itemsize
     passing = memory["activations_checkpointed" if memory["activation_checkpointing"] else "activations"]
     prompt = len(sample.prompt.encode()) + 1
     room = (memory["usable"] - memory["total"] + passing) // of_token - prompt
-    if sample.max_new_tokens > room:
+    if config.plan.check and sample.max_new_tokens > room:
         raise ConfigError(f"sample.max_new_tokens={sample.max_new_tokens}: the closing sample's cache would not fit into {memory['device']}: "
                           f"type sample.max_new_tokens={max(0, room)} (plan.check=false starts it all the same)")
