@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from mfa_train.config import ComposeError, explained
+from mfa_train.config import ComposeError, explained, hidden
 from mfa_train.errors import Stopped, UserError
 from mfa_train.tracking.terminal import in_one_line, ready_streams, unbroken
 
@@ -41,7 +41,7 @@ def report(main: Callable[[], object]) -> int:
     rank = os.environ.get("RANK", "0")
     if rank == "0" or not failure.everywhere:
         sign = "stopped" if isinstance(failure, Stopped) else "error"
-        told = in_one_line(f"{sign}: {failure}" if rank == "0" else f"rank {rank}: {sign}: {failure}")
+        told = hidden(in_one_line(f"{sign}: {failure}" if rank == "0" else f"rank {rank}: {sign}: {failure}"))
         if len(told) > LONGEST_LINE:
             told = f"{told[: LONGEST_LINE // 2]} … {told[-LONGEST_LINE // 2 :]}"
         unbroken(sys.stderr, lambda: print(told, file=sys.stderr, flush=True))  # the exit status must be this one's

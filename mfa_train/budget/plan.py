@@ -32,6 +32,17 @@ def make_plan(config: Config, device: Device | None = None, ranks: int | None = 
     By default for cluster.device and the cluster's devices; with `ranks` for so many, no longer to be chosen. Raises
     ConfigError where the model can't be built, the device is unknown or the batch does not divide.
     """
+    try:
+        return _made(config, device, ranks, match)
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise ConfigError(f"model={config.model.name} training.sequence_length={config.training.sequence_length} training.batch_size="
+                          f"{config.training.batch_size}: a tensor of this model and batch would have more bytes than 64 bits count: "
+                          "type smaller ones") from error
+
+
+def _made(config: Config, device: Device | None, ranks: int | None, match: dict | None) -> dict:
     attention_config(config.attention)
     per_node = config.cluster.devices_per_node if device is None else 1  # a rank at hand measures its own threads
     device = device or planned_device(config.cluster.device, per_node)

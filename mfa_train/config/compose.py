@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from mfa_train.config.hydra_errors import FORM, ComposeError, explained
 from mfa_train.config.overrides import CONFIG_DIR, WORD, as_meant, holds_choice, key_of
 from mfa_train.config.schema import Config, ModelConfig
+from mfa_train.config.secrets import require_no_secrets
 from mfa_train.config.typed import converted, first_line, flat, typed
 from mfa_train.config.yaml_file import read_yaml
 from mfa_train.errors import ConfigError, did_you_mean
@@ -91,6 +92,7 @@ def from_hydra(tree: DictConfig, words: Sequence[str] = ()) -> Config:
         raise explained(error) from error
     except RecursionError:
         raise ConfigError("keys stand for each other's values in a circle: type a value for one of them") from None
+    require_no_secrets(resolved)
     try:
         return typed(Config, resolved)
     except ConfigError as error:

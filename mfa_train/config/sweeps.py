@@ -144,7 +144,7 @@ def _member(swept: list[str], fixed: list[str], named: bool, ready: str | None) 
         overrides.append(f"name={written(config.name)}")
     if swept and config.tracking.group is None:
         what = ready or "+".join(key.split(".")[-1] for key in keys)
-        config.tracking.group = cut(what if "model" in keys else f"{config.model.name}-{what}", 120)
+        config.tracking.group = cut(what if "model" in keys else f"{config.model.name}-{what}", 120)  # W&B takes 128
         overrides.append(f"tracking.group={written(config.tracking.group)}")
     return Member(swept, overrides, config)
 
