@@ -170,5 +170,5 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
             return parser.parse_overrides(list(overrides))
     except HydraException as error:
         raise explained(error) from error
-    except (ValueError, TypeError, AttributeError, KeyError, AssertionError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, AssertionError, RecursionError, OSError) as error:
         raise ConfigError(f"{' '.join(overrides)}: {first_line(error)}: {FORM}") from error

@@ -83,11 +83,14 @@ def line_of(path: Path, keys: list[str]) -> int | None:
     """The line where a file that `read_yaml` reads has the value of nested `keys`, or the first of them that it has alone; None
     where it has not even the first."""
     node, line = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader), None
-    for key in keys:
-        found = [pair for pair in node.value if pair[0].value == key] if isinstance(node, yaml.MappingNode) else []
+    for place, key in enumerate(keys):
+        named = (key, ".".join(keys[place:]))
+        found = [pair for pair in node.value if pair[0].value in named] if isinstance(node, yaml.MappingNode) else []
         if not found:
             return line if line and not isinstance(node, yaml.MappingNode) else None
         line, node = found[0][0].start_mark.line + 1, found[0][1]
+        if found[0][0].value != key:  # with dots in it
+            break
     return line
 
 
