@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -142,7 +143,7 @@ def export(arguments: argparse.Namespace) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     tracked = [word for word in arguments.overrides
-               if word.startswith(("tracking=", "tracking.")) and not Path(word).exists()]
+               if word.startswith(("tracking=", "tracking.")) and not os.path.exists(word)]
     tracking = configs.load(tracked).tracking
     try:
         budgets = tuple(float(word) for word in arguments.budget.split(",") if word)
@@ -173,7 +174,7 @@ def status(arguments: argparse.Namespace) -> None:
 
 def _runs_dir(words: list[str]) -> Path:
     """The folder that is typed; else runs_dir as train.py would have it, with a machine's own habits (configs/local)."""
-    if len(words) == 1 and ("=" not in words[0] or Path(words[0]).is_dir()):
+    if len(words) == 1 and ("=" not in words[0] or os.path.isdir(words[0])):
         return Path(words[0])
     if folders := [word for word in words if "=" not in word]:
         raise ConfigError(f"{folders[0]}: expected RUNS_DIR alone, the folder that holds the runs, or runs_dir=FOLDER")

@@ -1,122 +1,120 @@
-"""Whatever lies in a run's folder, every command that reads it ends with its words: status 0, or one readable line."""
+"""What a person gets to see at every door: one line for what can be mended, and nothing that takes hold of the terminal."""
 
-import contextlib
+import errno
 import io
-import json
-import random
-import shutil
 import sys
-from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from mfa_train import cli
-from mfa_train import config as configs
-from mfa_train.errors import UserError
-from mfa_train.training.resume import starting_point
-from mfa_train.training.run_folder import RunFolder
-
-FILES = Path(__file__).parent / "first_round"
-ODD = [None, True, -1, 0, 2**64, 10**400, 1e308, float("nan"), float("inf"), "", "\x1b[31mred", "\ud800", "x" * 10_000, "${oc.env:HOME}",
-       [], [1], {}, {"a": {"b": 1}}, "2026-11-28", "../../etc"]
-RUN = FILES / "runs" / "mfa"
-NAMES = sorted(path.relative_to(RUN).as_posix() for path in RUN.rglob("*") if path.is_file())
+from mfa_train.config import compose
+from mfa_train.doors import report
+from mfa_train.errors import ConfigError
+from mfa_train.tracking.terminal import ProgressBar, say, say_text
 
 
-def _places(value, path=()):
-    """Of every value in a tree."""
-    yield path
-    for key, below in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from _places(below, (*path, key))
+def raising(error: BaseException):
+    def main():
+        raise error
+    return main
 
 
-def _with(tree, path, value):
-    if not path:
-        return value
-    copy = dict(tree) if isinstance(tree, dict) else list(tree)
-    copy[path[0]] = _with(copy[path[0]], path[1:], value)
-    return copy
+@pytest.fixture
+def streams(monkeypatch):
+    """`streams(encoding)` makes standard output and error such files; gives what was written to them so far, as a function."""
+    def make(encoding: str):
+        made = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict") for _ in range(2)]
+        for name, stream in zip(("stdout", "stderr"), made):
+            monkeypatch.setattr(sys, name, stream)
+
+        def written() -> list[str]:
+            for stream in made:
+                stream.flush()
+            return [stream.buffer.getvalue().decode(encoding) for stream in made]
+
+        return written
+
+    return make
 
 
-def spoilt(content: bytes, name: str, dice: random.Random) -> bytes | None:
-    """The file with one thing wrong; None: it is gone."""
-    kind = dice.choice(["gone", "empty", "cut", "flipped", "doubled", "zeros", "binary", "value", "value", "value"])
-    if kind == "value" and name.endswith((".json", ".jsonl")):
-        lines = content.decode().splitlines() if name.endswith("l") else [content.decode()]
-        number = dice.randrange(len(lines))
-        tree = json.loads(lines[number])
-        lines[number] = json.dumps(_with(tree, dice.choice(list(_places(tree))), dice.choice(ODD)))
-        return ("\n".join(lines) + "\n").encode()
-    if kind == "value" and name.endswith(".yaml"):
-        lines = content.decode().splitlines()
-        number = dice.randrange(len(lines))
-        lines[number] = f"{lines[number].split(':')[0]}: {json.dumps(dice.choice(ODD))}"
-        return "\n".join(lines).encode()
-    if kind == "gone":
-        return None
-    at = dice.randrange(len(content))
-    return {"empty": b"", "cut": content[:at], "doubled": content + content, "zeros": content[:at] + b"\0" * 64 + content[at:],
-            "binary": dice.randbytes(300)}.get(kind, content[:at] + bytes([content[at] ^ 1 << dice.randrange(8)]) + content[at + 1 :])
+@pytest.mark.parametrize("encoding, shown", [("ascii", r"\u6f22\xe9"), ("latin-1", r"\u6f22é"), ("utf-8", "漢é"), ("cp1252", r"\u6f22é")])
+def test_what_a_terminal_cannot_show_stops_nothing(encoding, shown, streams):
+    written = streams(encoding)
+
+    def main():
+        say("漢é")
+        bar = ProgressBar(3)
+        bar.advance(2)
+        bar.close()
+        raise ConfigError("name=漢é")
+
+    assert report(main) == 2
+    out, err = written()
+    assert out == f"{shown}\n" and err.endswith(f"error: name={shown}\n") and "2/3" in err
 
 
-def door(*words: object) -> tuple[int, str]:
-    """The exit status of `mfa-train WORDS` and what it said."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["mfa-train", *map(str, words)])
-        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-            return cli.main(), out.getvalue() + err.getvalue()
+def test_control_characters_of_names_and_values_are_shown_and_not_obeyed(streams, capsys):
+    assert report(raising(ConfigError("name=a\x1b[31m\r\nerror: \u202eb\udcff\x9b\t: no"))) == 2
+    assert capsys.readouterr().err == "error: name=a\\x1b[31m\\x0d\\nerror: \\u202eb\\udcff\\x9b\\t: no\n".replace("\\x0d", "\\r")
+    say("a\x1b]0;title\x07\tb\nc")
+    assert capsys.readouterr().out == "a\\x1b]0;title\\x07\tb\nc\n"
+    say_text("made\x1b[2J\r\n")  # no terminal: exactly
+    assert capsys.readouterr().out == "made\x1b[2J\r\n\n"
+    assert report(raising(ConfigError("name=" + "x" * 10**6))) == 2
+    assert len(capsys.readouterr().err) < 2100
 
 
-def spoilt_run(folder: Path, name: str, number: int) -> Path:
-    """A copy of the runs in `folder`, with one file of one of them spoilt."""
-    shutil.copytree(FILES, folder, dirs_exist_ok=True)
-    run = folder / "runs" / "mfa"
-    content = spoilt((run / name).read_bytes(), name, random.Random(number))
-    (run / name).unlink() if content is None else (run / name).write_bytes(content)
-    return run
+@pytest.mark.parametrize("error, told", [
+    (PermissionError(errno.EACCES, "Permission denied", "/root/x"), "error: /root/x: Permission denied"),
+    (IsADirectoryError(errno.EISDIR, "Is a directory", b"/a\xff"), "error: /a\\udcff: Is a directory"),
+    (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device"),
+    (OSError(errno.ENAMETOOLONG, "File name too long", "xx"), "error: xx: File name too long"),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory", "runs/a/x"), "error: runs/a/x: No such file or directory"),
+    (MemoryError("Unable to allocate 7 TiB"), "error: not enough memory (Unable to allocate 7 TiB)"),
+])
+def test_what_a_machine_refuses_is_told_in_one_line(error, told, capsys):
+    assert report(raising(error)) == 1
+    assert capsys.readouterr().err == f"{told}\n"
 
 
-def anything_wrong(examples: int):
-    """`name` of a file, `number` of what is wrong with it; the same ones each time."""
-    def decorated(test):
-        quiet = settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-        return quiet(given(name=st.sampled_from(NAMES), number=st.integers(0, 2**32))(test))
-
-    return decorated
+@pytest.mark.parametrize("bug", [KeyError("x"), ValueError("x"), RecursionError("x"), OSError("odd"), FileNotFoundError("no file named")])
+def test_a_bug_keeps_its_traceback(bug):
+    with pytest.raises(type(bug)):
+        report(raising(bug))
 
 
-@anything_wrong(100)
-def test_a_start_of_a_run_with_anything_wrong_in_one_file_goes_on_or_says_why_not(tmp_path_factory, name, number):
-    run = spoilt_run(tmp_path_factory.mktemp("spoilt"), name, number)
-    with contextlib.suppress(UserError):
-        resumed(run)
-    status, said = door("status", run.parent)
-    assert status == 0 and "gqa" in said
-    shutil.rmtree(run.parent.parent)
+def test_status_looks_where_train_py_would_put_runs_and_needs_no_habits_where_a_folder_is_typed(tmp_path, monkeypatch, capsys):
+    """A machine's own file moves runs_dir."""
+    import shutil
+
+    from tests.conftest import ROOT
+
+    def status(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["mfa-train", "status", *words])
+        cli.main()
+        told = capsys.readouterr()
+        return told.out + told.err
+
+    shutil.copytree(ROOT / "configs", tmp_path / "configs", ignore=shutil.ignore_patterns("local"))
+    monkeypatch.setattr(compose, "CONFIG_DIR", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs" / "local").mkdir()
+    habits = tmp_path / "configs" / "local" / "default.yaml"
+    habits.write_text("# @package _global_\nruns_dir: elsewhere\n")
+    (tmp_path / "elsewhere" / "mine" / "launch").mkdir(parents=True)
+    (tmp_path / "a=b" / "odd" / "launch").mkdir(parents=True)
+    assert "mine" in status()
+    assert "odd" in status("runs_dir=a=b") and "odd" in status("a=b")
+    assert "error: nowhere: no such folder" in status("nowhere")
+    assert "error: elsewhere: expected RUNS_DIR alone" in status("elsewhere", "a=b")
+    habits.write_text("runs_dir: [a\n")
+    assert "mine" in status("elsewhere")
+    assert status().startswith("error: configs/local/default.yaml, line ")
 
 
-@anything_wrong(12)
-def test_a_run_with_anything_wrong_in_one_file_ends_no_command_in_a_traceback(tmp_path_factory, name, number):
-    run = spoilt_run(tmp_path_factory.mktemp("spoilt"), name, number)
-    for words in (["generate", run, "sample.max_new_tokens=2"], ["export", run], ["plan", "model=280k", f"plan.mfu={run}"]):
-        status, said = door(*words)
-        assert status in (0, 1, 2), (words, said)
-        assert status == 0 or said.strip().splitlines()[-1].startswith("error: "), said
-    status, said = door("compare", run.parent, "--out", run.parent.parent / "report", "tracking=none")
-    assert status == 0 and "gqa" in said
-    shutil.rmtree(run.parent.parent)
-
-
-def resumed(run: Path) -> None:
-    """As a start of the same run does before it builds anything."""
-    config = configs.of_run(FILES / "runs" / "mfa")
-    config.runs_dir = str(run.parent)
-    folder = RunFolder(config)
-    try:
-        if folder.open() is None:
-            whole = json.loads((FILES / "runs/mfa/checkpoints/step-00000008/manifest.json").read_text())["content"]
-            starting_point(config, run, whole["data"], lambda line: None)
-    finally:
-        folder.lock.release()
+def test_an_unknown_option_or_command_is_told_in_one_line(monkeypatch, capsys):
+    for words in (["nope"], ["status", "--nope"], ["plan", "--\x1b[31m"], []):
+        monkeypatch.setattr(sys, "argv", ["mfa-train", *words])
+        assert cli.main() == 2
+        told = capsys.readouterr().err
+        assert told.startswith("error: ") and told.count("\n") == 1 and "\x1b" not in told

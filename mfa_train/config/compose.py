@@ -1,6 +1,7 @@
 """Hydra composes configs/ and what is typed into one tree; here it becomes, once, the plain objects of the schema."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,7 @@ from mfa_train.config.overrides import CONFIG_DIR, WORD, as_meant, holds_choice,
 from mfa_train.config.schema import Config, ModelConfig
 from mfa_train.config.secrets import require_no_secrets
 from mfa_train.config.typed import converted, first_line, flat, typed
-from mfa_train.config.yaml_file import read_yaml
+from mfa_train.config.yaml_file import line_of, read_yaml, shown
 from mfa_train.errors import ConfigError, did_you_mean
 
 GLOBAL = ("experiment", "local")
@@ -33,15 +34,19 @@ OmegaConf.register_new_resolver("tokenizer_name", lambda tokenizer, vocab_size: 
 class FileConfigSource(HydrasFiles):
     """Hydra's, which opens what it finds with the checks of `read_yaml`. Of the same name, as Hydra wants it."""
 
+    opened: list[tuple[Path, bool]] = []
+    """The files that were, and whether each sets keys of all groups."""
+
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(self.path) / self._normalize_file_name(config_path)
         tree = read_yaml(path)
         with path.open(encoding="utf-8") as file:
             header = self._get_header_dict(file.read(512))
+        self.opened.append((path, header.get("package") == "_global_"))
         return ConfigResult(config=OmegaConf.create(tree), path=f"file://{self.path}", provider=self.provider, header=header)
 
     def is_config(self, config_path: str) -> bool:
-        return (Path(self.path) / self._normalize_file_name(config_path)).exists()  # a folder of that name is told
+        return os.path.exists(Path(self.path) / self._normalize_file_name(config_path))  # a folder of that name is told
 
 
 SourcesRegistry.instance().types["file"] = FileConfigSource
@@ -61,26 +66,30 @@ def load(overrides: Sequence[str]) -> Config:
     words = as_meant(overrides)
     try:
         GlobalHydra.instance().clear()
+        FileConfigSource.opened.clear()
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             tree = compose("train", overrides=words)
     except ComposeError as error:
         raise explained(error) from error
-    except (ValueError, TypeError, AttributeError, KeyError, AssertionError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, AssertionError, RecursionError, OSError) as error:
         # Hydra's own, as for `=3` or `model=null`
         odd = next((f"{word}: " for word in words if not key_of(word) or holds_choice(key_of(word))), "")
-        raise ConfigError(f"{odd}{first_line(error).rstrip('.')}: {FORM}") from error
+        told = "leads back to itself" if isinstance(error, RecursionError) else f"{first_line(error).rstrip('.')}: {FORM}"
+        raise ConfigError(f"{odd}{told}") from error
     try:
         return from_hydra(tree, words)
     except ConfigError as error:
-        raise _with_advice(error, overrides) from error
+        raise _with_place(_with_advice(error, overrides), overrides) from error
 
 
 def from_hydra(tree: DictConfig, words: Sequence[str] = ()) -> Config:
     """The composed tree as typed objects, interpolations resolved; `words` were typed. Raises ConfigError."""
     node = OmegaConf.to_container(tree, resolve=False)
     for group in GLOBAL:
-        if group in node:
+        if node.pop(group, None):
             raise ConfigError(_without_header(group, words))
+    if isinstance(node.get("sweep"), dict) and {field.name for field in dataclasses.fields(Config)} & set(node["sweep"]):
+        raise ConfigError(_without_header("sweep", words))
     as_written = converted(Config, node | {"attention": _attention(node.get("attention"))}, unresolved=True)
     resolvable = OmegaConf.create(as_written)
     typed_so = {key_of(word) for word in words if re.fullmatch(r"[^=]*=(['\"])\?\?\?\1", word)}
@@ -103,6 +112,8 @@ def _attention(node: Any) -> Any:
     """Whole numbers as whole numbers (1e2) where the variant's defaults are none with a fraction: the node has no schema here."""
     if not isinstance(node, Mapping):
         return node
+    if "name" not in node:
+        raise ConfigError("attention.name is missing")
     fractions = {key for key, value in read_yaml(CONFIG_DIR / "attention_common.yaml").items() if isinstance(value, float)}
     return {key: int(value) if isinstance(value, float) and value.is_integer() and key not in fractions else value
             for key, value in node.items()}
@@ -123,6 +134,20 @@ def _with_advice(error: ConfigError, overrides: Sequence[str]) -> ConfigError:
     for key, value in ((found["key"], found["value"]) for found in map(WORD.fullmatch, overrides) if found):
         if "," in value and str(error).startswith(f"{key}={value}: expected one of"):
             return ConfigError(f"{error}; several values are a sweep: type -m as well")
+    return error
+
+
+def _with_place(error: ConfigError, overrides: Sequence[str]) -> ConfigError:
+    """With the file and the line of a key that nobody typed: a recipe's, or a machine's own."""
+    key = re.match(r"[\w.]*", str(error))[0]
+    if any(key == typed or key.startswith(f"{typed}.") and not holds_choice(typed) for typed in map(key_of, overrides)):
+        return error
+    for path, everywhere in reversed(FileConfigSource.opened):
+        group = [] if everywhere else list(path.relative_to(CONFIG_DIR).parent.parts)
+        keys = key.split(".")
+        if (everywhere or group and "no such key" in str(error)) and keys[: len(group)] == group:
+            if line := line_of(path, keys[len(group) :]):
+                return ConfigError(f"{shown(path)}, line {line}: {error}")
     return error
 
 

@@ -30,10 +30,14 @@ def explained(error: Exception) -> ConfigError:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return ConfigError(f"{error.missing_cfg_file}: no such file in configs/")
     if named := re.search(r"Could not override '([^']+)'", str(error)):
-        return _no_such_key(named[1])
+        because = error.__cause__  # tells the key within a mapping that was typed
+        return _no_such_key(because.full_key if isinstance(because, OmegaConfBaseException) and because.full_key else named[1])
     if merging := re.match("Error merging override (.*)", str(error), re.DOTALL):
         because = error.__cause__ or error
         return ConfigError(f"{merging[1]}: {first_line(because)}{_advice(because)}")
+    if "raised while composing config" in str(error):
+        lines = str(error).splitlines()
+        return ConfigError(f"{lines[0].split(':')[0].removeprefix('In ')}: {lines[1] if len(lines) > 1 else 'cannot be composed'}")
     if "Ambiguous value" in str(error):
         return ConfigError(f"{first_line(error).removesuffix('.')}: several values are a sweep; type -m as well, as python train.py -m …")
     if isinstance(error, OverrideParseException) and "=" in error.override:

@@ -8,6 +8,7 @@
 
 import dataclasses
 import functools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ def holds_choice(key: str) -> bool:
 def values(word: str) -> list[str]:
     """`KEY=VALUE` of each value of a word that is typed in a sweep."""
     key, _, value = word.partition("=")
-    if Path(value).exists() and key_of(word) in NUMBER_OR_TEXT:  # a folder of that name
+    if key_of(word) in NUMBER_OR_TEXT and os.path.exists(value):  # a folder with commas in its name
         return [word]
     return [f"{key}={part}" for part in parts(value)]
 

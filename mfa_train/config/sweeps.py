@@ -28,7 +28,7 @@ from mfa_train.errors import ConfigError
 MOST_MEMBERS = 2_000
 LONGEST_NAME = 200
 """Bytes of a member's name: file systems take 255, and something is put behind it (NAME~1)."""
-FUNCTION = re.compile(r"\s*(choices|range|glob|sort|shuffle|tag|interval)\s*\(")
+FUNCTION = re.compile(r"\s*(choice|range|glob|sort|shuffle|tag|interval)\s*\(")
 """Of Hydra's grammar, that make several values."""
 
 
@@ -170,5 +170,5 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
             return parser.parse_overrides(list(overrides))
     except HydraException as error:
         raise explained(error) from error
-    except (ValueError, TypeError, AttributeError, KeyError, AssertionError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, AssertionError, RecursionError, OSError) as error:
         raise ConfigError(f"{' '.join(overrides)}: {first_line(error)}: {FORM}") from error

@@ -34,6 +34,9 @@ def converted(schema: type, node: Any, where: str = "", unresolved: bool = False
         raise ConfigError(f"{where}={node}: expected keys with values, as {{KEY: VALUE}}")
     known = [prefix + field.name for field in fields]
     for key in node:
+        if "." in str(key):
+            group, _, name = str(key).partition(".")
+            raise ConfigError(f"{prefix}{key}: in a file keys stand below their groups, as {group}: {{{name}: VALUE}}")
         if f"{prefix}{key}" not in known:
             raise ConfigError(f"{prefix}{key}: no such key.{did_you_mean(f'{prefix}{key}', known)}")
     for field in fields:

@@ -47,7 +47,6 @@ def to_yaml(tree: dict) -> str:
 
 def read_yaml(path: Path) -> dict:
     """The mapping in the file; empty where the file is. Raises ConfigError, naming file and line."""
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     try:
         text = _text(path)
         _check_depth(text)
@@ -72,7 +71,27 @@ def read_yaml(path: Path) -> dict:
         line, problem = mark.line + 1, _said(error, text.split("\n"), mark)
     except (ValueError, RecursionError, yaml.YAMLError) as error:  # a number that is none, as 0x_
         line, problem = 0, str(error).strip().splitlines()[0]
-    raise ConfigError(f"{shown}{f', line {line}' if line else ''}: {problem}")
+    raise ConfigError(f"{shown(path)}{f', line {line}' if line else ''}: {problem}")
+
+
+def shown(path: Path) -> Path:
+    """As a person at this folder would type it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def line_of(path: Path, keys: list[str]) -> int | None:
+    """The line where a file that `read_yaml` reads has the value of nested `keys`, or the first of them that it has alone; None
+    where it has not even the first."""
+    node, line = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader), None
+    for place, key in enumerate(keys):
+        named = (key, ".".join(keys[place:]))
+        found = [pair for pair in node.value if pair[0].value in named] if isinstance(node, yaml.MappingNode) else []
+        if not found:
+            return line if line and not isinstance(node, yaml.MappingNode) else None
+        line, node = found[0][0].start_mark.line + 1, found[0][1]
+        if found[0][0].value != key:  # with dots in it
+            break
+    return line
 
 
 class _Wrong(Exception):
