@@ -1,6 +1,7 @@
 """`mfa-train COMMAND`: the doors beside train.py. Every command takes train.py's overrides."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -58,7 +59,15 @@ def main() -> int:
     if unknown := [word for word in rest if word.startswith("-")]:
         parser.error(f"unknown option {unknown[0]}")
     arguments.overrides += rest
-    return report(lambda: arguments.act(arguments))
+    return report(lambda: arguments.act(_at_home(arguments)))
+
+
+def _at_home(arguments: argparse.Namespace) -> argparse.Namespace:
+    """With ~ expanded in what is a folder. Raises ConfigError for a URL."""
+    for name, told in (("run", "RUN"), ("out", "--out"), ("runs_dir", "RUNS_DIR")):
+        if (folder := getattr(arguments, name, None)) is not None:
+            setattr(arguments, name, Path(configs.local(told, str(folder))))
+    return arguments
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -108,7 +117,7 @@ def generate(arguments: argparse.Namespace) -> None:
             raise ConfigError(f"{override}: expected keys of sample, or seed, as sample.temperature=0; the model is the run's")
     config = configs.of_run(arguments.run, arguments.overrides)
     if arguments.prompt is not None:
-        config.sample.prompt = arguments.prompt
+        config.sample = dataclasses.replace(config.sample, prompt=arguments.prompt)  # which is checked as one in a config is
     from mfa_train.training.sample import sample_from_run
 
     print(sample_from_run(config, arguments.run))
@@ -135,7 +144,7 @@ def compare(arguments: argparse.Namespace) -> None:
     from mfa_train.scaling.report import write_report
     from mfa_train.scaling.study import gather
 
-    paths = [Path(word) for word in arguments.overrides if word not in tracked]
+    paths = [Path(configs.local("RUN", word, "run's folder or CSV file")) for word in arguments.overrides if word not in tracked]
     by = tuple(key for key in arguments.by.split(",") if key)
     study = gather(paths, arguments.params, arguments.per_byte, by)
     write_report(study, arguments.out, tracking, arguments.reference, budgets)

@@ -15,6 +15,7 @@ from mfa_train.config.compose import (
 from mfa_train.config.ladder_schema import LadderConfig, RungConfig
 from mfa_train.config.launch_schema import ClusterConfig
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
+from mfa_train.config.places import local
 from mfa_train.config.requirements import require_choice, require_number, require_positive
 from mfa_train.config.schema import (
     RESUME,
@@ -34,6 +35,6 @@ __all__ = [
     "CONFIG_DIR", "RESUME", "CheckpointConfig", "ClusterConfig", "ComposeError", "Config", "DataConfig", "GuardConfig",
     "InitializationConfig", "LadderConfig", "Member", "ModelConfig", "PlanConfig",
     "RungConfig", "SampleConfig", "ScheduleConfig", "TrackingConfig", "as_name",
-    "default_attention", "differences", "explained", "from_hydra", "hidden", "load", "members", "of_run", "require_choice",
+    "default_attention", "differences", "explained", "from_hydra", "hidden", "load", "local", "members", "of_run", "require_choice",
     "require_number", "require_one", "require_positive", "to_yaml", "typed", "written",
 ]
