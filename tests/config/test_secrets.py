@@ -54,3 +54,9 @@ def test_no_key_at_any_depth_takes_one(override):
     told = hidden(str(error.value))  # as a door tells it
     assert SECRET not in told and "not repeated here" in told
     assert configs.load(["sample.prompt='https://user:pw@host is how not to write it'"]).sample.prompt.startswith("https://user:pw@")
+
+
+def test_what_is_told_on_the_terminal_keeps_all_but_the_secret():
+    assert hidden("error: runs_dir=s3://b: expected x, not 'https://u:hunter2@h'; see https://docs.host/page.") == (
+        "error: runs_dir=s3://b: expected x, not '(not repeated here)'; see https://docs.host/page.")
+    assert hidden("error: attention=https://u:hunter2@h: no such choice") == "error: attention=(not repeated here): no such choice"
