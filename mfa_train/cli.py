@@ -71,7 +71,15 @@ def _act() -> None:
     if unknown := [word for word in rest if word.startswith("-")]:
         parser.error(f"unknown option {unknown[0]}")
     arguments.overrides += rest
-    arguments.act(arguments)
+    arguments.act(_at_home(arguments))
+
+
+def _at_home(arguments: argparse.Namespace) -> argparse.Namespace:
+    """With ~ expanded in what is a folder. Raises ConfigError for a URL."""
+    for name, told in (("run", "RUN"), ("out", "--out")):
+        if (folder := getattr(arguments, name, None)) is not None:
+            setattr(arguments, name, Path(configs.local(told, str(folder))))
+    return arguments
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -154,7 +162,7 @@ def compare(arguments: argparse.Namespace) -> None:
     from mfa_train.scaling.report import write_report
     from mfa_train.scaling.study import gather
 
-    paths = [Path(word) for word in arguments.overrides if word not in tracked]
+    paths = [Path(configs.local("RUN", word, "run's folder or CSV file")) for word in arguments.overrides if word not in tracked]
     by = tuple(key for key in arguments.by.split(",") if key)
     study = gather(paths, arguments.params, arguments.per_byte, by)
     write_report(study, arguments.out, tracking, arguments.reference, budgets)

@@ -6,6 +6,7 @@ from mfa_train.config.hydra_errors import ComposeError, explained
 from mfa_train.config.ladder_schema import LadderConfig, RungConfig
 from mfa_train.config.launch_schema import ClusterConfig
 from mfa_train.config.overrides import CONFIG_DIR, as_meant, written
+from mfa_train.config.places import local
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
 from mfa_train.config.requirements import require_choice, require_number, require_positive
 from mfa_train.config.run_config import of_run, to_yaml
@@ -26,7 +27,7 @@ from mfa_train.config.typed import typed
 __all__ = [
     "CONFIG_DIR", "RESUME", "CheckpointConfig", "ClusterConfig", "ComposeError", "Config", "DataConfig", "GuardConfig",
     "InitializationConfig", "LadderConfig", "Member", "ModelConfig", "PlanConfig",
-    "RungConfig", "SampleConfig", "ScheduleConfig", "TrackingConfig", "as_meant", "as_name", "cut",
-    "default_attention", "differences", "explained", "hidden", "load", "members", "of_run", "require_choice",
+    "RungConfig", "SampleConfig", "ScheduleConfig", "TrackingConfig", "as_meant", "as_name", "cut", "default_attention",
+    "differences", "explained", "hidden", "load", "local", "members", "of_run", "require_choice",
     "require_number", "require_one", "require_positive", "to_yaml", "typed", "written",
 ]

@@ -54,8 +54,12 @@ def may_hold_secret(text: str) -> str | None:
 
 
 def hidden(told: str) -> str:
-    """`told`, for the terminal, with every word left out in which a URL may hold a secret."""
-    return re.sub(r"[^\s'\"()]+", lambda word: "(not repeated here)" if may_hold_secret(word[0]) else word[0], told)
+    """`told`, for the terminal, with every word left out in which a URL may hold a secret; KEY= in front stays."""
+    def shown(word: re.Match) -> str:
+        key, value, end = re.fullmatch(r"([\w.+~-]+=)?(.*?)([:;,.]*)", word[0], re.DOTALL).groups()
+        return f"{key or ''}(not repeated here){end}" if may_hold_secret(value) else word[0]
+
+    return re.sub(r"[^\s'\"()]+", shown, told)
 
 
 def _found(text: str) -> str | None:
@@ -84,7 +88,7 @@ def _in_url(scheme: str, rest: str) -> str | None:
 
 
 def _in_text(text: str) -> str | None:
-    if _CREDENTIALS.search(text) or re.match(r"//[^/]*@", text):
+    if _CREDENTIALS.search(text) or re.search(r"(?:^|=)//[^/]*@", text):
         return "has the form of user:password@host"
     if re.match(r"(https?|ftp|s3a?|gs|gcs|az|abfss?|hf):.*[@?#;]", text, re.IGNORECASE):
         return "is a URL without //"

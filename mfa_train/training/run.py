@@ -31,7 +31,7 @@ from mfa_train.training.guard import Guard, Poisoned
 from mfa_train.training.loop import train
 from mfa_train.training.opening import open_log
 from mfa_train.training.provenance import provenance
-from mfa_train.training.ranks import join, world_size
+from mfa_train.training.ranks import join, ranks_of_node, world_size
 from mfa_train.training.resume import Progress, restore, starting_point
 from mfa_train.training.roll_back import roll_back
 from mfa_train.training.run_folder import RunFolder, final_checkpoint
@@ -46,8 +46,7 @@ def run(config: Config) -> dict:
     if config.resume == "never":
         forget_run(os.environ)
     config, match = matched(config)
-    ranks_of_node = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    device = planned_device("auto", ranks_of_node)
+    device = planned_device("auto", ranks_of_node())
     dtype = resolve_precision(config.precision, device)
     plan = checked_plan(config, match, device, world_size())
     folder = RunFolder(config)
@@ -61,7 +60,7 @@ def run(config: Config) -> dict:
     ranks.on_first(lambda: prepare_all(config.data, ranks.say))
     corpora = open_all(config.data, ranks.say)
     tokenizer = next(iter(corpora.values())).tokenizer
-    batches, held_out = read_order(config, corpora, ranks.rank, ranks.world_size, ranks_of_node)
+    batches, held_out = read_order(config, corpora, ranks.rank, ranks.world_size, ranks_of_node())
     inputs_of = ModelInputs(ranks.device, tokenizer.eos_id if config.data.document_mask else None)
     data = batches.identity()
     start = ranks.on_first(lambda: starting_point(config, folder.path, data, ranks.say, vouch=manifest_of))
