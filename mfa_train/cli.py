@@ -183,7 +183,7 @@ def status(arguments: argparse.Namespace) -> None:
 def _runs_dir(words: list[str]) -> Path:
     """The folder that is typed; else runs_dir as train.py would have it, with a machine's own habits (configs/local)."""
     if len(words) == 1 and ("=" not in words[0] or os.path.isdir(words[0])):
-        return Path(words[0])
+        return Path(configs.local("RUNS_DIR", words[0]))
     if folders := [word for word in words if "=" not in word]:
         raise ConfigError(f"{folders[0]}: expected RUNS_DIR alone, the folder that holds the runs, or runs_dir=FOLDER")
     return Path(configs.load(words).runs_dir)
