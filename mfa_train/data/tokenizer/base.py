@@ -49,7 +49,9 @@ class Tokenizer:
         """The UTF-8 text that tokens (n,) stand for; it may start or end inside a character. Ids that the tokenizer doesn't
         have stand for none."""
         pieces = self.pieces
-        return b"".join(pieces[token] for token in ids.tolist() if 0 <= token < len(pieces))
+        ids = ids[(ids >= 0) & (ids < len(pieces))]
+        return b"".join(b"".join([pieces[token] for token in part.tolist()])  # a list takes ten times an array's memory
+                        for part in (ids[start : start + LONGEST] for start in range(0, len(ids), LONGEST)))
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
