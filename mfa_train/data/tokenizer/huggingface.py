@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mfa_train.data.tokenizer.base import Tokenizer
-from mfa_train.data.tokenizer.json_settings import Reach, for_training, model_ids, read_settings, steps
+from mfa_train.data.tokenizer.json_settings import Reach, for_training, model_ids, read_settings, require_bounded, steps
 from mfa_train.data.tokenizer.separator import Choice, Tokens, chosen
 from mfa_train.errors import ConfigError, DataError
 
@@ -35,10 +35,11 @@ class HuggingFaceTokenizer(Tokenizer):
             raise ConfigError(f"data.tokenizer={path}: neither byte-level nor sentencepiece-like; spaces would be lost")
         self.is_byte_level = "ByteLevel" in kinds
         self.vocabulary = model_ids(path, given)
+        require_bounded(path, given)
         added = self.tokenizer.get_added_tokens_decoder()
         for token in given.get("added_tokens") or []:
             if (there := self.tokenizer.token_to_id(token["content"])) != token["id"]:
-                raise DataError(f"{path}: gives {token['content']!r} the id {token['id']:,}, where `tokenizers` counts {there:,}")
+                raise DataError(f"{path}: gives {token['content']!r} the id {token['id']}, where `tokenizers` counts {there}")
         special = {token.content: number for number, token in added.items() if token.special}
         ordinary = {token.content for token in added.values() if not token.special}
         reach = Reach(given, self.vocabulary)

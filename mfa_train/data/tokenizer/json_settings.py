@@ -17,6 +17,7 @@ from typing import Any
 from mfa_train.errors import DataError
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+MOST_GROWTH = 32
 LARGEST_ID = 2**22
 """Vocabularies have up to some hundred thousand; what is kept of each id must fit in memory."""
 
@@ -58,6 +59,18 @@ def steps(settings: dict[str, Any], *names: str) -> Iterator[dict[str, Any]]:
         yield step
         for several in ("normalizers", "pretokenizers", "decoders"):
             waiting += step.get(several) or []
+
+
+def require_bounded(path: Path, settings: dict[str, Any]) -> None:
+    """Raises DataError for a normalizer whose replacements, one upon the other, make a text more than MOST_GROWTH times as long."""
+    replacing = [(step["pattern"].get("String"), step["content"]) for step in steps(settings, "normalizer") if step.get("type") == "Replace"]
+    growth = [max(1.0, len(content) / len(pattern) if pattern else 1 + len(content)) for pattern, content in replacing]
+    compound = max(growth, default=1.0)
+    for number, (_, content) in enumerate(replacing[:-1]):
+        if any(not pattern or pattern in content for pattern, _ in replacing[number + 1 :]):
+            compound *= growth[number]
+    if compound > MOST_GROWTH:
+        raise DataError(f"{path}: its normalizer can make a text more than {MOST_GROWTH} times as long")
 
 
 class Reach:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import sentencepiece
 
 from mfa_train.data.tokenizer.base import cut
+from mfa_train.data.tokenizer.json_settings import LARGEST_ID
 from mfa_train.errors import ConfigError
 
 MIN_VOCAB_SIZE = 512
@@ -20,6 +21,8 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
 
     The same texts give the same bytes. Raises ConfigError for a vocabulary the texts can't fill.
     """
+    if vocab_size > LARGEST_ID:
+        raise ConfigError(f"data.vocab_size={vocab_size}: expected at most {LARGEST_ID}, as data.vocab_size=32768")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -49,11 +52,11 @@ def _reason(error: str) -> str:
     if most := re.search(r"value <= (\d+)", error):
         if int(most[1]) < MIN_VOCAB_SIZE:
             return (f"the training texts are too few for a tokenizer of their own: they give {most[1]} pieces, and it needs at least "
-                    f"{MIN_VOCAB_SIZE}; take more text, or type {elsewhere}")
+                    f"{MIN_VOCAB_SIZE}; take more text (data.tokenizer_bytes bounds it), or type {elsewhere}")
         return f"sentencepiece cannot make so many pieces of this corpus; type data.vocab_size={most[1]}"
     if required := re.search(r"smaller than required_chars\. \d+ vs (\d+)", error):
         return (f"fewer than the characters of this corpus, which take {required[1]} pieces; type "
-                f"data.vocab_size={2 ** max(9, (int(required[1]) * 2).bit_length())}")
+                f"data.vocab_size={max(MIN_VOCAB_SIZE, int(required[1]))} or more")
     if "sentences_.empty()" in error:
         return f"the training texts have nothing but line breaks to make pieces of; take more text, or type {elsewhere}"
     return f"sentencepiece cannot make a tokenizer of this corpus ({error.strip().splitlines()[0][:200] if error.strip() else 'no reason'})"
