@@ -13,7 +13,7 @@ from typing import Any
 from mfa_train.data.shards.cache import ShardCache, is_url
 from mfa_train.data.shards.shards import Shard, Shards
 from mfa_train.data.shards.store import ShardStore, remember_verified, sha256_of
-from mfa_train.data.tokenizer import open_tokenizer
+from mfa_train.data.tokenizer import open_recorded
 from mfa_train.errors import DataError
 
 SPLITS = ("train", "held_out")
@@ -37,7 +37,7 @@ class Corpus:
         else:
             tokenizer = Path(self.path) / name
             self._vouch(tokenizer, sha256)
-        self.tokenizer = open_tokenizer(tokenizer, self.manifest["eos_token"])
+        self.tokenizer = open_recorded(tokenizer, self.manifest.get("separator_token"), self.manifest["eos_token"])
         self.vocab_size = self.tokenizer.vocab_size
         self.train, self.held_out = (
             Shards(self.store, [Shard.of(entry) for entry in self.entries(split)], self.vocab_size) for split in SPLITS)

@@ -7,60 +7,71 @@
 """
 
 import dataclasses
-import json
-import shutil
+import os
+import tempfile
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from mfa_train import config as configs
 from mfa_train.attention import AttentionConfig, attention_config
 from mfa_train.config import Config
-from mfa_train.data.tokenizer import open_tokenizer
-from mfa_train.data.tokenizer.exported import tokenizer_files
-from mfa_train.errors import ConfigError, DataError
+from mfa_train.data.tokenizer.exported import as_file, tokenizer_files
+from mfa_train.errors import ConfigError
 from mfa_train.training.run_folder import final_checkpoint
-from mfa_train.training.weights import FILE
+from mfa_train.training.weights import FILE, final_tokenizer, read_weights
 
 LLAMA_LIKE = ("mha", "gqa", "mqa")
 
 
 def export(run: Path, out: Path) -> str:
-    """Writes the folder `out` and gives the line that says what can load it.
+    """Writes the folder `out`, whole or not at all, and gives the lines that say what can load it.
 
-    Raises DataError where the run has no final weights, ConfigError where `out` is there or transformers cannot say it.
+    Raises DataError where the run has no final weights, ConfigError where `out` is there or can't be written, or transformers
+    cannot say it.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise ConfigError(f"--out={out} is there already; type --out=FOLDER with another, or remove it")
     config, final = configs.of_run(run), final_checkpoint(run)
-    if not final.is_dir():
-        raise DataError(f"{run}: the run has no final weights at {final}; it has not finished")
     attention = attention_config(config.attention)
-    try:
-        weights, tokenizer = load_file(final / FILE), open_tokenizer(final, config.data.eos_token)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{final}: the weights cannot be read ({error}); train again with resume=never") from error
     told = transformers_config(config, attention)
+    weights, tokenizer = read_weights(final), final_tokenizer(final, config.data.eos_token)
     if attention.name in LLAMA_LIKE and attention.rope_interleave:
         weights = {name: _in_halves(name, weight, attention.head_dim) for name, weight in weights.items()}
     told |= {"dtype": str(next(iter(weights.values())).dtype).removeprefix("torch."),
              # In training each document stands behind the separator that ends the one before.
              "bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(weights, partial / FILE, metadata={"format": "pt"})
-    shutil.copyfile(tokenizer.path, partial / tokenizer.path.name)
-    files = tokenizer_files(tokenizer, config.model.max_position_embeddings, made_here=config.data.tokenizer is None)
-    for name, content in ({"config.json": told} | files).items():
-        (partial / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.rename(out)
+    files, said = tokenizer_files(tokenizer, config.model.max_position_embeddings)
+    files |= {"config.json": as_file(told)}
+    if never := [token for token in range(config.model.vocab_size) if token >= len(tokenizer.known) or not tokenizer.known[token]]:
+        files |= {"generation_config.json": as_file({
+            "bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id, "suppress_tokens": never})}
+    _write(out, weights, files)
     if "architectures" in told:
-        return f"{out}: loads in transformers as {told['architectures'][0]}"
-    return (f"{out}: weights, config and tokenizer; transformers has no class for attention={attention.name}, so "
-            "AutoModelForCausalLM cannot load it")
+        line = f"{out}: loads in transformers as {told['architectures'][0]}"
+    else:
+        line = (f"{out}: weights, config and tokenizer; transformers has no class for attention={attention.name}, so "
+                "AutoModelForCausalLM cannot load it")
+    if never:
+        line += f"\nids that are no token ({len(never):,}, as {never[0]}) are kept from being drawn by generation_config.json"
+    return f"{line}\n{said}" if said else line
+
+
+def _write(out: Path, weights: dict[str, torch.Tensor], files: dict[str, bytes]) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as beside:
+            made = Path(beside) / "export"
+            made.mkdir()
+            save_file(weights, made / FILE, metadata={"format": "pt"})
+            for name, content in files.items():
+                (made / name).write_bytes(content)
+            made.rename(out)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"--out={out}: cannot be written ({reason}); type --out=FOLDER with one that can") from error
 
 
 def transformers_config(config: Config, attention: AttentionConfig) -> dict:

@@ -35,7 +35,7 @@ from mfa_train.training.ranks import join, ranks_of_node, world_size
 from mfa_train.training.resume import Progress, restore, starting_point
 from mfa_train.training.roll_back import roll_back
 from mfa_train.training.run_folder import RunFolder, final_checkpoint
-from mfa_train.training.sample import sample_text
+from mfa_train.training.sample import closing_sample
 from mfa_train.training.signals import StopSignals
 from mfa_train.training.watchdog import Watchdog
 from mfa_train.training.weights import save_weights
@@ -113,7 +113,7 @@ def run(config: Config) -> dict:
             folder.close(summary)
     sample = ""
     if config.sample.max_new_tokens:
-        sample = f"A sample:\n\n{sample_text(config.sample, config.seed, engine.module, tokenizer, ranks.device)}\n\n"
+        sample = f"A sample:\n\n{closing_sample(config, engine.module, tokenizer, ranks.device)}\n\n"
     if ranks.first:  # the others have no record where a run goes on behind its last step
         ranks.say(f"\n{closing_table(summary)}\n\n{sample}{where_to_look(folder)}")
     return summary

@@ -1,7 +1,10 @@
 """Choosing the next token."""
 
+import pytest
 import torch
 
+from mfa_train.attention.cache import FIRST, DecodeCache
+from mfa_train.errors import DataError
 from mfa_train.model.generation import choose, generate
 
 LOGITS = torch.tensor([[0.1, 3.0, 0.2, 2.9], [5.0, 0.0, 0.0, 0.0]])
@@ -37,3 +40,40 @@ def test_generation_stops_at_the_end_of_the_text(small_model):
     model, prompt = small_model("mfa"), torch.tensor([[5, 6, 7]])
     first = generate(model, prompt, 1, temperature=0)[0, -1].item()
     assert generate(model, prompt, 10, temperature=0, eos_id=first).shape == (1, 4)
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-40, 1e-9, 1.0, 1e30, float("inf")])
+def test_every_temperature_draws_a_token(temperature):
+    likeliest, other = draws(temperature=temperature)
+    if temperature < 1e-3:
+        assert (likeliest, other) == ({1}, {0})
+    if temperature > 1e3:
+        assert (likeliest, other) == ({0, 1, 2, 3}, {0, 1, 2, 3})
+
+
+def test_bounds_beyond_the_vocabulary_bound_nothing():
+    assert draws(top_k=10**30, temperature=100.0)[0] == {0, 1, 2, 3}
+    assert draws(top_p=1e-30, temperature=1e30)[0] <= {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1e30}, {"temperature": 1e30, "top_k": 10**9, "top_p": 0.999}])
+def test_ids_that_are_no_token_are_never_drawn(options, small_model):
+    known = torch.arange(150) % 3 == 0  # holes below 150, and 49 ids behind
+    drawn = generate(small_model("mfa"), torch.tensor([[5, 6], [7, 8]]), 9, known=known, **options)[:, 2:]
+    assert known[drawn].all()
+
+
+def test_a_model_that_gives_no_probabilities_is_told(small_model):
+    model = small_model("mfa")
+    model.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(DataError, match="NaN or infinity"):
+        generate(model, torch.tensor([[5, 6]]), 3)
+
+
+def test_the_cache_of_many_allowed_tokens_grows_as_they_come(small_model):
+    model, x = small_model("mfa"), torch.randint(0, 199, (1, 20))
+    cache, small = (DecodeCache(len(model.model.layers), capacity) for capacity in (10**15, 20))
+    with torch.no_grad():
+        expected = [model(part, cache=small) for part in x.split(5, dim=1)]
+        assert all(torch.equal(model(part, cache=cache), logits) for part, logits in zip(x.split(5, dim=1), expected))
+    assert cache.num_bytes * 20 == small.num_bytes * FIRST

@@ -29,6 +29,8 @@ from mfa_train.errors import ConfigError
 
 BATCH_BYTES = 2**23
 """Text that is encoded at once: enough for all cores, little enough for memory."""
+ENCODING = 2
+"""Raised where the same tokenizer's file gives other tokens: a preparation that began before doesn't go on."""
 
 
 class Batch(NamedTuple):
@@ -68,7 +70,7 @@ class Encoding:
         name = f"{self.settings['source']} {self.settings['source_version']}"
         try:
             progress = json.loads((self.work / "progress.json").read_text(encoding="utf-8"))
-            if progress["settings"] == self.settings:
+            if progress["settings"] == self.settings and progress["encoding"] == ENCODING:
                 self.say(f"Preparing {name}: going on behind {len(progress['parts'])} finished shards …")
                 return progress
         except (OSError, ValueError, KeyError):
@@ -76,7 +78,7 @@ class Encoding:
         self.say(f"Preparing {name}: reading, {'training a tokenizer, ' if self.given is None else ''}tokenising …")
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
-        progress = {"settings": self.settings, "parts": []}
+        progress = {"settings": self.settings, "encoding": ENCODING, "parts": []}
         write_json(self.work / "progress.json", progress)
         return progress
 

@@ -22,6 +22,7 @@ def finish(work: Path, path: Path, settings: dict, tokenizer: Tokenizer, splits:
            say: Callable[[str], None]) -> None:
     """Writes the manifest of `splits` (their shards) into `work` and gives the folder its name, `path`, which is
     empty or not there."""
+    say(f"  {tokenizer.separator.told()}")
     summed = {}
     for split, shards in splits.items():
         totals = {key: None if None in (values := [shard[key] for shard in shards]) else sum(values)
@@ -31,7 +32,7 @@ def finish(work: Path, path: Path, settings: dict, tokenizer: Tokenizer, splits:
         say(f"  {split}: {totals['documents']:,} documents, {totals['tokens']:,} tokens{rate}")
     write_json(work / "manifest.json", {
         "format": FORMAT, **settings, "vocab_size": tokenizer.vocab_size, "tokenizer_file": tokenizer.path.name,
-        "tokenizer_sha256": tokenizer.sha256, "splits": summed})
+        "tokenizer_sha256": tokenizer.sha256, "separator_token": tokenizer.separator.record, "splits": summed})
     (work / "progress.json").unlink(missing_ok=True)
     if path.exists():
         path.rmdir()

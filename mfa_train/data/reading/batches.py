@@ -135,3 +135,7 @@ def _require_one_tokenizer(corpora: Mapping[str, Corpus]) -> None:
         if corpus.tokenizer.sha256 != first[1].tokenizer.sha256:
             raise ConfigError(f"data.corpora.{name}: {corpus.path} was made with another tokenizer than {first[1].path}; prepare "
                               f"it with data.tokenizer={first[1].path}/{first[1].manifest['tokenizer_file']}")
+        if corpus.tokenizer.eos_id != first[1].tokenizer.eos_id:
+            theirs, ours = corpus.tokenizer.separator.token, first[1].tokenizer.separator.token
+            raise ConfigError(f"data.corpora.{name}: documents end in {theirs!r} in {corpus.path}, and in {ours!r} in {first[1].path}; "
+                              f"prepare one of them anew, with the other's data.eos_token")

@@ -1,22 +1,23 @@
 """What the rest of the code relies on of a tokenizer, whoever made it.
 
 A token stands for bytes of text: the text of tokens is the bytes of each, end to end, and bits per byte count them. A
-text longer than LONGEST is encoded in parts, cut between two words: memory stays bounded, and all cores work on it.
+text longer than LONGEST is encoded in parts, cut between two words, and no more than AT_ONCE characters of parts at a time:
+memory stays bounded, of one long text and of many, and all cores work on it.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from mfa_train.errors import ConfigError
+from mfa_train.data.tokenizer.separator import Separator
 
 LONGEST = 2**17
 """Characters that are encoded in one piece. A tokenizer needs some hundred bytes of memory for each."""
-EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|eos|>", "<|end▁of▁sentence|>",
-             "<｜end▁of▁sentence｜>", "<|eot_id|>", "<|im_end|>", "[EOS]")
+AT_ONCE = 2**22
+"""Characters that are encoded at once, on all cores: enough for those, little enough for memory."""
 
 
 class Tokenizer:
@@ -24,29 +25,33 @@ class Tokenizer:
 
     vocab_size: int
 
-    def __init__(self, path: Path, eos_token: str | None, token_id: Callable[[str], int | None],
-                 own_eos: int | None = None):
-        self.path, self.content = path, path.read_bytes()
+    def __init__(self, path: Path, content: bytes, separator: Separator):
+        self.path, self.content = path, content
         self.sha256 = hashlib.sha256(self.content).hexdigest()
-        self.eos_id = own_eos if eos_token is None and own_eos is not None else _eos_id(path, eos_token, token_id)
+        self.separator = separator
+        self.eos_id = separator.id
         """Ends every document, and parts it from the next."""
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """Token ids of each text, (tokens,) int32, without bos and eos, on all cores."""
-        if all(len(text) <= LONGEST for text in texts):
-            return self._encode(texts)
-        cut = [list(_parts(text)) for text in texts]
-        encoded = iter(self._encode([part for parts in cut for part in parts]))
-        return [np.concatenate([next(encoded) for _ in parts]) for parts in cut]
+        """Token ids of each text, (tokens,) int32, without bos and eos, on all cores. Raises DataError for a text that the
+        tokenizer fails at."""
+        encoded: list[list[np.ndarray]] = [[] for _ in texts]
+        for group in _groups((number, part) for number, text in enumerate(texts) for part in cut(text, LONGEST)):
+            for (number, _), ids in zip(group, self._encode([part for _, part in group])):
+                encoded[number].append(ids)
+        return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the tokens; a character that is cut off at either end shows as �."""
         return self.text_bytes(np.asarray(ids)).decode("utf-8", errors="replace")
 
     def text_bytes(self, ids: np.ndarray) -> bytes:
-        """The UTF-8 text that tokens (n,) stand for; it may start or end inside a character."""
+        """The UTF-8 text that tokens (n,) stand for; it may start or end inside a character. Ids that the tokenizer doesn't
+        have stand for none."""
         pieces = self.pieces
-        return b"".join(pieces[token] for token in ids.tolist())
+        ids = ids[(ids >= 0) & (ids < len(pieces))]
+        return b"".join(b"".join([pieces[token] for token in part.tolist()])  # a list takes ten times an array's memory
+                        for part in (ids[start : start + LONGEST] for start in range(0, len(ids), LONGEST)))
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
@@ -58,6 +63,11 @@ class Tokenizer:
         """The bytes of text that each token stands for."""
         return self._pieces()
 
+    @cached_property
+    def known(self) -> np.ndarray:
+        """Which ids are tokens, (vocab_size,) bool: a vocabulary may have holes."""
+        return np.ones(self.vocab_size, dtype=bool)
+
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
         raise NotImplementedError
 
@@ -65,23 +75,28 @@ class Tokenizer:
         raise NotImplementedError
 
 
-def _eos_id(path: Path, eos_token: str | None, token_id: Callable[[str], int | None]) -> int:
-    for name in EOS_NAMES if eos_token is None else (eos_token,):
-        if (found := token_id(name)) is not None:
-            return found
-    missing = "an end-of-text token under none of the usual names" if eos_token is None else "no such token"
-    raise ConfigError(f"data.eos_token={'null' if eos_token is None else eos_token}: {path.name} has {missing}; type "
-                      "the one that parts documents, as \"data.eos_token='<|im_end|>'\"")
-
-
-def _parts(text: str) -> Iterator[str]:
-    """Cut before a space between two words, where no usual piece reaches across; else after LONGEST characters."""
+def cut(text: str, longest: int) -> Iterator[str]:
+    """Parts of at most `longest` characters: cut before a space between two words, where no usual piece reaches across; else
+    after `longest`."""
     start = 0
-    while len(text) - start > LONGEST:
-        at = end = start + LONGEST
+    while len(text) - start > longest:
+        at = end = start + longest
         while (at := text.rfind(" ", start + 1, at)) > 0 and (text[at - 1].isspace() or text[at + 1].isspace()):
             pass
         end = at if at > 0 else end
         yield text[start:end]
         start = end
     yield text[start:]
+
+
+def _groups(parts: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """`parts`, as many at a time as have AT_ONCE characters."""
+    group, size = [], 0
+    for number, part in parts:
+        if group and size + len(part) > AT_ONCE:
+            yield group
+            group, size = [], 0
+        group.append((number, part))
+        size += len(part)
+    if group:
+        yield group

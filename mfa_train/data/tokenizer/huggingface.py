@@ -1,18 +1,23 @@
-"""A Hugging Face tokenizer.json, byte-level (GPT-2, Llama 3, Qwen) or sentencepiece-like (Llama 2).
+"""A Hugging Face tokenizer.json, byte-level (GPT-2, Llama 3, Qwen) or sentencepiece-like (Llama 2, T5).
 
-The names of special tokens in a text are text: a document that spells <|endoftext|> doesn't end there. Truncation,
-padding and dropout that the file may ask for are turned off. What each token stands for is read off the vocabulary,
-exact for bytes; where the file's normaliser changes texts, what comes back is the changed text.
+The names of special tokens in a text are text: a document that spells <|endoftext|> doesn't end there. What each token
+stands for is read off the vocabulary, exact for bytes; where the file's normaliser changes texts, what comes back is the
+changed text.
 """
 
+import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from mfa_train.data.tokenizer.base import Tokenizer
+from mfa_train.data.tokenizer.json_settings import Reach, for_training, model_ids, read_settings, require_bounded, steps
+from mfa_train.data.tokenizer.separator import Choice, Tokens, chosen
 from mfa_train.errors import ConfigError, DataError
 
 SPACE = "▁"
@@ -21,61 +26,114 @@ SPACE = "▁"
 class HuggingFaceTokenizer(Tokenizer):
     """The tokenizer.json at `path`. Raises DataError for a file that is none, ConfigError where spaces are lost."""
 
-    def __init__(self, path: Path, eos_token: str | None = None):
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # unset, it warns at every fork of a run
-        import tokenizers
-
-        try:
-            content = path.read_bytes()
-            self.settings = json.loads(content)
-            self.tokenizer = tokenizers.Tokenizer.from_buffer(content)
-        except Exception as error:  # `tokenizers` raises bare Exceptions
-            raise DataError(f"{path}: not a tokenizer.json that `tokenizers` reads ({error})") from error
-        kinds = _kinds(self.settings)
+    def __init__(self, path: Path, choose: Choice = chosen(None)):
+        content = path.read_bytes()
+        given = read_settings(path, content)
+        self.tokenizer = engine(path, content)
+        kinds = _kinds(given)
         if not kinds & {"ByteLevel", "Metaspace"}:
             raise ConfigError(f"data.tokenizer={path}: neither byte-level nor sentencepiece-like; spaces would be lost")
         self.is_byte_level = "ByteLevel" in kinds
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
-        self.tokenizer.encode_special_tokens = True
-        if self.settings["model"].get("dropout"):
-            self.tokenizer.model.dropout = None
+        self.vocabulary = model_ids(path, given)
+        require_bounded(path, given)
+        added = self.tokenizer.get_added_tokens_decoder()
+        for token in given.get("added_tokens") or []:
+            if (there := self.tokenizer.token_to_id(token["content"])) != token["id"]:
+                raise DataError(f"{path}: gives {token['content']!r} the id {token['id']}, where `tokenizers` counts {there}")
+        special = {token.content: number for number, token in added.items() if token.special}
+        ordinary = {token.content for token in added.values() if not token.special}
+        reach = Reach(given, self.vocabulary)
+        self.of_texts = {name for name in self.vocabulary if len(name) == 1 and reach.makes(name)}
+        """Tokens of one character, which texts become even where the file calls them special, as a `!` that pads."""
+        separator = choose(Tokens(
+            path, {name: number for name, number in special.items() if name not in self.of_texts}, self.tokenizer.token_to_id,
+            lambda name: name not in self.of_texts and (name in ordinary or not reach.makes(name))))
+        if not separator.in_texts:
+            special[separator.token] = separator.id
+        self.settings = for_training(given, special, reach)
+        """The file as training uses it."""
+        if self.settings != given:
+            self.tokenizer = engine(path, json.dumps(self.settings).encode())
         self.vocab_size = 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
-        super().__init__(path, eos_token, self.tokenizer.token_to_id)
+        super().__init__(path, content, separator)
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        known = np.zeros(self.vocab_size, dtype=bool)
+        known[list(self.tokenizer.get_vocab(with_added_tokens=True).values())] = True
+        return known
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        return [np.array(encoded.ids, dtype=np.int32)
-                for encoded in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        with failing(f"{self.path}: fails at encoding a text"):
+            return [np.array(encoded.ids, dtype=np.int32)
+                    for encoded in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _pieces(self) -> list[bytes]:
         pieces = [b""] * self.vocab_size
-        falls_back = self.settings["model"].get("byte_fallback", False)
-        unknown = self.settings["model"].get("unk_token")
+        model = self.settings["model"]
+        falls_back = model.get("byte_fallback", False)
         alphabet = _byte_alphabet()
+        space = next((step["replacement"] for step in steps(self.settings, "pre_tokenizer", "decoder")
+                      if step.get("type") == "Metaspace"), SPACE)
         for piece, token in self.tokenizer.get_vocab(with_added_tokens=False).items():
-            if piece == unknown or self.settings["model"].get("unk_id") == token:
+            if piece == model.get("unk_token") or model.get("unk_id") == token:
                 continue
             if self.is_byte_level:
                 pieces[token] = bytes(alphabet[character] for character in piece if character in alphabet)
             elif falls_back and re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
                 pieces[token] = bytes([int(piece[3:5], 16)])
             else:
-                pieces[token] = piece.replace(SPACE, " ").encode()
+                pieces[token] = piece.replace(space, " ").encode()
         for token, added in self.tokenizer.get_added_tokens_decoder().items():
-            pieces[token] = b"" if added.special else added.content.encode()
+            if not added.special:
+                pieces[token] = added.content.encode()
+            elif added.content not in self.of_texts:
+                pieces[token] = b""
         return pieces
+
+
+def engine(path: Path, content: bytes):
+    """`content` as `tokenizers` reads it, for texts alone. Raises DataError."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # unset, it warns at every fork of a run
+    import tokenizers
+
+    with failing(f"{path}: not a tokenizer.json that `tokenizers` reads"), _silent():
+        tokenizer = tokenizers.Tokenizer.from_buffer(content)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+@contextlib.contextmanager
+def failing(told: str) -> Iterator[None]:
+    """Turns what `tokenizers` raises into a DataError: bare Exceptions, and panics, which are none."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise DataError(f"{told} ({(str(error).strip() or type(error).__name__).splitlines()[0][:200]})") from None
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """A panic of `tokenizers` prints its stack on stderr, past Python."""
+    kept = os.dup(2)  # where it is closed, `report` has opened it
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _kinds(settings: dict) -> set[str]:
     """ByteLevel, Metaspace: what the file does to text before and after its model."""
-    steps = []
-    for name in ("normalizer", "pre_tokenizer", "decoder"):
-        step = settings.get(name) or {}
-        steps += [step, *step.get("normalizers", []), *step.get("pretokenizers", []), *step.get("decoders", [])]
-    kinds = {step.get("type", "") for step in steps}
-    replacing = [step for step in steps if step.get("type") == "Replace"]
-    if any(SPACE in (step.get("content"), *step.get("pattern", {}).values()) for step in replacing):
-        kinds.add("Metaspace")  # as Llama 2's file spells it
+    kinds = set()
+    for step in steps(settings, "normalizer", "pre_tokenizer", "decoder"):
+        kinds.add(step.get("type", ""))
+        if step.get("type") == "Replace" and SPACE in (step.get("content"), *step.get("pattern", {}).values()):
+            kinds.add("Metaspace")  # as Llama 2's file spells it
     return kinds
 
 

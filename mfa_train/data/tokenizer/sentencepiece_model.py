@@ -5,61 +5,45 @@ its UTF-8 bytes: nothing is ever `<unk>`. What it gives up: no piece reaches acr
 does what it was made to do: many put a space in front of a text, or normalise characters.
 """
 
-import io
-import re
-from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 
 from mfa_train.data.tokenizer.base import Tokenizer
-from mfa_train.errors import ConfigError, DataError
+from mfa_train.data.tokenizer.separator import Choice, Tokens, chosen
+from mfa_train.errors import DataError
 
 SPACE = "▁"
 """sentencepiece's own sign for a space. A text's own ▁ is spelt in bytes, or it would come back as a space."""
-MIN_VOCAB_SIZE = 512
-"""Control tokens, 256 bytes and room for the characters."""
-
-
-def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
-    """A sentencepiece model of exactly `vocab_size` pieces: unk 0, bos 1, eos 2, bytes, then text.
-
-    The same texts give the same bytes. Raises ConfigError for a vocabulary the texts can't fill.
-    """
-    model = io.BytesIO()
-    lines = (line for text in texts for line in text.split("\n") if line)
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines, model_writer=model, model_type="bpe", vocab_size=vocab_size, byte_fallback=True,
-            normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False,
-            split_digits=True, allow_whitespace_only_pieces=True, user_defined_symbols=["\n", "\t"],
-            character_coverage=0.9999, max_sentence_length=2**20, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        most = re.search(r"value <= (\d+)", str(error))
-        raise ConfigError(f"data.vocab_size={vocab_size}: sentencepiece cannot make so many pieces of this corpus; type "
-                          f"data.vocab_size={most[1] if most else 4096}") from error
-    return model.getvalue()
+CHANGED = "a  ﬁ\t Å "
+"""Comes back as it is from a model that puts nothing in front, normalises nothing and keeps whitespace."""
 
 
 class SentencePieceTokenizer(Tokenizer):
     """The sentencepiece model at `path`. Raises DataError for a file that is none."""
 
-    def __init__(self, path: Path, eos_token: str | None = None):
+    def __init__(self, path: Path, choose: Choice = chosen(None)):
+        content = path.read_bytes()
         self.processor = sentencepiece.SentencePieceProcessor()
         try:
-            self.processor.LoadFromSerializedProto(path.read_bytes())
-        except RuntimeError as error:
+            self.processor.LoadFromSerializedProto(content)
+            self.vocab_size = self.processor.vocab_size()
+            self.pieces  # read now: a damaged file may show first here
+        except (RuntimeError, ValueError) as error:
             raise DataError(f"{path}: not a sentencepiece model, nor a tokenizer.json") from error
-        self.vocab_size = self.processor.vocab_size()
-        own_eos = self.processor.eos_id()
-        super().__init__(path, eos_token, self._id_of, own_eos if own_eos >= 0 else None)
+        own = self.processor.eos_id()
+        special = {self.processor.id_to_piece(token): token for token in range(self.vocab_size) if self.processor.is_control(token)}
+        super().__init__(path, content, choose(Tokens(path, special, self._id_of, lambda piece: False, own if own >= 0 else None)))
         spelt = [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
-        alone = self.text_bytes(self._encode_alone("a"))
-        self.spelt = np.array(spelt, np.int32) if alone == b"a" and all(map(self.processor.is_byte, spelt)) else None
-        """▁ in bytes, where the model has them and puts nothing in front of a text."""
+        is_exact = self.text_bytes(self._encode_alone(CHANGED)) == CHANGED.encode()
+        self.spelt = np.array(spelt, np.int32) if is_exact and all(map(self.processor.is_byte, spelt)) else None
+        """▁ in bytes, where the model has them and changes nothing else."""
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        return np.array([not self.processor.is_unused(token) for token in range(self.vocab_size)])
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
         encoded = self.processor.encode(texts, num_threads=-1, return_type="numpy")
