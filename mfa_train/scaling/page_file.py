@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
+from mfa_train.scaling.curve import FIELDS
 from mfa_train.scaling.looks import COLORS, SAME_CACHE, SHARE
-from mfa_train.scaling.runs import CURVE, Run
+from mfa_train.scaling.runs import Run
 
 PARTS = Path(__file__).resolve().parent / "page"
 FILES = ("page.html", "page.css", "chart.js", "sections.js", "page.js")
@@ -35,4 +36,4 @@ def _thinned(records: list[dict], most: int) -> list[dict]:
 
 
 def _columns(records: list[dict]) -> dict[str, list]:
-    return {key: [record[key] and float(f"{record[key]:.6g}") for record in records] for key in CURVE}
+    return {key: [record[key] and float(f"{record[key]:.6g}") for record in records] for key in FIELDS}

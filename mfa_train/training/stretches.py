@@ -23,6 +23,7 @@ RATE = ("optimizer.lr", "training.steps", *(f"schedule.{key}" for key in SCHEDUL
 """Together these make the learning rate of a step, and nothing else."""
 LOOKED_AT = 64
 """Steps of a stretch, evenly, beside those where a schedule bends."""
+MOST_STEPS = 10**15
 ROUNDING = 1e-9
 """Of the peak: learning rates as near as that are one."""
 
@@ -58,6 +59,8 @@ def rate_of(settings: Mapping[str, Any]):
     try:
         schedule = ScheduleConfig(*(settings[f"schedule.{key}"] for key in SCHEDULE))
         peak, steps = float(settings["optimizer.lr"]), int(settings["training.steps"])
+        if not max(steps, schedule.warmup_steps) <= MOST_STEPS:
+            return None
         learning_rate(schedule, peak, 0, steps)
     except (ConfigError, KeyError, TypeError, ValueError, ArithmeticError):
         return None
