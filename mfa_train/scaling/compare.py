@@ -10,15 +10,18 @@ from mfa_train.errors import ConfigError, did_you_mean
 from mfa_train.scaling.answers import at_budgets, frontier_curves, parameter_differences
 from mfa_train.scaling.bootstrap import DRAWS, LEVEL, SEED
 from mfa_train.scaling.costs import ACCOUNTINGS
+from mfa_train.scaling.data_orders import why_no_pairs
 from mfa_train.scaling.fits import VariantFit, fit_variants
 from mfa_train.scaling.kv_frontier import kv_at_equal_loss, loss_over_kv
 from mfa_train.scaling.law import ESTIMATOR
-from mfa_train.scaling.paired import settings_beside, verdicts, why_no_pairs
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.paired import settings_beside, verdicts
+from mfa_train.scaling.plain_files import shown
+from mfa_train.scaling.runs import BOUNDS, Run
 from mfa_train.scaling.study import PARAMETERS, Study
 from mfa_train.training.provenance import code_commit
 
 FORMAT = 1
+MOST_BUDGETS = 100
 
 
 def compare(study: Study, reference: str | None = None, budgets: tuple[float, ...] = ()) -> dict:
@@ -26,6 +29,7 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
     others are held against; `budgets` are FLOPs to answer for. Raises ConfigError for a reference that is none of
     them."""
     variants = study.variants()
+    budgets = _budgets(budgets)
     reference = _reference(variants, reference)
     fits = fit_variants(variants)
     over_kv, left_out = loss_over_kv(study.used, fits, reference)
@@ -33,7 +37,7 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
     pairs = verdicts(variants, fits)
     notices = study.notices + _of_fits(fits) + left_out
     if len(variants) > 1 and not pairs:
-        notices.append(why_no_pairs(variants))
+        notices.append(why_no_pairs(variants, len(study.runs) - len(study.used)))
     notices += settings_beside(pairs, attentions)
     return {
         "format": FORMAT,
@@ -54,14 +58,24 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
     }
 
 
+def _budgets(wanted: tuple[float, ...]) -> tuple[float, ...]:
+    least, most = BOUNDS["flops"]
+    for budget in wanted:
+        if not max(1, least) <= budget <= most:
+            raise ConfigError(f"--budget {budget:g}: expected FLOPs from 1 to {most:g}, as --budget 1e20,1e21")
+    if len(different := tuple(dict.fromkeys(wanted))) > MOST_BUDGETS:
+        raise ConfigError(f"--budget: {len(different)} budgets, expected at most {MOST_BUDGETS}")
+    return different
+
+
 def _reference(variants: dict[str, list[Run]], wanted: str | None) -> str:
     if wanted is None:
         of_mha = [name for name, runs in variants.items() if runs[0].attention == "mha"]
         return min(of_mha or variants, key=lambda name: (len(name) if of_mha else 0))
     if wanted not in variants:
         same = [name for name, runs in variants.items() if runs[0].attention == wanted]
-        raise ConfigError(f"--reference {wanted}: no such variant." + (
-            f" Of {wanted} there are: {', '.join(same)}" if same else did_you_mean(wanted, variants)))
+        raise ConfigError(f"--reference {shown(wanted)}: no such variant." + (
+            f" Of {wanted} there are: {', '.join(same[:8])}" if same else did_you_mean(wanted, variants)))
     return wanted
 
 

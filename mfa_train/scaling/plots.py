@@ -1,6 +1,7 @@
 """The report's pictures as PNG and SVG. matplotlib comes with `pip install '.[plot]'`."""
 
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4",
     "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "mfa_train",
 }
+LONGEST_NAME = 60
 SIDE_BY_SIDE = 9
 """Points between the marks of variants with one cache."""
 COMPUTE = {"parameters": "6 × parameters × tokens (FLOPs)", "flops": "training FLOPs"}
@@ -26,7 +28,8 @@ COMPUTE = {"parameters": "6 × parameters × tokens (FLOPs)", "flops": "training
 def write_plots(result: dict, runs: list[Run], folder: Path) -> list[Path]:
     """Writes each picture twice; returns the PNGs."""
     written = []
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a sign that the font lacks is a box
         for name, figure in _figures(result, runs):
             for suffix, told in (
                 ("svg", {"Date": None, "Description": str(result["conventions"]["estimator"])}),
@@ -193,5 +196,6 @@ def _dash(name: str, colors: dict) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name as it is: matplotlib would typeset what stands between dollar signs."""
-    return name.replace("$", r"\$")
+    """A name as it is: matplotlib would typeset what stands between dollar signs, and keep what begins with _ from legends."""
+    short = " ".join((name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…").split())
+    return f" {short}".replace("$", r"\$") if short.startswith("_") else short.replace("$", r"\$")

@@ -1,10 +1,16 @@
-"""The tables of a comparison as CSV; an interval is three columns: X, X_low, X_high."""
+"""The tables of a comparison as CSV; an interval is three columns: X, X_low, X_high.
+
+Text that a spreadsheet would run as a formula has an apostrophe before it.
+"""
 
 import csv
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "|", "%")
+"""What a formula begins with, the wide forms too."""
 
 
 def tables(result: dict) -> dict[str, list[dict]]:
@@ -44,7 +50,18 @@ def write_csv(path: Path, rows: Iterable[dict], conventions: dict) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(row | {"conventions": told} for row in rows)
+        writer.writerows({key: _text(value) for key, value in row.items()} | {"conventions": told} for row in rows)
+
+
+def _text(value: Any) -> Any:
+    """What is no number and begins as a formula does, made text."""
+    if not isinstance(value, str) or not value.lstrip().startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def _flat(row: dict) -> dict:
