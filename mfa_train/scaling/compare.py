@@ -9,6 +9,7 @@ import numpy as np
 from mfa_train.errors import ConfigError, did_you_mean
 from mfa_train.scaling.answers import at_budgets, frontier_curves, parameter_differences
 from mfa_train.scaling.bootstrap import DRAWS, LEVEL, SEED
+from mfa_train.scaling.bounded import ROWS, evenly, few_notices
 from mfa_train.scaling.costs import ACCOUNTINGS
 from mfa_train.scaling.data_orders import why_no_pairs
 from mfa_train.scaling.fits import VariantFit, fit_variants
@@ -39,12 +40,15 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
     if len(variants) > 1 and not pairs:
         notices.append(why_no_pairs(variants, len(study.runs) - len(study.used)))
     notices += settings_beside(pairs, attentions)
+    listed = evenly(study.runs, ROWS)
+    thinned = {} if len(listed) == len(study.runs) else {
+        "thinned": {"runs": [len(listed), len(study.runs)]}, "counts": {"runs": len(study.runs), "used": len(study.used)}}
     return {
         "format": FORMAT,
         "conventions": _conventions(study),
         "made_by": {"code_commit": code_commit(), "versions": _versions(), "python": platform.python_version()},
         "reference": reference,
-        "notices": notices,
+        "notices": few_notices(notices),
         "variants": {name: _variant(name, variants[name], fits[name]) for name in variants},
         "parameter_differences": parameter_differences(fits, reference),
         "at_budgets": [
@@ -54,8 +58,8 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
         "loss_over_kv": over_kv,
         "kv_at_equal_loss": kv_at_equal_loss(over_kv, attentions),
         "verdicts": pairs,
-        "runs": [_run(run, residual) for run, residual in _with_residuals(study, variants, fits)],
-    }
+        "runs": [_run(run, residual) for run, residual in _with_residuals(listed, variants, fits)],
+    } | thinned
 
 
 def _budgets(wanted: tuple[float, ...]) -> tuple[float, ...]:
@@ -118,13 +122,13 @@ def _variant(name: str, runs: list[Run], fit: VariantFit) -> dict:
 
 
 def _with_residuals(
-    study: Study, variants: dict[str, list[Run]], fits: dict[str, VariantFit]
+    listed: list[Run], variants: dict[str, list[Run]], fits: dict[str, VariantFit]
 ) -> list[tuple[Run, float | None]]:
     residuals: dict[int, float] = {}
     for name, runs in variants.items():
         if fits[name].residuals is not None:
             residuals |= {id(run): float(np.expm1(value)) * run.loss for run, value in zip(runs, fits[name].residuals)}
-    return [(run, residuals.get(id(run))) for run in study.runs]
+    return [(run, residuals.get(id(run))) for run in listed]
 
 
 def _run(run: Run, residual: float | None) -> dict:

@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mfa_train.scaling.plain_files import number
 
-FIELDS = ("tokens", "flops", "seconds", "train/loss", "val/loss")
+FIELDS = {"tokens": 1e19, "flops": 1e36, "seconds": 1e12, "train/loss": 1e3, "val/loss": 1e3}
+"""And the most that each can be: what is beyond, or below zero, is not drawn."""
 POINTS = 160
 """Records of one run that are kept, about, and as many evaluations: more than a chart can show."""
 LARGEST_BYTES = 2**30
@@ -56,8 +58,12 @@ def read_curve(path: Path, rate: Callable[[int], float] | None) -> Curve:
         last = index, record
     if found.last:
         by_index = dict([*kept, *evaluations, last])
-        found.records = [{key: number(by_index[index].get(key)) for key in FIELDS} for index in sorted(by_index)]
+        found.records = [{key: _drawn(by_index[index].get(key), most) for key, most in FIELDS.items()} for index in sorted(by_index)]
     return found
+
+
+def _drawn(value: Any, most: float) -> float | None:
+    return found if (found := number(value)) is not None and 0 <= found <= most else None
 
 
 def _lines(path: Path) -> Iterator[bytes]:

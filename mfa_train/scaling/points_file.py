@@ -39,13 +39,13 @@ def read_points(path: Path) -> list[Run]:
     line, header = next(rows, (1, []))
     if not any(header):
         raise DataError(f"{_told(path)}: empty; expected a header as N,D,loss,group and a row for each run")
-    at = _columns(path, line, header)
+    at, told = _columns(path, line, header), _told(path)
     for line, row in rows:
         if len(runs) == MOST_ROWS:
             raise DataError(f"{_told(path)}:{line}: more than {MOST_ROWS:,} rows, which would need more than 4 GB of memory; leave "
                             "out some of them")
         if any(cell.strip() for cell in row):
-            runs.append(_run(path, line, row, at))
+            runs.append(_run(path, line, row, at, told))
     smallest = 0.0
     for run in sorted((run for run in runs if run.excluded is None), key=lambda run: run.params):
         smallest = run.params if run.params > smallest * (1 + PARAMS_WITHIN) else smallest
@@ -104,7 +104,7 @@ def _columns(path: Path, line: int, header: list[str]) -> dict[str, int]:
     return at
 
 
-def _run(path: Path, line: int, row: list[str], at: dict[str, int]) -> Run:
+def _run(path: Path, line: int, row: list[str], at: dict[str, int], told: str) -> Run:
     def cell(what: str) -> str | None:
         return row[at[what]].strip() or None if what in at and at[what] < len(row) else None
 
@@ -114,10 +114,10 @@ def _run(path: Path, line: int, row: list[str], at: dict[str, int]) -> Run:
         try:
             value = 0.0 if text is None else float(text)
         except ValueError:
-            raise DataError(f"{_told(path)}:{line}: {what} is {shown(text)!r}, expected a number") from None
+            raise DataError(f"{told}:{line}: {what} is {shown(text)!r}, expected a number") from None
         values[what] = value if 0 < value < math.inf else None
     variant = cell("variant")
-    run = Run(f"{shown(path.stem)}:{line}", f"{_told(path)}:{line}", variant=shown(variant or path.stem),
+    run = Run(f"{shown(path.stem)}:{line}", f"{told}:{line}", variant=shown(variant or path.stem),
               seed=(seed := cell("seed")) and shown(seed), **values)
     for what in ("params", "loss", "flops" if cell("tokens") is None else "tokens"):
         if values[what] is None:
@@ -127,7 +127,7 @@ def _run(path: Path, line: int, row: list[str], at: dict[str, int]) -> Run:
         run.tokens = run.flops / (6 * run.params)
     run.excluded = next(filter(None, (beyond(what, getattr(run, what)) for what in NUMBERS)), None)
     if run.seed is not None:
-        run.order = (_told(path), run.seed)
+        run.order = (told, run.seed)
     run.attention = run.variant
     return run
 

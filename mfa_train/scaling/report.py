@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mfa_train.config import TrackingConfig
 from mfa_train.errors import ConfigError
+from mfa_train.scaling.bounded import brief, told_thinned
 from mfa_train.scaling.compare import compare
 from mfa_train.scaling.page_file import page
 from mfa_train.scaling.plain_files import shown
@@ -36,7 +37,7 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
     """Compares the study and writes the report into `out`; returns what fit.json holds. Raises UserError."""
     _require_place(out, study.paths)
     result = compare(study, reference, budgets)
-    made = tables(result)
+    made, cut = tables(result)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=out) as unfinished:
@@ -46,8 +47,9 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
             pictures, without = _pictures(result, study, beside)
             result["files"] = [*(f"{name}.csv" for name in made),
                                *(f"{picture.stem}.{suffix}" for picture in pictures for suffix in ("png", "svg"))]
-            (beside / "index.html").write_text(page(result, study.runs), encoding="utf-8")
-            (beside / "fit.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            html, on_page = page(result, study.runs)
+            (beside / "index.html").write_text(html, encoding="utf-8")
+            (beside / "fit.json").write_text(json.dumps(brief(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
             _remove_older(out)
             for name in ("fit.json", "index.html", *result["files"]):  # fit.json first: by it a report is known for one
                 (beside / name).replace(out / name)
@@ -61,6 +63,11 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
         print(f"notice: {notice}")
     if (more := len(result["notices"]) - NOTICES_TOLD) > 0:
         print(f"notice: {more} more in {out / 'index.html'}")
+    listings = [(where, some) for where, listing in (("index.html", on_page), ("fit.json", brief(result)))
+                if (some := told_thinned(listing))]
+    listings += [(f"{name}.csv", f"{len(made[name]):,} of {many:,} rows") for name, many in cut.items()]
+    for where, some in listings:
+        print(f"thinned: {where} lists {some}, evenly; the numbers are of all")
     if without:
         print(without)
     print(f"\nReport  {out / 'index.html'} ({len(study.used)} of {len(study.runs)} runs; fit.json beside it)")

@@ -14,6 +14,7 @@ from mfa_train.errors import ConfigError, DataError
 from mfa_train.scaling.data_orders import of_one_corpus, say_orders
 from mfa_train.scaling.points_file import read_points
 from mfa_train.scaling.plain_files import shown
+from mfa_train.scaling.drawn import draw
 from mfa_train.scaling.runs import Run, beyond, is_run, read_run
 from mfa_train.scaling.variants import name_variants
 
@@ -87,6 +88,8 @@ def gather(paths: Iterable[Path], parameters: str = "total", per_byte: bool = Fa
                         f"runs of {MOST_VARIANTS} at most, or type --by KEY with the one that was varied")
     _require_comparable(study)
     _say_what_differs(study)
+    if drawn := draw(study.used):
+        study.notices.insert(0, drawn)
     return study
 
 
