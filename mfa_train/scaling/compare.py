@@ -9,7 +9,7 @@ import numpy as np
 from mfa_train.errors import ConfigError, did_you_mean
 from mfa_train.scaling.answers import at_budgets, frontier_curves, parameter_differences
 from mfa_train.scaling.bootstrap import DRAWS, LEVEL, SEED
-from mfa_train.scaling.bounded import ROWS, evenly, few_notices
+from mfa_train.scaling.bounded import NOT_DRAWN, ROWS, evenly, few_notices
 from mfa_train.scaling.costs import ACCOUNTINGS
 from mfa_train.scaling.data_orders import why_no_pairs
 from mfa_train.scaling.fits import VariantFit, fit_variants
@@ -40,7 +40,7 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
     if len(variants) > 1 and not pairs:
         notices.append(why_no_pairs(variants, len(study.runs) - len(study.used)))
     notices += settings_beside(pairs, attentions)
-    listed = evenly(study.runs, ROWS)
+    listed = study.runs if len(study.runs) <= ROWS else _listed(study.runs)
     thinned = {} if len(listed) == len(study.runs) else {
         "thinned": {"runs": [len(listed), len(study.runs)]}, "counts": {"runs": len(study.runs), "used": len(study.used)}}
     return {
@@ -119,6 +119,12 @@ def _variant(name: str, runs: list[Run], fit: VariantFit) -> dict:
         "fit": {"method": fit.method, "reason": fit.reason, "notices": fit.notices, **fit.quality,
                 **(fit.parameters() if fit.law is not None else {})},
     }
+
+
+def _listed(runs: list[Run]) -> list[Run]:
+    """As many as a table holds: those that are compared before those that were not drawn."""
+    first = evenly([run for run in runs if run.excluded != NOT_DRAWN], ROWS)
+    return first + evenly([run for run in runs if run.excluded == NOT_DRAWN], ROWS - len(first))
 
 
 def _with_residuals(
