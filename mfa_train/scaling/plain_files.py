@@ -88,4 +88,4 @@ def shown(value: Any, most: int = MOST_SHOWN) -> str:
 
 
 def one_line(error: Exception) -> str:
-    return shown(" ".join(str(error).split()) or type(error).__name__)
+    return shown(" ".join(str(error).split()) or type(error).__name__, 400)

@@ -114,7 +114,7 @@ def _run(path: Path, line: int, row: list[str], at: dict[str, int], told: str) -
         try:
             value = 0.0 if text is None else float(text)
         except ValueError:
-            raise DataError(f"{told}:{line}: {what} is {shown(text)!r}, expected a number") from None
+            raise DataError(f"{told}:{line}: {what} is '{shown(text)}', expected a number") from None
         values[what] = value if 0 < value < math.inf else None
     variant = cell("variant")
     run = Run(f"{shown(path.stem)}:{line}", f"{told}:{line}", variant=shown(variant or path.stem),
