@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from mfa_train.data.tokenizer import Tokenizer
+from mfa_train.training.guard import Guard
+from mfa_train.training.resume import Progress
 from mfa_train.training.run_folder import RunFolder
 
 
@@ -29,6 +31,13 @@ def make_summary(status: str, plan: dict, record: dict, zlib_bits: float) -> dic
         "tokens_per_second": record["tokens"] / record["seconds"] if record else None,
         "seconds": record.get("seconds", 0.0),
     }
+
+
+def history(progress: Progress, guard: Guard) -> dict:
+    """What summary.json holds of the way there: where it isn't all of one stretch and nothing was left out, the loss may be
+    another than the config alone would give."""
+    return {"stretches": progress.stretches, "rollbacks": progress.rollbacks, "left_out_samples": progress.left_out,
+            "skipped_steps": guard.skipped}
 
 
 def zlib_bits_per_byte(tokenizer: Tokenizer, tokens: np.ndarray) -> float:

@@ -24,7 +24,7 @@ from mfa_train.tracking.wandb_run import forget_run
 from mfa_train.training.before_start import checked_plan, read_order
 from mfa_train.training.checkpoint import manifest_of, verified
 from mfa_train.training.checkpoints import Checkpoints
-from mfa_train.training.closing import closing_table, make_summary, where_to_look, zlib_bits_per_byte
+from mfa_train.training.closing import closing_table, history, make_summary, where_to_look, zlib_bits_per_byte
 from mfa_train.training.engine import build_engine
 from mfa_train.training.evaluation import Evaluator
 from mfa_train.training.guard import Guard, Poisoned
@@ -32,11 +32,12 @@ from mfa_train.training.loop import train
 from mfa_train.training.opening import open_log
 from mfa_train.training.provenance import provenance
 from mfa_train.training.ranks import join, ranks_of_node, world_size
-from mfa_train.training.resume import Progress, restore, starting_point
+from mfa_train.training.resume import Progress, restore, settings, starting_point
 from mfa_train.training.roll_back import roll_back
 from mfa_train.training.run_folder import RunFolder, final_checkpoint
 from mfa_train.training.sample import closing_sample
 from mfa_train.training.signals import StopSignals
+from mfa_train.training.stretches import continued
 from mfa_train.training.watchdog import Watchdog
 from mfa_train.training.weights import save_weights
 
@@ -76,6 +77,7 @@ def run(config: Config) -> dict:
         progress, guard = start.progress, Guard(config.guard, ranks.say, start.content["guard"])
         ranks.say("\n".join([f"goes on from {start.checkpoint}, after step {progress.step}",
                              *(f"changed since: {line}" for line in start.accepted)]))
+    progress.stretches = continued(progress.stretches, progress.step, settings(config, dtype))
     evaluate = Evaluator(held_out, inputs_of, config.training.micro_batch(ranks.world_size), ranks, tokenizer.token_bytes)
     zlib_bits = zlib_bits_per_byte(tokenizer, evaluate.targets)
     origin = ranks.on_first(lambda: provenance((folder.path / "config.yaml").read_bytes(), {
@@ -107,7 +109,7 @@ def run(config: Config) -> dict:
         status = "stopped"
         raise
     finally:
-        summary = make_summary(status, plan, record, zlib_bits) | origin
+        summary = make_summary(status, plan, record, zlib_bits) | history(progress, guard) | origin
         log.close(summary)
         if ranks.first:
             folder.close(summary)
