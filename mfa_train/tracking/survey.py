@@ -1,0 +1,123 @@
+"""What of a file of JSON lines is damaged, found in one pass and bounded memory, and set aside: metrics.jsonl keeps its sound
+records, metrics.jsonl.damaged gets the rest. Without room for that the file stays as it is: who reads it passes them over.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mfa_train.tracking.records import NEWLINE, SPACE, consistent, lines, parsed, sound, tokens_of
+
+CHUNK = 2**20
+SHOWN = 3
+"""Line numbers that are told."""
+NUMBER = rb"-?(?:0|[1-9]\d*+)(?:\.\d++)?(?:e[+-]\d++)?"
+KEY = rb'"[^"\\\x00-\x1f\x7f-\xff]++"'
+WRITTEN = re.compile(rb'\{"step": ([1-9]\d{0,17})(?:, "tokens": ([1-9]\d{0,17}))?(?:, ' + KEY + rb": (?>" + NUMBER + rb"|null))*+\}\n")
+"""A record as this version writes it: told to be sound in half the time that parsing takes."""
+
+Stretch = tuple[int, int]
+"""(start, end) in bytes."""
+
+
+class Survey:
+    """Of a metrics.jsonl: its sound records' `steps`, rising, where each `ends`, and what is `damaged`."""
+
+    def __init__(self, path: Path):
+        steps, tokens, starts, ends = (array("q") for _ in range(4))
+        self.damaged: list[Stretch] = []
+
+        def add(step: int, count: int, start: int, end: int) -> None:
+            steps.append(step)
+            tokens.append(count)
+            starts.append(start)
+            ends.append(end)
+
+        with path.open("rb") as file:
+            for place, line in lines(file):
+                if found := WRITTEN.fullmatch(line):
+                    add(int(found[1]), int(found[2] or 0), place, place + len(line))
+                    continue
+                for start, end, record in sound(line):
+                    if record:
+                        add(record["step"], tokens_of(record), place + start, place + end)
+                        if start:  # the newline before it is lost
+                            self.damaged.append((place + start, place + start))
+                    elif not _torn(line[start:end]):
+                        self.damaged.append((place + start, place + end))
+            self.size = file.tell()
+        kept = consistent(steps, tokens)
+        self.records = len(kept)
+        if len(kept) < len(steps):
+            left_out = set(range(len(steps))) - set(kept)
+            self.damaged = sorted([*self.damaged, *((starts[index], ends[index]) for index in left_out)])
+        self.last = steps[kept[-1]] if kept else 0
+
+
+def _torn(line: bytes) -> bool:
+    """Whether a kill can have left it as the last one: begun, and not ended."""
+    return line.startswith(b"{") and not line.endswith(NEWLINE) and b"}" not in line and b"\0" not in line
+
+
+def damaged_lines(path: Path) -> list[Stretch]:
+    """Those of any file of JSON lines that are no object."""
+    with path.open("rb") as file:
+        return [(start, start + len(line)) for start, line in lines(file)
+                if line.strip(SPACE) and parsed(line) is None]
+
+
+def set_aside(path: Path, damaged: list[Stretch], kept: str, say: Callable[[str], None]) -> None:
+    """Moves the stretches to NAME.damaged and says so; `kept` is what is said of the rest."""
+    what = f"{path}: {_which(path, damaged)} damaged"
+    path = path.resolve()
+    aside, partial = (path.with_name(f"{path.name}.{end}") for end in ("damaged", "partial"))
+    try:
+        size = path.stat().st_size
+        _copy(path, damaged, aside, "ab")
+        _copy(path, _between(damaged, size), partial, "wb")
+        shutil.copymode(path, partial)
+        os.replace(partial, path)
+        say(f"warning: {what}: set aside in {aside.name}; {kept}")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        say(f"warning: {what}: passed over, and left where it is ({error.strerror}); {kept}")
+
+
+def _between(stretches: list[Stretch], size: int) -> Iterator[Stretch]:
+    done = 0
+    for start, end in [*stretches, (size, size)]:
+        if done < start:
+            yield done, start
+        done = end
+
+
+def _copy(source: Path, stretches, target: Path, mode: str) -> None:
+    """Each ends with a newline there, and the disk has it."""
+    with source.open("rb") as file, target.open(mode) as out:
+        for start, end in stretches:
+            file.seek(start)
+            last = b""
+            while start < end and (block := file.read(min(CHUNK, end - start))):
+                out.write(block)
+                start, last = start + len(block), block
+            if last and not last.endswith(NEWLINE):
+                out.write(NEWLINE)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _which(path: Path, stretches: list[Stretch]) -> str:
+    numbers, number, place = [], 1, 0
+    with path.open("rb") as file:
+        for start, _ in stretches[:SHOWN]:
+            while place < start and (block := file.read(min(CHUNK, start - place))):
+                number, place = number + block.count(NEWLINE), place + len(block)
+            numbers.append(str(number))
+    more = f" and {len(stretches) - SHOWN} more" if len(stretches) > SHOWN else ""
+    one = len(stretches) == 1
+    return f"{'line' if one else 'lines'} {', '.join(numbers)}{more} {'is' if one else 'are'}"
