@@ -36,7 +36,7 @@ class MetricsFile:
         """Sets aside what is damaged; gives the last step."""
         found = Survey(self.path)
         if found.damaged:
-            set_aside(self.path, found.damaged, f"the other {found.records} records stay", self.say)
+            set_aside(self.path, found.damaged, f"the other {len(found.kept)} records stay", self.say)
         return found.last
 
     def log(self, record: dict) -> None:

@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 from array import array
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from mfa_train.tracking.records import NEWLINE, SPACE, consistent, lines, parsed, sound, tokens_of
@@ -25,17 +26,18 @@ Stretch = tuple[int, int]
 
 
 class Survey:
-    """Of a metrics.jsonl: its sound records' `steps`, rising, where each `ends`, and what is `damaged`."""
+    """Of a metrics.jsonl: the records that are sound by themselves, which of them are `kept`, the `last` of these steps, and what
+    is `damaged`."""
 
     def __init__(self, path: Path):
-        steps, tokens, starts, ends = (array("q") for _ in range(4))
-        self.damaged: list[Stretch] = []
+        self.path, self.damaged = path, []
+        self.steps, self.ends, tokens, starts = (array("q") for _ in range(4))
 
         def add(step: int, count: int, start: int, end: int) -> None:
-            steps.append(step)
+            self.steps.append(step)
             tokens.append(count)
             starts.append(start)
-            ends.append(end)
+            self.ends.append(end)
 
         with path.open("rb") as file:
             for place, line in lines(file):
@@ -49,13 +51,18 @@ class Survey:
                             self.damaged.append((place + start, place + start))
                     elif not _torn(line[start:end]):
                         self.damaged.append((place + start, place + end))
-            self.size = file.tell()
-        kept = consistent(steps, tokens)
-        self.records = len(kept)
-        if len(kept) < len(steps):
-            left_out = set(range(len(steps))) - set(kept)
-            self.damaged = sorted([*self.damaged, *((starts[index], ends[index]) for index in left_out)])
-        self.last = steps[kept[-1]] if kept else 0
+        self.kept = consistent(self.steps, tokens)
+        """Of the records, by their places in these lists."""
+        if len(self.kept) < len(starts):
+            left_out = set(range(len(starts))) - set(self.kept)
+            self.damaged = sorted([*self.damaged, *((starts[index], self.ends[index]) for index in left_out)])
+        self.last = self.steps[self.kept[-1]] if self.kept else 0
+
+    def copied(self, step: int) -> Iterator[bytes]:
+        """The lines of the sound records up to `step`, many at a time."""
+        count = bisect_right(self.kept, step, key=self.steps.__getitem__)
+        end = self.ends[self.kept[count - 1]] if count else 0
+        return _blocks(self.path, _between([stretch for stretch in self.damaged if stretch[1] <= end], end))
 
 
 def _torn(line: bytes) -> bool:
@@ -96,19 +103,24 @@ def _between(stretches: list[Stretch], size: int) -> Iterator[Stretch]:
         done = end
 
 
-def _copy(source: Path, stretches, target: Path, mode: str) -> None:
-    """Each ends with a newline there, and the disk has it."""
-    with source.open("rb") as file, target.open(mode) as out:
+def _copy(source: Path, stretches: Iterable[Stretch], target: Path, mode: str) -> None:
+    with target.open(mode) as out:
+        out.writelines(_blocks(source, stretches))
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _blocks(path: Path, stretches: Iterable[Stretch]) -> Iterator[bytes]:
+    """What is in them; each ends with a newline."""
+    with path.open("rb") as file:
         for start, end in stretches:
             file.seek(start)
             last = b""
             while start < end and (block := file.read(min(CHUNK, end - start))):
-                out.write(block)
+                yield block
                 start, last = start + len(block), block
             if last and not last.endswith(NEWLINE):
-                out.write(NEWLINE)
-        out.flush()
-        os.fsync(out.fileno())
+                yield NEWLINE
 
 
 def _which(path: Path, stretches: list[Stretch]) -> str:
