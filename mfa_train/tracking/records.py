@@ -94,14 +94,13 @@ def consistent_records(found: list[dict]) -> list[dict]:
     return [found[index] for index in consistent([record["step"] for record in found], list(map(tokens_of, found)))]
 
 
-def last_records(path: Path, count: int, within: int = LONGEST) -> list[dict]:
-    """The last `count` sound records of a metrics.jsonl, found from the end of the file, in its last `within` bytes."""
+def last_records(path: Path, count: int) -> list[dict]:
+    """The last `count` sound records of a metrics.jsonl, found from its end, in the last LONGEST bytes."""
     found: list[dict] = []
     with path.open("rb") as file:
-        first = file.seek(0, 2) - within
-        for start, line in backwards(file):
+        for _, line in backwards(file, LONGEST):
             found += [record for _, _, record in reversed(list(sound(line))) if record]
-            if len(found) >= count + 8 or start < first:  # some more: one of them may contradict the others
+            if len(found) >= count + 8:  # some more: one of them may contradict the others
                 break
     return consistent_records(found[::-1])[-count:]
 
@@ -119,18 +118,18 @@ def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         start += length
 
 
-def backwards(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """(start, line) from the last on; a line above LONGEST is shortened to what cannot be sound."""
-    start, rest = file.seek(0, 2), b""
-    while start:
+def backwards(file: BinaryIO, within: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """(start, line) from the last on, of the last `within` bytes; of one above LONGEST a stretch that cannot be sound."""
+    start, rest, beyond = file.seek(0, 2), b"", b"\0" + NEWLINE
+    least = 0 if within is None else max(0, start - within)
+    while start > least:
         size = min(BLOCK, start)
         start -= size
         file.seek(start)
-        rest, *whole = LINE.findall(file.read(size) + rest)
-        places = accumulate(map(len, whole), initial=start + len(rest))
-        yield from reversed(list(zip(places, whole)))
-        rest = rest if len(rest) <= LONGEST else b"\0" + NEWLINE
-    if rest:
+        first, *whole = LINE.findall(file.read(size) + rest)
+        yield from reversed(list(zip(accumulate(map(len, whole), initial=start + len(first)), whole)))
+        rest = beyond if len(first) > LONGEST or rest is beyond and not whole else first
+    if rest and not start:
         yield 0, rest
 
 
