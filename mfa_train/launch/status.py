@@ -22,7 +22,7 @@ from mfa_train.launch.job import JOB
 from mfa_train.launch.slurm import SUBMITTED
 from mfa_train.run_files import LAUNCH, LOGS
 from mfa_train.tracking.metrics_file import FILE as METRICS
-from mfa_train.tracking.records import last_records, number, parsed
+from mfa_train.tracking.records import last_records, number, read_object
 
 HEADER = ("run", "state", "step", "loss", "tokens/s", "ETA", "job")
 SILENT_SECONDS = 300
@@ -30,7 +30,7 @@ SILENT_SECONDS = 300
 
 
 LARGEST = 2**20
-"""Bytes of a config.yaml, or of another of these files but metrics.jsonl: far more than one has."""
+"""Bytes of a config.yaml: far more than one has."""
 LONGEST_WAIT = 10**10
 """Seconds; a larger number tells nothing."""
 WIDEST = 60
@@ -220,10 +220,7 @@ def _changed(path: Path) -> float:
 
 def _read(path: Path) -> dict:
     """A JSON object; empty where it is none, or isn't there."""
-    if not path.is_file():
-        return {}
-    with path.open("rb") as file:
-        return parsed(file.read(LARGEST)) or {}
+    return read_object(path) or {} if path.is_file() else {}
 
 
 def _duration(seconds: float) -> str:

@@ -45,6 +45,12 @@ def parsed(text: bytes) -> dict | None:
     return found if isinstance(found, dict) else None
 
 
+def read_object(path: Path) -> dict | None:
+    """The JSON object that a file is; None where it is none, or larger than one of a run's can be. Raises OSError."""
+    with path.open("rb") as file:
+        return parsed(file.read(LONGEST))
+
+
 def number(value: Any) -> float | None:
     """A finite number as it stands; None for anything else, text and truth included."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):

@@ -17,10 +17,10 @@ from mfa_train.config import Config
 from mfa_train.errors import ConfigError
 from mfa_train.run_files import LAUNCH, LOGS
 from mfa_train.tracking.metrics_file import FILE as METRICS
-from mfa_train.tracking.records import as_json, parsed
+from mfa_train.tracking.records import as_json, read_object
 from mfa_train.tracking.starts import FILE as STARTS
 from mfa_train.tracking.starts import starts
-from mfa_train.tracking.survey import CHUNK, Survey, damaged_lines, set_aside
+from mfa_train.tracking.survey import Survey, damaged_lines, set_aside
 from mfa_train.tracking.terminal import say
 from mfa_train.training.checkpoint import clear_partial, found
 from mfa_train.training.resume import StartingPoint, changes
@@ -109,7 +109,7 @@ class RunFolder:
     def _clear_summary(self) -> None:
         """Of an earlier end, which a longer run is no longer at."""
         path = self.path / SUMMARY
-        if path.is_file() and _object(path) is None:
+        if path.is_file() and read_object(path) is None:
             os.replace(path, aside := path.with_name(f"{SUMMARY}.damaged"))
             say(f"warning: {path} is damaged: set aside as {aside.name}; the run writes it anew when it ends")
         path.unlink(missing_ok=True)
@@ -172,7 +172,8 @@ class RunFolder:
 
     def _finished_summary(self) -> dict | None:
         """None of an unfinished run, and where it is damaged."""
-        summary = _object(self.path / SUMMARY)
+        path = self.path / SUMMARY
+        summary = read_object(path) if path.is_file() else None
         return summary if summary and summary.get("status") == "finished" else None
 
     @contextlib.contextmanager
@@ -199,15 +200,6 @@ class RunFolder:
 
 def _lines(value: dict) -> str:
     return as_json(value, indent=2) + "\n"
-
-
-def _object(path: Path) -> dict | None:
-    """None where it is no JSON object, or larger than one of ours can be."""
-    try:
-        with path.open("rb") as file:
-            return parsed(file.read(CHUNK))
-    except OSError:  # an unfinished run has none
-        return None
 
 
 def _require_writable(path: Path, key: str) -> None:
