@@ -38,9 +38,9 @@ def assumed_or_measured(given: Any, device: Device) -> tuple[float, str]:
         raise ConfigError(f"plan.mfu={given}: cannot be read ({error}); {instead}") from None
     measured_on = _measured_on(plan)
     _require_same_kind(given, measured_on, device, instead)
-    from_step = number(begun[-1].get("from_step")) if begun else None
-    told = [record.get("mfu") for record in records if record["step"] > max(1, from_step or 0)]
-    told = told or [record.get("mfu") for record in records if record["step"] == 1]
+    from_step = number(begun[-1].get("from_step")) or 0 if begun else 0
+    of_start = [record for record in records if record["step"] > from_step]
+    told = [record.get("mfu") for record in of_start if record["step"] > 1 or len(of_start) == 1]
     shares = [share for one in told if (share := number(one)) is not None and 0 < share <= 1]
     wrong = [share for one in told if (share := number(one)) is not None and share > 1]
     if len(wrong) > MANY * (len(shares) + len(wrong)):

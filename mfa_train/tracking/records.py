@@ -91,7 +91,7 @@ def consistent(steps: Sequence[int], tokens: Sequence[int]) -> Sequence[int]:
 def records(path: Path) -> Iterator[dict]:
     """Those that are sound by themselves, one after the other."""
     with path.open("rb") as file:
-        for _, line in lines(file):
+        for _, _, line in lines(file):
             yield from (record for _, _, record in sound(line) if record)
 
 
@@ -111,17 +111,17 @@ def last_records(path: Path, count: int) -> list[dict]:
     return consistent_records(found[::-1])[-count:]
 
 
-def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """(start, line) from the first on; of one above LONGEST a stretch that cannot be sound."""
+def lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """(start, end, line) from the first on; of one above LONGEST a stretch that cannot be sound."""
     start = 0
     while line := file.readline(LONGEST):
-        length = len(line)
-        if length == LONGEST and not line.endswith(NEWLINE):
+        end = start + len(line)
+        if len(line) == LONGEST and not line.endswith(NEWLINE):
             while not line.endswith(NEWLINE) and (line := file.readline(LONGEST)):
-                length += len(line)
+                end += len(line)
             line = b"\0"
-        yield start, line
-        start += length
+        yield start, end, line
+        start = end
 
 
 def backwards(file: BinaryIO, within: int | None = None) -> Iterator[tuple[int, bytes]]:

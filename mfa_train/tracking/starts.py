@@ -27,7 +27,7 @@ def starts(folder: Path) -> list[dict]:
     if not path.is_file():
         return []
     with path.open("rb") as file:
-        return [start for _, line in lines(file) if (start := parsed(line)) is not None]
+        return [start for _, _, line in lines(file) if (start := parsed(line)) is not None]
 
 
 def this_start(from_step: int, changed: list[str], world_size: int) -> dict:

@@ -40,17 +40,17 @@ class Survey:
             self.ends.append(end)
 
         with path.open("rb") as file:
-            for place, line in lines(file):
+            for place, behind, line in lines(file):
                 if found := WRITTEN.fullmatch(line):
-                    add(int(found[1]), int(found[2] or 0), place, place + len(line))
+                    add(int(found[1]), int(found[2] or 0), place, behind)
                     continue
                 for start, end, record in sound(line):
                     if record:
-                        add(record["step"], tokens_of(record), place + start, place + end)
-                        if start:  # the newline before it is lost
+                        if start and self.ends and self.ends[-1] == place + start:  # the newline between them is lost
                             self.damaged.append((place + start, place + start))
+                        add(record["step"], tokens_of(record), place + start, place + end)
                     elif not _torn(line[start:end]):
-                        self.damaged.append((place + start, place + end))
+                        self.damaged.append((place + start, behind if end == len(line) else place + end))
         self.kept = consistent(self.steps, tokens)
         """Of the records, by their places in these lists."""
         if len(self.kept) < len(starts):
@@ -73,7 +73,7 @@ def _torn(line: bytes) -> bool:
 def damaged_lines(path: Path) -> list[Stretch]:
     """Those of any file of JSON lines that are no object."""
     with path.open("rb") as file:
-        return [(start, start + len(line)) for start, line in lines(file)
+        return [(start, end) for start, end, line in lines(file)
                 if line.strip(SPACE) and parsed(line) is None]
 
 
