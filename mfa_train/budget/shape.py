@@ -66,8 +66,8 @@ def countable() -> Iterator[None]:
     except (RuntimeError, OverflowError, TypeError) as error:
         if not re.search("overflow|too large to convert|too big|must be tuple of ints", str(error), re.IGNORECASE):
             raise
-        raise ConfigError("model, training.batch_size or training.sequence_length: a tensor of this size cannot even be counted (2^63 "
-                          f"bytes: {str(error).splitlines()[0]}); type smaller ones, or training.micro_batch_size=1") from None
+        raise ConfigError("model, training.batch_size or training.sequence_length: a tensor of this size cannot even be "
+                          f"counted ({str(error).splitlines()[0]}); type smaller ones, or training.micro_batch_size=1") from None
 
 
 @countable()

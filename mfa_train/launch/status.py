@@ -64,7 +64,7 @@ def statuses(runs_dir: Path) -> list[Status]:
     except FileNotFoundError:
         raise ConfigError(f"{runs_dir}: no such folder; type the one that holds the runs, as runs") from None
     except OSError as error:
-        raise ConfigError(f"{runs_dir}: cannot be read ({error.strerror}); type the folder that holds the runs, as runs") from None
+        raise ConfigError(f"{runs_dir}: cannot be read ({error.strerror}); type the folder that holds the runs") from None
     found = [status for name in names if (status := _status(runs_dir / name))]
     if not found:
         raise ConfigError(f"{runs_dir}: holds no run; type the folder above the runs, as runs")
@@ -78,9 +78,9 @@ def table(found: list[Status]) -> str:
                         "-" if one.seconds_left is None else _duration(one.seconds_left), printable(one.job) or "-")
                        for one in found]
     widths = [min(WIDEST, max(map(_width, column))) for column in zip(*rows)]
-    told = ["  ".join(_padded(cell, width, left=place in (0, 1, 6)) for place, (cell, width) in enumerate(zip(row, widths))).rstrip()
-            for row in rows]
-    return "\n".join(told + [f"{printable(one.name)}: {printable(one.why)}" for one in found if one.why])
+    lines = ["  ".join(_padded(cell, width, left=place in (0, 1, 6))
+                       for place, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
+    return "\n".join(lines + [f"{printable(one.name)}: {printable(one.why)}" for one in found if one.why])
 
 
 def printable(text: str) -> str:
@@ -136,12 +136,14 @@ def _of_run(folder: Path, steps: int, tokens_per_step: int, submitted: dict, job
     speed, left = statistics.median(speeds) if speeds else None, None
     if speed and state == "running":
         left = max(0, steps - last["step"]) * tokens_per_step / speed
-    why = "summary.json is damaged; the same command goes on from the newest checkpoint and writes it anew" if state == "unreadable" else ""
+    why = "summary.json is damaged; the run's command goes on from its newest checkpoint and writes it anew"
+    why = why if state == "unreadable" else ""
     return Status(folder.name, state, last.get("step", 0), steps, number(last.get("train/loss")), speed, left, job, why)
 
 
 def _training(path: Path) -> tuple[int, int]:
-    """Steps of the run, and tokens of a step: of its config.yaml only these are read. Raises ValueError and YAML's own errors."""
+    """Steps of the run, and tokens of a step: of its config.yaml only these are read. Raises ValueError and YAML's own
+    errors."""
     with path.open("rb") as file:
         text = file.read(LARGEST)
     part = b"".join(_part(text.splitlines(keepends=True), b"training:"))  # a tenth of the time

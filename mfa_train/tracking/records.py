@@ -59,7 +59,7 @@ def number(value: Any) -> float | None:
 
 
 def sound(line: bytes) -> Iterator[tuple[int, int, dict | None]]:
-    """(start, end, record) of what stands in a line: one record; None for what is damaged; several where newlines are lost."""
+    """(start, end, record) of what stands in a line: one record, several where newlines are lost; None for damage."""
     whole = line.strip(SPACE)
     if not whole:
         return
@@ -76,8 +76,8 @@ def tokens_of(record: dict) -> int:
 
 
 def consistent(steps: Sequence[int], tokens: Sequence[int]) -> Sequence[int]:
-    """Which records to keep, by their steps and tokens (0: none told): the most that agree on the tokens of a step, and whose
-    steps rise."""
+    """Which records to keep, by their steps and tokens (0: none told): the most that agree on the tokens of a step, and
+    whose steps rise."""
     kept: Sequence[int] = range(len(steps))
     ratios = Counter(count // step if count % step == 0 else 0 for step, count in zip(steps, tokens))
     ratio, agreeing = ratios.most_common(1)[0] if ratios else (0, 0)

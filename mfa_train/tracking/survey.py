@@ -1,5 +1,5 @@
-"""What of a file of JSON lines is damaged, found in one pass and bounded memory, and set aside: metrics.jsonl keeps its sound
-records, metrics.jsonl.damaged gets the rest. Without room for that the file stays as it is: who reads it passes them over.
+"""What of a file of JSON lines is damaged, found in one pass and bounded memory, and set aside: metrics.jsonl keeps its
+sound records, metrics.jsonl.damaged gets the rest. Without room for that it stays where it is, and readers pass it over.
 """
 
 import contextlib
@@ -18,7 +18,8 @@ SHOWN = 3
 """Line numbers that are told."""
 NUMBER = rb"-?(?:0|[1-9]\d*+)(?:\.\d++)?(?:e[+-]\d++)?"
 KEY = rb'"[^"\\\x00-\x1f\x7f-\xff]++"'
-WRITTEN = re.compile(rb'\{"step": ([1-9]\d{0,17})(?:, "tokens": ([1-9]\d{0,17}))?(?:, ' + KEY + rb": (?>" + NUMBER + rb"|null))*+\}\n")
+WRITTEN = re.compile(rb'\{"step": ([1-9]\d{0,17})(?:, "tokens": ([1-9]\d{0,17}))?'
+                     rb"(?:, " + KEY + rb": (?>" + NUMBER + rb"|null))*+\}\n")
 """A record as this version writes it: told to be sound in half the time that parsing takes."""
 
 Stretch = tuple[int, int]
@@ -26,8 +27,8 @@ Stretch = tuple[int, int]
 
 
 class Survey:
-    """Of a metrics.jsonl: the records that are sound by themselves, which of them are `kept`, the `last` of these steps, and what
-    is `damaged`."""
+    """Of a metrics.jsonl: the records that are sound by themselves, which of them are `kept`, the `last` of their steps, and
+    what is `damaged`."""
 
     def __init__(self, path: Path):
         self.path, self.damaged = path, []

@@ -72,7 +72,8 @@ class RunFolder:
             return finished
         if final_checkpoint(self.path).is_dir() and not found(self.checkpoints):
             what = "is finished" if finished else "has final weights but no summary.json that says so"
-            raise ConfigError(f"name={self.config.name}: {self.path} {what}, and there is no checkpoint to go on from; {mend}")
+            raise ConfigError(f"name={self.config.name}: {self.path} {what}, and there is no checkpoint to go on from; "
+                              f"{mend}")
         self.lock.take()
         return None
 
@@ -129,7 +130,7 @@ class RunFolder:
             return ()
         survey = Survey(theirs)
         if survey.damaged:
-            say(f"warning: {theirs} is damaged in {len(survey.damaged)} places: this run's curve begins without those records")
+            say(f"warning: {theirs}: {len(survey.damaged)} damaged places, which this run's curve begins without")
         return survey.copied(start.content["step"])
 
     def move_aside(self) -> None:
@@ -142,8 +143,8 @@ class RunFolder:
         try:
             self.path.rename(aside)
         except OSError as error:
-            raise ConfigError(f"resume=never: {self.path} cannot be moved to {aside} ({error.strerror}); type name=… for a run "
-                              "beside it, or move it yourself") from error
+            raise ConfigError(f"resume=never: {self.path} cannot be moved to {aside} ({error.strerror}); type name=… for "
+                              "a run beside it, or move it yourself") from error
         self.lock.release()
 
     def close(self, summary: dict) -> None:

@@ -196,7 +196,8 @@ EXTREMES = [
     ["training.sequence_length=1000000000000"],
     ["model.vocab_size=1000000000000"],
     ["training.batch_size=1000000000000", "training.sequence_length=1", "cluster.device=h100-80gb"],
-    ["training.steps=1000000000000000", "plan.mfu=1e-300", "cluster.price_per_device_hour=1e300", "cluster.device=h100-80gb"],
+    ["training.steps=1000000000000000", "plan.mfu=1e-300", "cluster.price_per_device_hour=1e300",
+     "cluster.device=h100-80gb"],
 ]
 
 

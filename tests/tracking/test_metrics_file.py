@@ -92,7 +92,7 @@ def test_what_lies_behind_the_step_and_a_torn_line_are_cut_off(tmp_path, from_st
 
 def record(step: int) -> dict:
     """As a run logs it."""
-    return {"step": step, "tokens": 2048 * step, "train/loss": 5.25 - step / 64, "lr": 6e-05, "mfu": None, "data/epochs": 0.5}
+    return {"step": step, "tokens": 2048 * step, "train/loss": 5.25 - step / 64, "lr": 6e-05, "mfu": None, "val/loss": 0.5}
 
 
 def lines(count: int) -> list[bytes]:
@@ -100,7 +100,7 @@ def lines(count: int) -> list[bytes]:
 
 
 def resumed(path, content: bytes) -> tuple[list[bytes], bytes, list[str]]:
-    """The lines of a metrics.jsonl with that content after a run went on behind all of it, what was set aside, what was said."""
+    """The lines of a metrics.jsonl with that content after a run went on behind it, what was set aside, what was said."""
     path.write_bytes(content)
     said: list[str] = []
     MetricsFile(path, 10**9, say=said.append).close()
@@ -123,7 +123,7 @@ def test_any_flipped_byte_costs_its_own_record_at_most_and_is_told(bit, tmp_path
         others = [line for number, line in enumerate(whole) if number != owner[place]]
         assert [line for line in kept if line in others] == others, place
         if len(kept) < len(whole):  # else the flip made another number that nothing contradicts
-            assert len(said) == 1 and f"line {owner[place] + 1} is damaged: set aside in metrics.jsonl.damaged" in said[0], place
+            assert len(said) == 1 and f"line {owner[place] + 1} is damaged: set aside in" in said[0], place
             assert damaged.strip(b"\n") in bytes(flipped) and damaged
 
 
@@ -151,7 +151,8 @@ def test_a_damaged_record_is_told_set_aside_and_costs_itself_alone(damage, tmp_p
     broken = [*whole[:SECOND], *damage(whole[SECOND]), *whole[SECOND + 1 :]]
     kept, damaged, said = resumed(tmp_path / "metrics.jsonl", b"".join(broken))
     assert kept == [*whole[:SECOND], *whole[SECOND + 1 :]] and damaged.strip(b"\n") == broken[SECOND].strip(b"\n")
-    assert said == [f"warning: {tmp_path}/metrics.jsonl: line 2 is damaged: set aside in metrics.jsonl.damaged; the other 4 records stay"]
+    assert said == [f"warning: {tmp_path}/metrics.jsonl: line 2 is damaged: set aside in metrics.jsonl.damaged; the other 4 "
+                    "records stay"]
 
 
 def test_two_records_that_lost_the_newline_between_them_both_stay(tmp_path):
