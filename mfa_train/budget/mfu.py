@@ -29,7 +29,7 @@ def assumed_or_measured(given: Any, device: Device) -> tuple[float, str]:
         return ASSUMED[device.type], "assumed"
     if isinstance(given, (int, float)):
         return float(given), "plan.mfu"
-    run = Path(str(given))
+    run = Path(str(given)).expanduser() if str(given).startswith("~/") else Path(str(given))
     instead = f"type plan.mfu={ASSUMED[device.type]}, or a run folder with one, as plan.mfu=runs/mfa-nano"
     try:
         if not (run / FILE).is_file():

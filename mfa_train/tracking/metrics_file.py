@@ -28,13 +28,13 @@ class MetricsFile:
         self.path, self.say, self.told = path, say, False
         self.waiting, self.unsynced = b"", bytearray()
         """What is yet to be written, and what was written since the disk last vouched for all before it."""
-        self.logged_to = self._whole() if path.exists() else 0
+        self.logged_to = self._whole(from_step) if path.exists() else 0
         self.file = path.open("ab", buffering=0)
         self.cut(from_step)
 
-    def _whole(self) -> int:
+    def _whole(self, from_step: int) -> int:
         """Sets aside what is damaged; gives the last step."""
-        found = Survey(self.path)
+        found = Survey(self.path, from_step)
         if found.damaged:
             set_aside(self.path, found.damaged, f"the other {len(found.kept)} records stay", self.say)
         return found.last

@@ -22,15 +22,17 @@ WRITTEN = re.compile(rb'\{"step": ([1-9]\d{0,17})(?:, "tokens": ([1-9]\d{0,17}))
                      rb"(?:, " + KEY + rb": (?>" + NUMBER + rb"|null))*+\}\n")
 """A record as this version writes it: told to be sound in half the time that parsing takes."""
 
+TORN = re.compile(rb'\{(?:"step": (\d{1,18}),)?')
+
 Stretch = tuple[int, int]
 """(start, end) in bytes."""
 
 
 class Survey:
     """Of a metrics.jsonl: the records that are sound by themselves, which of them are `kept`, the `last` of their steps, and
-    what is `damaged`."""
+    what is `damaged`. `saved`: the last step that a checkpoint holds."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, saved: int = 0):
         self.path, self.damaged = path, []
         self.steps, self.ends, tokens, starts = (array("q") for _ in range(4))
 
@@ -50,7 +52,7 @@ class Survey:
                         if start and self.ends and self.ends[-1] == place + start:  # the newline between them is lost
                             self.damaged.append((place + start, place + start))
                         add(record["step"], tokens_of(record), place + start, place + end)
-                    elif not _torn(line[start:end]):
+                    elif line.endswith(NEWLINE) or not _torn(line[start:end], saved):
                         self.damaged.append((place + start, behind if end == len(line) else place + end))
         self.kept = consistent(self.steps, tokens)
         """Of the records, by their places in these lists."""
@@ -66,9 +68,11 @@ class Survey:
         return _blocks(self.path, _between([stretch for stretch in self.damaged if stretch[1] <= end], end))
 
 
-def _torn(line: bytes) -> bool:
-    """Whether a kill can have left it as the last one: begun, and not ended."""
-    return line.startswith(b"{") and not line.endswith(NEWLINE) and b"}" not in line and b"\0" not in line
+def _torn(line: bytes, saved: int) -> bool:
+    """Whether a kill can have left it as the last one: begun, not ended, and not of a step up to `saved`, whose record the
+    disk had before its checkpoint."""
+    step = TORN.match(line)
+    return bool(step) and b"}" not in line and b"\0" not in line and not (step[1] and int(step[1]) <= saved)
 
 
 def damaged_lines(path: Path) -> list[Stretch]:

@@ -1,5 +1,6 @@
 """How a run ends: its summary, a short table, and where to look."""
 
+import math
 import os
 import shlex
 import shutil
@@ -35,7 +36,7 @@ def make_summary(status: str, plan: dict, record: dict, zlib_bits: float) -> dic
 def zlib_bits_per_byte(tokenizer: Tokenizer, tokens: np.ndarray) -> float:
     """What `zlib` at level 9 needs for the text of `tokens`: a yardstick for a model's bits per byte."""
     text = tokenizer.text_bytes(tokens.ravel())
-    return 8 * len(zlib.compress(text, 9)) / len(text)
+    return 8 * len(zlib.compress(text, 9)) / len(text) if text else math.nan
 
 
 def closing_table(summary: dict) -> str:

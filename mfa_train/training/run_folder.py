@@ -168,6 +168,8 @@ class RunFolder:
         for path in (self.path / name for name in FILES):
             if os.path.lexists(path) and not path.is_file():
                 raise ConfigError(f"name={self.config.name}: {path} is no file; {mend}")
+            if path.exists() and not os.access(path, os.R_OK | (os.W_OK if path.name == METRICS else 0)):
+                raise ConfigError(f"name={self.config.name}: {path} may not be read, or not be written to: {mend}")
         if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():
             raise ConfigError(f"name={self.config.name}: {self.checkpoints} is no folder; {mend}")
 

@@ -161,6 +161,16 @@ def test_two_records_that_lost_the_newline_between_them_both_stay(tmp_path):
     assert resumed(tmp_path / "metrics.jsonl", b"".join(whole)[:-1])[0] == whole
 
 
+def test_a_torn_last_line_is_told_where_a_checkpoint_says_that_it_was_whole_once(tmp_path):
+    whole, path = lines(4), tmp_path / "metrics.jsonl"
+    path.write_bytes(b"".join(whole)[:-20])
+    said: list[str] = []
+    MetricsFile(path, 30, say=said.append).close()  # as a kill behind the checkpoint leaves it
+    assert path.read_bytes() == b"".join(whole[:3]) and not said
+    kept, damaged, said = resumed(path, b"".join(whole)[:-20])
+    assert kept == whole[:3] and damaged == whole[3][:-20] + b"\n" and "line 4 is damaged" in said[0]
+
+
 def test_steps_that_stand_there_twice_are_kept_once(tmp_path):
     whole = lines(6)
     kept, damaged, said = resumed(tmp_path / "metrics.jsonl", b"".join([*whole[:4], *whole[2:]]))
