@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from mfa_train.budget.devices import Device
+from mfa_train.budget.devices import PRECISIONS, Device
 from mfa_train.errors import ConfigError
 from mfa_train.tracking.metrics_file import FILE
 from mfa_train.tracking.records import last_records, number, read_object
@@ -56,9 +56,10 @@ def assumed_or_measured(given: Any, device: Device) -> tuple[float, str]:
 def _measured_on(plan: dict) -> str:
     """The device and precision that the run's plan tells; empty where it tells none."""
     memory, time = (part if isinstance(part := plan.get(key), dict) else {} for key in ("memory", "time"))
-    if not isinstance(memory.get("device"), str):
+    device, precision = memory.get("device"), time.get("precision")
+    if not isinstance(device, str) or not device.isprintable():
         return ""
-    return memory["device"] + (f" in {time['precision']}" if isinstance(time.get("precision"), str) else "")
+    return f"{device} in {precision}" if precision in PRECISIONS.values() else device
 
 
 def _require_same_kind(given: Any, measured_on: str, device: Device, instead: str) -> None:

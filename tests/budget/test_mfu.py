@@ -74,6 +74,7 @@ def test_a_run_without_measurements_is_refused_in_one_line(content, tmp_path):
 
 def test_a_cpu_on_which_others_take_turns_is_not_measured_a_hundred_times_too_slow():
     """Two threads that wait for each other, while others want their cores."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     undisturbed = max(measured_flops(torch.float32) for _ in range(3))
     stop = threading.Event()
@@ -93,7 +94,7 @@ def test_a_cpu_on_which_others_take_turns_is_not_measured_a_hundred_times_too_sl
         stop.set()
         for other in others:
             other.join()
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
 
 
 def test_measuring_draws_no_random_number_and_leaves_the_threads_alone():
