@@ -29,6 +29,7 @@ from mfa_train.training.run_lock import RunLock
 
 
 SUMMARY = "summary.json"
+ENDS = ("finished", "stopped", "failed")
 FILES = ("config.yaml", "plan.json", METRICS, SUMMARY, STARTS)
 
 
@@ -110,7 +111,7 @@ class RunFolder:
     def _clear_summary(self) -> None:
         """Of an earlier end, which a longer run is no longer at."""
         path = self.path / SUMMARY
-        if path.is_file() and read_object(path) is None:
+        if path.is_file() and (read_object(path) or {}).get("status") not in ENDS:
             os.replace(path, aside := path.with_name(f"{SUMMARY}.damaged"))
             say(f"warning: {path} is damaged: set aside as {aside.name}; the run writes it anew when it ends")
         path.unlink(missing_ok=True)

@@ -36,7 +36,7 @@ def finished(tmp_path):
     return folder.path
 
 
-@pytest.mark.parametrize("damaged", [b"", b"\0" * 400, b'{"status": "fin', b"[1]", b"\xff", b"[" * 10**5])
+@pytest.mark.parametrize("damaged", [b"", b"\0" * 400, b'{"status": "fin', b'{"status": [3]}', b"[1]", b"\xff", b"[" * 10**5])
 def test_a_damaged_summary_is_told_set_aside_and_written_anew_where_the_run_goes_on(damaged, finished, tmp_path, capsys):
     (finished / "summary.json").write_bytes(damaged)
     folder = folder_in(tmp_path)
