@@ -51,6 +51,8 @@ class RunFolder:
 
         Raises ConfigError where the folder holds another run, is in use or cannot be written.
         """
+        if os.path.lexists(self.path) and not self.path.is_dir():
+            raise ConfigError(f"name={self.config.name}: {self.path} is no folder; type name=… for a run beside it, or move it")
         _require_writable(self.path, f"runs_dir={self.config.runs_dir}")
         if self._is_empty():
             return None

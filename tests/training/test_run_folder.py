@@ -71,6 +71,17 @@ def test_what_is_no_file_in_a_files_place_is_refused_in_one_line(name, finished,
         folder_in(tmp_path).open()
 
 
+def test_a_folders_place_that_is_taken_is_told_in_one_line(finished, tmp_path):
+    os.rename(finished / "checkpoints", finished / "elsewhere")
+    (finished / "checkpoints").write_text("")
+    with pytest.raises(ConfigError, match="checkpoints is no folder; type name=…"):
+        folder_in(tmp_path).open()
+    os.rename(finished, tmp_path / "elsewhere")
+    os.symlink("nowhere", finished)
+    with pytest.raises(ConfigError, match="run is no folder; type name=… for a run beside it"):
+        folder_in(tmp_path).open()
+
+
 @pytest.mark.parametrize("refused", ["config.yaml", "plan.json", "metrics.jsonl"])
 def test_a_disk_that_is_full_at_any_write_leaves_what_was_there(refused, finished, tmp_path, monkeypatch):
     before = {path.name: path.read_bytes() for path in finished.iterdir() if path.is_file()}
