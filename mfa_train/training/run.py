@@ -13,8 +13,9 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from mfa_train.budget.devices import peak_flops, planned_device, resolve_precision
+from mfa_train.budget.devices import planned_device, resolve_precision
 from mfa_train.budget.match import matched, told
+from mfa_train.budget.peak import Peak
 from mfa_train.config import Config
 from mfa_train.data.corpora import open_all, prepare_all
 from mfa_train.data.reading.documents import ModelInputs
@@ -83,7 +84,7 @@ def run(config: Config) -> dict:
     origin = ranks.on_first(lambda: provenance((folder.path / "config.yaml").read_bytes(), {
         "tokenizer_sha256": tokenizer.sha256, "train_sha256": batches.fingerprint, "held_out_sha256": held_out.fingerprint}))
     log = open_log(config, folder.path, plan, start) if ranks.first else SilentLog()
-    status, record = "failed", log.last_record()
+    peak, status, record = Peak(device, dtype, ranks.say), "failed", log.last_record()
     try:
         with StopSignals() as signals, Watchdog(ranks, config.guard.hang_seconds) as watchdog:
             checkpoints = Checkpoints(config, ranks, launch, data, log, signals)
@@ -96,7 +97,7 @@ def run(config: Config) -> dict:
             while True:
                 try:
                     for record in train(engine, config, batches, inputs_of, ranks, plan["flops"]["train_per_token"],
-                                        peak_flops(device, dtype), evaluate, on_step, progress, guard, checkpoints):
+                                        peak, evaluate, on_step, progress, guard, checkpoints):
                         log.log(record)
                     break
                 except Poisoned as poisoned:
