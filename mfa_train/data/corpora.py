@@ -1,5 +1,7 @@
 """The corpora that `data` names: prepared where they aren't yet, and opened."""
 
+import re
+import shlex
 from collections.abc import Callable
 
 from mfa_train.config import Config, DataConfig
@@ -10,8 +12,8 @@ from mfa_train.errors import ConfigError
 
 
 def prepare_all(data: DataConfig, say: Callable[[str], None] = print, check: bool = False) -> None:
-    """Makes the corpus in data.path where it isn't there yet; with `check` holds every file against its manifest. Corpora
-    that only are read (data=prepared, data=mixture) are opened. Raises UserError."""
+    """Makes the corpus in data.path where it isn't there yet; with `check` holds every file against its manifest, and says what to type
+    next. Corpora that only are read (data=prepared, data=mixture) are opened. Raises UserError."""
     if data.source in ("prepared", "mixture"):
         for corpus in open_all(data, say, check).values():
             say(f"{corpus.path}: {corpus.train.num_tokens:,} tokens, a vocabulary of {corpus.vocab_size:,}")
@@ -19,7 +21,18 @@ def prepare_all(data: DataConfig, say: Callable[[str], None] = print, check: boo
         raise ConfigError(f"data.path={data.path}: corpora are prepared on disk; prepare it in a folder, copy that there, and "
                           "read it with data=prepared")
     else:
-        prepare(data, say, check)
+        corpus = prepare(data, say, check)
+        if check:
+            say(f"{corpus.path}: {corpus.train.num_tokens:,} tokens, a vocabulary of {corpus.vocab_size:,}; train on it with")
+            say(f"  python train.py data=prepared {_override('data.path', corpus.path)} data.vocab_size={corpus.vocab_size}")
+
+
+def _override(key: str, value: str) -> str:
+    """KEY=VALUE as a shell and Hydra take it."""
+    if re.fullmatch(r"[\w./@+-]+", value, re.ASCII):
+        return f"{key}={value}"
+    quoted = re.sub(r"(\\*)(?='|$)", r"\1\1", value).replace("'", "\\'")  # a backslash counts before a quote alone
+    return shlex.quote(f"{key}='{quoted}'")
 
 
 def open_all(data: DataConfig, say: Callable[[str], None] = lambda message: None, check: bool = False) -> dict[str, Corpus]:

@@ -17,6 +17,7 @@ from fsspec.core import OpenFile
 
 from mfa_train.config import DataConfig
 from mfa_train.data import reach
+from mfa_train.data.matching import found
 from mfa_train.data.preparing.finish import finish, settings_of, write_bytes
 from mfa_train.data.shards.megatron_index import MegatronIndex
 from mfa_train.data.tokenizer import Tokenizer, file_name, open_tokenizer
@@ -41,8 +42,8 @@ class Registration:
             raise ConfigError("data.files=[]: expected the shards, as data.files='[/corpora/x_text_document.bin]'")
         self.path, self.data, self.given, self.say = path, data, tokenizer, say
         self.work = path.with_name(f".{path.name}.partial")
-        held_out = {reach.name(file): file for file in reach.found("data.held_out_files", _bins(data.held_out_files))}
-        train = {reach.name(file): file for file in reach.found("data.files", _bins(data.files))}
+        held_out = {reach.name(file): file for file in found("data.held_out_files", _bins(data.held_out_files)).files}
+        train = {reach.name(file): file for file in found("data.files", _bins(data.files)).files}
         self.files = {name: file for name, file in train.items() if name not in held_out}
         self.held_out_files = held_out
         told = [[[name, reach.size(file)] for name, file in files.items()] for files in (self.files, held_out)]
