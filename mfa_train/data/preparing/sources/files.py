@@ -52,9 +52,11 @@ class Files:
             with reach.reaching(name, DataError):
                 opened = file.open()
             try:
-                raw = reach.Raw(opened, name)
+                raw, found_before = reach.Raw(opened, name), tally.documents
                 for place, text in self._read(name, raw, tally):
                     yield from checked(place, text, before + raw.taken, tally)
+                if tally.documents == found_before:
+                    tally.left_out["files without a document"] += 1
             except Damaged as error:
                 raise DataError(f"{name}: damaged, or cut off {error}") from error
             except Refused as error:
@@ -79,7 +81,7 @@ class Files:
         by_name = "parquet" if ending == ".parquet" else "lines" if ending in JSON_LINES else "text"
         tally.files[NAMES[kind] if packed is None else f"{NAMES[kind]} in {packed}"] += 1
         if kind != by_name or packed != ENDINGS.get(packed_ending):
-            tally.noted.append(f"{name} is {NAMES[kind]}{f' in {packed}' if packed else ''}")
+            tally.is_unlike(f"{name} is {NAMES[kind]}{f' in {packed}' if packed else ''}")
         if kind == "parquet":
             source.detach()  # which would close it
             return rows(name, raw, self.text_key)

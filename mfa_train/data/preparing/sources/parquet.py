@@ -9,8 +9,8 @@ from mfa_train.errors import DataError
 
 BATCH_BYTES = 2**24
 """Text that is unpacked at once, as far as the file tells."""
-LARGEST_CHUNK = 2**31
-"""Bytes of a column in one row group."""
+SUSPICIOUS_BYTES, SUSPICIOUS_RATIO = 2**28, 1000
+"""A column's part of a row group that unpacks beyond both is no text."""
 
 
 def rows(name: str, stream: BinaryIO, text_key: str) -> Iterator[tuple[str, str | None]]:
@@ -24,16 +24,15 @@ def rows(name: str, stream: BinaryIO, text_key: str) -> Iterator[tuple[str, str 
     number = 0
     try:
         stream.seek(0, io.SEEK_SET)
-        table = pyarrow.parquet.ParquetFile(stream, read_dictionary=[text_key], buffer_size=2**20)
-        if text_key not in table.schema_arrow.names:
-            raise DataError(f"{name}: no column {text_key!r} among {table.schema_arrow.names}; type data.text_key=…")
-        column = _column(name, table, text_key)
+        metadata = pyarrow.parquet.read_metadata(stream)
+        column = _column(name, metadata.schema, text_key)
+        table = pyarrow.parquet.ParquetFile(stream, metadata=metadata, read_dictionary=[text_key], buffer_size=2**20)
         for group in range(table.num_row_groups):
             told = table.metadata.row_group(group)
-            size = told.column(column).total_uncompressed_size
-            if size > LARGEST_CHUNK:
-                raise DataError(f"{name}: row group {group} has {size:,} bytes of {text_key!r}, more than {LARGEST_CHUNK:,}; write it with "
-                                "smaller row groups")
+            size, packed = told.column(column).total_uncompressed_size, told.column(column).total_compressed_size
+            if size > max(SUSPICIOUS_BYTES, SUSPICIOUS_RATIO * packed):
+                raise DataError(f"{name}: row group {group} unpacks from {packed:,} to {size:,} bytes of {text_key!r}, which no text does; "
+                                "write it anew, with smaller row groups")
             several = max(1, min(1024, BATCH_BYTES * told.num_rows // max(1, size)))
             for batch in table.iter_batches(batch_size=several, row_groups=[group], columns=[text_key]):
                 for value in batch.column(0):
@@ -47,9 +46,11 @@ def rows(name: str, stream: BinaryIO, text_key: str) -> Iterator[tuple[str, str 
         raise DataError(f"{name}: not a whole Parquet file of text (behind row {number}: {line})") from error
 
 
-def _column(name: str, table, text_key: str) -> int:
-    """Its number among the file's flat columns."""
-    for number, column in enumerate(table.schema):
-        if column.path == text_key:
-            return number
-    raise DataError(f"{name}: column {text_key!r} is no text but {table.schema_arrow.field(text_key).type}; type data.text_key=…")
+def _column(name: str, schema, text_key: str) -> int:
+    """The number of `text_key` among the file's flat columns."""
+    paths = [column.path for column in schema]
+    if text_key in paths:
+        return paths.index(text_key)
+    if nested := [path for path in paths if path.startswith(f"{text_key}.")]:
+        raise DataError(f"{name}: column {text_key!r} is no text but holds {', '.join(nested[:5])}; type data.text_key=…")
+    raise DataError(f"{name}: no column {text_key!r} among {paths[:20]}; type data.text_key=…")

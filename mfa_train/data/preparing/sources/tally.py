@@ -12,20 +12,24 @@ class Tally:
         self.documents, self.bytes = 0, 0
         self.files: Counter[str] = Counter()
         """By what they hold."""
-        self.noted: list[str] = []
-        """Of files that hold something else than their names say."""
-        self.empty: Counter[str] = Counter()
-        """Documents without text, by why."""
+        self.unlike: list[str] = []
+        """Files that hold something else than their names say: the first, and how many more."""
+        self.left_out: Counter[str] = Counter()
+        """Documents without text, by why; and files without a document."""
         self.passed_over = PassedOver()
+
+    def is_unlike(self, told: str) -> None:
+        self.unlike.append("" if self.unlike else told)
 
     def told(self) -> list[str]:
         lines = []
         if self.files:
             kinds = ", ".join(f"{count:,} of {kind}" for kind, count in sorted(self.files.items()))
             lines.append(f"files: {self.files.total():,} ({kinds})")
-        if self.noted:
-            more = f" and {len(self.noted) - 1:,} more" if len(self.noted) > 1 else ""
-            lines.append(f"by what they hold, not by their names: {self.noted[0]}{more}")
+        if self.unlike:
+            more = f" and {len(self.unlike) - 1:,} more" if len(self.unlike) > 1 else ""
+            lines.append(f"by what they hold, not by their names: {self.unlike[0]}{more}")
         lines.append(f"documents: {self.documents:,} ({self.bytes:,} bytes of text)")
-        lines += [f"{count:,} {why} left out" for why, count in sorted(self.empty.items())]
+        if self.left_out:
+            lines.append("left out: " + ", ".join(f"{why}: {count:,}" for why, count in sorted(self.left_out.items())))
         return lines + self.passed_over.told()

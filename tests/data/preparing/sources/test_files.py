@@ -136,7 +136,7 @@ def test_a_full_disk_keeps_the_finished_shards(tmp_path):
 
 def test_an_empty_corpus_is_a_mistake(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(lines(["", ""]))
-    with pytest.raises(ConfigError, match="there is no text to prepare .files: 1 .*; documents: 0 .*; 2 empty documents left out"):
+    with pytest.raises(ConfigError, match="there is no text to prepare .files: 1 .*; documents: 0 .*; left out: empty documents: 2"):
         prepared(*settings(tmp_path, tmp_path / "data"))
 
 
