@@ -13,11 +13,7 @@ from mfa_train.data.manifest import _require, read_manifest
 from mfa_train.data.shards.cache import ShardCache
 from mfa_train.errors import DataError, UserError
 from tests.data.corpora import opened, prepared, random_texts, write
-
-ODD = [None, True, -1, 0, 10**30, 1.5, float("nan"), float("inf"), "", "../x", "/etc/passwd", "x\n\x1b[31m", "\0", "s3://b/x", "\ud800", [], {}, [None], {"a": 1},
-       "0" * 64, "uint16", "float64"]
-"""What a field may be changed to."""
-
+from tests.forgeries import ODD, changed, places
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
@@ -25,27 +21,6 @@ def corpus(tmp_path_factory) -> Path:
     write(folder / "text", "a.jsonl", random_texts(60))
     return Path(prepared("data=files", f"data_dir={folder}", f"data.files=['{folder}/text/*']", "data.vocab_size=512",
                          "data.shard_bytes=10000", "data.held_out_fraction=0.2").path)
-
-
-def places(value, path=()):
-    """Of every field, however deep; of lists the first item."""
-    if path:
-        yield path
-    items = value.items() if isinstance(value, dict) else list(enumerate(value))[:1] if isinstance(value, list) else ()
-    for key, inside in items:
-        yield from places(inside, (*path, key))
-
-
-def changed(manifest: dict, path: tuple, value) -> dict:
-    forged = copy.deepcopy(manifest)
-    inside = forged
-    for key in path[:-1]:
-        inside = inside[key]
-    if value is places:
-        del inside[path[-1]]
-    else:
-        inside[path[-1]] = value
-    return forged
 
 
 def test_no_forged_field_of_a_manifest_is_a_bug_or_a_hang(corpus, tmp_path):
