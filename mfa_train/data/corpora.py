@@ -7,6 +7,7 @@ from collections.abc import Callable
 from mfa_train.config import Config, DataConfig
 from mfa_train.data.corpus import Corpus
 from mfa_train.data.preparing.prepare import prepare
+from mfa_train.data.reach import require_place
 from mfa_train.data.shards.cache import ShardCache, is_url
 from mfa_train.errors import ConfigError
 
@@ -43,6 +44,11 @@ def open_all(data: DataConfig, say: Callable[[str], None] = lambda message: None
         if not paths:
             raise ConfigError("data.corpora: expected a name and the folder or URL of each prepared corpus, as "
                               "data.corpora='{code: data/code-16384, web: s3://bucket/web-16384}'")
+    for name, path in paths.items():
+        told = f"data.corpora.{name}={path}" if data.source == "mixture" else f"data.path={path}"
+        if not path.strip() or "\0" in path:
+            raise ConfigError(f"{told}: expected the folder or URL of a prepared corpus")
+        require_place(told, path)
     cache = ShardCache(data.cache_dir, data.cache_bytes, say)
     return {name: Corpus(path, cache, check) for name, path in paths.items()}
 

@@ -52,6 +52,7 @@ def found(key: str, patterns: list[str]) -> Found:
         told = f"{key}={pattern}"
         if not pattern.strip():
             raise ConfigError(f"{told}: an empty name; expected a path, a pattern or a URL")
+        reach.require_place(told, pattern)
         with reaching(told, ConfigError):
             is_path = "://" not in pattern and "::" not in pattern or os.path.lexists(pattern)
         before = passed_over.counts.total()

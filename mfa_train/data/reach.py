@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ def reaching(told: str, error_type: type[ConfigError] | type[DataError]) -> Iter
         mend = "; type pip install -e '.[s3]'" if "s3" in str(error) else ""
         raise ConfigError(f"{told}: {_first_line(error)}{mend}") from error
     except FileNotFoundError as error:
+        if (cause := really(error)) is not error:
+            raise error_type(f"{told}: cannot be read ({_first_line(cause)})") from error
         raise error_type(f"{told}: no such file, or no such bucket") from error
     except PermissionError as error:
         where = "; credentials belong in the environment, as AWS_ACCESS_KEY_ID or AWS_PROFILE" if "://" in told else ""
@@ -47,6 +50,20 @@ def reaching(told: str, error_type: type[ConfigError] | type[DataError]) -> Iter
             raise error_type(f"{told}: cannot be read as a path or URL ({_first_line(error)})") from error
         how = "read" if isinstance(error, OSError) else "reached"
         raise error_type(f"{told}: cannot be {how} ({_first_line(error)})") from error
+
+
+def really(error: Exception) -> Exception:
+    """Why a file isn't there: fsspec tells of a server that can't be reached, over HTTP, as of a file that isn't."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception) or isinstance(cause, FileNotFoundError):
+        return error
+    return error if getattr(cause, "status", None) in (404, 410) else cause
+
+
+def require_place(told: str, url: str) -> None:
+    """Raises ConfigError for a URL that names no host and no bucket."""
+    if re.fullmatch(r"[\w+.-]*:/+", url):
+        raise ConfigError(f"{told}: names no file; expected a path, or a URL as s3://BUCKET/FILE")
 
 
 class Raw(io.RawIOBase):
@@ -118,6 +135,7 @@ def size(file: OpenFile) -> int | None:
 
 def content(key: str, url: str) -> bytes:
     """The whole file. Raises ConfigError."""
+    require_place(f"{key}={url}", url)
     if "://" not in url and os.path.exists(url):
         mode = os.stat(url).st_mode
         if stat.S_ISDIR(mode):

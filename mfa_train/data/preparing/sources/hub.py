@@ -75,7 +75,10 @@ class Hub:
     def _saved(self) -> tuple[Any, list]:
         import datasets
 
-        saved = datasets.load_from_disk(self.name)
+        try:
+            saved = datasets.load_from_disk(self.name)
+        except IndexError as error:  # what `datasets` makes of no rows
+            raise ConfigError(f"data.dataset={self.name}: there is no row in it") from error
         if isinstance(saved, datasets.DatasetDict):
             self._require_split(saved)
             saved = saved[self.split]
