@@ -92,13 +92,15 @@ class Encoding:
             self.source = EndsHeldOut(self.source, self.data.held_out_fraction)
 
     def _lacks_a_split(self) -> bool:
-        tally, seen = Tally(), set()
+        tally, seen, longest = Tally(), set(), 0
         for document in self.source.documents(tally):
             seen.add(self._is_held_out(document))
             if len(seen) == 2:
                 return False
-        if not seen:
-            raise ConfigError(f"data.source={self.data.source}: there is no text to prepare ({'; '.join(tally.told())})")
+            longest = max(longest, len(document.text))
+        if longest < 2:
+            little = "too little text to hold any out" if seen else "there is no text to prepare"
+            raise ConfigError(f"data.source={self.data.source}: {little} ({'; '.join(tally.told())})")
         return True
 
     def _resume(self) -> dict:

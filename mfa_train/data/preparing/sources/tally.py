@@ -27,7 +27,7 @@ class Tally:
             kinds = ", ".join(f"{count:,} of {kind}" for kind, count in sorted(self.files.items()))
             lines.append(f"files: {self.files.total():,} ({kinds})")
         if self.unlike:
-            more = f" and {len(self.unlike) - 1:,} more" if len(self.unlike) > 1 else ""
+            more = f", and {len(self.unlike) - 1:,} more likewise" if len(self.unlike) > 1 else ""
             lines.append(f"by what they hold, not by their names: {self.unlike[0]}{more}")
         lines.append(f"documents: {self.documents:,} ({self.bytes:,} bytes of text)")
         if self.left_out:
