@@ -119,7 +119,10 @@ def restore(engine, start: StartingPoint, ranks: Ranks) -> None:
         reader.fill(piece)
     set_updates(engine, start.content["updates"])
     derive_weights(engine)
-    set_rng_state(reader.rng(ranks.rank))
+    try:
+        set_rng_state(reader.rng(ranks.rank))
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise Damaged(f"{start.checkpoint}: no state of random generators ({type(error).__name__})") from error
 
 
 def _candidates(config: Config, folder: Path) -> tuple[list[Path], Path]:

@@ -10,6 +10,7 @@
 import contextlib
 import errno
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def prepare(data: DataConfig, say: Callable[[str], None] = print, check: bool = 
     without documents, or a folder that holds a corpus made with other settings or anything else; DataError for a
     document or shard that cannot be read, and for a full disk. What is there stays as it was.
     """
-    path = Path(data.path)
+    path = _place(data.path)
     tokenizer = None if data.tokenizer is None else reach.content("data.tokenizer", data.tokenizer)
     if tokenizer is None and data.source != "megatron" and data.vocab_size < MIN_VOCAB_SIZE:
         raise ConfigError(f"data.vocab_size={data.vocab_size}: expected at least {MIN_VOCAB_SIZE}")
@@ -48,6 +49,21 @@ def prepare(data: DataConfig, say: Callable[[str], None] = print, check: bool = 
                 _run(work, path)
                 check = True
     return Corpus(path, ShardCache(data.cache_dir, data.cache_bytes), check)
+
+
+def _place(path: str) -> Path:
+    """Raises ConfigError for what can be no folder's path."""
+    place = Path(path)
+    try:
+        if not place.name or place.name == "..":
+            raise ValueError("it ends in no name")
+        for beside in (place, place.with_name(f".{place.name}.verified.json")):  # the longest name that is written
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                os.lstat(beside)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"data.path={path}: can be no folder ({getattr(error, 'strerror', None) or error}); type data.name=… with a "
+                          "short name, or data.path=FOLDER") from error
+    return place
 
 
 def _run(work: Encoding | Registration, path: Path) -> None:
