@@ -136,10 +136,10 @@ def _peak(device: Device, dtype: torch.dtype, ranks_per_node: int) -> float | No
 def _time(config: Config, device: Device, dtype: torch.dtype, peak: float | None, ranks: int, train_total: int) -> dict:
     """Seconds are None where the device's peak is unknown, or no float holds them."""
     mfu, source = assumed_or_measured(config.plan.mfu, device)
-    run = _finite(lambda: train_total / (peak * mfu * ranks)) if peak else None
+    run = finite(lambda: train_total / (peak * mfu * ranks)) if peak else None
     price, steps = config.cluster.price_per_device_hour, config.training.total_steps
     tokens = steps * config.training.batch_size * config.training.sequence_length
-    hours = run and _finite(lambda: run / 3600 * ranks)
+    hours = run and finite(lambda: run / 3600 * ranks)
     return {
         "mfu": mfu,
         "mfu_source": source,
@@ -147,13 +147,13 @@ def _time(config: Config, device: Device, dtype: torch.dtype, peak: float | None
         "peak_flops": peak,
         "step_seconds": run and run / steps,
         "run_seconds": run,
-        "tokens_per_second": run and _finite(lambda: tokens / run),
+        "tokens_per_second": run and finite(lambda: tokens / run),
         "device_hours": hours,
-        "cost": _finite(lambda: hours * price) if hours and price is not None else None,
+        "cost": finite(lambda: hours * price) if hours and price is not None else None,
     }
 
 
-def _finite(number: Callable[[], float]) -> float | None:
+def finite(number: Callable[[], float]) -> float | None:
     """None where no float holds it."""
     try:
         return found if math.isfinite(found := number()) else None

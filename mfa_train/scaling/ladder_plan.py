@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mfa_train.budget.match import matched
-from mfa_train.budget.plan import make_plan
+from mfa_train.budget.plan import finite, make_plan
 from mfa_train.config import Config, Member
 from mfa_train.scaling.ladder import branches_at
 
@@ -74,11 +74,10 @@ def _add(row: dict, config: Config, plan: dict) -> None:
     row["runs"] += 1
     row["tokens"] += tokens
     row["flops"] += flops
-    if speed:
-        hours = tokens / speed / 3600 * plan["memory"]["world_size"]
-        row["device_hours"] = (row["device_hours"] or 0) + hours
+    if speed and (hours := finite(lambda: tokens / speed / 3600 * plan["memory"]["world_size"])):
+        row["device_hours"] = finite(lambda: (row["device_hours"] or 0) + hours)
         if (price := config.cluster.price_per_device_hour) is not None:
-            row["cost"] = (row["cost"] or 0) + hours * price
+            row["cost"] = finite(lambda: (row["cost"] or 0) + hours * price)
 
 
 def _cells(row: dict, count: int) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ class RunLog:
         self.metrics = MetricsFile(folder / FILE, from_step)
         logged_to = self.metrics.logged_to if wandb_id else 0
         self.wandb = WandbRun(config, folder.name, folder, run_config, wandb_id, logged_to)
-        if wandb_id is None:  # a branch begins with what it branches off
+        if wandb_id is None and self.wandb.run:  # a branch begins with what it branches off
             for record in records(self.metrics.path):
                 self.wandb.log(record)
         self.bar = ProgressBar(steps, from_step)

@@ -8,6 +8,8 @@ import tracemalloc
 
 import pytest
 
+from mfa_train import config as configs
+from mfa_train.tracking import run_log
 from mfa_train.tracking.metrics_file import MetricsFile, read_metrics
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -205,3 +207,11 @@ def test_a_long_history_is_opened_in_little_memory_and_cut_from_its_end(tmp_path
     tracemalloc.stop()
     assert peak < path.stat().st_size / 1.5 and metrics.logged_to == 300_000
     assert path.read_bytes().endswith(lines(29_900)[-1])
+
+
+def test_a_history_is_read_again_for_a_new_run_in_wandb_alone(tmp_path, monkeypatch):
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(lines(3)))
+    monkeypatch.setattr(run_log, "records", lambda path: pytest.fail("read again, for nobody"))
+    log = run_log.RunLog(configs.load(["tracking=none"]).tracking, tmp_path, {}, 100, 20)
+    assert log.last_record() == {} and steps(tmp_path / "metrics.jsonl") == [10, 20]  # these tell no seconds
+    log.bar.close()
