@@ -78,11 +78,11 @@ def require_alike(host: str, answer: Answer, clock: float, job: Job) -> None:
                           "machine's: set it, as with chronyc makestep")
 
 
-def end_everywhere(hosts: Sequence[str], job: Job) -> None:
-    """Kills the job's ranks on each host that can be reached."""
+def end_everywhere(hosts: Sequence[str], job: Job, launchers: bool = False) -> None:
+    """Kills the job's ranks on each host that can be reached, with `launchers` DeepSpeed's launcher of them there too."""
     def end(host: str) -> None:
         with contextlib.suppress(ConfigError):
-            _on(host, {"end": job.word})
+            _on(host, {"end": job.word, "launchers": launchers})
 
     with ThreadPoolExecutor(64) as threads:
         list(threads.map(end, hosts))

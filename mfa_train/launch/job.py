@@ -67,6 +67,8 @@ def read_job(word: str) -> Job:
         job = Job(**json.loads(path.read_text(encoding="utf-8")))
         if not isinstance(job.environment, str | None):
             raise TypeError("its environment is no file")
+        if not all(isinstance(member, dict) and {"run_dir", "overrides"} <= member.keys() for member in job.members):
+            raise TypeError("a member without run_dir or overrides")
         return job
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): runs_dir must be a folder that all nodes "

@@ -66,14 +66,15 @@ def answer(question: Question) -> Answer:
                   time.time(), machine)
 
 
-def end_ranks(job: str) -> int:
-    """Kills the ranks of `job` on this machine; how many there were."""
+def end_ranks(job: str, launchers: bool = False) -> int:
+    """Kills the ranks of `job` on this machine, with `launchers` DeepSpeed's launcher of them too; how many there were."""
     ended = 0
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if process.name.isdigit():
                 words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                if "mfa_train.launch.rank" in words and job in words and "deepspeed.launcher.launch" not in words:
+                if "mfa_train.launch.rank" in words and job in words and (
+                        launchers or "deepspeed.launcher.launch" not in words):
                     os.kill(int(process.name), signal.SIGKILL)
                     ended += 1
     return ended
@@ -89,4 +90,4 @@ def _port(question: Question) -> int | None:
 
 if __name__ == "__main__":
     asked = json.load(sys.stdin)
-    print(json.dumps({"ended": end_ranks(asked["end"])} if "end" in asked else asdict(answer(Question(**asked)))))
+    print(json.dumps({"ended": end_ranks(asked["end"], asked["launchers"])} if "end" in asked else asdict(answer(Question(**asked)))))

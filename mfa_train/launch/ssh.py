@@ -4,7 +4,8 @@
     2. DeepSpeed's launcher starts `cluster.devices_per_node` ranks on each; rank 0's words come back to the terminal.
     3. Ctrl-C, SIGTERM and SIGUSR1 ask the run to save and stop, through its first rank; a second Ctrl-C, whatever came before the
        first, kills it.
-    4. A host that fails or is cut off takes the others along: within half a minute nothing runs on those in reach, and
+    4. A launcher that gets SIGKILL leaves nothing behind (`orphans`).
+    5. A host that fails or is cut off takes the others along: within half a minute nothing runs on those in reach, and
        the same command goes on from the last checkpoint.
 
 DeepSpeed's launcher joins words for a shell on each host, so it gets plain ones alone; the config goes by the job's
@@ -29,6 +30,7 @@ from mfa_train.launch.checks import move_aside, on_gpus, require_trainable, unfi
 from mfa_train.launch.hostfile import read_hosts
 from mfa_train.launch.hosts import ALIVE_OPTIONS, SSH_OPTIONS, end_everywhere, require_ready, signal_first
 from mfa_train.launch.job import Job
+from mfa_train.launch.orphans import Orphans
 from mfa_train.launch.output import failure_file
 
 GRACE_SECONDS = {Stopped.exit_status: 60, 255: 0}
@@ -90,6 +92,11 @@ class _Run:
             errors="replace", start_new_session=True, env=os.environ | {"PDSH_SSH_ARGS_APPEND": appended})
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, lambda number, _: self._ask(number))
+        with Orphans(self.job, self.launcher.pid, self.hosts):
+            self._wait()
+        return self._status()
+
+    def _wait(self) -> None:
         reader = threading.Thread(target=self._read)
         reader.start()
         deadline = None
@@ -102,7 +109,6 @@ class _Run:
                 end_everywhere([host for host in self.hosts if self.ended.get(host) != 255], self.job)
             time.sleep(0.1)
         reader.join()
-        return self._status()
 
     def _read(self) -> None:
         for line in self.launcher.stdout:

@@ -52,6 +52,19 @@ def test_a_host_that_is_cut_off_ends_the_job_by_name_and_the_run_goes_on_when_it
     assert not (ROOT / "pwned").exists()
 
 
+def test_a_launcher_that_is_killed_leaves_no_rank_on_any_host(hosts, launch):
+    def ranks() -> list[str]:
+        return [hosts.on(name, "pgrep -f mfa_train.launch.[r]ank").stdout for name in hosts.names]
+
+    process = launch.start("name=run", "training.steps=3000", *hosts.overrides, environment=hosts.environment)
+    while not all(ranks()):
+        assert process.poll() is None, process.communicate()[0]
+    process.kill()
+    deadline = time.monotonic() + 60
+    while any(ranks()):
+        assert time.monotonic() < deadline
+
+
 def test_what_is_wrong_with_a_host_is_told_in_one_line_with_its_name(hosts, launch, tmp_path):
     first, second = hosts.names
     elsewhere = tmp_path / "elsewhere"
