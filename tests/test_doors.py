@@ -2,6 +2,7 @@
 
 import errno
 import io
+import shutil
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ from mfa_train.config import compose
 from mfa_train.doors import report
 from mfa_train.errors import ConfigError
 from mfa_train.tracking.terminal import ProgressBar, say, say_text
+from tests.conftest import ROOT
 
 
 def raising(error: BaseException):
@@ -84,11 +86,6 @@ def test_a_bug_keeps_its_traceback(bug):
 
 
 def test_status_looks_where_train_py_would_put_runs_and_needs_no_habits_where_a_folder_is_typed(tmp_path, monkeypatch, capsys):
-    """A machine's own file moves runs_dir."""
-    import shutil
-
-    from tests.conftest import ROOT
-
     def status(*words: str) -> str:
         monkeypatch.setattr(sys, "argv", ["mfa-train", "status", *words])
         cli.main()

@@ -21,8 +21,6 @@ from mfa_train.errors import ConfigError
 
 TOLERANCE = 0.005
 """Of the parameters, to either side."""
-MOST_TRIED = 8
-"""Caches that are tried for one that may be advised."""
 
 
 class _Unmet(ConfigError):
@@ -48,8 +46,8 @@ def matched(config: Config) -> tuple[Config, dict | None]:
             except ConfigError:
                 continue
             values = " ".join(f"match.{key}={value}" for key, value in change.items() if value is not None)
-            told = f"{unmet.told}: type {values}{' instead of match.reference' if 'reference' in change else ''}"
-            raise ConfigError(told) from None
+            instead = " instead of match.reference" if "reference" in change and config.match.reference else ""
+            raise ConfigError(f"{unmet.told}: type {values}{instead}") from None
         raise ConfigError(f"{unmet.told}; no other value of match.multiple_of or of the cache's budget helps: type other "
                           f"parameters, another model=…, or match.{'params=null' if config.match.params else 'reference=null'}"
                           ) from None
@@ -109,7 +107,7 @@ def _with_cache(config: Config, attention: dict) -> dict:
     if above == 0:
         raise _Unmet(f"match.kv_bytes_per_token={budget}: no {attention['name']} of model={config.model.name} caches so little. "
                      f"Nearest below: none; above: {bytes_of(choices[0])} ({_told(choices[0])})",
-                     *({"kv_bytes_per_token": bytes_of(choice)} for choice in choices[:MOST_TRIED]))
+                     *({"kv_bytes_per_token": bytes_of(choice)} for choice in _thinning(choices)))
     return attention | choices[above - 1]
 
 
@@ -123,7 +121,7 @@ def _require_reachable(config: Config) -> None:
         raise _Unmet(f"match.kv_bytes_per_token={budget}: no {config.attention['name']} of model={config.model.name} caches so "
                      f"much. Nearest below: {most} ({_told(choices[-1])}); above: none",
                      *({"kv_bytes_per_token": _bytes_per_token(config, cache_values(config.model, config.attention | choice))}
-                       for choice in reversed(choices[-MOST_TRIED:])))
+                       for choice in _thinning(choices[::-1])))
 
 
 def _with_width(config: Config, model: ModelConfig, attention: dict, target: int) -> ModelConfig:
@@ -138,6 +136,11 @@ def _with_width(config: Config, model: ModelConfig, attention: dict, target: int
     if width < unit:
         _impossible(config, attention, target, least=shape.params - (model.intermediate_size - unit) * per_width)
     return replace(model, intermediate_size=width)
+
+
+def _thinning(choices: list) -> list:
+    """The first, the second, the fourth, the eighth, …: few to try, the nearest most of all."""
+    return [choices[2**power - 1] for power in range(len(choices).bit_length())]
 
 
 def _smaller_units(unit: int) -> list[dict[str, int]]:
@@ -193,7 +196,7 @@ def _impossible(config: Config, attention: dict, target: int, least: int) -> NoR
     least_params = {"params": least, "reference": None}
     if possible:
         caches = [_bytes_per_token(config, cache_values(config.model, fewest | choice))
-                  for choice in reversed(choices[max(0, possible - MOST_TRIED) : possible])]
+                  for choice in _thinning(choices[:possible][::-1])]
         raise _Unmet(f"match.kv_bytes_per_token={budget} with {told}. Nearest cache possible below: {caches[0]} "
                      f"({_told(choices[possible - 1])}); above: none", *({"kv_bytes_per_token": cache} for cache in caches),
                      least_params)

@@ -165,7 +165,7 @@ class _Ladder:
                  rung.model, *map(configs.as_name, self.beside)]
         found: list[Member] = []
         for number, (budget, start) in enumerate(zip(budgets, starts)):
-            name = "-".join([*filter(None, parts), _short(budget.tokens), f"seed{seed}"])
+            name = configs.cut("-".join([*filter(None, parts), _short(budget.tokens), f"seed{seed}"]))
             branch = branching and number > 0
             set_here: dict[str, Any] = {
                 "seed": seed, "training.steps": budget.steps, "training.batch_size": batch, "optimizer.lr": rate,

@@ -1,5 +1,7 @@
 """Matched shapes: the budgets they meet, the ones published, and what is said where there is none."""
 
+import re
+
 import pytest
 
 from mfa_train import config as configs
@@ -123,3 +125,28 @@ def test_the_nearest_possible_budget_is_possible(overrides):
     with pytest.raises(ConfigError) as error:
         Shaped(*overrides)
     Shaped(*overrides, str(error.value).split("type ")[1])
+
+
+@pytest.mark.parametrize("asked", [
+    "model=280k attention=mfa match.params=150000 match.multiple_of=64",
+    "model=280k attention=mfa match.params=150000 match.multiple_of=256",
+    "model=280k attention=mqa match.params=75000 model.hidden_size=32 match.multiple_of=8",
+    "model=280k attention=mqa match.params=60000",
+    "model=280k attention=mla match.reference=mqa match.multiple_of=1000",
+    "model=nano attention=mqa match.kv_bytes_per_token=8 match.reference=mha",
+    "model=nano attention=mqa match.kv_bytes_per_token=100000000 match.reference=mha",
+    "model=nano attention=mfa_kr match.params=200000 match.by=num_attention_heads match.multiple_of=1",
+    "model=7b attention=mla match.kv_bytes_per_token=1000000000 match.params=6e9",
+])
+def test_what_is_advised_works(asked):
+    words = ["data.vocab_size=512", *asked.split()]
+    with pytest.raises(ConfigError) as told:
+        matched(configs.load(words))
+    advice, instead = re.search(r": type (match\.\S+)( instead of match\.reference)?$", str(told.value)).groups()
+    kept = [word for word in words if word.split("=")[0] not in (advice.split("=")[0], "match.reference" if instead else None)]
+    matched(configs.load([*kept, advice]))
+
+
+def test_where_nothing_helps_nothing_is_advised():
+    with pytest.raises(ConfigError, match="no other value of match.multiple_of .* helps: type other parameters"):
+        matched(configs.load(["model=nano", "attention=mla", "match.kv_bytes_per_token=64", "match.params=1"]))
