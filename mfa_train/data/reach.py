@@ -63,10 +63,13 @@ def size(file: OpenFile) -> int | None:
         return file.fs.size(file.path)
 
 
-def content(key: str, url: str) -> bytes:
-    """The whole file. Raises ConfigError."""
+def content(key: str, url: str, most: int) -> bytes:
+    """The whole file, of at most `most` bytes. Raises ConfigError."""
     with reaching(f"{key}={url}", ConfigError), fsspec.open(url, "rb") as file:
-        return file.read()
+        read = file.read(most + 1)
+    if len(read) > most:
+        raise ConfigError(f"{key}={url}: more than {most:,} bytes, which is no tokenizer; expected a tokenizer.json or a sentencepiece model")
+    return read
 
 
 def _first_line(error: BaseException) -> str:

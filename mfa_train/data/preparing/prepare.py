@@ -20,7 +20,7 @@ from mfa_train.data.preparing.encode import Encoding
 from mfa_train.data.preparing.megatron import Registration
 from mfa_train.data.preparing.sources import open_source
 from mfa_train.data.shards.cache import ShardCache
-from mfa_train.data.tokenizer import MIN_VOCAB_SIZE
+from mfa_train.data.tokenizer import MIN_VOCAB_SIZE, MOST_BYTES
 from mfa_train.errors import ConfigError, DataError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -35,7 +35,7 @@ def prepare(data: DataConfig, say: Callable[[str], None] = print, check: bool = 
     document or shard that cannot be read, and for a full disk. What is there stays as it was.
     """
     path = Path(data.path)
-    tokenizer = None if data.tokenizer is None else reach.content("data.tokenizer", data.tokenizer)
+    tokenizer = None if data.tokenizer is None else reach.content("data.tokenizer", data.tokenizer, MOST_BYTES)
     if tokenizer is None and data.source != "megatron" and data.vocab_size < MIN_VOCAB_SIZE:
         raise ConfigError(f"data.vocab_size={data.vocab_size}: expected at least {MIN_VOCAB_SIZE}")
     if data.source == "megatron":

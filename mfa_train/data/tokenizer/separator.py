@@ -63,12 +63,11 @@ def chosen(eos_token: str | None) -> Choice:
                 raise ConfigError(f"data.eos_token={shown(eos_token)}: an ordinary token of {name}, which texts become as well; "
                                   f"{_mend(tokens)}")
             return Separator(eos_token, found)
-        if tokens.own is not None:
-            return Separator(next(token for token, found in tokens.special.items() if found == tokens.own), tokens.own)
-        usual = [token for token in USUAL if token in tokens.special]
-        if not usual:
+        own = [token for token, found in tokens.special.items() if found == tokens.own]
+        names = own + [token for token in USUAL if token in tokens.special and token not in own]
+        if not names:
             raise ConfigError(f"data.eos_token=null: {name} has a special token under none of the usual names; {_mend(tokens)}")
-        return Separator(usual[0], tokens.special[usual[0]], tuple(usual[1:]))
+        return Separator(names[0], tokens.special[names[0]], tuple(names[1:]))
 
     return choose
 
