@@ -1,4 +1,4 @@
-"""The trainer's door: Hydra composes configs/ and the command line, `mfa_train.training.run` does the rest.
+"""The trainer's door: configs/ and the command line become one config, `mfa_train.training.run` does the rest.
 
 With -m each member of the sweep runs in a process of its own, under the name of the model and of the keys swept
 (`mfa_train.launch.sweep`).
@@ -15,29 +15,31 @@ from mfa_train.doors import report
 from mfa_train.errors import ConfigError
 
 MULTIRUN = {"-m", "--multirun"}
-composed: list[DictConfig] = []
-"""What Hydra composed."""
+SHOWN = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-p", "--package", "--resolve"}
+"""Hydra's options that show something and run nothing."""
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
-def compose(tree: DictConfig) -> None:
-    composed.append(tree)
+def show(tree: DictConfig) -> None:
+    """Hydra's own answer to one of `SHOWN`."""
 
 
 def main() -> None:
     typed = sys.argv[1:]
-    if MULTIRUN & set(typed) and not {"-h", "--help"} & set(typed):
+    options = {word.split("=")[0] for word in typed if word.startswith("-")}
+    if unknown := sorted(options - MULTIRUN - SHOWN):
+        raise ConfigError(f"{unknown[0]}: no such option. Keys are typed without dashes, as optimizer.lr=1e-3; python train.py "
+                          "--help lists them")
+    if options & SHOWN:
+        sys.argv[1:] = configs.as_meant([word for word in typed if word not in MULTIRUN])
+        show()
+    elif options & MULTIRUN:
         from mfa_train.launch.sweep import run_sweep
         from mfa_train.scaling.ladder import members
 
         run_sweep(members([word for word in typed if word not in MULTIRUN]), [sys.executable, __file__])
-        return
-    try:
-        compose()
-    except ValueError as error:  # Hydra's own for `=3` or `model=null`
-        raise ConfigError(f"{error}: expected GROUP=CHOICE or KEY=VALUE, as attention=mla") from error
-    for tree in composed:  # none after --help and the like
-        config = configs.from_hydra(tree)
+    else:
+        config = configs.load(typed)
         configs.require_one(config, typed)
         from mfa_train.training.run import run  # torch and deepspeed take seconds: not for --help or a mistyped key
 

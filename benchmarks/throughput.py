@@ -172,7 +172,7 @@ def main() -> None:
 
     import torch
 
-    from mfa_train.budget.devices import measured_flops
+    from mfa_train.budget.peak import measured_flops
 
     peak = measured_flops(torch.bfloat16, seconds=2.0)
     result = {"peak_gflops": peak / 1e9, "rounds": arguments.rounds, "contenders": {}}

@@ -2,16 +2,29 @@
 
 import argparse
 import json
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from mfa_train import config as configs
 from mfa_train.doors import report
 from mfa_train.errors import ConfigError
+from mfa_train.tracking.terminal import in_one_line, say, say_aside, say_text
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; {self.prog} --help tells what can be typed")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="mfa-train", description=__doc__)
+    return report(_act)
+
+
+def _act() -> None:
+    parser = _Parser(prog="mfa-train", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser("prepare", help="corpus -> tokenizer -> token shards")
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
@@ -48,8 +61,8 @@ def main() -> int:
     command.add_argument("--dry-run", action="store_true", help="print exactly what would run")
     command.set_defaults(act=launch)
     command = commands.add_parser("status", help="how the runs of a folder stand: state, step, loss, tokens/s, ETA")
-    command.add_argument("runs_dir", type=Path, nargs="?", default=Path("runs"), metavar="RUNS_DIR")
-    command.set_defaults(act=status, overrides=[])
+    command.add_argument("overrides", nargs="*", metavar="RUNS_DIR", help="the folder; without it runs_dir, as train.py has it")
+    command.set_defaults(act=status)
     command = commands.add_parser("dashboard", help="the comparison as a workspace in W&B (docs/wandb.md)")
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of tracking: entity, project, group")
     command.add_argument("--json", action="store_true", help="print it and save nothing: needs no account")
@@ -58,19 +71,27 @@ def main() -> int:
     if unknown := [word for word in rest if word.startswith("-")]:
         parser.error(f"unknown option {unknown[0]}")
     arguments.overrides += rest
-    return report(lambda: arguments.act(arguments))
+    arguments.act(_at_home(arguments))
+
+
+def _at_home(arguments: argparse.Namespace) -> argparse.Namespace:
+    """With ~ expanded in what is a folder. Raises ConfigError for a URL."""
+    for name, told in (("run", "RUN"), ("out", "--out")):
+        if (folder := getattr(arguments, name, None)) is not None:
+            setattr(arguments, name, Path(configs.local(told, str(folder))))
+    return arguments
 
 
 def plan(arguments: argparse.Namespace) -> None:
     """Prints the plans of all members; raises ConfigError where one of them cannot be, after the others are told."""
     from mfa_train.scaling import ladder
 
-    members = ladder.members(arguments.overrides, say=_aside)
+    members = ladder.members(arguments.overrides, say=say_aside)
     if ladder.is_ladder(members):
         from mfa_train.scaling.ladder_plan import ladder_plan, ladder_table
 
         found = ladder_plan(members)
-        print(json.dumps(found, indent=2) if arguments.json else ladder_table(found))
+        say(json.dumps(found, indent=2) if arguments.json else ladder_table(found))
         return
     from mfa_train.budget.match import matched
     from mfa_train.budget.plan import make_plan
@@ -86,13 +107,11 @@ def plan(arguments: argparse.Namespace) -> None:
         except ConfigError as error:
             failures.append(f"{title}: {error}" if member.swept else str(error))
     if plans:
-        print(json.dumps(plans if len(members) > 1 else plans[0], indent=2) if arguments.json else table(titles, plans))
+        say(json.dumps(plans if len(members) > 1 else plans[0], indent=2) if arguments.json else table(titles, plans))
+    for failure in failures[:-1]:
+        say_aside(f"error: {in_one_line(failure)}")
     if failures:
-        raise ConfigError("\nerror: ".join(failures))
-
-
-def _aside(line: str) -> None:
-    print(line, file=sys.stderr)
+        raise ConfigError(failures[-1])
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -108,10 +127,18 @@ def generate(arguments: argparse.Namespace) -> None:
             raise ConfigError(f"{override}: expected keys of sample, or seed, as sample.temperature=0; the model is the run's")
     config = configs.of_run(arguments.run, arguments.overrides)
     if arguments.prompt is not None:
-        config.sample.prompt = arguments.prompt
+        config.sample = replace(config.sample, prompt=_utf_8("--prompt", arguments.prompt))
     from mfa_train.training.sample import sample_from_run
 
-    print(sample_from_run(config, arguments.run))
+    say_text(sample_from_run(config, arguments.run))
+
+
+def _utf_8(option: str, value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{option} {value}: expected text in UTF-8, and this holds bytes that are not") from None
+    return value
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -119,12 +146,12 @@ def export(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{arguments.overrides[0]}: expected RUN [--out FOLDER] alone; the model is the run's")
     from mfa_train.training.export import export
 
-    print(export(arguments.run, arguments.out or arguments.run / "export"))
+    say(export(arguments.run, arguments.out or arguments.run / "export"))
 
 
 def compare(arguments: argparse.Namespace) -> None:
     tracked = [word for word in arguments.overrides
-               if word.startswith(("tracking=", "tracking.")) and not Path(word).exists()]
+               if word.startswith(("tracking=", "tracking.")) and not os.path.exists(word)]
     tracking = configs.load(tracked).tracking
     try:
         budgets = tuple(float(word) for word in arguments.budget.split(",") if word)
@@ -135,7 +162,7 @@ def compare(arguments: argparse.Namespace) -> None:
     from mfa_train.scaling.report import write_report
     from mfa_train.scaling.study import gather
 
-    paths = [Path(word) for word in arguments.overrides if word not in tracked]
+    paths = [Path(configs.local("RUN", word, "run's folder or CSV file")) for word in arguments.overrides if word not in tracked]
     by = tuple(key for key in arguments.by.split(",") if key)
     study = gather(paths, arguments.params, arguments.per_byte, by)
     write_report(study, arguments.out, tracking, arguments.reference, budgets)
@@ -148,18 +175,25 @@ def launch(arguments: argparse.Namespace) -> None:
 
 
 def status(arguments: argparse.Namespace) -> None:
-    if arguments.overrides:
-        raise ConfigError(f"{arguments.overrides[0]}: expected RUNS_DIR alone, the folder that holds the runs")
     from mfa_train.launch.status import statuses, table
 
-    print(table(statuses(arguments.runs_dir)))
+    say(table(statuses(_runs_dir(arguments.overrides))))
+
+
+def _runs_dir(words: list[str]) -> Path:
+    """The folder that is typed; else runs_dir as train.py would have it, with a machine's own habits (configs/local)."""
+    if len(words) == 1 and ("=" not in words[0] or os.path.isdir(words[0])):
+        return Path(configs.local("RUNS_DIR", words[0]))
+    if folders := [word for word in words if "=" not in word]:
+        raise ConfigError(f"{folders[0]}: expected RUNS_DIR alone, the folder that holds the runs, or runs_dir=FOLDER")
+    return Path(configs.load(words).runs_dir)
 
 
 def dashboard(arguments: argparse.Namespace) -> None:
     from mfa_train.tracking.dashboard import dashboard, save, spec
 
     workspace = dashboard(configs.load(arguments.overrides).tracking)
-    print(spec(workspace) if arguments.json else save(workspace))
+    say(spec(workspace) if arguments.json else save(workspace))
 
 
 if __name__ == "__main__":

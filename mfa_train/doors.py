@@ -1,18 +1,25 @@
-"""What every door (train.py, `mfa-train`) does with an error: one line for a user's mistake, a traceback for a bug."""
+"""What every door (train.py, `mfa-train`) does with an error: one line for a user's mistake and for a machine's (no room, no
+right to), a traceback for a bug."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 
-from mfa_train.config import ComposeError, explained
+from mfa_train.config import ComposeError, explained, hidden
 from mfa_train.errors import Stopped, UserError
-from mfa_train.tracking.terminal import open_closed_streams, unbroken
+from mfa_train.tracking.terminal import in_one_line, ready_streams, unbroken
+
+ORDINARY = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR,
+            errno.ELOOP, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.ETXTBSY, errno.EBUSY}
+"""What files and folders may do to any program."""
+LONGEST_LINE = 2_000
 
 
 def report(main: Callable[[], object]) -> int:
     """Runs `main`; returns the exit status: 0, a UserError's own (2 for config mistakes, 75 for a run
     that was stopped and goes on later), 130 when interrupted, 141 when nobody reads the output any more."""
-    open_closed_streams()
+    ready_streams()
     try:
         main()
         return 0
@@ -25,9 +32,21 @@ def report(main: Callable[[], object]) -> int:
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except MemoryError as error:
+        failure = UserError(f"not enough memory{f' ({error})' if str(error) else ''}")
+    except OSError as error:
+        if error.errno not in ORDINARY and not (error.errno == errno.ENOENT and error.filename):
+            raise
+        failure = UserError(f"{_named(error)}{error.strerror}")
     rank = os.environ.get("RANK", "0")
     if rank == "0" or not failure.everywhere:
         sign = "stopped" if isinstance(failure, Stopped) else "error"
-        told = f"{sign}: {failure}" if rank == "0" else f"rank {rank}: {sign}: {failure}"
+        told = hidden(in_one_line(f"{sign}: {failure}" if rank == "0" else f"rank {rank}: {sign}: {failure}"))
+        if len(told) > LONGEST_LINE:
+            told = f"{told[: LONGEST_LINE // 2]} … {told[-LONGEST_LINE // 2 :]}"
         unbroken(sys.stderr, lambda: print(told, file=sys.stderr, flush=True))  # the exit status must be this one's
     return failure.exit_status
+
+
+def _named(error: OSError) -> str:
+    return "" if error.filename is None else f"{os.fsdecode(error.filename) if not isinstance(error.filename, int) else error.filename}: "

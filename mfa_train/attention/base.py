@@ -53,12 +53,12 @@ class AttentionConfig:
     def __post_init__(self):
         for key, value in vars(self).items():
             if type(value) is int:
-                require_positive(f"attention.{key}", value)
+                require_positive(f"attention.{key}", value, 2**20)
         if self.rope_dim % 2:
             raise ConfigError(f"attention.{self.rope_key}={self.rope_dim} is odd, and RoPE turns pairs of dimensions: "
                               f"type attention.{self.rope_key}={self.rope_dim + 1}")
-        if not self.rope_theta > 0:
-            raise ConfigError(f"attention.rope_theta={self.rope_theta}: expected a number above 0, as 10000")
+        if not 0 < self.rope_theta <= 1e30:
+            raise ConfigError(f"attention.rope_theta={self.rope_theta}: expected a number above 0 and at most 1e30, as 10000")
         require_choice("attention.kernel", self.kernel, ("auto", "sdpa", "flash", "tiled"))
 
     @property

@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from mfa_train.config import require_choice
+from mfa_train.config import require_choice, require_number
 from mfa_train.errors import ConfigError
 
 
@@ -30,8 +30,9 @@ class RopeScaling:
 
     def __post_init__(self):
         require_choice("attention.rope_scaling.rope_type", self.rope_type, ("linear", "yarn", "llama3"))
-        if self.factor < 1:
-            raise ConfigError(f"attention.rope_scaling.factor={self.factor}: expected 1 or more")
+        require_number("attention.rope_scaling.factor", self.factor, 1, 1e6)
+        for key in ("beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor"):
+            require_number(f"attention.rope_scaling.{key}", getattr(self, key), 0, 1e6)
         if self.low_freq_factor >= self.high_freq_factor:
             raise ConfigError(f"attention.rope_scaling.low_freq_factor={self.low_freq_factor}: expected less than "
                               f"high_freq_factor={self.high_freq_factor}")

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from mfa_train.attention.kernels import planned_kernel
-from mfa_train.budget.shape import meta_model
+from mfa_train.budget.shape import countable, meta_model
 from mfa_train.config import ModelConfig
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.loss import CHUNK_LOGITS
@@ -34,6 +34,7 @@ class Pass:
     """cuda | cpu: they differ in the attention kernel and in the loss's chunks."""
 
 
+@countable()
 def activation_peak(pass_: Pass, checkpointing: bool) -> int:
     """Bytes on one rank."""
     one, two = (_peak(pass_, layers, checkpointing) for layers in (1, 2))

@@ -1,13 +1,14 @@
-"""What a device holds and how fast it multiplies at best: what a plan fits into, and what MFU divides by."""
+"""What a device holds and what its vendor says that it multiplies at best: what a plan fits into."""
 
-import functools
 import os
-import time
 from dataclasses import dataclass
 
 import torch
 
 from mfa_train.errors import ConfigError, did_you_mean
+
+
+PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
 @dataclass(frozen=True)
@@ -58,43 +59,9 @@ def _this_gpu() -> Device:
     return Device(named.name if named else properties.name, "cuda", properties.total_memory, named and named.peak_bf16)
 
 
-def peak_flops(device: Device, dtype: torch.dtype) -> float | None:
-    """Peak FLOP/s of one device; None where the table has none. A CPU is measured, in about 0.2 seconds."""
-    if device.type == "cpu":
-        return measured_flops(dtype)
-    return device.peak_bf16 if dtype == torch.bfloat16 else None
-
-
 def resolve_precision(precision: str, device: Device) -> torch.dtype:
     """What `precision` means on a device. auto: bfloat16 where the hardware multiplies it."""
     if precision == "auto":
         fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
         precision = "bf16" if fast else "fp32"
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-
-
-@functools.cache
-def measured_flops(dtype: torch.dtype, largest: int = 1536, seconds: float = 0.2) -> float:
-    """FLOP/s of the fastest of some square matrix products on this CPU, measured once a process.
-
-    They are as large as `largest`, or smaller where one of those would take too long: bfloat16 without the hardware for
-    it is a hundred times slower.
-    """
-    size = largest // 8
-    while True:
-        a, b = (torch.randn(size, size, dtype=dtype) for _ in range(2))
-        a @ b  # what is set up at the first
-        best = _seconds(a, b)
-        if size == largest or best > seconds / 16:
-            break
-        size *= 2
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        best = min(best, _seconds(a, b))
-    return 2 * size**3 / best
-
-
-def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
-    start = time.perf_counter()
-    a @ b
-    return time.perf_counter() - start
+    return next(dtype for dtype, name in PRECISIONS.items() if name == precision)

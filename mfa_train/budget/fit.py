@@ -1,6 +1,8 @@
 """Whether a run fits into its devices, at every ZeRO stage, and the smallest change that makes it fit."""
 
 import functools
+import math
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -84,11 +86,11 @@ class Fit:
         """Of settings with ever smaller micro-batches the first that fits."""
         if not self.fits(micro_batches[-1]):
             return None
-        return next(setting for setting in micro_batches if self.fits(setting))
+        return micro_batches[bisect_left(micro_batches, True, key=self.fits)]
 
     def _candidates(self) -> Iterator[list[Setting]]:
         now = self.setting
-        sizes = [size for size in range(now.micro_batch, 0, -1) if now.micro_batch % size == 0]
+        sizes = _divisors(now.micro_batch)
         stages = [stage for stage in range(now.zero, 4) if now.ranks > 1 or stage in (now.zero, 2)]
 
         def smaller(setting: Setting) -> list[Setting]:
@@ -109,3 +111,9 @@ class Fit:
         ranks = now.ranks if self.more_ranks else self.batch_size
         while (ranks := ranks * 2) <= self.batch_size and self.batch_size % ranks == 0:
             yield [replace(now, zero=3, ranks=ranks, micro_batch=1, checkpointing=True)]
+
+
+def _divisors(number: int) -> list[int]:
+    """The largest first; of one above 10^12 those alone that are found in reasonable time."""
+    small = [one for one in range(1, min(math.isqrt(number), 10**6) + 1) if number % one == 0]
+    return sorted({*small, *(number // one for one in small)}, reverse=True)

@@ -21,6 +21,16 @@ from mfa_train.errors import ConfigError
 
 TOLERANCE = 0.005
 """Of the parameters, to either side."""
+MOST_TRIED = 8
+"""Caches that are tried for one that may be advised."""
+
+
+class _Unmet(ConfigError):
+    """What cannot be met, and changes of `match` that may meet it, the nearest first."""
+
+    def __init__(self, told: str, *instead: dict[str, Any]):
+        super().__init__(told)
+        self.told, self.instead = told, instead
 
 
 def matched(config: Config) -> tuple[Config, dict | None]:
@@ -29,6 +39,24 @@ def matched(config: Config) -> tuple[Config, dict | None]:
 
     Raises ConfigError, with what is possible instead, where no shape meets the targets.
     """
+    try:
+        return _matched(config)
+    except _Unmet as unmet:
+        for change in unmet.instead:
+            try:
+                _matched(replace(config, match=replace(config.match, **change)))
+            except ConfigError:
+                continue
+            values = " ".join(f"match.{key}={value}" for key, value in change.items() if value is not None)
+            told = f"{unmet.told}: type {values}{' instead of match.reference' if 'reference' in change else ''}"
+            raise ConfigError(told) from None
+        raise ConfigError(f"{unmet.told}; no other value of match.multiple_of or of the cache's budget helps: type other "
+                          f"parameters, another model=…, or match.{'params=null' if config.match.params else 'reference=null'}"
+                          ) from None
+
+
+def _matched(config: Config) -> tuple[Config, dict | None]:
+    """As `matched`; what may help is not tried yet."""
     match = config.match
     if not match.wanted:
         return config, None
@@ -44,9 +72,9 @@ def matched(config: Config) -> tuple[Config, dict | None]:
         model, attention = _with_heads(config, target)
     shape = measure(model, attention)
     if target is not None and abs(shape.params - target) > TOLERANCE * target:
-        raise ConfigError(f"match.multiple_of={match.multiple_of}: the nearest width, {model.intermediate_size}, misses "
-                          f"{target:,} parameters by {shape.params / target - 1:+.2%}: type a smaller one, as "
-                          "match.multiple_of=8")
+        raise _Unmet(f"match.multiple_of={match.multiple_of}: the nearest width, {model.intermediate_size}, misses "
+                     f"{target:,} parameters by {shape.params / target - 1:+.2%}", *_smaller_units(match.multiple_of),
+                     {"params": shape.params, "reference": None})
     report = {"kv_cache": _cache_report(config, shape), "params": _params_report(config, shape, target),
               "changed": _changes(config, model, attention), "by": match.by}
     # The target as a number: in this model the reference would have other parameters.
@@ -69,7 +97,7 @@ def _choices(config: Config, attention: dict) -> list[dict[str, int]]:
 
 
 def _with_cache(config: Config, attention: dict) -> dict:
-    """`attention` with the largest cache that is not above the budget; itself without a budget or choices."""
+    """`attention` with the largest cache that is not above the budget; itself without a budget or choices. Raises _Unmet."""
     budget, choices = config.match.kv_bytes_per_token, _choices(config, attention)
     if budget is None or not choices:
         return attention
@@ -79,39 +107,42 @@ def _with_cache(config: Config, attention: dict) -> dict:
 
     above = bisect.bisect_right(choices, budget, key=bytes_of)
     if above == 0:
-        raise ConfigError(
-            f"match.kv_bytes_per_token={budget}: no {attention['name']} of model={config.model.name} caches so little. "
-            f"Nearest below: none; above: {bytes_of(choices[0])} ({_told(choices[0])}): "
-            f"type match.kv_bytes_per_token={bytes_of(choices[0])}"
-        )
+        raise _Unmet(f"match.kv_bytes_per_token={budget}: no {attention['name']} of model={config.model.name} caches so little. "
+                     f"Nearest below: none; above: {bytes_of(choices[0])} ({_told(choices[0])})",
+                     *({"kv_bytes_per_token": bytes_of(choice)} for choice in choices[:MOST_TRIED]))
     return attention | choices[above - 1]
 
 
 def _require_reachable(config: Config) -> None:
-    """Raises ConfigError where even the variant's largest cache is below the budget, and is not what the config had anyway."""
+    """Raises _Unmet where even the variant's largest cache is below the budget, and is not what the config had anyway."""
     budget, choices = config.match.kv_bytes_per_token, _choices(config, config.attention)
     if budget is None or not choices or config.attention | choices[-1] == config.attention:
         return
     most = _bytes_per_token(config, cache_values(config.model, config.attention | choices[-1]))
     if most < budget:
-        raise ConfigError(
-            f"match.kv_bytes_per_token={budget}: no {config.attention['name']} of model={config.model.name} caches so much. "
-            f"Nearest below: {most} ({_told(choices[-1])}); above: none: type match.kv_bytes_per_token={most}"
-        )
+        raise _Unmet(f"match.kv_bytes_per_token={budget}: no {config.attention['name']} of model={config.model.name} caches so "
+                     f"much. Nearest below: {most} ({_told(choices[-1])}); above: none",
+                     *({"kv_bytes_per_token": _bytes_per_token(config, cache_values(config.model, config.attention | choice))}
+                       for choice in reversed(choices[-MOST_TRIED:])))
 
 
 def _with_width(config: Config, model: ModelConfig, attention: dict, target: int) -> ModelConfig:
-    """`model` with the feed-forward's width that comes nearest to `target` parameters."""
+    """`model` with the feed-forward's width that comes nearest to `target` parameters. Raises _Unmet."""
     unit, shape = config.match.multiple_of, measure(model, attention)
     per_width = shape.layers * shape.ffn_params_per_layer // model.intermediate_size
     exact = model.intermediate_size + (target - shape.params) / per_width
     width = round(exact / unit) * unit
-    if width < unit and exact >= 8:
-        raise ConfigError(f"match.multiple_of={unit}: the width that gives {target:,} parameters is {exact:.0f}: type a "
-                          "smaller one, as match.multiple_of=8")
+    if width < unit and exact >= 1:
+        raise _Unmet(f"match.multiple_of={unit}: the width that gives {target:,} parameters is {exact:.0f}", *_smaller_units(unit),
+                     {"params": shape.params - (model.intermediate_size - unit) * per_width, "reference": None})
     if width < unit:
         _impossible(config, attention, target, least=shape.params - (model.intermediate_size - unit) * per_width)
     return replace(model, intermediate_size=width)
+
+
+def _smaller_units(unit: int) -> list[dict[str, int]]:
+    """Powers of two, the largest first."""
+    return [{"multiple_of": 2**power} for power in reversed(range((unit - 1).bit_length()))]
 
 
 def _with_heads(config: Config, target: int) -> tuple[ModelConfig, dict]:
@@ -147,7 +178,7 @@ def _with_heads(config: Config, target: int) -> tuple[ModelConfig, dict]:
 
 
 def _impossible(config: Config, attention: dict, target: int, least: int) -> NoReturn:
-    """Raises ConfigError: `target` parameters cannot be met with `attention`, whose model has at least `least`."""
+    """Raises _Unmet: `target` parameters cannot be met with `attention`, whose model has at least `least`."""
     match, budget = config.match, config.match.kv_bytes_per_token
     what = f"match.reference={match.reference}" if match.reference else f"match.params={target}"
     told = (f"{what}: {attention['name']} of model={config.model.name} has at least {least:,} parameters, the target is "
@@ -159,12 +190,14 @@ def _impossible(config: Config, attention: dict, target: int, least: int) -> NoR
         fewest = config.attention | {"num_attention_heads": config.attention.get("num_key_value_heads", 1)}
     choices = _choices(config, fewest) if budget is not None else []
     possible = bisect.bisect_right(choices, target, key=lambda choice: measure(model, fewest | choice).params)
+    least_params = {"params": least, "reference": None}
     if possible:
-        below = _bytes_per_token(config, cache_values(config.model, fewest | choices[possible - 1]))
-        raise ConfigError(f"match.kv_bytes_per_token={budget} with {told}. Nearest cache possible below: {below} "
-                          f"({_told(choices[possible - 1])}); above: none: type match.kv_bytes_per_token={below}")
-    instead = " instead of match.reference" if match.reference else ""
-    raise ConfigError(f"{told}. Nearest possible below: none; above: {least}: type match.params={least}{instead}")
+        caches = [_bytes_per_token(config, cache_values(config.model, fewest | choice))
+                  for choice in reversed(choices[max(0, possible - MOST_TRIED) : possible])]
+        raise _Unmet(f"match.kv_bytes_per_token={budget} with {told}. Nearest cache possible below: {caches[0]} "
+                     f"({_told(choices[possible - 1])}); above: none", *({"kv_bytes_per_token": cache} for cache in caches),
+                     least_params)
+    raise _Unmet(f"{told}. Nearest possible below: none; above: {least}", least_params)
 
 
 def _told(values: dict[str, Any]) -> str:

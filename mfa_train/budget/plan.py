@@ -6,21 +6,21 @@
     4. FLOPs over an assumed or measured share of the device's peak tell the time, and a price the cost.
 """
 
-import json
-import statistics
+import math
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from mfa_train.attention import attention_config
-from mfa_train.budget.devices import Device, peak_flops, planned_device, resolve_precision
+from mfa_train.budget.devices import PRECISIONS, Device, planned_device, resolve_precision
 from mfa_train.budget.fit import Fit
+from mfa_train.budget.mfu import assumed_or_measured
+from mfa_train.budget.peak import peak_flops
 from mfa_train.budget.shape import measure
-from mfa_train.config import Config, PlanConfig
+from mfa_train.config import Config
 from mfa_train.errors import ConfigError
 
-ASSUMED_MFU = {"cuda": 0.4, "cpu": 0.5}
 MODEL_KEYS = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
 NO_SETTING = ("no setting makes it fit: take a smaller model or training.sequence_length, or more devices with a larger "
               "training.batch_size")
@@ -32,10 +32,22 @@ def make_plan(config: Config, device: Device | None = None, ranks: int | None = 
     By default for cluster.device and the cluster's devices; with `ranks` for so many, no longer to be chosen. Raises
     ConfigError where the model can't be built, the device is unknown or the batch does not divide.
     """
+    try:
+        return _made(config, device, ranks, match)
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise ConfigError(f"model={config.model.name} training.sequence_length={config.training.sequence_length} training.batch_size="
+                          f"{config.training.batch_size}: a tensor of this model and batch would have more bytes than 64 bits count: "
+                          "type smaller ones") from error
+
+
+def _made(config: Config, device: Device | None, ranks: int | None, match: dict | None) -> dict:
     attention_config(config.attention)
     per_node = config.cluster.devices_per_node if device is None else 1  # a rank at hand measures its own threads
     device = device or planned_device(config.cluster.device, per_node)
     dtype = resolve_precision(config.precision, device)
+    _peak(device, dtype, per_node)  # and again below: a CPU's is measured at different moments
     shape = measure(config.model, config.attention)
     fit = Fit(config, shape, device, dtype, ranks or config.cluster.world_size, more_ranks=ranks is None)
     sequence, context = config.training.sequence_length, config.plan.context
@@ -66,7 +78,7 @@ def make_plan(config: Config, device: Device | None = None, ranks: int | None = 
             "decode_rest_per_token": shape.ffn_flops + shape.head_flops,
         },
         "memory": _memory(fit, config.cluster.devices_per_node),
-        "time": _time(config, device, _peak(device, dtype, per_node), fit.setting.ranks, train_total),
+        "time": _time(config, device, dtype, _peak(device, dtype, per_node), fit.setting.ranks, train_total),
         "model": {key: getattr(config.model, key) for key in MODEL_KEYS}
         | {key: value for key, value in config.attention.items() if type(value) is int},
         "match": match,
@@ -121,36 +133,29 @@ def _peak(device: Device, dtype: torch.dtype, ranks_per_node: int) -> float | No
     return peak / ranks_per_node if peak and device.type == "cpu" else peak
 
 
-def _time(config: Config, device: Device, peak: float | None, ranks: int, train_total: int) -> dict:
-    """Seconds are None where the device's peak is unknown."""
-    mfu, source = _mfu(config.plan, device)
-    run = train_total / (peak * mfu * ranks) if peak else None
-    hours = run and run / 3600 * ranks
-    price = config.cluster.price_per_device_hour
+def _time(config: Config, device: Device, dtype: torch.dtype, peak: float | None, ranks: int, train_total: int) -> dict:
+    """Seconds are None where the device's peak is unknown, or no float holds them."""
+    mfu, source = assumed_or_measured(config.plan.mfu, device)
+    run = _finite(lambda: train_total / (peak * mfu * ranks)) if peak else None
+    price, steps = config.cluster.price_per_device_hour, config.training.total_steps
+    tokens = steps * config.training.batch_size * config.training.sequence_length
+    hours = run and _finite(lambda: run / 3600 * ranks)
     return {
         "mfu": mfu,
         "mfu_source": source,
+        "precision": PRECISIONS[dtype],
         "peak_flops": peak,
-        "step_seconds": run and run / config.training.total_steps,
+        "step_seconds": run and run / steps,
         "run_seconds": run,
-        "tokens_per_second": run and (config.training.total_steps * config.training.batch_size
-                                      * config.training.sequence_length / run),
+        "tokens_per_second": run and _finite(lambda: tokens / run),
         "device_hours": hours,
-        "cost": hours * price if hours and price is not None else None,
+        "cost": _finite(lambda: hours * price) if hours and price is not None else None,
     }
 
 
-def _mfu(plan: PlanConfig, device: Device) -> tuple[float, str]:
-    """The share of the peak and where it comes from. Raises ConfigError for a run without measurements."""
-    if plan.mfu is None:
-        return ASSUMED_MFU[device.type], "assumed"
-    if isinstance(plan.mfu, (int, float)):
-        return float(plan.mfu), "plan.mfu"
-    path = Path(str(plan.mfu)) / "metrics.jsonl"
+def _finite(number: Callable[[], float]) -> float | None:
+    """None where no float holds it."""
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        measured = [record["mfu"] for record in records if record.get("mfu")]
-        return statistics.median(measured), f"median of {path}"
-    except (OSError, ValueError, AttributeError, TypeError, statistics.StatisticsError):
-        raise ConfigError(f"plan.mfu={plan.mfu}: expected a share as 0.4, or a run folder whose metrics.jsonl has a "
-                          "measured mfu, as runs/mfa-nano") from None
+        return found if math.isfinite(found := number()) else None
+    except (OverflowError, ZeroDivisionError):
+        return None

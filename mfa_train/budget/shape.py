@@ -4,6 +4,9 @@ FLOPs count matrix products and attention exactly, two per multiply-add, over th
 backward pass counts twice the forward one, recomputation nothing. Elementwise work, norms and the softmax count zero.
 """
 
+import contextlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mfa_train.attention import Attention, Capacity, attention_class, attention_config
 from mfa_train.config import ModelConfig
+from mfa_train.errors import ConfigError
 from mfa_train.model.decoder import LanguageModel
 
 
@@ -54,6 +58,19 @@ class Shape:
         return self.attention_linear_flops + self.layers * self.attention.decode_extra_flops()
 
 
+@contextlib.contextmanager
+def countable() -> Iterator[None]:
+    """Raises ConfigError where a tensor of the model, or of a step, is larger than torch can count."""
+    try:
+        yield
+    except (RuntimeError, OverflowError, TypeError) as error:
+        if not re.search("overflow|too large to convert|too big|must be tuple of ints", str(error), re.IGNORECASE):
+            raise
+        raise ConfigError("model, training.batch_size or training.sequence_length: a tensor of this size cannot even be "
+                          f"counted ({str(error).splitlines()[0]}); type smaller ones, or training.micro_batch_size=1") from None
+
+
+@countable()
 def measure(model: ModelConfig, attention: dict) -> Shape:
     """Builds one layer on the meta device. Raises ConfigError where the model can't be."""
     with torch.device("meta"), torch.no_grad():
@@ -91,6 +108,7 @@ def measure(model: ModelConfig, attention: dict) -> Shape:
     )
 
 
+@countable()
 def cache_values(model: ModelConfig, attention: dict) -> int:
     """Values that one token leaves in one layer's cache."""
     with torch.device("meta"), torch.no_grad():

@@ -1,5 +1,8 @@
 """Plans as a table for a person: a column each, and what every column shares told once above it."""
 
+import sys
+from decimal import Decimal
+
 from mfa_train.budget.plan import NO_SETTING
 from mfa_train.config.quantities import written
 
@@ -44,7 +47,7 @@ def _cache(plans: list[dict]) -> list[Row]:
     return [
         ("KV values per token and layer", [f"{cache['values_per_token_per_layer']:,}" for cache in caches]),
         ("KV bytes per token", [f"{cache['bytes_per_token']:,}" for cache in caches]),
-        ("KV bytes read per decoded token", [written(cache["bytes_at_context"]) for cache in caches]),
+        ("KV bytes read per decoded token", [_bytes(cache["bytes_at_context"]) for cache in caches]),
         *((name, [f"{plan['capacity'][key]:,}" if plan["capacity"] else "-" for plan in plans])
           for name, key in (("total effective rank", "total_effective_rank"),
                             ("shared latent dimension", "shared_latent_dim"))),
@@ -52,7 +55,7 @@ def _cache(plans: list[dict]) -> list[Row]:
 
 
 def _flops(plans: list[dict]) -> list[Row]:
-    return [(f"FLOPs, {name}", [f"{plan['flops'][key]:.3g}" for plan in plans]) for name, key in (
+    return [(f"FLOPs, {name}", [f"{_size(plan['flops'][key]):.3g}" for plan in plans]) for name, key in (
         ("training, per token", "train_per_token"),
         ("training, the run", "train_total"),
         ("decoding, scores and values", "decode_attention_per_token"),
@@ -63,15 +66,15 @@ def _flops(plans: list[dict]) -> list[Row]:
 
 def _memory(plans: list[dict]) -> list[Row]:
     memories = [plan["memory"] for plan in plans]
-    rows = [(f"memory, {key}", [written(memory[key]) for memory in memories])
+    rows = [(f"memory, {key}", [_bytes(memory[key]) for memory in memories])
             for key in ("weights", "gradients", "optimizer", "transient", "activations")]
     if any(memory["offloaded"] for memory in memories):
-        rows.insert(3, ("  of it in the host's memory", [written(memory["offloaded"]) for memory in memories]))
+        rows.insert(3, ("  of it in the host's memory", [_bytes(memory["offloaded"]) for memory in memories]))
     if any(memory["device"] == "cpu" for memory in memories):  # a GPU's host has it
-        rows.append(("memory, copy for checkpoints", [written(memory["checkpoint_copy"]) for memory in memories]))
-    rows += [("memory, activations checkpointed", [written(memory["activations_checkpointed"]) for memory in memories]),
-             ("memory per device", [written(memory["total"]) for memory in memories])]
-    return rows + [(f"  with zero={stage}", [written(memory["total_by_stage"][str(stage)]) for memory in memories])
+        rows.append(("memory, copy for checkpoints", [_bytes(memory["checkpoint_copy"]) for memory in memories]))
+    rows += [("memory, activations checkpointed", [_bytes(memory["activations_checkpointed"]) for memory in memories]),
+             ("memory per device", [_bytes(memory["total"]) for memory in memories])]
+    return rows + [(f"  with zero={stage}", [_bytes(memory["total_by_stage"][str(stage)]) for memory in memories])
                    for stage in range(4)]
 
 
@@ -106,19 +109,28 @@ def _set(change: list | None) -> str:
 
 
 def _verdict(memory: dict) -> str:
-    share = f"{written(memory['total'])} of {written(memory['usable'])} usable on a {memory['device']}"
+    share = f"{_bytes(memory['total'])} of {_bytes(memory['usable'])} usable on a {memory['device']}"
     if memory["offloaded"]:
-        share += f", {written(memory['offloaded'])} of the host's memory for each device"
+        share += f", {_bytes(memory['offloaded'])} of the host's memory for each device"
     if memory["fits"]:
         return f"fits, {share}"
     change = f"with {' '.join(memory['change'])} it would" if memory["change"] else NO_SETTING
     return f"does not fit, {share}; {change}"
 
 
+def _size(number: float) -> float | Decimal:
+    """As something that can be divided and written with an exponent, however large."""
+    return number if number < sys.float_info.max else Decimal(number)
+
+
+def _bytes(amount: float) -> str:
+    return written(_size(amount))
+
+
 def _count(number: int) -> str:
     for unit, size in (("B", 10**9), ("M", 10**6)):
         if number >= size:
-            return f"{number / size:.4g}{unit}"
+            return f"{_size(number) / size:.4g}{unit}"
     return f"{number:,}"
 
 

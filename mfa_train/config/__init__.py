@@ -1,21 +1,15 @@
 """Configs become plain typed objects here, once; the only package that knows OmegaConf and Hydra."""
 
 from mfa_train.config.budget_schema import PlanConfig
-from mfa_train.config.compose import (
-    CONFIG_DIR,
-    ComposeError,
-    default_attention,
-    differences,
-    explained,
-    from_hydra,
-    load,
-    of_run,
-    to_yaml,
-)
+from mfa_train.config.compose import default_attention, differences, load
+from mfa_train.config.hydra_errors import ComposeError, explained
 from mfa_train.config.ladder_schema import LadderConfig, RungConfig
 from mfa_train.config.launch_schema import ClusterConfig
+from mfa_train.config.overrides import CONFIG_DIR, as_meant, written
+from mfa_train.config.places import local
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
-from mfa_train.config.requirements import require_choice, require_positive
+from mfa_train.config.requirements import require_choice, require_number, require_positive
+from mfa_train.config.run_config import of_run, to_yaml
 from mfa_train.config.schema import (
     RESUME,
     Config,
@@ -26,13 +20,14 @@ from mfa_train.config.schema import (
     ScheduleConfig,
     TrackingConfig,
 )
-from mfa_train.config.sweeps import Member, as_name, members, require_one, written
+from mfa_train.config.secrets import hidden
+from mfa_train.config.sweeps import Member, as_name, cut, members, require_one
 from mfa_train.config.typed import typed
 
 __all__ = [
     "CONFIG_DIR", "RESUME", "CheckpointConfig", "ClusterConfig", "ComposeError", "Config", "DataConfig", "GuardConfig",
     "InitializationConfig", "LadderConfig", "Member", "ModelConfig", "PlanConfig",
-    "RungConfig", "SampleConfig", "ScheduleConfig", "TrackingConfig", "as_name",
-    "default_attention", "differences", "explained", "from_hydra", "load", "members", "of_run", "require_choice",
-    "require_one", "require_positive", "to_yaml", "typed", "written",
+    "RungConfig", "SampleConfig", "ScheduleConfig", "TrackingConfig", "as_meant", "as_name", "cut", "default_attention",
+    "differences", "explained", "hidden", "load", "local", "members", "of_run", "require_choice",
+    "require_number", "require_one", "require_positive", "to_yaml", "typed", "written",
 ]

@@ -1,41 +1,55 @@
 """Hydra composes configs/ and what is typed into one tree; here it becomes, once, the plain objects of the schema."""
 
 import dataclasses
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.file_config_source import FileConfigSource as HydrasFiles
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from mfa_train.config.ladder_schema import LadderConfig
+from mfa_train.config.hydra_errors import FORM, ComposeError, explained
+from mfa_train.config.overrides import CONFIG_DIR, WORD, as_meant, holds_choice, key_of
 from mfa_train.config.schema import Config, ModelConfig
-from mfa_train.config.typed import first_line, flat, typed
+from mfa_train.config.secrets import require_no_secrets
+from mfa_train.config.typed import converted, first_line, flat, typed
+from mfa_train.config.yaml_file import line_of, read_yaml, shown
 from mfa_train.errors import ConfigError, did_you_mean
 
-CONFIG_DIR = Path(__file__).resolve().parent.parent.parent / "configs"
-
-LADDERS_MAPPINGS = ("sweep.ladder.variants.", "sweep.ladder.learning_rate_factors.")
-ComposeError = (HydraException, OmegaConfBaseException)
-"""What Hydra raises for what is typed; `explained` says it in one line."""
-
-ADDED = ("match", "plan", "cluster", "sweep", "checkpoint", "guard", "data.name", "data.files", "data.text_key", "data.tokenizer_bytes",
-         "data.shard_bytes", "data.tokenizer", "data.eos_token", "data.dataset", "data.dataset_config", "data.dataset_split",
-         "data.held_out_files", "data.corpora", "data.weights", "data.lanes", "data.shuffle_tokens", "data.cache_dir",
-         "data.cache_bytes", "data.document_mask", "cluster.launcher", "cluster.port", "cluster.environment", "cluster.shared",
-         "cluster.time_limit", "cluster.template", "cluster.hostfile",
-         "sweep.ladder", "checkpoint.at_steps")
-"""Keys that a run made by an older version doesn't hold; their defaults say what it was."""
+GLOBAL = ("experiment", "local")
+"""Groups whose files set keys of other groups, as their first line must say."""
 
 OmegaConf.register_new_resolver("times", lambda factor, value: int(factor * value), replace=True)
 OmegaConf.register_new_resolver("scaled", lambda factor, value: float(f"{factor * value:.3g}"), replace=True)
 OmegaConf.register_new_resolver("tokenizer_name", lambda tokenizer, vocab_size: _tokenizer_name(tokenizer, vocab_size),
                                 replace=True)
+
+
+class FileConfigSource(HydrasFiles):
+    """Hydra's, which opens what it finds with the checks of `read_yaml`. Of the same name, as Hydra wants it."""
+
+    opened: list[tuple[Path, bool]] = []
+    """The files that were, and whether each sets keys of all groups."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = Path(self.path) / self._normalize_file_name(config_path)
+        tree = read_yaml(path)
+        with path.open(encoding="utf-8") as file:
+            header = self._get_header_dict(file.read(512))
+        self.opened.append((path, header.get("package") == "_global_"))
+        return ConfigResult(config=OmegaConf.create(tree), path=f"file://{self.path}", provider=self.provider, header=header)
+
+    def is_config(self, config_path: str) -> bool:
+        return os.path.exists(Path(self.path) / self._normalize_file_name(config_path))  # a folder of that name is told
+
+
+SourcesRegistry.instance().types["file"] = FileConfigSource
 
 
 def _tokenizer_name(tokenizer: str | None, vocab_size: int) -> str:
@@ -47,28 +61,100 @@ def _tokenizer_name(tokenizer: str | None, vocab_size: int) -> str:
     return file.parent.name if file.stem in ("tokenizer", "") and file.parent.name else file.stem
 
 
-def from_hydra(tree: DictConfig) -> Config:
-    """The composed tree as typed objects, interpolations resolved. Raises ConfigError."""
-    try:
-        node = OmegaConf.to_container(tree, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {first_line(error)}") from error
-    for key in ("steps", "tokens"):  # 1e9 is how people write a billion
-        if isinstance(value := node["training"][key], float) and value.is_integer():
-            node["training"][key] = int(value)
-    return typed(Config, node)
-
-
 def load(overrides: Sequence[str]) -> Config:
     """Composes configs/train.yaml with `overrides` as train.py would. Raises ConfigError."""
+    words = as_meant(overrides)
     try:
         GlobalHydra.instance().clear()
+        FileConfigSource.opened.clear()
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return from_hydra(compose("train", overrides=list(overrides)))
-    except HydraException as error:
+            tree = compose("train", overrides=words)
+    except ComposeError as error:
         raise explained(error) from error
-    except ValueError as error:  # Hydra's own for `=3` or `model=null`
-        raise ConfigError(f"{error}: expected GROUP=CHOICE or KEY=VALUE, as attention=mla") from error
+    except (ValueError, TypeError, AttributeError, KeyError, AssertionError, RecursionError, OSError) as error:
+        # Hydra's own, as for `=3` or `model=null`
+        odd = next((f"{word}: " for word in words if not key_of(word) or holds_choice(key_of(word))), "")
+        told = "leads back to itself" if isinstance(error, RecursionError) else f"{first_line(error).rstrip('.')}: {FORM}"
+        raise ConfigError(f"{odd}{told}") from error
+    try:
+        return from_hydra(tree, words)
+    except ConfigError as error:
+        raise _with_place(_with_advice(error, overrides), overrides) from error
+
+
+def from_hydra(tree: DictConfig, words: Sequence[str] = ()) -> Config:
+    """The composed tree as typed objects, interpolations resolved; `words` were typed. Raises ConfigError."""
+    node = OmegaConf.to_container(tree, resolve=False)
+    for group in GLOBAL:
+        if node.pop(group, None):
+            raise ConfigError(_without_header(group, words))
+    if isinstance(node.get("sweep"), dict) and {field.name for field in dataclasses.fields(Config)} & set(node["sweep"]):
+        raise ConfigError(_without_header("sweep", words))
+    as_written = converted(Config, node | {"attention": _attention(node.get("attention"))}, unresolved=True)
+    resolvable = OmegaConf.create(as_written)
+    typed_so = {key_of(word) for word in words if re.fullmatch(r"[^=]*=(['\"])\?\?\?\1", word)}
+    if unset := sorted({key for key, value in flat(as_written).items() if value == "???"} - typed_so):
+        raise ConfigError(f"{unset[0]} has no default here: type {unset[0]}=…")
+    try:
+        resolved = OmegaConf.to_container(resolvable, resolve=True)
+    except ComposeError as error:
+        raise explained(error) from error
+    except RecursionError:
+        raise ConfigError("keys stand for each other's values in a circle: type a value for one of them") from None
+    require_no_secrets(resolved)
+    try:
+        return typed(Config, resolved)
+    except ConfigError as error:
+        raise ConfigError(_as_typed(str(error), flat(as_written))) from error
+
+
+def _attention(node: Any) -> Any:
+    """Whole numbers as whole numbers (1e2) where the variant's defaults are none with a fraction: the node has no schema here."""
+    if not isinstance(node, Mapping):
+        return node
+    if "name" not in node:
+        raise ConfigError("attention.name is missing")
+    fractions = {key for key, value in read_yaml(CONFIG_DIR / "attention_common.yaml").items() if isinstance(value, float)}
+    return {key: int(value) if isinstance(value, float) and value.is_integer() and key not in fractions else value
+            for key, value in node.items()}
+
+
+def _as_typed(told: str, as_written: dict[str, Any]) -> str:
+    """An error of a key whose value is another key's, as model.vocab_size is data.vocab_size, as one of that key."""
+    while found := re.match(r"[\w.]+", told):
+        source = re.fullmatch(r"\$\{([\w.]+)\}", str(as_written.get(found[0])))
+        if not source or source[1] not in as_written:
+            break
+        told = source[1] + told[found.end() :]
+    return told
+
+
+def _with_advice(error: ConfigError, overrides: Sequence[str]) -> ConfigError:
+    """What text with commas may have been meant as."""
+    for key, value in ((found["key"], found["value"]) for found in map(WORD.fullmatch, overrides) if found):
+        if "," in value and str(error).startswith(f"{key}={value}: expected one of"):
+            return ConfigError(f"{error}; several values are a sweep: type -m as well")
+    return error
+
+
+def _with_place(error: ConfigError, overrides: Sequence[str]) -> ConfigError:
+    """With the file and the line of a key that nobody typed: a recipe's, or a machine's own."""
+    key = re.match(r"[\w.]*", str(error))[0]
+    if any(key == typed or key.startswith(f"{typed}.") and not holds_choice(typed) for typed in map(key_of, overrides)):
+        return error
+    for path, everywhere in reversed(FileConfigSource.opened):
+        group = [] if everywhere else list(path.relative_to(CONFIG_DIR).parent.parts)
+        keys = key.split(".")
+        if (everywhere or group and "no such key" in str(error)) and keys[: len(group)] == group:
+            if line := line_of(path, keys[len(group) :]):
+                return ConfigError(f"{shown(path)}, line {line}: {error}")
+    return error
+
+
+def _without_header(group: str, words: Sequence[str]) -> str:
+    chosen = [word.partition("=")[2].strip("'\"") for word in words if key_of(word) == group]
+    file = f"configs/{group}/{chosen[-1] if chosen else 'default'}.yaml"
+    return f"{file}: its first line must be # @package _global_, as it sets keys of other groups"
 
 
 def default_attention(name: str, model: ModelConfig) -> dict[str, Any]:
@@ -77,38 +163,10 @@ def default_attention(name: str, model: ModelConfig) -> dict[str, Any]:
     folder = CONFIG_DIR / "attention"
     if name not in (known := [path.stem for path in folder.glob("*.yaml")]):
         raise ConfigError(f"match.reference={name}: no such attention.{did_you_mean(name, known)}")
-    node = OmegaConf.merge(OmegaConf.load(CONFIG_DIR / "attention_common.yaml"), OmegaConf.load(folder / f"{name}.yaml"))
+    node = read_yaml(CONFIG_DIR / "attention_common.yaml") | read_yaml(folder / f"{name}.yaml")
     del node["defaults"]
     tree = OmegaConf.create({"attention": node, "model": dataclasses.asdict(model)})
     return OmegaConf.to_container(tree, resolve=True)["attention"]
-
-
-def to_yaml(config: Config) -> str:
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
-
-
-def of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
-    """The config of the run in `folder`, with `overrides` of keys it holds. Raises ConfigError."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"{folder}: no run here (config.yaml is missing); type the run's folder, as runs/mfa-nano")
-    try:
-        tree = OmegaConf.load(path)
-        if missing := [key for key in ADDED if OmegaConf.select(tree, key) is None]:
-            defaults = OmegaConf.create(dataclasses.asdict(load([])))
-            for key in missing:
-                OmegaConf.update(tree, key, OmegaConf.select(defaults, key))
-        OmegaConf.set_struct(tree, True)
-        typed(Config, OmegaConf.to_container(tree))
-    except Exception as error:  # YAML's own errors, and those of a file that is no config
-        raise ConfigError(f"{path}: not a run's config ({first_line(error)}); remove or rename {folder}") from error
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        try:
-            OmegaConf.update(tree, override.key_or_group, override.value())
-        except OmegaConfBaseException:
-            known = flat(OmegaConf.to_container(tree))
-            raise ConfigError(f"{override.key_or_group}: no such key.{did_you_mean(override.key_or_group, known)}") from None
-    return typed(Config, OmegaConf.to_container(tree))
 
 
 def differences(old: dict, new: dict) -> list[str]:
@@ -116,32 +174,3 @@ def differences(old: dict, new: dict) -> list[str]:
     before, after = flat(old), flat(new)
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in sorted(before | after)
             if before.get(key) != after.get(key)]
-
-
-def explained(error: HydraException) -> ConfigError:
-    """What Hydra could not compose, in one line with the nearest key or choice that exists."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return ConfigError(f"{group}={choice}: no such choice.{did_you_mean(choice, error.options)}")
-    named = re.search(r"Could not override '([^']+)'", str(error))
-    if named:
-        key, known = named[1], _all_keys()
-        if f"{key}.".startswith(LADDERS_MAPPINGS):
-            return ConfigError(f"{key}: it gains a key by this: type +{key}=…")
-        if key in known:
-            return ConfigError(f"{key}: no such key with these choices; it belongs to another {key.split('.')[0]}")
-        return ConfigError(f"{key}: no such key.{did_you_mean(key, known)}")
-    if "Ambiguous value" in str(error):
-        return ConfigError(f"{first_line(error)}: several values are a sweep; type -m as well, as python train.py -m …")
-    if isinstance(error, OverrideParseException) and "=" in error.override:
-        given = error.override.replace("\n", "\\n")
-        return ConfigError(f"{given}: cannot be read: a value with spaces or signs stands in quotes of its own, as "
-                           "'sample.prompt=\"a (b); c\"'")
-    return ConfigError(f"{first_line(error)}: expected GROUP=CHOICE or KEY=VALUE, as attention=mla training.steps=100")
-
-
-def _all_keys() -> list[str]:
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        tree = OmegaConf.to_container(compose("train"), resolve=False)
-    groups = [folder.name for folder in CONFIG_DIR.iterdir() if folder.is_dir()]
-    return sorted({*flat(tree), *groups, *(f"sweep.ladder.{field.name}" for field in dataclasses.fields(LadderConfig))})

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from mfa_train.config.ladder_schema import LadderConfig
-from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
+from mfa_train.config.places import local
+from mfa_train.config.requirements import require_choice, require_not_negative, require_positive, require_whole
 from mfa_train.errors import ConfigError
 
 LAUNCHERS = ("local", "slurm", "ssh")
@@ -37,15 +38,19 @@ class ClusterConfig:
 
     def __post_init__(self):
         require_choice("cluster.launcher", self.launcher, LAUNCHERS)
-        for key in ("nodes", "devices_per_node"):
-            require_positive(f"cluster.{key}", getattr(self, key))
+        require_positive("cluster.nodes", self.nodes, 100_000)
+        require_positive("cluster.devices_per_node", self.devices_per_node, 1024)
         if self.price_per_device_hour is not None:
-            require_not_negative("cluster.price_per_device_hour", self.price_per_device_hour)
+            require_not_negative("cluster.price_per_device_hour", self.price_per_device_hour, 1e12)
         if self.port is not None and not 1 <= self.port <= 65535:
             raise ConfigError(f"cluster.port={self.port}: expected a port from 1 to 65535, or null")
-        if self.time_limit is not None and not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", self.time_limit):
+        if self.time_limit is not None and not re.fullmatch(r"([0-9]{1,5}-)?[0-9]{1,8}(:[0-9]{1,2}){0,2}", self.time_limit):
             raise ConfigError(f"cluster.time_limit={self.time_limit}: expected SLURM's form, as "
                               "cluster.time_limit='24:00:00' or '2-12:00:00'")
+        for key in ("environment", "template", "hostfile"):
+            if (file := getattr(self, key)) is not None:
+                setattr(self, key, local(f"cluster.{key}", file, "file"))
+        self.shared = [local("cluster.shared", folder) for folder in self.shared]
 
     @property
     def world_size(self) -> int:
@@ -67,5 +72,5 @@ class SweepConfig:
 
     def __post_init__(self):
         if self.parallel is not None:
-            require_positive("sweep.parallel", self.parallel)
-        require_not_negative("sweep.retries", self.retries)
+            require_positive("sweep.parallel", self.parallel, 10_000)
+        require_whole("sweep.retries", self.retries, 0, 1000)

@@ -1,20 +1,41 @@
-"""Quantities as people write them: `24KiB`."""
+"""Quantities as people write them: `24KiB`, `1e9`, `1_000`."""
 
 import re
-from typing import Any
+from decimal import Decimal
+from typing import Annotated, Any
 
 from mfa_train.errors import ConfigError
 
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+         "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+Bytes = Annotated[int, "bytes"]
+"""Of a field of the schema: a number of bytes, with a unit or without."""
+MOST_DIGITS = 4_000
+"""Of a number; Python doesn't print many more."""
+NUMBER = r"(?:\d+(?:_\d+)*(?:\.(?:\d+(?:_\d+)*)?)?|\.\d+(?:_\d+)*)(?:e[+-]?\d{1,4})?"
+
+
+def whole(value: Any) -> int | None:
+    """The whole number that `value` is, exactly: 100 of 100, 100.0, "1e2" or "1_00"; None where it is none."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = repr(value)
+    if not isinstance(value, str) or not re.fullmatch(rf"[+-]?{NUMBER}", value.strip(), re.IGNORECASE | re.ASCII):
+        return None
+    return _exact(Decimal(value.strip().replace("_", "")))
 
 
 def bytes_of(key: str, value: Any) -> int:
     """A number of bytes from 24576, "24576", "24KiB" (1,024 each) or "24KB" (1,000 each). Raises ConfigError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)\s*([a-z]*)", str(value).strip(), re.IGNORECASE)
-    amount = float(found[1]) * UNITS.get(found[2].upper(), 0) if found else 0
-    if not 1 <= amount < float("inf") or amount != int(amount):
+    found = re.fullmatch(rf"({NUMBER})\s*([a-z]*)", str(value).strip(), re.IGNORECASE | re.ASCII)
+    unit = UNITS.get(found[2].upper()) if found else None
+    amount = _exact(Decimal(found[1].replace("_", "")) * unit) if unit else None
+    if not amount:
         raise ConfigError(f"{key}={value}: expected a whole number of bytes above 0, as {key}=24576 or {key}=24KiB")
-    return int(amount)
+    return amount
+
+
+def _exact(number: Decimal) -> int | None:
+    return int(number) if number.adjusted() < MOST_DIGITS and number == number.to_integral_value() else None
 
 
 def written(amount: float) -> str:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from mfa_train.config.requirements import require_choice, require_not_negative, require_positive
-from mfa_train.errors import ConfigError
+from mfa_train.config.requirements import STEPS, require_choice, require_number, require_positive, require_whole
+
 
 
 @dataclass
@@ -26,11 +26,11 @@ class CheckpointConfig:
         for key in ("every_steps", "keep_every"):
             if getattr(self, key) is not None:
                 require_positive(f"checkpoint.{key}", getattr(self, key))
-        require_positive("checkpoint.keep_last", self.keep_last)
+        require_positive("checkpoint.keep_last", self.keep_last, 10**9)
         for step in self.at_steps:
             require_positive("checkpoint.at_steps", step)
-        if self.every_minutes is not None and not 0 < self.every_minutes < float("inf"):
-            raise ConfigError(f"checkpoint.every_minutes={self.every_minutes}: expected a number above 0, or null")
+        if self.every_minutes is not None:
+            require_number("checkpoint.every_minutes", self.every_minutes, 0, 1e9, above=True)
 
 
 @dataclass
@@ -55,9 +55,8 @@ class GuardConfig:
     def __post_init__(self):
         require_choice("guard.nonfinite", self.nonfinite, ("stop", "skip"))
         require_choice("guard.spikes", self.spikes, ("log", "skip"))
-        for key in ("spike_window", "max_skips"):
-            require_positive(f"guard.{key}", getattr(self, key))
-        for key in ("spike_factor", "max_rollbacks"):
-            require_not_negative(f"guard.{key}", getattr(self, key))
-        if not 0 < self.hang_seconds < float("inf"):
-            raise ConfigError(f"guard.hang_seconds={self.hang_seconds}: expected a number of seconds above 0, as 1800")
+        require_positive("guard.spike_window", self.spike_window, 10**6)
+        require_positive("guard.max_skips", self.max_skips)
+        require_whole("guard.max_rollbacks", self.max_rollbacks, 0, STEPS)
+        require_number("guard.spike_factor", self.spike_factor, 0, 1e30)
+        require_number("guard.hang_seconds", self.hang_seconds, 0.1, 1e9)

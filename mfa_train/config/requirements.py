@@ -1,10 +1,19 @@
-"""What a config value must be. Each check raises ConfigError, naming the key."""
+"""What a config value must be. Each check raises ConfigError, naming the key; NaN passes none.
 
+Numbers have a largest value as well: beyond it something else overflows, or fills the memory, long after the start.
+"""
+
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from mfa_train.errors import ConfigError
+
+STEPS = 10**15
+"""The most steps that anything is counted in."""
+NAME_BYTES = 200
+"""Of a run's name: file systems take 255, and something is put behind it (NAME~1)."""
 
 
 def require_choice(key: str, value: Any, choices: Sequence[Any]) -> None:
@@ -12,24 +21,59 @@ def require_choice(key: str, value: Any, choices: Sequence[Any]) -> None:
         raise ConfigError(f"{key}={value}: expected one of {', '.join(map(str, choices))}")
 
 
-def require_not_negative(key: str, value: float) -> None:
-    if not 0 <= value < float("inf"):  # nan neither
-        raise ConfigError(f"{key}={value}: expected a number of at least 0")
+def require_whole(key: str, value: int, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        bound = "" if isinstance(value, int) and value < least else f" and at most {most:,}"
+        raise ConfigError(f"{key}={_short(value)}: expected a whole number of at least {least}{bound}")
 
 
-def require_positive(key: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"{key}={value}: expected a whole number of at least 1")
+def require_number(key: str, value: float, least: float, most: float, above: bool = False) -> None:
+    """`above`: `least` itself is not enough."""
+    if not least <= value <= most or above and value == least:
+        below = f"above {least:g}" if above else f"of at least {least:g}"
+        too_much = math.isnan(value) or value > most
+        raise ConfigError(f"{key}={_short(value)}: expected a number {below}{f' and at most {most:g}' if too_much else ''}")
 
 
-def require_no_secret(key: str, url: str) -> None:
-    """A URL's password or signature would be kept in configs, manifests and logs; the error doesn't repeat it."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
+def require_not_negative(key: str, value: float, most: float = 1e38) -> None:
+    require_number(key, value, 0, most)
+
+
+def require_positive(key: str, value: int, most: int = STEPS) -> None:
+    require_whole(key, value, 1, most)
+
+
+def require_share(key: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{key}={value}: expected a share between 0 and 1")
+
+
+def require_printable(key: str, value: str) -> None:
+    """Raises ConfigError for what a terminal doesn't show as it is: control characters, half a surrogate pair."""
+    if not value.isprintable():
+        raise ConfigError(f"{key}={ascii(value)[1:-1]}: expected characters that a terminal shows, and no line breaks")
+
+
+def require_folder_name(key: str, value: str) -> None:
+    require_printable(key, value)
+    if not value or "/" in value or value[0] in ".-~ " or value[-1] == " ":
+        raise ConfigError(f"{key}={value!r}: expected a plain folder name, as {key}=my-run: no / in it, no dot, dash, ~ or space "
+                          "in front, no space behind")
+    if len(value.encode()) > NAME_BYTES:
+        raise ConfigError(f"{key}={_short(value)}: expected a name of at most {NAME_BYTES} bytes, not {len(value.encode())}")
+
+
+def require_wandb_name(key: str, value: str | None, forbidden: str = "") -> None:
+    """What W&B takes: at most 128 characters, none of them `forbidden`."""
+    if value is None:
         return
-    place, _, query = rest.partition("?")
-    user = re.match(r"[^/@]*:(?!\d+/)[^@]*@", place)  # not a port, and an @ behind it
-    if user or re.search(r"(sig|signature|credential|token|secret|password|passwd|key|accesskeyid)=", query, re.I):
-        host = place[user.end() :] if user else place
-        raise ConfigError(f"{key}={scheme}://{host}: the URL as typed holds a password or a signature (not repeated "
-                          "here); put credentials in the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    require_printable(key, value)
+    if not value.strip() or len(value) > 128 or set(forbidden) & set(value):
+        raise ConfigError(f"{key}={_short(value)}: W&B takes names of 1 to 128 characters"
+                          f"{f' without {forbidden}' if forbidden else ''}")
+
+
+def _short(value: Any) -> str:
+    """As in an error's one line."""
+    text = ascii(value)[1:-1] if isinstance(value, str) and not value.isprintable() else str(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"

@@ -10,11 +10,28 @@ from typing import Any, Optional
 
 from mfa_train.config.budget_schema import MatchConfig, PlanConfig
 from mfa_train.config.launch_schema import ClusterConfig, SweepConfig
+from mfa_train.config.quantities import Bytes
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
-from mfa_train.config.requirements import require_choice, require_no_secret, require_not_negative, require_positive
+from mfa_train.config.places import in_mapping, local, place
+from mfa_train.config.requirements import (
+    STEPS,
+    require_choice,
+    require_folder_name,
+    require_not_negative,
+    require_number,
+    require_positive,
+    require_share,
+    require_wandb_name,
+    require_whole,
+)
 from mfa_train.errors import ConfigError
 
 RESUME = ("auto", "must", "never")
+WIDTH, LAYERS, BATCH, SEQUENCE = 2**20, 2**20, 2**20, 2**26
+"""The largest of a model's and a batch's dimensions: what is beyond is a mistyped number, and overflows in a plan."""
+TOKENS = 10**18
+"""The most that a run may read: places in the data are 64-bit numbers."""
+BYTES, PROMPT_BYTES = 2**60, 2**16
 
 
 @dataclass
@@ -49,10 +66,12 @@ class ModelConfig:
     initialization: InitializationConfig
 
     def __post_init__(self):
-        for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "max_position_embeddings"):
-            require_positive(f"model.{key}", getattr(self, key))
-        if not self.rms_norm_eps > 0:
-            raise ConfigError(f"model.rms_norm_eps={self.rms_norm_eps}: expected a small number above 0, as 1e-6")
+        for key, most in (("hidden_size", WIDTH), ("num_hidden_layers", LAYERS), ("intermediate_size", 16 * WIDTH),
+                          ("num_attention_heads", WIDTH), ("num_key_value_heads", WIDTH), ("head_dim", WIDTH),
+                          ("vocab_size", 16 * WIDTH), ("max_position_embeddings", SEQUENCE)):
+            require_positive(f"model.{key}", getattr(self, key), most)
+        require_number("model.rms_norm_eps", self.rms_norm_eps, 1e-30, 1)
+        require_not_negative("model.learning_rate", self.learning_rate)
         require_not_negative("model.initialization.std", self.initialization.std)
         require_choice("model.initialization.method", self.initialization.method,
                        ("normal", "scaled", "mfa", "zero_output"))
@@ -85,9 +104,9 @@ class DataConfig:
     """Of the tokenizer that is trained; one that is given has its own."""
     held_out_fraction: float
     """Share of the documents that are never trained on."""
-    tokenizer_bytes: int
+    tokenizer_bytes: Bytes
     """Text that the tokenizer is trained on."""
-    shard_bytes: int
+    shard_bytes: Bytes
     """Text in one shard."""
     corpora: Optional[dict[str, str]]
     """Of source mixture: the folder or URL of each prepared corpus, by name."""
@@ -99,17 +118,23 @@ class DataConfig:
     """Tokens of a lane that are shuffled among each other."""
     cache_dir: str
     """Where shards behind URLs are kept, shared by the processes of a node."""
-    cache_bytes: int
+    cache_bytes: Bytes
     document_mask: bool
     """Attention stays within a document and positions restart with each; see `mfa_train.data.reading.documents`."""
 
     def __post_init__(self):
-        for key in ("tokenizer_bytes", "shard_bytes", "lanes", "shuffle_tokens", "cache_bytes"):
-            require_positive(f"data.{key}", getattr(self, key))
-        for key in ("files", "held_out_files", "path", "tokenizer", "dataset", "corpora"):
-            value = getattr(self, key)
-            for place in value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value or ""]:
-                require_no_secret(f"data.{key}", place)
+        for key in ("tokenizer_bytes", "shard_bytes", "shuffle_tokens", "cache_bytes"):
+            require_positive(f"data.{key}", getattr(self, key), BYTES)
+        require_positive("data.lanes", self.lanes, 2**16)
+        require_positive("data.vocab_size", self.vocab_size, 16 * WIDTH)
+        for part in self.name.split("/"):
+            require_folder_name("data.name", part)
+        for key in ("path", "tokenizer", "dataset"):
+            if (value := getattr(self, key)) is not None:
+                setattr(self, key, place(f"data.{key}", value))
+        for key in ("files", "held_out_files", "corpora"):
+            if (several := getattr(self, key)) is not None:
+                setattr(self, key, in_mapping(f"data.{key}", several))
         if not 0 < self.held_out_fraction < 1:
             raise ConfigError(f"data.held_out_fraction={self.held_out_fraction}: expected a share between 0 and 1, as 0.05")
 
@@ -127,8 +152,9 @@ class OptimizerConfig:
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"optimizer.betas={self.betas}: expected two numbers in [0, 1), as "
                               "optimizer.betas=[0.9,0.95]")
-        for key in ("lr", "eps", "weight_decay"):
+        for key in ("lr", "weight_decay"):
             require_not_negative(f"optimizer.{key}", getattr(self, key))
+        require_number("optimizer.eps", self.eps, 1e-30, 1e30)  # where a gradient is 0 it alone divides
 
 
 @dataclass
@@ -144,9 +170,9 @@ class ScheduleConfig:
 
     def __post_init__(self):
         require_choice("schedule.name", self.name, ("cosine", "linear", "wsd"))
+        require_whole("schedule.warmup_steps", self.warmup_steps, 0, STEPS)
         for key in ("min_lr_ratio", "decay_fraction"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ConfigError(f"schedule.{key}={getattr(self, key)}: expected a share between 0 and 1")
+            require_share(f"schedule.{key}", getattr(self, key))
 
 
 @dataclass
@@ -172,18 +198,21 @@ class TrainingConfig:
     compile: bool
 
     def __post_init__(self):
-        for key in ("batch_size", "sequence_length", "log_every", "eval_every"):
-            require_positive(f"training.{key}", getattr(self, key))
-        for key in ("eval_sequences", "gradient_clipping", "z_loss"):
-            require_not_negative(f"training.{key}", getattr(self, key))
-        for key in ("steps", "tokens", "micro_batch_size"):
+        for key, most in (("batch_size", BATCH), ("micro_batch_size", BATCH), ("sequence_length", SEQUENCE), ("log_every", STEPS),
+                          ("eval_every", STEPS), ("steps", STEPS), ("tokens", TOKENS)):
             if getattr(self, key) is not None:
-                require_positive(f"training.{key}", getattr(self, key))
+                require_positive(f"training.{key}", getattr(self, key), most)
+        require_whole("training.eval_sequences", self.eval_sequences, 0, BATCH)
+        for key in ("gradient_clipping", "z_loss"):
+            require_not_negative(f"training.{key}", getattr(self, key), 1e30)
         if (self.steps is None) == (self.tokens is None):
             raise ConfigError(
                 f"training.steps={self.steps} and training.tokens={self.tokens}: exactly one of them says how long; "
                 "type training.tokens=… training.steps=null, or training.steps=… alone"
             )
+        if (tokens := self.total_steps * self.batch_size * self.sequence_length) > 2 * TOKENS:
+            raise ConfigError(f"training.steps={self.total_steps} of {self.batch_size} × {self.sequence_length} tokens: {tokens:.1e} "
+                              f"tokens are more than a run can count ({TOKENS:.0e}): type fewer steps")
 
     @property
     def total_steps(self) -> int:
@@ -214,6 +243,9 @@ class TrackingConfig:
 
     def __post_init__(self):
         require_choice("tracking.wandb", self.wandb, ("auto", "online", "offline", "disabled"))
+        require_wandb_name("tracking.project", self.project, r"/\#?%:")
+        require_wandb_name("tracking.entity", self.entity, r"/\#?%:")
+        require_wandb_name("tracking.group", self.group)
 
 
 @dataclass
@@ -228,12 +260,19 @@ class SampleConfig:
     top_p: Optional[float]
 
     def __post_init__(self):
-        for key in ("temperature", "max_new_tokens"):
-            require_not_negative(f"sample.{key}", getattr(self, key))
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"sample.top_p={self.top_p}: expected a probability in (0, 1], or null")
+        try:
+            prompt = len(self.prompt.encode())
+        except UnicodeEncodeError:
+            raise ConfigError(f"sample.prompt={ascii(self.prompt)[:60]}: is not UTF-8 text") from None
+        if prompt > PROMPT_BYTES:
+            raise ConfigError(f"sample.prompt: expected at most {PROMPT_BYTES:,} bytes, not {prompt:,}")
+        require_whole("sample.max_new_tokens", self.max_new_tokens, 0, 2**16)
+        if self.temperature:  # smaller ones overflow, and differ in nothing from greedy
+            require_number("sample.temperature", self.temperature, 1e-6, 1e6)
+        if self.top_p is not None and not 1e-6 <= self.top_p <= 1:
+            raise ConfigError(f"sample.top_p={self.top_p}: expected a probability from 1e-6 to 1, or null")
         if self.top_k is not None:
-            require_positive("sample.top_k", self.top_k)
+            require_positive("sample.top_k", self.top_k, 16 * WIDTH)
 
 
 @dataclass
@@ -277,8 +316,13 @@ class Config:
             raise ConfigError("offload=optimizer needs a sharded optimizer: type zero=1, zero=2 or zero=3 as well")
         if self.offload == "parameters" and self.zero != 3:
             raise ConfigError(f"offload=parameters needs sharded parameters, not zero={self.zero}: type zero=3 as well")
-        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
-            raise ConfigError(f"name={self.name!r}: expected a plain folder name, as name=my-run")
+        require_folder_name("name", self.name)
+        require_whole("seed", self.seed, 0, 2**64 - 1)
+        for key in ("runs_dir", "data_dir"):
+            setattr(self, key, local(key, getattr(self, key)))
+        self.data.cache_dir = local("data.cache_dir", self.data.cache_dir)
+        if self.resume not in RESUME:
+            self.resume = local("resume", self.resume, "checkpoint's or a run's folder")
 
     @property
     def run_dir(self) -> Path:

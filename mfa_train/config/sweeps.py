@@ -5,6 +5,7 @@ A member's overrides are what `train.py` would be given for it alone. Its name i
 beside attention and model, so that members never share a folder, and the same command means the same folders.
 """
 
+import hashlib
 import itertools
 import re
 from collections.abc import Sequence
@@ -17,9 +18,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from mfa_train.config.compose import CONFIG_DIR, explained, load
+from mfa_train.config.compose import load
+from mfa_train.config.hydra_errors import FORM, explained
+from mfa_train.config.overrides import CONFIG_DIR, as_meant, holds_text, key_of, values, written
 from mfa_train.config.schema import Config
+from mfa_train.config.typed import first_line
 from mfa_train.errors import ConfigError
+
+MOST_MEMBERS = 2_000
+LONGEST_NAME = 200
+"""Bytes of a member's name: file systems take 255, and something is put behind it (NAME~1)."""
+FUNCTION = re.compile(r"\s*(choice|range|glob|sort|shuffle|tag|interval)\s*\(")
+"""Of Hydra's grammar, that make several values."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +50,22 @@ class Member:
 
 def members(overrides: Sequence[str]) -> list[Member]:
     """The first key varies slowest. Raises ConfigError, also where two members would have one name."""
-    parsed = _parsed(overrides)
-    for override in parsed:
-        if override.is_sweep_override() and not override.is_discrete_sweep():
-            raise ConfigError(f"{override.input_line}: expected values one by one, as attention=mha,mfa")
-    typed = [[f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-             for override in parsed if override.is_sweep_override()]
-    for choices in typed:
-        twice = next((choice for place, choice in enumerate(choices) if choice in choices[:place]), None)
-        if twice:
+    choices, fixed = [], []
+    for word in overrides:
+        found = _choices(word)
+        if len(found) == 1 and found[0] == word:
+            fixed.append(word)
+        else:
+            choices.append(found)
+    _require_few(choices)
+    for several in choices:
+        if twice := next((one for one in several if several.count(one) > 1), None):
             raise ConfigError(f"{twice} stands twice among the values to sweep over: type it once")
-    fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
-    named = any(override.key_or_group == "name" for override in parsed)
+    given = {key_of(word) for word in overrides}
     ready = chosen_sweep(overrides)
-    found = [_member(list(choices), fixed, named, ready)
-             for typed_choices in itertools.product(*typed)
-             for choices in _with_ready(list(typed_choices), fixed, parsed)]
+    found = [_member(list(chosen), fixed, "name" in given, ready)
+             for typed in itertools.product(*choices)
+             for chosen in _with_ready(list(typed), fixed, given)]
     by_folder: dict[Path, Member] = {}
     for member in found:
         other = by_folder.setdefault(member.config.run_dir, member)
@@ -80,27 +90,61 @@ def chosen_sweep(typed: Sequence[str]) -> str | None:
     return next((word.partition("=")[2] for word in typed if word.startswith("sweep=")), None)
 
 
-def _with_ready(typed: list[str], fixed: list[str], parsed: list[Override]) -> list[list[str]]:
+def _choices(word: str) -> list[str]:
+    """KEY=VALUE of each of the values that are typed; the word itself where it is one value."""
+    value = word.partition("=")[2]
+    if holds_text(key_of(word)) and not FUNCTION.match(value):
+        found = values(word)
+        return found if len(found) > 1 else [word]
+    [override] = _parsed([*as_meant([word])] if not holds_text(key_of(word)) else [word])
+    if not override.is_sweep_override():
+        return [word]
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{word}: expected values one by one, as attention=mha,mfa")
+    try:
+        found = [f"{override.get_key_element()}={one}"
+                 for one in itertools.islice(override.sweep_string_iterator(), MOST_MEMBERS + 1)]
+    except (HydraException, ValueError, TypeError, ArithmeticError) as error:  # as of range(1,9,0)
+        raise ConfigError(f"{word}: {first_line(error)}: expected values one by one, as seed=1,2,3") from error
+    if not found:
+        raise ConfigError(f"{word}: holds no value: expected values one by one, as seed=1,2,3")
+    return found
+
+
+def _require_few(choices: list[list[str]]) -> None:
+    """Raises ConfigError where composing the members alone would take hours."""
+    number = 1
+    for several in choices:
+        number *= len(several)
+    if number > MOST_MEMBERS:
+        most = max(choices, key=len)
+        raise ConfigError(f"{most[0]}, …: more than {MOST_MEMBERS:,} members: type fewer values, and the rest as another sweep")
+
+
+def _with_ready(typed: list[str], fixed: list[str], given: set[str]) -> list[list[str]]:
     """`typed` with every combination of what the chosen ready sweep goes over, less the keys that are typed."""
-    if not any(override.key_or_group.split(".")[0] == "sweep" for override in parsed):
+    if not any(key.split(".")[0] == "sweep" for key in given):
         return [typed]
     over = load([*fixed, *typed]).sweep.over
-    given = {override.key_or_group for override in parsed}
-    return [[*typed, *choices] for choices in itertools.product(
-        *([f"{key}={written(value)}" for value in values] for key, values in over.items() if key not in given))]
+    choices = [[f"{key}={written(value)}" for value in several] for key, several in over.items() if key not in given]
+    if not all(choices):
+        raise ConfigError(f"sweep.over={over}: a key without values: expected some, as {{seed: [1, 2]}}")
+    _require_few(choices)
+    return [[*typed, *chosen] for chosen in itertools.product(*choices)]
 
 
 def _member(swept: list[str], fixed: list[str], named: bool, ready: str | None) -> Member:
-    config, overrides = load([*fixed, *swept]), [*fixed, *swept]
+    overrides = as_meant([*fixed, *swept])
+    config = load(overrides)
     keys = [choice.split("=")[0] for choice in swept]
     if swept and "name" not in keys:
         told = () if named else ("attention", "model")  # by the default name
         beside = [as_name(choice) for choice in swept if choice.split("=")[0] not in told]
-        config.name = "-".join([config.name, *beside])
+        config.name = cut("-".join([config.name, *beside]))
         overrides.append(f"name={written(config.name)}")
     if swept and config.tracking.group is None:
         what = ready or "+".join(key.split(".")[-1] for key in keys)
-        config.tracking.group = what if "model" in keys else f"{config.model.name}-{what}"
+        config.tracking.group = cut(what if "model" in keys else f"{config.model.name}-{what}", 120)  # W&B takes 128
         overrides.append(f"tracking.group={written(config.tracking.group)}")
     return Member(swept, overrides, config)
 
@@ -110,13 +154,12 @@ def as_name(choice: str) -> str:
     return re.sub(r"[^\w.=+-]", "_", choice)
 
 
-def written(value: object) -> str:
-    """As an override's value."""
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(written, value))}]"
-    if not isinstance(value, str) or re.fullmatch(r"[\w.+-]+", value):
-        return "null" if value is None else str(value)
-    return "'" + re.sub(r"(\\*)'", lambda found: found[1] * 2 + r"\'", value) + "'"
+def cut(name: str, most: int = LONGEST_NAME) -> str:
+    """`name` in at most so many bytes; what is cut is told apart by its hash, so that names that differ still do."""
+    content = name.encode()
+    if len(content) <= most:
+        return name
+    return f"{content[: most - 9].decode(errors='ignore')}-{hashlib.sha256(content).hexdigest()[:8]}"
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
@@ -127,3 +170,5 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
             return parser.parse_overrides(list(overrides))
     except HydraException as error:
         raise explained(error) from error
+    except (ValueError, TypeError, AttributeError, KeyError, AssertionError, RecursionError, OSError) as error:
+        raise ConfigError(f"{' '.join(overrides)}: {first_line(error)}: {FORM}") from error

@@ -1,16 +1,21 @@
-"""A plain mapping as an object of a dataclass, or one line that says which key is wrong."""
+"""A plain mapping as an object of a dataclass, or one line that says which key is wrong.
+
+    1. `converted` gives every value the type that the schema says, as exactly as it was written: 1e2 is a whole number, text
+       is text. What stands for another key's value, ${...}, is left as it is.
+    2. `typed` makes the objects of it, whose own checks then run.
+"""
 
 import dataclasses
-import re
-from typing import Any, TypeVar, get_args
+from collections.abc import Mapping
+from types import NoneType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
+from mfa_train.config.quantities import Bytes, bytes_of, whole
 from mfa_train.errors import ConfigError, did_you_mean
 
 Schema = TypeVar("Schema")
-EXPECTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
+EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+TRUE, FALSE = ("true", "yes", "on", "y", "1"), ("false", "no", "off", "n", "0")
 
 
 def typed(schema: type[Schema], node: Any, where: str = "") -> Schema:
@@ -18,38 +23,111 @@ def typed(schema: type[Schema], node: Any, where: str = "") -> Schema:
 
     Raises ConfigError, naming the key below `where`, for an unknown key, a missing one or a value of another type.
     """
-    prefix = f"{where}." if where else ""
-    _check_keys(schema, node, prefix)
+    return _built(schema, converted(schema, node, where))
+
+
+def converted(schema: type, node: Any, where: str = "", unresolved: bool = False) -> dict[str, Any]:
+    """`node` with each value of its type, in the schema's order; with `unresolved` values that hold ${...} stay. Raises
+    ConfigError."""
+    prefix, fields = f"{where}." if where else "", dataclasses.fields(schema)
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{where}={node}: expected keys with values, as {{KEY: VALUE}}")
+    known = [prefix + field.name for field in fields]
+    for key in node:
+        if "." in str(key):
+            group, _, name = str(key).partition(".")
+            raise ConfigError(f"{prefix}{key}: in a file keys stand below their groups, as {group}: {{{name}: VALUE}}")
+        if f"{prefix}{key}" not in known:
+            raise ConfigError(f"{prefix}{key}: no such key.{did_you_mean(f'{prefix}{key}', known)}")
+    for field in fields:
+        if field.name not in node and field.default is field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{prefix}{field.name} is missing")
+    return {field.name: _value(field.type, node[field.name], prefix + field.name, unresolved)
+            for field in fields if field.name in node}
+
+
+def alternatives(kind: Any) -> tuple[Any, bool]:
+    """The type that Optional is of, and whether None is one too."""
+    if get_origin(kind) is Union:
+        return next(one for one in get_args(kind) if one is not NoneType), True
+    return kind, False
+
+
+def _value(kind: Any, value: Any, key: str, unresolved: bool) -> Any:
+    kind, optional = alternatives(kind)
+    if kind is Any or value is None and optional or unresolved and isinstance(value, str) and (
+            "${" in value or value == "???"):
+        return value
+    if dataclasses.is_dataclass(kind):
+        return converted(kind, value, key, unresolved)
+    if get_origin(kind) is list:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{key}={value}: expected a list, as [FIRST,SECOND]")
+        return [_value(get_args(kind)[0], one, f"{key}[{place}]", unresolved) for place, one in enumerate(value)]
+    if get_origin(kind) is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key}={value}: expected keys with values, as {{KEY: VALUE}}")
+        for name in value:
+            if not isinstance(name, str):
+                raise ConfigError(f"{key}: {name!r}: expected a name, in quotes where it looks like something else")
+        return {name: _value(get_args(kind)[1], one, f"{key}.{name}", unresolved) for name, one in value.items()}
+    if value is None:
+        default = ": leave it out for its default" if kind is str else ""
+        raise ConfigError(f"{key}=null: expected {EXPECTED.get(kind, 'a number of bytes')}{default}")
+    return bytes_of(key, value) if kind == Bytes else _SCALARS[kind](key, value)
+
+
+def _int(key: str, value: Any) -> int:
+    if (number := whole(value)) is None:
+        raise ConfigError(f"{key}={value}: expected {EXPECTED[int]}")
+    return number
+
+
+def _float(key: str, value: Any) -> float:
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{prefix}{error.full_key}{_mistyped(error)}") from error
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            return float(value)
+    except (ValueError, OverflowError):
+        pass
+    raise ConfigError(f"{key}={value}: expected {EXPECTED[float]}")
 
 
-def _mistyped(error: OmegaConfBaseException) -> str:
-    """What follows the key: `=VALUE: expected …` where the value is of another type."""
-    if "is not a ListConfig" in first_line(error):
-        return ": expected a list, as [FIRST,SECOND]"
-    found = re.match(r"Value '(.*)' (?:of type '.*' could not be converted to|is not a valid) (\w+)", first_line(error))
-    return f"={found[1]}: expected {EXPECTED.get(found[2], found[2])}" if found else f": {first_line(error)}"
+def _bool(key: str, value: Any) -> bool:
+    if (word := str(value).lower()) not in TRUE + FALSE:
+        raise ConfigError(f"{key}={value}: expected {EXPECTED[bool]}")
+    return word in TRUE
 
 
-def _check_keys(schema: type, node: Any, prefix: str) -> None:
-    fields = {field.name: field for field in dataclasses.fields(schema)}
-    for key, value in node.items():
-        if key not in fields:
-            raise ConfigError(f"{prefix}{key}: no such key.{did_you_mean(f'{prefix}{key}', [prefix + name for name in fields])}")
-        for schema_below in filter(dataclasses.is_dataclass, (fields[key].type, *get_args(fields[key].type))):
-            if isinstance(value, dict):
-                _check_keys(schema_below, value, f"{prefix}{key}.")
-            for place, one in enumerate(value if isinstance(value, list) else []):
-                if not isinstance(one, dict):
-                    raise ConfigError(f"{prefix}{key}[{place}]={one}: expected keys with values, as {{KEY: VALUE}}")
-                typed(schema_below, one, f"{prefix}{key}[{place}]")
-    required = {name for name, field in fields.items()
-                if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING}
-    if missing := sorted(required - set(node)):
-        raise ConfigError(f"{prefix}{missing[0]} is missing")
+def _str(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{key}={value}: expected text: in quotes, as {key}=\"'{value}'\", or {key.split('.')[-1]}: "
+                          f"'{value}' in a file")
+    if "\0" in value:
+        raise ConfigError(f"{key}={value}: expected text without the character 0")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{key}={value}: expected text in UTF-8, and this holds bytes that are not") from None
+    return value
+
+
+_SCALARS = {int: _int, float: _float, bool: _bool, str: _str}
+
+
+def _built(schema: type[Schema], values: dict[str, Any]) -> Schema:
+    return schema(**{field.name: _objects(field.type, values[field.name]) for field in dataclasses.fields(schema)
+                     if field.name in values})
+
+
+def _objects(kind: Any, value: Any) -> Any:
+    kind, _ = alternatives(kind)
+    if value is None:
+        return None
+    if dataclasses.is_dataclass(kind):
+        return _built(kind, value)
+    if get_origin(kind) is list and dataclasses.is_dataclass(get_args(kind)[0]):
+        return [_built(get_args(kind)[0], one) for one in value]
+    return value
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -60,4 +138,4 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

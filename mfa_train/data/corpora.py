@@ -1,25 +1,41 @@
 """The corpora that `data` names: prepared where they aren't yet, and opened."""
 
+import re
+import shlex
 from collections.abc import Callable
 
 from mfa_train.config import Config, DataConfig
 from mfa_train.data.corpus import Corpus
 from mfa_train.data.preparing.prepare import prepare
+from mfa_train.data.reach import require_place
 from mfa_train.data.shards.cache import ShardCache, is_url
 from mfa_train.errors import ConfigError
 
 
 def prepare_all(data: DataConfig, say: Callable[[str], None] = print, check: bool = False) -> None:
-    """Makes the corpus in data.path where it isn't there yet; with `check` holds every file against its manifest. Corpora
-    that only are read (data=prepared, data=mixture) are opened. Raises UserError."""
+    """Makes the corpus in data.path where it isn't there yet; with `check` holds every file against its manifest, and says what to type
+    next. Corpora that only are read (data=prepared, data=mixture) are opened. Raises UserError."""
     if data.source in ("prepared", "mixture"):
         for corpus in open_all(data, say, check).values():
+            if corpus.tokenizer.separator.in_texts:
+                say(f"warning: {corpus.path}: {corpus.tokenizer.separator.warning}")
             say(f"{corpus.path}: {corpus.train.num_tokens:,} tokens, a vocabulary of {corpus.vocab_size:,}")
     elif is_url(data.path):
         raise ConfigError(f"data.path={data.path}: corpora are prepared on disk; prepare it in a folder, copy that there, and "
                           "read it with data=prepared")
     else:
-        prepare(data, say, check)
+        corpus = prepare(data, say, check)
+        if check:
+            say(f"{corpus.path}: {corpus.train.num_tokens:,} tokens, a vocabulary of {corpus.vocab_size:,}; train on it with")
+            say(f"  python train.py data=prepared {_override('data.path', corpus.path)} data.vocab_size={corpus.vocab_size}")
+
+
+def _override(key: str, value: str) -> str:
+    """KEY=VALUE as a shell and Hydra take it."""
+    if re.fullmatch(r"[\w./@+-]+", value, re.ASCII):
+        return f"{key}={value}"
+    quoted = re.sub(r"(\\*)(?='|$)", r"\1\1", value).replace("'", "\\'")  # a backslash counts before a quote alone
+    return shlex.quote(f"{key}='{quoted}'")
 
 
 def open_all(data: DataConfig, say: Callable[[str], None] = lambda message: None, check: bool = False) -> dict[str, Corpus]:
@@ -30,6 +46,11 @@ def open_all(data: DataConfig, say: Callable[[str], None] = lambda message: None
         if not paths:
             raise ConfigError("data.corpora: expected a name and the folder or URL of each prepared corpus, as "
                               "data.corpora='{code: data/code-16384, web: s3://bucket/web-16384}'")
+    for name, path in paths.items():
+        told = f"data.corpora.{name}={path}" if data.source == "mixture" else f"data.path={path}"
+        if not path.strip() or "\0" in path:
+            raise ConfigError(f"{told}: expected the folder or URL of a prepared corpus")
+        require_place(told, path)
     cache = ShardCache(data.cache_dir, data.cache_bytes, say)
     return {name: Corpus(path, cache, check) for name, path in paths.items()}
 

@@ -10,14 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mfa_train.data.manifest import FORMAT, SPLITS, read_manifest
 from mfa_train.data.shards.cache import ShardCache, is_url
 from mfa_train.data.shards.shards import Shard, Shards
 from mfa_train.data.shards.store import ShardStore, remember_verified, sha256_of
 from mfa_train.data.tokenizer import open_recorded
-from mfa_train.errors import DataError
+from mfa_train.errors import ConfigError, DataError
 
-SPLITS = ("train", "held_out")
-FORMAT = 3
+__all__ = ["FORMAT", "SPLITS", "Corpus", "read_manifest", "sha256_of"]
 
 
 class Corpus:
@@ -37,7 +37,11 @@ class Corpus:
         else:
             tokenizer = Path(self.path) / name
             self._vouch(tokenizer, sha256)
-        self.tokenizer = open_recorded(tokenizer, self.manifest.get("separator_token"), self.manifest["eos_token"])
+        try:
+            self.tokenizer = open_recorded(tokenizer, self.manifest.get("separator_token"), self.manifest["eos_token"])
+        except ConfigError as error:  # it was right when the corpus was prepared
+            raise DataError(f"{self.path}/manifest.json: not of this tokenizer, or damaged ({' '.join(str(error).split())}); remove "
+                            f"{self.path} and prepare it again") from error
         self.vocab_size = self.tokenizer.vocab_size
         self.train, self.held_out = (
             Shards(self.store, [Shard.of(entry) for entry in self.entries(split)], self.vocab_size) for split in SPLITS)
@@ -74,26 +78,3 @@ class Corpus:
         if not path.is_file() or sha256_of(path) != sha256:
             raise DataError(f"{path}: {'damaged' if path.is_file() else 'missing'}; remove {self.path} and prepare the "
                             "corpus again")
-
-
-def read_manifest(path: Path | str, cache: ShardCache | None = None) -> dict:
-    """manifest.json of the corpus at `path`; behind a URL `cache` gets it. Raises DataError where there is none, or it
-    isn't one."""
-    file = f"{str(path).rstrip('/')}/manifest.json"
-    try:
-        content = cache.read(file) if is_url(file) else Path(file).read_bytes()
-    except (DataError, OSError) as error:
-        if is_url(file) and not isinstance(error.__cause__, FileNotFoundError):
-            raise
-        raise DataError(f"{path}: no prepared corpus here (manifest.json is missing); type mfa-train prepare") from None
-    try:
-        manifest = json.loads(content)
-        if manifest["format"] != FORMAT:
-            raise DataError(f"{file}: format {manifest['format']}, expected {FORMAT}; remove {path} and prepare it again")
-        for split in SPLITS:  # a key that is missing is found here
-            for entry in manifest["splits"][split]["shards"]:
-                entry["sha256"]["bin"], entry["tokens"], Shard.of(entry)
-        manifest["tokenizer_sha256"], manifest["tokenizer_file"], manifest["eos_token"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{file}: not a manifest (damaged?); remove {path} and prepare it again") from error
-    return manifest

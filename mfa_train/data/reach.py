@@ -1,76 +1,164 @@
 """Files wherever fsspec reaches (local, s3://, gs://, hf://, …), and why one can't be reached, in one line."""
 
 import contextlib
-from collections.abc import Iterator
+import io
+import os
+import re
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 from fsspec.core import OpenFile
 from fsspec.implementations.local import LocalFileSystem
 
-from mfa_train.errors import ConfigError, DataError
+from mfa_train.errors import ConfigError, DataError, UserError
 
-REMOTE_PACKAGES = ("botocore", "aiohttp", "gcsfs", "adlfs", "azure", "google", "huggingface_hub", "httpx", "requests")
-"""What these raise when a server refuses or can't be found isn't always an OSError."""
+Result = TypeVar("Result")
+
+ANSWER_SECONDS = 60.0
+"""After which a server that says nothing is given up."""
+SHORT = 64
+"""Bytes that are waited for: what a file is shows in its first ones."""
+TOKENIZER_BYTES = 2**28
+"""More is no tokenizer: `content` reads no further."""
 
 
 @contextlib.contextmanager
 def reaching(told: str, error_type: type[ConfigError] | type[DataError]) -> Iterator[None]:
-    """Turns what goes wrong on the way to a file into one `error_type` behind `told`: KEY=VALUE or a name."""
+    """Turns what goes wrong on the way to a file into one `error_type` behind `told`: KEY=VALUE or a name. Inside stand calls
+    of fsspec alone: a dozen libraries raise what they like, and no bug of ours may pass for a file that can't be read."""
     try:
         yield
+    except UserError:
+        raise
     except ImportError as error:
-        raise ConfigError(f"{told}: {_first_line(error)}; for s3:// type pip install -e '.[s3]'") from error
+        mend = "; type pip install -e '.[s3]'" if "s3" in str(error) else ""
+        raise ConfigError(f"{told}: {_first_line(error)}{mend}") from error
     except FileNotFoundError as error:
+        if (cause := really(error)) is not error:
+            raise error_type(f"{told}: cannot be read ({_first_line(cause)})") from error
         raise error_type(f"{told}: no such file, or no such bucket") from error
     except PermissionError as error:
         where = "; credentials belong in the environment, as AWS_ACCESS_KEY_ID or AWS_PROFILE" if "://" in told else ""
         raise error_type(f"{told}: access denied ({_first_line(error)}){where}") from error
-    except (OSError, TimeoutError) as error:
-        raise error_type(f"{told}: cannot be read ({_first_line(error)})") from error
-    except ValueError as error:
-        if "Protocol not known" not in str(error):
-            raise
-        raise ConfigError(f"{told}: {_first_line(error)}; expected a path, or a URL that fsspec opens") from error
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in REMOTE_PACKAGES:
-            raise
-        raise error_type(f"{told}: cannot be reached ({_first_line(error)})") from error
+        if "Protocol not known" in str(error):
+            raise ConfigError(f"{told}: {_first_line(error)}; expected a path, or a URL that fsspec opens") from error
+        if isinstance(error, (TypeError, ValueError)):  # of what parses the URL
+            raise error_type(f"{told}: cannot be read as a path or URL ({_first_line(error)})") from error
+        how = "read" if isinstance(error, OSError) else "reached"
+        raise error_type(f"{told}: cannot be {how} ({_first_line(error)})") from error
 
 
-def found(key: str, patterns: list[str]) -> list[OpenFile]:
-    """The files of `patterns` (paths or URLs, with * and ** as in a shell), each once, sorted by name.
+def really(error: Exception) -> Exception:
+    """Why a file isn't there: fsspec tells of a server that can't be reached, over HTTP, as of a file that isn't."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception) or isinstance(cause, FileNotFoundError):
+        return error
+    return error if getattr(cause, "status", None) in (404, 410) else cause
 
-    Raises ConfigError where a pattern finds none or can't be reached.
-    """
-    files: dict[str, OpenFile] = {}
-    for pattern in patterns:
-        with reaching(f"{key}={pattern}", ConfigError):
-            matching = fsspec.open_files(pattern, "rb")
-            if not matching or not all(file.fs.isfile(file.path) for file in matching):
-                raise FileNotFoundError(pattern)
-        files |= {name(file): file for file in matching}
-    return [files[file] for file in sorted(files)]
+
+def require_place(told: str, url: str) -> None:
+    """Raises ConfigError for a URL that names no host and no bucket."""
+    if re.fullmatch(r"[\w+.-]*:/+", url):
+        raise ConfigError(f"{told}: names no file; expected a path, or a URL as s3://BUCKET/FILE")
+
+
+class Raw(io.RawIOBase):
+    """The bytes of an open file, whichever kind its file system gives: what goes wrong is a DataError that names `name`."""
+
+    def __init__(self, file: BinaryIO, name: str):
+        self.file, self.name, self.taken = file, name, 0
+        """`taken`: bytes that were read."""
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self.file.seekable()
+
+    def readinto(self, buffer: Any) -> int:
+        part = b""
+        with reaching(self.name, DataError):
+            while len(part) < min(len(buffer), SHORT) and (more := self.file.read(len(buffer) - len(part))):
+                part += more
+        buffer[: len(part)] = part
+        self.taken += len(part)
+        return len(part)
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        with reaching(self.name, DataError):
+            return self.file.seek(place, whence)
+
+    def tell(self) -> int:
+        with reaching(self.name, DataError):
+            return self.file.tell()
+
+
+def promptly(call: Callable[[], Result]) -> Result:
+    """What `call` gives or raises; TimeoutError where nothing comes for ANSWER_SECONDS. Its thread is left behind then."""
+    done: list[tuple[Result | None, BaseException | None]] = []
+
+    def act() -> None:
+        try:
+            done.append((call(), None))
+        except BaseException as error:
+            done.append((None, error))
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    if not done:
+        raise TimeoutError(f"no answer for {ANSWER_SECONDS:.0f} seconds")
+    result, error = done[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def is_local(file: OpenFile) -> bool:
+    return isinstance(file.fs, LocalFileSystem)
 
 
 def name(file: OpenFile) -> str:
     """An absolute path, or a URL."""
-    return file.path if isinstance(file.fs, LocalFileSystem) else file.full_name
+    return file.path if is_local(file) else file.full_name
 
 
 def size(file: OpenFile) -> int | None:
     """Bytes, where the file system tells."""
     with reaching(name(file), DataError):
-        return file.fs.size(file.path)
+        return file.fs.size(file.path) if is_local(file) else promptly(lambda: file.fs.size(file.path))
 
 
-def content(key: str, url: str, most: int) -> bytes:
-    """The whole file, of at most `most` bytes. Raises ConfigError."""
-    with reaching(f"{key}={url}", ConfigError), fsspec.open(url, "rb") as file:
-        read = file.read(most + 1)
-    if len(read) > most:
-        raise ConfigError(f"{key}={url}: more than {most:,} bytes, which is no tokenizer; expected a tokenizer.json or a sentencepiece model")
-    return read
+def content(key: str, url: str) -> bytes:
+    """The whole file. Raises ConfigError."""
+    require_place(f"{key}={url}", url)
+    if "://" not in url and os.path.exists(url):
+        mode = os.stat(url).st_mode
+        if stat.S_ISDIR(mode):
+            raise ConfigError(f"{key}={url}: a folder; expected the file in it, as {url.rstrip('/')}/tokenizer.json")
+        if not stat.S_ISREG(mode):
+            raise ConfigError(f"{key}={url}: {irregular(mode)}, not a file")
+    def read() -> bytes:
+        with fsspec.open(url, "rb") as file:
+            return file.read(TOKENIZER_BYTES + 1)
+
+    with reaching(f"{key}={url}", ConfigError):
+        found = promptly(read)
+    if len(found) > TOKENIZER_BYTES:
+        raise ConfigError(f"{key}={url}: more than {TOKENIZER_BYTES:,} bytes, which no tokenizer has")
+    return found
+
+
+def irregular(mode: int) -> str:
+    """What something on disk is that is neither file nor folder."""
+    kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
+    return next((told for is_kind, told in kinds if is_kind(mode)), "something odd")
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 300 else f"{line[:300]} …"

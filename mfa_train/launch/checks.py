@@ -1,20 +1,24 @@
 """What is checked before a job is handed over, so that no queue is waited in vain. Each check raises ConfigError in one
 line.
 
-    1. The variant is matched, the batch divides over the ranks, the schedule fits, and so does the model (budget.plan).
-    2. The corpus is there, made with these settings, and its tokens are the model's.
-    3. The run's folder holds no other run, nobody works in it, and it lies where all nodes see it, as far as that is
+    1. The variant is matched, the batch divides over the ranks, the schedule fits, and so does the model; the devices can what is
+       asked of them (training.before_start, as the run itself asks).
+    2. The corpus is there, made with these settings, its tokens are the model's, and it is long enough.
+    3. The checkpoint that resume names is there and is of this model and these data. (That of a ladder's branch comes later.)
+    4. The run's folder holds no other run, nobody works in it, and it lies where all nodes see it, as far as that is
        declared (cluster.shared). A job itself says which node does not see it.
 
 A run that has finished is no longer part of the job.
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from mfa_train.config import ClusterConfig, Config, Member
 from mfa_train.errors import ConfigError
+from mfa_train.tracking.wandb_run import forget_run
 
 
 def unfinished(members: Sequence[Member]) -> list[Member]:
@@ -37,18 +41,15 @@ def _finished(config: Config) -> bool:
 
 def require_trainable(members: Sequence[Member]) -> None:
     """Raises ConfigError, which names the member, for the first that can't be trained on the cluster it asks for."""
-    from mfa_train.training.schedule import check_schedule
-
-    corpora, planned = {}, set()
+    corpora, planned, launched = {}, set(), {member.config.run_dir for member in members}
     for member in members:
         try:
-            check_schedule(member.config.schedule, member.config.training.total_steps)
             if (alike := _what_is_planned(member.config)) not in planned:
                 _require_plan(member.config)
             planned.add(alike)
             key = str(dataclasses.asdict(member.config.data))
             corpora[key] = corpora.get(key) or _opened(member.config)
-            _require_readable(member.config, corpora[key])
+            _require_startable(member.config, corpora[key], comes_later=member.after in launched)
             _require_shared(member.config)
         except ConfigError as error:
             if not member.swept:
@@ -61,6 +62,7 @@ def move_aside(members: Sequence[Member]) -> None:
     for config in (member.config for member in members if member.config.resume == "never"):
         from mfa_train.training.run_folder import RunFolder
 
+        forget_run(os.environ)  # which the job is started in
         folder = RunFolder(config)
         folder.open()
         folder.move_aside()
@@ -78,19 +80,17 @@ def on_gpus(cluster: ClusterConfig) -> bool:
 
 def _require_plan(config: Config) -> None:
     from mfa_train.budget.match import matched
-    from mfa_train.budget.plan import make_plan, require_fit
+    from mfa_train.training.before_start import checked_plan
 
-    config, match = matched(config)
-    plan = make_plan(config, match=match)
-    if config.plan.check:
-        require_fit(config, plan["memory"])
+    checked_plan(*matched(config))
 
 
 def _what_is_planned(config: Config) -> str:
     """Of a ladder's members, those that differ in steps and seed alone are planned once."""
     training = dataclasses.replace(config.training, steps=1, tokens=None)
+    fits = 0 <= config.schedule.warmup_steps <= config.training.total_steps
     return str((config.model, config.attention, config.match, config.plan, config.cluster, config.zero, config.offload,
-                config.precision, training))
+                config.precision, training, fits, config.sample))
 
 
 def _opened(config: Config) -> dict:
@@ -104,10 +104,17 @@ def _opened(config: Config) -> dict:
     return open_all(data)
 
 
-def _require_readable(config: Config, corpora: dict) -> None:
-    from mfa_train.data.corpora import require_readable
+def _require_startable(config: Config, corpora: dict, comes_later: bool) -> None:
+    """`comes_later`: whether what it starts from is trained by this launch too."""
+    from mfa_train.budget.match import matched
+    from mfa_train.training.before_start import read_order
+    from mfa_train.training.checkpoint import manifest_of
+    from mfa_train.training.resume import starting_point
 
-    require_readable(config, corpora)
+    config, cluster = matched(config)[0], config.cluster
+    batches, _ = read_order(config, corpora, 0, cluster.world_size, cluster.devices_per_node)
+    if not comes_later:
+        starting_point(config, config.run_dir, batches.identity(), lambda _: None, vouch=manifest_of)
 
 
 def _require_shared(config: Config) -> None:

@@ -1,27 +1,19 @@
 """A hostfile as DeepSpeed and MPI know it: `node-1 slots=8`, one line a host, # for comments."""
 
 import re
-from pathlib import Path
 
 from mfa_train.config import ClusterConfig
 from mfa_train.errors import ConfigError
+from mfa_train.launch.lines import lines_of
 
 
 def read_hosts(cluster: ClusterConfig) -> list[str]:
     """The hosts of cluster.hostfile, the first first. Raises ConfigError, naming the host, where one stands there twice
     or hosts and slots are not those of cluster.nodes and cluster.devices_per_node."""
-    path = Path(str(cluster.hostfile))
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"cluster.hostfile={path}: cannot be read ({getattr(error, 'strerror', error)}): a line for "
-                          "each host, as node-1 slots=8") from None
-    slots: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.strip().startswith("#"):
-            continue
+    path, slots = str(cluster.hostfile), {}
+    for number, line in lines_of("cluster.hostfile", path, "a line for each host, as node-1 slots=8"):
         # A name of plain characters: pdsh and shells have a meaning for others.
-        found = re.fullmatch(r"\s*([\w.][\w.:@-]*)\s+slots=(\d+)\s*", line)
+        found = re.fullmatch(r"([\w.][\w.:@-]*)\s+slots=([0-9]{1,6})", line, re.ASCII)
         if not found:
             raise ConfigError(f"cluster.hostfile={path}: line {number}: expected a host and its slots, as node-1 "
                               f"slots=8, not {line}")

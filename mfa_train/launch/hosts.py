@@ -35,8 +35,8 @@ def require_ready(hosts: Sequence[str], config: Config, job: Job, on_gpus: bool,
     try:
         with tempfile.NamedTemporaryFile(dir=run_dir, prefix=".seen-") as token, ThreadPoolExecutor(64) as threads:
             answers = list(threads.map(
-                lambda host: _asked(host, Question(job.word, token.name, data, job.port, host == hosts[0], on_gpus)),
-                hosts))
+                lambda host: _asked(host, Question(job.word, token.name, data, job.environment, job.port, host == hosts[0],
+                                                   on_gpus)), hosts))
     finally:
         with contextlib.suppress(OSError):  # it holds a run
             run_dir.rmdir()
@@ -54,6 +54,9 @@ def require_ready(hosts: Sequence[str], config: Config, job: Job, on_gpus: bool,
         if not answer.sees_data:
             raise ConfigError(f"host {host}: {data} is not there: data.path must be on storage that all hosts share, "
                               "or at the same place on each")
+        if not answer.sees_environment:
+            raise ConfigError(f"host {host}: cluster.environment={job.environment} cannot be read there: it must be at the same place "
+                              "on each host")
         if on_gpus and answer.gpus < job.devices_per_node:
             raise ConfigError(f"host {host}: has {answer.gpus} GPUs, its slots are {job.devices_per_node}: correct "
                               f"{config.cluster.hostfile} and type cluster.devices_per_node={answer.gpus or 1}")

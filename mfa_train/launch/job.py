@@ -1,7 +1,7 @@
 """What a launch leaves for its ranks: job.json, with the overrides of each member as they were typed.
 
 Ranks read their overrides from it, so that no config value ever passes through a shell, a scheduler or another
-launcher. It lies in NAME/launch/ of a run's folder, a sweep's in runs_dir/.sweeps/GROUP-MEMBERS/, where no other sweep
+launcher. Of cluster.environment it holds the file's name alone. It lies in NAME/launch/ of a run's folder, a sweep's in runs_dir/.sweeps/GROUP-MEMBERS/, where no other sweep
 of the group changes what a queued one is going to read.
 """
 
@@ -16,10 +16,11 @@ from pathlib import Path
 
 from mfa_train.config import Config, Member
 from mfa_train.errors import ConfigError
+from mfa_train.launch.environment import environment
 from mfa_train.run_files import LAUNCH
 from mfa_train.tracking.starts import versions
 
-JOB = "job.json"
+JOB, SWEEPS = "job.json", ".sweeps"
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,18 @@ class Job:
     nodes: int
     devices_per_node: int
     port: int | None
-    environment: dict[str, str]
-    """What cluster.environment adds for every rank."""
+    environment: str | None
+    """cluster.environment, absolute: every rank reads it where it starts."""
     versions: dict[str, str]
     """Of the libraries where the job was launched: all nodes must have the same."""
 
     @property
     def world_size(self) -> int:
         return self.nodes * self.devices_per_node
+
+    @property
+    def is_sweep(self) -> bool:
+        return Path(self.folder).parent.name == SWEEPS
 
     @property
     def word(self) -> str:
@@ -59,7 +64,10 @@ def read_job(word: str) -> Job:
     folder."""
     path = Path(urllib.parse.unquote(word)) / JOB
     try:
-        return Job(**json.loads(path.read_text(encoding="utf-8")))
+        job = Job(**json.loads(path.read_text(encoding="utf-8")))
+        if not isinstance(job.environment, str | None):
+            raise TypeError("its environment is no file")
+        return job
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): runs_dir must be a folder that all nodes "
                           "share") from None
@@ -74,13 +82,14 @@ def make_job(members: Sequence[Member], cwd: Path, part: str = "") -> Job:
     folder = runs[0] / LAUNCH
     if members[0].swept:
         which = hashlib.sha256("\n".join(map(str, runs)).encode()).hexdigest()[:8]
-        folder = cwd / first.runs_dir / ".sweeps" / f"{sweep_name(first)}{part}-{which}"
+        folder = cwd / first.runs_dir / SWEEPS / f"{sweep_name(first)}{part}-{which}"
     # An older run is moved aside once, when the job is launched: what it then finds is its own.
     again = [["resume=auto"] if member.config.resume == "never" else [] for member in members]
+    environment(file := first.cluster.environment)  # read by the ranks; here for its mistakes alone
     return Job(str(folder), [{"run_dir": str(run), "overrides": [*member.overrides, *auto]}
                              for run, member, auto in zip(runs, members, again)],
                first.cluster.nodes, first.cluster.devices_per_node, first.cluster.port,
-               environment(first.cluster.environment), versions())
+               None if file is None else str(cwd / file), versions())
 
 
 def make_folder(folder: Path) -> None:
@@ -95,24 +104,3 @@ def make_folder(folder: Path) -> None:
 def sweep_name(config: Config) -> str:
     """Of the sweep that `config` is a member of: its W&B group, as a folder's name."""
     return str(config.tracking.group).replace("/", "_")
-
-
-def environment(file: str | None) -> dict[str, str]:
-    """The KEY=VALUE lines of `file`; # starts a comment line. Raises ConfigError."""
-    if file is None:
-        return {}
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"cluster.environment={file}: cannot be read ({getattr(error, 'strerror', error)}): expected "
-                          "lines of KEY=VALUE") from None
-    found = {}
-    for number, line in enumerate(map(str.strip, lines), 1):
-        key, separator, value = line.partition("=")
-        if not line or line.startswith("#"):
-            continue
-        if not separator or not key.isidentifier() or "\0" in value:
-            raise ConfigError(f"cluster.environment={file}: line {number}: expected KEY=VALUE, as "
-                              f"NCCL_SOCKET_IFNAME=ib0, not {line}")
-        found[key] = value
-    return found

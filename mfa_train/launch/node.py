@@ -7,7 +7,7 @@ ends it without a word to its ranks; and its own status is 1 whatever theirs was
 that stopped (75, requeue it) from one that failed.
 
     - A signal that asks to stop (SIGTERM, SIGUSR1, SIGINT) is passed on; the ranks have all the time they need to save.
-      A second SIGINT kills them.
+      A second SIGINT, whatever came before the first, kills them.
     - A rank that fails takes the others along after a few seconds, in which they may say what they saw.
     - The status is 0; 75 where all stopped as asked; else that of the first rank to fail.
 """
@@ -22,6 +22,8 @@ from pathlib import Path
 
 from mfa_train.doors import report
 from mfa_train.errors import ConfigError, Stopped
+from mfa_train.launch.environment import environment
+from mfa_train.launch.family import dies_with
 from mfa_train.launch.job import Job, read_job
 from mfa_train.launch.output import failure_file, first_to_fail, log_of, note_failure, show_failure
 from mfa_train.tracking.starts import versions
@@ -52,7 +54,7 @@ class Node:
             "MASTER_ADDR": address, "MASTER_PORT": str(port), "WORLD_SIZE": str(job.world_size),
             "LOCAL_WORLD_SIZE": str(job.devices_per_node)}
         self.ranks: list[subprocess.Popen] = []
-        self.asked = 0
+        self.asked, self.interrupts = False, 0
 
     def run(self) -> int:
         """The exit status of them all."""
@@ -65,7 +67,7 @@ class Node:
             self.ranks.append(subprocess.Popen(
                 [sys.executable, "-u", "-m", "mfa_train.launch.rank", self.job.word, str(self.member), self.start],
                 env=self.environment | {"RANK": str(self.first + local), "LOCAL_RANK": str(local)},
-                start_new_session=True))
+                start_new_session=True, preexec_fn=dies_with(os.getpid())))
         first = self._first_to_fail()
         if first is not None:
             self._end_the_others()
@@ -106,19 +108,19 @@ class Node:
                 rank.kill()
 
     def _pass_on(self, number: int, _) -> None:
-        self.asked += number == signal.SIGINT or not self.asked
+        self.asked, self.interrupts = True, self.interrupts + (number == signal.SIGINT)
         for rank in self.ranks:
             if rank.poll() is None:
                 # SIGINT as SIGTERM: to a rank a second SIGINT, as a scheduler may have sent it one too, means not to
                 # save.
-                rank.send_signal(signal.SIGKILL if self.asked > 1 else
+                rank.send_signal(signal.SIGKILL if self.interrupts > 1 else
                                  signal.SIGTERM if number == signal.SIGINT else number)
 
 
 def main() -> int:
-    host, environment, job = socket.gethostname(), os.environ, None
-    start = f"{environment['SLURM_JOB_ID']}.{environment.get('SLURM_RESTART_COUNT', 0)}"
-    member = int(environment.get("SLURM_ARRAY_TASK_ID", 0))
+    host, slurm, job = socket.gethostname(), os.environ, None
+    start = f"{slurm['SLURM_JOB_ID']}.{slurm.get('SLURM_RESTART_COUNT', 0)}"
+    member = int(slurm.get("SLURM_ARRAY_TASK_ID", 0))
     try:
         job = read_job(sys.argv[1])
         found = versions()
@@ -126,15 +128,16 @@ def main() -> int:
             if (here := found.get(name)) != there:
                 raise ConfigError(f"{name} {here} is installed here, {there} where the job was launched: all nodes "
                                   "must have the same")
-        node, port = int(environment["SLURM_NODEID"]), job.port or port_of(int(environment["SLURM_JOB_ID"]))
+        environment(job.environment)
+        node, port = int(slurm["SLURM_NODEID"]), job.port or port_of(int(slurm["SLURM_JOB_ID"]))
         if node == 0:
             require_free(port)
     except ConfigError as error:
-        told = f"host {environment.get('SLURMD_NODENAME', host)}: {error}"
+        told = f"host {slurm.get('SLURMD_NODENAME', host)}: {error}"
         if job:  # for `mfa-train status`
             note_failure(Path(job.members[member]["run_dir"]), start, told)
         raise NodeError(told) from error
-    status = Node(job, member, start, node, environment["MASTER_ADDR"], port).run()
+    status = Node(job, member, start, node, slurm["MASTER_ADDR"], port).run()
     if status in (0, Stopped.exit_status):
         # The first node tells that the run stopped: others that end before it with a status would have srun kill it.
         return status if node == 0 else 0

@@ -28,6 +28,8 @@ class Question:
     """A file that was made for this question where the job is launched."""
     data: str | None
     """The manifest of the corpus; None where it isn't a folder."""
+    environment: str | None
+    """cluster.environment."""
     port: int | None
     first: bool
     """Whether the ranks meet here."""
@@ -42,6 +44,7 @@ class Answer:
     """Processes of an earlier launch."""
     sees_token: bool
     sees_data: bool
+    sees_environment: bool
     gpus: int
     port: int | None
     """A free one where the ranks meet; None elsewhere, and where the one asked for is in use."""
@@ -57,9 +60,10 @@ def answer(question: Question) -> Answer:
 
         gpus = torch.cuda.device_count()
     sees_data = question.data is None or Path(question.data).is_file()
+    sees_environment = question.environment is None or os.access(question.environment, os.R_OK)
     machine = f"{socket.gethostname()} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
-    return Answer(versions(), ended, Path(question.token).is_file(), sees_data, gpus, _port(question), time.time(),
-                  machine)
+    return Answer(versions(), ended, Path(question.token).is_file(), sees_data, sees_environment, gpus, _port(question),
+                  time.time(), machine)
 
 
 def end_ranks(job: str) -> int:

@@ -6,9 +6,7 @@
 LOCAL_RANK are theirs. It exits with the run's own status.
 """
 
-import ctypes
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -16,15 +14,15 @@ from pathlib import Path
 from mfa_train import config as configs
 from mfa_train.doors import report
 from mfa_train.errors import Stopped, UserError
+from mfa_train.launch.environment import environment
+from mfa_train.launch.family import die_with_parent
 from mfa_train.launch.job import Job, read_job
 from mfa_train.launch.output import RankOutput
-
-PR_SET_PDEATHSIG = 1
-"""Of prctl(2): the signal that comes when the parent is gone, so that no rank outlives its launcher."""
+from mfa_train.tracking.wandb_run import forget_run
 
 
 def main() -> int:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     job = read_job(sys.argv[1])
     member, start = (*sys.argv[2:], "0", "0")[:2]
     return work(job, int(member), start)
@@ -33,15 +31,17 @@ def main() -> int:
 def work(job: Job, member: int, start: str) -> int:
     """Trains as this rank; gives the exit status."""
     run_dir, overrides = Path(job.members[member]["run_dir"]), job.members[member]["overrides"]
-    os.environ.update(job.environment)
+    if job.is_sweep:
+        forget_run(os.environ)
     os.environ.setdefault("LOCAL_WORLD_SIZE", str(job.devices_per_node))
-    # The ranks share the node's cores; torch alone would start as many threads as cores in each.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // job.devices_per_node)))
     rank = int(os.environ.get("RANK", 0))
     output, told = RankOutput(run_dir, rank, start), []
 
     def train() -> None:
         try:
+            os.environ.update(environment(job.environment))
+            # The ranks share the node's cores; torch alone would start as many threads as cores in each.
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // job.devices_per_node)))
             config = configs.load(overrides)
             from mfa_train.training.run import run  # torch and deepspeed take seconds: not for a mistyped key
 

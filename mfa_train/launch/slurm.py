@@ -89,8 +89,8 @@ def launch(submitted: Sequence[Submission]) -> list[str]:
     if shutil.which("sbatch") is None:
         raise ConfigError("cluster=slurm: there is no sbatch on this machine: type this on a login node, or "
                           "cluster=local")
+    require_trainable([member for one in submitted for member in one.members])
     for one in submitted:
-        require_trainable(one.members)
         _require_idle(one.job)
     for one in submitted:
         move_aside(one.members)

@@ -2,7 +2,8 @@
 
     1. All hosts are asked whether they are reachable and alike (`hosts`).
     2. DeepSpeed's launcher starts `cluster.devices_per_node` ranks on each; rank 0's words come back to the terminal.
-    3. Ctrl-C, SIGTERM and SIGUSR1 ask the run to save and stop, through its first rank; a second Ctrl-C kills it.
+    3. Ctrl-C, SIGTERM and SIGUSR1 ask the run to save and stop, through its first rank; a second Ctrl-C, whatever came before the
+       first, kills it.
     4. A host that fails or is cut off takes the others along: within half a minute nothing runs on those in reach, and
        the same command goes on from the last checkpoint.
 
@@ -79,7 +80,7 @@ class _Run:
         self.hosts, self.job, self.start = hosts, job, start
         self.ended: dict[str, int] = {}
         """Exit status by host, of those that ended with one, the first first."""
-        self.asked = 0
+        self.asked, self.interrupts, self.killed = False, 0, False
 
     def watch(self, command: list[str]) -> int:
         options = shlex.join([*SSH_OPTIONS, *ALIVE_OPTIONS])
@@ -95,7 +96,7 @@ class _Run:
         while self.launcher.poll() is None:
             if self.ended and deadline is None:
                 deadline = time.monotonic() + GRACE_SECONDS.get(next(iter(self.ended.values())), 10)
-            if self.asked > 1 or deadline and time.monotonic() > deadline:
+            if self.killed or deadline and time.monotonic() > deadline:
                 self.launcher.terminate()  # it then ends the ranks everywhere, if slowly
                 self.launcher.wait()
                 end_everywhere([host for host in self.hosts if self.ended.get(host) != 255], self.job)
@@ -111,14 +112,16 @@ class _Run:
                 print(line, end="", flush=True)
 
     def _ask(self, number: int) -> None:
-        self.asked += 1
-        if self.asked == 1:
-            print(f"\n{signal.Signals(number).name}: asking the run to save and stop; once more kills it", flush=True)
-            if not signal_first(self.hosts, self.job):
-                self.asked = 2
+        self.interrupts += number == signal.SIGINT
+        if not self.asked:
+            self.asked = True
+            print(f"\n{signal.Signals(number).name}: asking the run to save and stop; Ctrl-C {'once more' if self.interrupts else 'twice'}"
+                  " kills it", flush=True)
+            self.killed = not signal_first(self.hosts, self.job)
+        self.killed |= self.interrupts > 1
 
     def _status(self) -> int:
-        if self.asked > 1:
+        if self.killed:
             raise Stopped("the run, killed on all hosts; the same command goes on from its last checkpoint")
         lost = [host for host, status in self.ended.items() if status == 255]
         if lost:

@@ -6,105 +6,204 @@ that did not is running while its records come; on its own host the process itse
 `silent`: killed, or on a step that takes unusually long.
 """
 
-import json
 import os
 import socket
 import statistics
 import time
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mfa_train import config as configs
+import yaml
+
 from mfa_train.errors import ConfigError
 from mfa_train.launch.job import JOB
 from mfa_train.launch.slurm import SUBMITTED
 from mfa_train.run_files import LAUNCH, LOGS
-from mfa_train.tracking.metrics_file import read_metrics
+from mfa_train.tracking.metrics_file import FILE as METRICS
+from mfa_train.tracking.records import last_records, number, read_object
 
 HEADER = ("run", "state", "step", "loss", "tokens/s", "ETA", "job")
 SILENT_SECONDS = 300
 """Without a record; or ten times the usual time between two, where that is longer."""
 
 
+LARGEST = 2**20
+"""Bytes of a config.yaml: far more than one has."""
+LONGEST_WAIT = 10**10
+"""Seconds; a larger number tells nothing."""
+WIDEST = 60
+"""Columns: a longer name sticks out and leaves the other rows readable."""
+STATES = ("finished", "stopped", "failed")
+"""Of summary.json."""
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 @dataclass(frozen=True)
 class Status:
     name: str
     state: str
-    step: int
-    steps: int
-    loss: float | None
-    tokens_per_second: float | None
-    seconds_left: float | None
-    job: str
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    seconds_left: float | None = None
+    job: str = ""
+    why: str = ""
+    """What is wrong with an unreadable one."""
 
 
 def statuses(runs_dir: Path) -> list[Status]:
     """Of each run in `runs_dir`, by name. Raises ConfigError where it is no folder or holds no run."""
-    if not runs_dir.is_dir():
-        raise ConfigError(f"{runs_dir}: no such folder; type the one that holds the runs, as runs")
-    found = [_status(folder) for folder in sorted(runs_dir.iterdir())
-             if (folder / "config.yaml").is_file() or (folder / LAUNCH).is_dir()]
+    try:
+        with os.scandir(runs_dir) as entries:
+            names = sorted(entry.name for entry in entries if _may_hold_a_run(entry))
+    except NotADirectoryError:
+        raise ConfigError(f"{runs_dir}: is a file; type the folder that holds the runs, as runs") from None
+    except FileNotFoundError:
+        raise ConfigError(f"{runs_dir}: no such folder; type the one that holds the runs, as runs") from None
+    except OSError as error:
+        raise ConfigError(f"{runs_dir}: cannot be read ({error.strerror}); type the folder that holds the runs") from None
+    found = [status for name in names if (status := _status(runs_dir / name))]
     if not found:
         raise ConfigError(f"{runs_dir}: holds no run; type the folder above the runs, as runs")
     return found
 
 
 def table(found: list[Status]) -> str:
-    rows = [HEADER] + [(one.name, one.state, f"{one.step:,}/{one.steps:,}" if one.steps else "-",
-                        "-" if one.loss is None else f"{one.loss:.4f}",
+    rows = [HEADER] + [(printable(one.name), one.state, f"{one.step:,}/{one.steps:,}" if one.steps else "-",
+                        "-" if one.loss is None else f"{one.loss:.4f}" if abs(one.loss) < 1e6 else f"{one.loss:.3g}",
                         "-" if one.tokens_per_second is None else f"{one.tokens_per_second:,.0f}",
-                        "-" if one.seconds_left is None else _duration(one.seconds_left), one.job or "-")
+                        "-" if one.seconds_left is None else _duration(one.seconds_left), printable(one.job) or "-")
                        for one in found]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(width) if number in (0, 1, 6) else cell.rjust(width)
-                               for number, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows)
+    widths = [min(WIDEST, max(map(_width, column))) for column in zip(*rows)]
+    lines = ["  ".join(_padded(cell, width, left=place in (0, 1, 6))
+                       for place, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
+    return "\n".join(lines + [f"{printable(one.name)}: {printable(one.why)}" for one in found if one.why])
 
 
-def _status(folder: Path) -> Status:
-    metrics, submitted = folder / "metrics.jsonl", _read(folder / LAUNCH / SUBMITTED)
-    if not (folder / "config.yaml").is_file():
-        launched = submitted or {"at": _changed(folder / LAUNCH / JOB)}
-        return Status(folder.name, _submitted_state(folder, launched), 0, 0, None, None, None, submitted.get("job", ""))
+def printable(text: str) -> str:
+    """The text with what a terminal would obey or not show written out, as \\x1b."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in text)
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal."""
+    return sum(0 if unicodedata.combining(sign) else 2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text)
+
+
+def _padded(text: str, width: int, left: bool) -> str:
+    space = " " * (width - _width(text))
+    return text + space if left else space + text
+
+
+def _may_hold_a_run(entry: os.DirEntry) -> bool:
     try:
-        config = configs.of_run(folder)
-    except ConfigError:  # it is being written, or is no run's
-        return Status(folder.name, "unreadable", 0, 0, None, None, None, submitted.get("job", ""))
-    records = read_metrics(metrics) if metrics.is_file() else []
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
+
+
+def _status(folder: Path) -> Status | None:
+    """None where no run was ever begun; whatever is odd in one folder costs that one alone."""
+    job = ""
+    try:
+        trains, launched = (folder / "config.yaml").is_file(), (folder / LAUNCH).is_dir()
+        if not (trains or launched):
+            return None
+        submitted = _read(folder / LAUNCH / SUBMITTED)
+        job = submitted.get("job") if isinstance(submitted.get("job"), str) else ""
+        if not trains:
+            at = _at(submitted) if submitted else _changed(folder / LAUNCH / JOB)
+            return Status(folder.name, _submitted_state(folder, at), job=job)
+        steps, tokens_per_step = _training(folder / "config.yaml")
+        return _of_run(folder, steps, tokens_per_step, submitted, job)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # it is being written, or is no run's
+        return Status(folder.name, "unreadable", job=job, why=_line(error))
+
+
+def _line(error: Exception) -> str:
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return said if said.startswith("config.yaml") else f"config.yaml is no run's ({said[:200]}); remove or rename the folder"
+
+
+def _of_run(folder: Path, steps: int, tokens_per_step: int, submitted: dict, job: str) -> Status:
+    metrics = folder / METRICS
+    records = last_records(metrics, 11) if metrics.is_file() else []
     state, last = _state(folder, records, submitted), records[-1] if records else {}
-    steps, speed = config.training.total_steps, None
-    if records:
-        speed = statistics.median(record["tokens_per_second"] for record in records[-10:])
-    left = None
+    speeds = [speed for record in records[-10:] if (speed := number(record.get("tokens_per_second"))) and speed > 0]
+    speed, left = statistics.median(speeds) if speeds else None, None
     if speed and state == "running":
-        left = (steps - last["step"]) * config.training.batch_size * config.training.sequence_length / speed
-    return Status(folder.name, state, last.get("step", 0), steps, last.get("train/loss"), speed, left,
-                  submitted.get("job", ""))
+        left = max(0, steps - last["step"]) * tokens_per_step / speed
+    why = "summary.json is damaged; the run's command goes on from its newest checkpoint and writes it anew"
+    why = why if state == "unreadable" else ""
+    return Status(folder.name, state, last.get("step", 0), steps, number(last.get("train/loss")), speed, left, job, why)
+
+
+def _training(path: Path) -> tuple[int, int]:
+    """Steps of the run, and tokens of a step: of its config.yaml only these are read. Raises ValueError and YAML's own
+    errors."""
+    with path.open("rb") as file:
+        text = file.read(LARGEST)
+    part = b"".join(_part(text.splitlines(keepends=True), b"training:"))  # a tenth of the time
+    tree = yaml.load(part or text, Loader)
+    training = tree.get("training") if isinstance(tree, dict) else None
+    training = training if isinstance(training, dict) else {}
+    steps, tokens, batch, sequence = (training.get(key) for key in ("steps", "tokens", "batch_size", "sequence_length"))
+    per_step = batch * sequence if _whole(batch) and _whole(sequence) else 0
+    steps = steps if _whole(steps) else -(-tokens // per_step) if _whole(tokens) and per_step else 0
+    if not (steps and per_step):
+        raise ValueError("config.yaml is no run's: it does not say training.steps, training.batch_size and "
+                         "training.sequence_length; remove or rename the folder")
+    return steps, per_step
+
+
+def _part(lines: list[bytes], begin: bytes) -> Iterator[bytes]:
+    """The lines of a key of the first level."""
+    inside = False
+    for line in lines:
+        inside = line.startswith(begin) if line[:1].strip() else inside
+        if inside:
+            yield line
+
+
+def _whole(value: object) -> bool:
+    return type(value) is int and 0 < value < 2**63
 
 
 def _state(folder: Path, records: list[dict], submitted: dict) -> str:
-    """finished | stopped | failed | running | silent, or queued where a job was submitted since."""
-    alive = max(_changed(folder / name) for name in ("metrics.jsonl", "starts.jsonl", "config.yaml"))
+    """finished | stopped | failed | running | silent | unreadable, or queued where a job was submitted since."""
+    alive = max(_changed(folder / name) for name in (METRICS, "starts.jsonl", "config.yaml"))
     closed = _changed(folder / "summary.json")
-    if submitted.get("at", 0) > max(alive, closed):
-        return _submitted_state(folder, submitted)
+    if _at(submitted) > max(alive, closed):
+        return _submitted_state(folder, _at(submitted))
     if closed >= alive:
-        return _read(folder / "summary.json").get("status", "unreadable")
+        state = _read(folder / "summary.json").get("status")
+        return state if state in STATES else "unreadable"
     holder = _read(folder / "run.lock")
     if holder.get("host") == socket.gethostname():
-        return "running" if _lives(holder["pid"], folder) else "silent"
-    apart = [later["seconds"] - earlier["seconds"] for earlier, later in zip(records, records[1:])]
-    usual = statistics.median(apart[-10:]) if apart else 0
-    return "running" if time.time() - alive < max(SILENT_SECONDS, 10 * usual) else "silent"
+        return "running" if _lives(holder.get("pid"), folder) else "silent"
+    seconds = [at for record in records if (at := number(record.get("seconds"))) is not None]
+    usual = statistics.median([later - earlier for earlier, later in zip(seconds, seconds[1:])] or [0])
+    # A clock of another machine may be ahead; what is written far in the future tells nothing.
+    return "running" if abs(time.time() - alive) < max(SILENT_SECONDS, 10 * usual) else "silent"
 
 
-def _submitted_state(folder: Path, submitted: dict) -> str:
+def _at(submitted: dict) -> float:
+    return number(submitted.get("at")) or 0.0
+
+
+def _submitted_state(folder: Path, at: float) -> str:
     """queued, or failed where the job ended before there was a run."""
     failed = max(map(_changed, (folder / LOGS).glob("failure-*.txt")), default=0.0)
-    return "failed" if failed > submitted.get("at", 0) else "queued"
+    return "failed" if failed > at else "queued"
 
 
-def _lives(pid: int, folder: Path) -> bool:
+def _lives(pid: object, folder: Path) -> bool:
     """Whether process `pid` holds the lock of `folder`: not one that got its number later."""
+    if not _whole(pid):
+        return False
     try:
         lock = (folder / "run.lock").stat()
         return any(os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), lock) for name in os.listdir(f"/proc/{pid}/fd")
@@ -115,17 +214,19 @@ def _lives(pid: int, folder: Path) -> bool:
 
 def _changed(path: Path) -> float:
     """When it was last written; 0 where it isn't there."""
-    return path.stat().st_mtime if path.exists() else 0.0
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _read(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
-    except (OSError, ValueError):
-        return {}
+    """A JSON object; empty where it is none, or isn't there."""
+    return read_object(path) or {} if path.is_file() else {}
 
 
 def _duration(seconds: float) -> str:
+    if seconds > LONGEST_WAIT:
+        return "-"
     hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if seconds >= 60 else f"{seconds:.0f} s"
+    return f"{hours:,} h {minutes:02} min" if hours else f"{minutes} min" if seconds >= 60 else f"{seconds:.0f} s"

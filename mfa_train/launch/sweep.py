@@ -4,7 +4,7 @@
     2. A member that fails is tried again sweep.retries times, behind the others; what still fails is told at the end.
     3. A ladder's branch starts when the run that it branches off has finished.
     4. Ctrl-C, SIGTERM and SIGUSR1 stop all members, which save first; a second Ctrl-C kills them. The same command goes
-       on from there.
+       on from there. A sweep that is killed itself takes its members along.
 
 Several at a time share the machine: each gets its share of the cores, and cluster.devices_per_node GPUs of its own.
 Their words go to NAME/logs/sweep.log.
@@ -21,7 +21,9 @@ from pathlib import Path
 from mfa_train.config import Member
 from mfa_train.errors import ConfigError, Stopped, TrainingError
 from mfa_train.launch.checks import unfinished
+from mfa_train.launch.family import dies_with
 from mfa_train.run_files import LOGS
+from mfa_train.tracking.wandb_run import forget_run
 
 STOPPED = (Stopped.exit_status, 130, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGKILL)
 """Statuses of a member that was asked to stop."""
@@ -57,6 +59,7 @@ class _Sweep:
         self.free = list(range(self.parallel))
         self.running: dict[_Attempt, int] = {}
         self.asked: signal.Signals | None = None
+        self.interrupts = 0
         self.stopped_at: list[str] = []
         self.failed: set[Path] = set()
 
@@ -103,6 +106,7 @@ class _Sweep:
     def _start(self, member: Member, tries: int) -> None:
         slot = self.free.pop(0)
         output, environment = None, dict(os.environ)
+        forget_run(environment)
         again = f" (once more, {tries} of {member.config.sweep.retries})" if tries else ""
         if self.parallel > 1:
             path = member.config.run_dir / LOGS / "sweep.log"
@@ -113,7 +117,7 @@ class _Sweep:
                 environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot]
         print(f"\n=== {' '.join(member.swept)}{again}", flush=True)
         process = subprocess.Popen([*self.command, *member.overrides], stdout=output, stderr=output, env=environment,
-                                   start_new_session=True)
+                                   start_new_session=True, preexec_fn=dies_with(os.getpid()))
         self.running[_Attempt(member, slot, process)] = tries
 
     def _tell(self, attempt: _Attempt, status: int) -> None:
@@ -123,15 +127,20 @@ class _Sweep:
             print(f"=== {' '.join(attempt.member.swept)}: {came} after {seconds:.0f} s", flush=True)
 
     def _on_signal(self, number: int, _) -> None:
-        again = self.asked == number == signal.SIGINT
-        self.asked = signal.Signals(number)
-        self._ask(kill=again)
+        self.asked, self.interrupts = signal.Signals(number), self.interrupts + (number == signal.SIGINT)
+        self._ask()
 
-    def _ask(self, kill: bool = False) -> None:
+    def _ask(self) -> None:
         for attempt in self.running:
             if attempt.process.poll() is None:
-                attempt.process.send_signal(signal.SIGKILL if kill else
-                                            signal.SIGTERM if self.asked == signal.SIGINT else self.asked)
+                attempt.process.send_signal(self._signal_for(attempt.member))
+
+    def _signal_for(self, member: Member) -> signal.Signals:
+        if member.config.cluster.launcher == "ssh":
+            return self.asked  # it counts for itself: killed, it would leave its hosts training
+        if self.interrupts > 1:
+            return signal.SIGKILL
+        return signal.SIGTERM if self.asked == signal.SIGINT else self.asked
 
 
 def _device_shares(member: Member, parallel: int) -> list[str | None]:

@@ -9,16 +9,20 @@ import numpy as np
 from mfa_train.errors import ConfigError, did_you_mean
 from mfa_train.scaling.answers import at_budgets, frontier_curves, parameter_differences
 from mfa_train.scaling.bootstrap import DRAWS, LEVEL, SEED
+from mfa_train.scaling.bounded import NOT_DRAWN, ROWS, evenly, few_notices
 from mfa_train.scaling.costs import ACCOUNTINGS
+from mfa_train.scaling.data_orders import why_no_pairs
 from mfa_train.scaling.fits import VariantFit, fit_variants
 from mfa_train.scaling.kv_frontier import kv_at_equal_loss, loss_over_kv
 from mfa_train.scaling.law import ESTIMATOR
-from mfa_train.scaling.paired import settings_beside, verdicts, why_no_pairs
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.paired import settings_beside, verdicts
+from mfa_train.scaling.plain_files import shown
+from mfa_train.scaling.runs import BOUNDS, Run
 from mfa_train.scaling.study import PARAMETERS, Study
 from mfa_train.training.provenance import code_commit
 
 FORMAT = 1
+MOST_BUDGETS = 100
 
 
 def compare(study: Study, reference: str | None = None, budgets: tuple[float, ...] = ()) -> dict:
@@ -26,6 +30,7 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
     others are held against; `budgets` are FLOPs to answer for. Raises ConfigError for a reference that is none of
     them."""
     variants = study.variants()
+    budgets = _budgets(budgets)
     reference = _reference(variants, reference)
     fits = fit_variants(variants)
     over_kv, left_out = loss_over_kv(study.used, fits, reference)
@@ -33,14 +38,17 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
     pairs = verdicts(variants, fits)
     notices = study.notices + _of_fits(fits) + left_out
     if len(variants) > 1 and not pairs:
-        notices.append(why_no_pairs(variants))
+        notices.append(why_no_pairs(variants, len(study.runs) - len(study.used)))
     notices += settings_beside(pairs, attentions)
+    listed = study.runs if len(study.runs) <= ROWS else _listed(study.runs)
+    thinned = {} if len(listed) == len(study.runs) else {
+        "thinned": {"runs": [len(listed), len(study.runs)]}, "counts": {"runs": len(study.runs), "used": len(study.used)}}
     return {
         "format": FORMAT,
         "conventions": _conventions(study),
         "made_by": {"code_commit": code_commit(), "versions": _versions(), "python": platform.python_version()},
         "reference": reference,
-        "notices": notices,
+        "notices": few_notices(notices),
         "variants": {name: _variant(name, variants[name], fits[name]) for name in variants},
         "parameter_differences": parameter_differences(fits, reference),
         "at_budgets": [
@@ -50,8 +58,18 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
         "loss_over_kv": over_kv,
         "kv_at_equal_loss": kv_at_equal_loss(over_kv, attentions),
         "verdicts": pairs,
-        "runs": [_run(run, residual) for run, residual in _with_residuals(study, variants, fits)],
-    }
+        "runs": [_run(run, residual) for run, residual in _with_residuals(listed, variants, fits)],
+    } | thinned
+
+
+def _budgets(wanted: tuple[float, ...]) -> tuple[float, ...]:
+    least, most = BOUNDS["flops"]
+    for budget in wanted:
+        if not max(1, least) <= budget <= most:
+            raise ConfigError(f"--budget {budget:g}: expected FLOPs from 1 to {most:g}, as --budget 1e20,1e21")
+    if len(different := tuple(dict.fromkeys(wanted))) > MOST_BUDGETS:
+        raise ConfigError(f"--budget: {len(different)} budgets, expected at most {MOST_BUDGETS}")
+    return different
 
 
 def _reference(variants: dict[str, list[Run]], wanted: str | None) -> str:
@@ -60,8 +78,8 @@ def _reference(variants: dict[str, list[Run]], wanted: str | None) -> str:
         return min(of_mha or variants, key=lambda name: (len(name) if of_mha else 0))
     if wanted not in variants:
         same = [name for name, runs in variants.items() if runs[0].attention == wanted]
-        raise ConfigError(f"--reference {wanted}: no such variant." + (
-            f" Of {wanted} there are: {', '.join(same)}" if same else did_you_mean(wanted, variants)))
+        raise ConfigError(f"--reference {shown(wanted)}: no such variant." + (
+            f" Of {wanted} there are: {', '.join(same[:8])}" if same else did_you_mean(wanted, variants)))
     return wanted
 
 
@@ -103,14 +121,20 @@ def _variant(name: str, runs: list[Run], fit: VariantFit) -> dict:
     }
 
 
+def _listed(runs: list[Run]) -> list[Run]:
+    """As many as a table holds: those that are compared before those that were not drawn."""
+    first = evenly([run for run in runs if run.excluded != NOT_DRAWN], ROWS)
+    return first + evenly([run for run in runs if run.excluded == NOT_DRAWN], ROWS - len(first))
+
+
 def _with_residuals(
-    study: Study, variants: dict[str, list[Run]], fits: dict[str, VariantFit]
+    listed: list[Run], variants: dict[str, list[Run]], fits: dict[str, VariantFit]
 ) -> list[tuple[Run, float | None]]:
     residuals: dict[int, float] = {}
     for name, runs in variants.items():
         if fits[name].residuals is not None:
             residuals |= {id(run): float(np.expm1(value)) * run.loss for run, value in zip(runs, fits[name].residuals)}
-    return [(run, residuals.get(id(run))) for run in study.runs]
+    return [(run, residuals.get(id(run))) for run in listed]
 
 
 def _run(run: Run, residual: float | None) -> dict:

@@ -26,6 +26,8 @@ DELTA = 1e-3
 EXPONENTS = np.geomspace(0.02, 3.0, 28)
 """Of the grid; an exponent fitted at its ends is not determined by the points."""
 STARTS, POLISHED = 6, 2
+BLOCK = 1_000_000
+"""Draws × points that are refitted at once: twenty arrays of that size."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ class Fit:
 
     def refit(self, weights: np.ndarray) -> np.ndarray:
         """theta (draws, parameters) with the points weighted by `weights` (draws, points), each from the fit of all."""
-        return self._descend(np.repeat(self.theta[None], len(weights), axis=0), weights, 100)[0]
+        blocks = np.array_split(weights, -(-weights.size // BLOCK)) if weights.size > BLOCK else [weights]
+        return np.concatenate([self._descend(np.repeat(self.theta[None], len(block), axis=0), block, 100)[0] for block in blocks])
 
     def _log_loss(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """log L and the shares of E, A/N^alpha and B/D^beta in L, each (draws, points)."""

@@ -3,29 +3,47 @@
 import json
 from pathlib import Path
 
+from mfa_train.scaling.bounded import PAGE_BYTES, brief
+from mfa_train.scaling.curve import FIELDS
 from mfa_train.scaling.looks import COLORS, SAME_CACHE, SHARE
-from mfa_train.scaling.runs import CURVE, Run
+from mfa_train.scaling.runs import Run
 
 PARTS = Path(__file__).resolve().parent / "page"
 FILES = ("page.html", "page.css", "chart.js", "sections.js", "page.js")
+MOST_LISTED = (5_000, 2_500, 1_250, 600, 300, 100, 30)
+"""Of each list, tried until the page is small enough."""
 ALL_CURVE_POINTS = 60_000
 """Of all runs together: a page that a phone still opens."""
 
 
-def page(result: dict, runs: list[Run]) -> str:
-    """The page of `compare`'s result and the loss curves of its runs."""
-    most = max(12, ALL_CURVE_POINTS // max(1, len(runs)))
-    curves = [{"name": run.name} | _columns(_thinned(run.curve, most)) for run in runs if run.curve]
+def page(result: dict, runs: list[Run]) -> tuple[str, dict]:
+    """The page of `compare`'s result and the loss curves of its runs, and the result as it lists it: with less, evenly, where it
+    would be too large to open."""
+    html, style, *scripts = ((PARTS / name).read_text(encoding="utf-8") for name in FILES)
+    html = html.replace("{{style}}", style).replace("{{script}}", "".join(scripts))
+    result = brief(result)
+    for most in MOST_LISTED:
+        shown = brief(result, most)
+        made = html.replace("{{data}}", _data(shown, runs, ALL_CURVE_POINTS * most // MOST_LISTED[0]))
+        if len(made.encode()) <= PAGE_BYTES:
+            break
+    return made, shown
+
+
+def _data(result: dict, runs: list[Run], points: int) -> str:
+    listed = {run["name"] for run in result["runs"]} if "runs" in result.get("thinned", {}) else None
+    drawn = [run for run in runs if run.curve and (listed is None or run.name in listed)]
+    most = max(12, points // max(1, len(runs) if listed is None else len(listed)))
+    curves = [{"name": run.name} | _columns(thinned(run.curve, most)) for run in drawn]
     looks = {"COLORS": COLORS, "SAME_CACHE": SAME_CACHE, "SHARE": SHARE}
     data = json.dumps({"result": result, "curves": curves, "looks": looks}, allow_nan=False, separators=(",", ":"))
     # Inside a script element only these could end it or begin another; in JSON they stand in strings alone.
     for sign in "<>&\u2028\u2029":
         data = data.replace(sign, f"\\u{ord(sign):04x}")
-    html, style, *scripts = ((PARTS / name).read_text(encoding="utf-8") for name in FILES)
-    return html.replace("{{style}}", style).replace("{{script}}", "".join(scripts)).replace("{{data}}", data)
+    return data
 
 
-def _thinned(records: list[dict], most: int) -> list[dict]:
+def thinned(records: list[dict], most: int) -> list[dict]:
     """At most about `most` records: the last, every evaluation unless there are too many, and others evenly."""
     stride = -(-len(records) // most)
     last = len(records) - 1
@@ -35,4 +53,4 @@ def _thinned(records: list[dict], most: int) -> list[dict]:
 
 
 def _columns(records: list[dict]) -> dict[str, list]:
-    return {key: [record[key] and float(f"{record[key]:.6g}") for record in records] for key in CURVE}
+    return {key: [record[key] and float(f"{record[key]:.6g}") for record in records] for key in FIELDS}

@@ -42,17 +42,6 @@ def verdicts(variants: dict[str, list[Run]], fits: dict[str, VariantFit]) -> lis
     return found
 
 
-def why_no_pairs(variants: dict[str, list[Run]]) -> str:
-    """Of two and more variants, none of which have pairs."""
-    if not any(run.order for runs in variants.values() for run in runs):
-        return "no run says its seed (in a CSV the column seed): no paired verdicts"
-    keys = [{_key(run) for run in runs if run.order is not None} for runs in variants.values()]
-    if any(a & b for a, b in itertools.combinations(keys, 2)):
-        return (f"no two variants have parameters within {PARAMS_WITHIN:.0%} of each other at a size: no paired verdicts; "
-                "match.reference=mha matches them")
-    return "no two variants share a size, token budget, seed and data order: no paired verdicts"
-
-
 def settings_beside(result: list[dict], attentions: dict[str, str]) -> list[str]:
     """What is to be said where variants of two attentions differ in more than these: one line for each such set."""
     said: dict[tuple, set[str]] = {}

@@ -1,6 +1,7 @@
 """The report's pictures as PNG and SVG. matplotlib comes with `pip install '.[plot]'`."""
 
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.transforms import offset_copy
 
+from mfa_train.scaling.bounded import PICTURED, evenly
 from mfa_train.scaling.looks import COLORS, SAME_CACHE, SHARE
+from mfa_train.scaling.page_file import ALL_CURVE_POINTS, thinned
 from mfa_train.scaling.runs import Run
 
 STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4",
     "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "mfa_train",
 }
+LONGEST_NAME = 60
 SIDE_BY_SIDE = 9
 """Points between the marks of variants with one cache."""
 COMPUTE = {"parameters": "6 × parameters × tokens (FLOPs)", "flops": "training FLOPs"}
@@ -26,7 +30,8 @@ COMPUTE = {"parameters": "6 × parameters × tokens (FLOPs)", "flops": "training
 def write_plots(result: dict, runs: list[Run], folder: Path) -> list[Path]:
     """Writes each picture twice; returns the PNGs."""
     written = []
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a sign that the font lacks is a box
         for name, figure in _figures(result, runs):
             for suffix, told in (
                 ("svg", {"Date": None, "Description": str(result["conventions"]["estimator"])}),
@@ -41,14 +46,14 @@ def write_plots(result: dict, runs: list[Run], folder: Path) -> list[Path]:
 def _figures(result: dict, runs: list[Run]) -> Iterator[tuple[str, plt.Figure]]:
     named = dict.fromkeys([*result["variants"], *(run.variant for run in runs if run.variant)])
     colors = {name: COLORS[index % len(COLORS)] for index, name in enumerate(named)}
-    used = [run for run in runs if run.excluded is None]
+    used = evenly([run for run in runs if run.excluded is None], PICTURED)
     for accounting, label in COMPUTE.items():
         if rows := [row for row in result["loss_over_kv"] if row["accounting"] == accounting]:
             yield f"loss_over_kv_{accounting}", _over_kv(rows, colors, result)
         if curves := [curve for curve in result["frontiers"] if curve["accounting"] == accounting]:
             yield f"loss_over_compute_{accounting}", _over_compute(curves, used, colors, label, accounting, result)
     yield "laws", _laws(used, colors, result)
-    if any(run.curve for run in runs):
+    if runs := evenly([run for run in runs if run.curve], PICTURED // 12):
         for over, label in (("tokens", "training tokens"), ("flops", "training FLOPs"), ("seconds", "seconds")):
             yield f"loss_over_{over}", _curves(runs, colors, over, label)
 
@@ -156,7 +161,7 @@ def _laws(used: list[Run], colors: dict, result: dict) -> plt.Figure:
         axes.plot(
             [run.tokens for run in own], [run.loss for run in own], "o", color=color, markersize=4, label=_plain(name)
         )
-        if fit["method"] == "none":
+        if fit["method"] == "none" or not own:
             continue
         e, a, alpha, b, beta = (fit[key]["value"] for key in ("E", "A", "alpha", "B", "beta"))
         tokens = np.geomspace(min(run.tokens for run in own), max(run.tokens for run in own), 60)
@@ -172,13 +177,15 @@ def _curves(runs: list[Run], colors: dict, over: str, label: str) -> plt.Figure:
     axes.set_xlabel(label)
     axes.set_ylabel(f"{'held-out' if key == 'val/loss' else 'training'} loss (nats per token)")
     axes.set_xscale("log")
+    most = max(12, ALL_CURVE_POINTS // len(runs))
+    records = {id(run): thinned(run.curve, most) for run in runs}
     for name, color in colors.items():
         for excluded in (False, True):
             # One line for all runs of a variant, broken between them: a thousand artists would take a minute to draw.
             x, y = [], []
             for run in runs:
                 if run.variant == name and (run.excluded is not None) == excluded:
-                    evaluated = [record for record in run.curve if record[key] and record[over]]
+                    evaluated = [record for record in records[id(run)] if record[key] and record[over]]
                     x += [*(record[over] for record in evaluated), np.nan]
                     y += [*(record[key] for record in evaluated), np.nan]
             if np.isfinite(y).any():
@@ -193,5 +200,6 @@ def _dash(name: str, colors: dict) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name as it is: matplotlib would typeset what stands between dollar signs."""
-    return name.replace("$", r"\$")
+    """A name as it is: matplotlib would typeset what stands between dollar signs, and keep what begins with _ from legends."""
+    short = " ".join((name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…").split())
+    return f" {short}".replace("$", r"\$") if short.startswith("_") else short.replace("$", r"\$")

@@ -3,15 +3,17 @@
 Columns, by any of these names in any case, the first that is there: the number of parameters, the tokens, the loss;
 and, if known, training FLOPs, variant, seed, KV bytes per token. Where tokens are missing they are C / 6N. No number but
 one above zero is known: a row without one of the first three takes no part. Rows whose parameters are within 2% are of
-one size.
+one size. Columns end with commas, or with semicolons or tabs where the header does.
 """
 
 import csv
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from mfa_train.errors import DataError
-from mfa_train.scaling.runs import PARAMS_WITHIN, Run
+from mfa_train.scaling.plain_files import one_line, shown
+from mfa_train.scaling.runs import PARAMS_WITHIN, Run, beyond
 
 COLUMNS = {
     "params": ("n", "params", "parameters", "num_params", "model size", "model_size"),
@@ -22,26 +24,28 @@ COLUMNS = {
     "seed": ("seed",),
     "kv_bytes_per_token": ("kv_bytes_per_token", "kv_bytes", "kv"),
 }
+NUMBERS = ("params", "tokens", "loss", "flops", "kv_bytes_per_token")
+MOST_COLUMNS = 1_000
+LONGEST_LINE = 2**16
+MOST_ROWS = 1_000_000
+"""More would need more memory than a laptop has: about 2 KB a row."""
 
 
 def read_points(path: Path) -> list[Run]:
-    """A run for each row. Raises DataError naming file, line and column for what is no such table."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as CSV ({error})") from error
-    if not rows:
-        raise DataError(f"{path}: empty; expected a header as N,D,loss,group and a row for each run")
-    header = [name.strip().lower() for name in rows[0]]
-    at = {what: header.index(named[0]) for what, names in COLUMNS.items() if (named := [one for one in names if one in header])}
-    for what, needed in (("parameters, as N", "params" in at), ("loss", "loss" in at),
-                         ("tokens, as D (or of training FLOPs, as C)", {"tokens", "flops"} & set(at))):
-        if not needed:
-            raise DataError(
-                f"{path}: no column of {what}, among {', '.join(rows[0])}; expected a header as N,D,loss,group"
-            )
-    runs = [_run(path, line, row, at) for line, row in enumerate(rows[1:], 2) if any(cell.strip() for cell in row)]
+    """A run for each row. Raises DataError naming file, line and column for what is no such table, OSError where it can't be
+    read."""
+    runs: list[Run] = []
+    rows = _rows(path)
+    line, header = next(rows, (1, []))
+    if not any(header):
+        raise DataError(f"{_told(path)}: empty; expected a header as N,D,loss,group and a row for each run")
+    at, told = _columns(path, line, header), _told(path)
+    for line, row in rows:
+        if len(runs) == MOST_ROWS:
+            raise DataError(f"{_told(path)}:{line}: more than {MOST_ROWS:,} rows, which would need more than 4 GB of memory; leave "
+                            "out some of them")
+        if any(cell.strip() for cell in row):
+            runs.append(_run(path, line, row, at, told))
     smallest = 0.0
     for run in sorted((run for run in runs if run.excluded is None), key=lambda run: run.params):
         smallest = run.params if run.params > smallest * (1 + PARAMS_WITHIN) else smallest
@@ -49,29 +53,84 @@ def read_points(path: Path) -> list[Run]:
     return runs
 
 
-def _run(path: Path, line: int, row: list[str], at: dict[str, int]) -> Run:
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Each row and the line that it ends at."""
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        lines = _lines(path, file)
+        first = next(lines, "")
+        delimiter = max(",;\t", key=first.count)
+        reader = csv.reader(_both(first, lines), delimiter=delimiter)
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise DataError(f"{_told(path)}:{reader.line_num}: cannot be read as CSV ({one_line(error)})") from None
+            yield reader.line_num, row
+
+
+def _both(first: str, lines: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from lines
+
+
+def _lines(path: Path, file) -> Iterator[str]:
+    """Raises DataError for what is no text of lines."""
+    number = 0
+    while line := file.readline(LONGEST_LINE):
+        number += 1
+        if len(line) == LONGEST_LINE:
+            raise DataError(f"{_told(path)}:{number}: a line of {LONGEST_LINE:,} characters and more; expected a row for each run")
+        if "\0" in line or not line.isascii() and any("\udc80" <= sign <= "\udcff" for sign in line):
+            raise DataError(f"{_told(path)}:{number}: not text in UTF-8; save the table as CSV in UTF-8")
+        yield line
+
+
+def _columns(path: Path, line: int, header: list[str]) -> dict[str, int]:
+    """Where in a row which number stands."""
+    if len(header) > MOST_COLUMNS:
+        raise DataError(f"{_told(path)}:{line}: {len(header):,} columns, expected a header as N,D,loss,group")
+    names = [name.strip().lower() for name in header]
+    at = {what: names.index(named[0]) for what, known in COLUMNS.items() if (named := [one for one in known if one in names])}
+    for what, needed in (("parameters, as N", "params" in at), ("loss", "loss" in at),
+                         ("tokens, as D (or of training FLOPs, as C)", {"tokens", "flops"} & set(at))):
+        if not needed:
+            given = shown(", ".join(header), 200)
+            raise DataError(f"{_told(path)}: no column of {what}, among {given}; expected a header as N,D,loss,group")
+    for what, place in at.items():
+        if names.count(names[place]) > 1:
+            raise DataError(f"{_told(path)}:{line}: two columns are named {shown(header[place].strip())}; leave one of them")
+    return at
+
+
+def _run(path: Path, line: int, row: list[str], at: dict[str, int], told: str) -> Run:
     def cell(what: str) -> str | None:
         return row[at[what]].strip() or None if what in at and at[what] < len(row) else None
 
-    def number(what: str) -> float | None:
+    values = {}
+    for what in NUMBERS:
         text = cell(what)
         try:
             value = 0.0 if text is None else float(text)
         except ValueError:
-            raise DataError(f"{path}:{line}: {what} is {text!r}, expected a number") from None
-        return value if 0 < value < math.inf else None
-
-    values = {what: number(what) for what in ("params", "tokens", "loss", "flops", "kv_bytes_per_token")}
-    run = Run(
-        f"{path.stem}:{line}", f"{path}:{line}", variant=cell("variant") or path.stem, seed=cell("seed"), **values
-    )
+            raise DataError(f"{told}:{line}: {what} is '{shown(text)}', expected a number") from None
+        values[what] = value if 0 < value < math.inf else None
+    variant = cell("variant")
+    run = Run(f"{shown(path.stem)}:{line}", f"{told}:{line}", variant=shown(variant or path.stem),
+              seed=(seed := cell("seed")) and shown(seed), **values)
     for what in ("params", "loss", "flops" if cell("tokens") is None else "tokens"):
         if values[what] is None:
-            run.excluded = f"its {what} is {cell(what)}, expected a number above 0"
+            run.excluded = f"its {what} is {shown(cell(what))}, expected a number above 0"
             return run
     if run.tokens is None:
         run.tokens = run.flops / (6 * run.params)
+    run.excluded = next(filter(None, (beyond(what, getattr(run, what)) for what in NUMBERS)), None)
     if run.seed is not None:
-        run.order = (str(path), run.seed)
+        run.order = (told, run.seed)
     run.attention = run.variant
     return run
+
+
+def _told(path: Path) -> str:
+    return shown(path, 4096)

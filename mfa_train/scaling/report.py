@@ -9,12 +9,15 @@
 import json
 import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from mfa_train.config import TrackingConfig
 from mfa_train.errors import ConfigError
+from mfa_train.scaling.bounded import brief, told_thinned
 from mfa_train.scaling.compare import compare
 from mfa_train.scaling.page_file import page
+from mfa_train.scaling.plain_files import shown
 from mfa_train.scaling.study import Study
 from mfa_train.scaling.tables import tables, write_csv
 from mfa_train.scaling.told import told
@@ -23,15 +26,18 @@ from mfa_train.scaling.wandb_report import group_of, log_report
 NOTICES_TOLD = 12
 UNFINISHED = ".report-"
 """What the folder of a report in the making is named by."""
+OURS = (r"(runs|laws|law_differences|at_budgets|frontiers|loss_over_kv|kv_at_equal_loss|verdicts|pairs)\.csv|"
+        r"(laws|loss_over_(kv|compute)_(parameters|flops)|loss_over_(tokens|flops|seconds))\.(png|svg)")
+"""Files of a report, beside fit.json and index.html."""
+LARGEST_READ = 2**27
 
 
 def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: str | None = None,
                  budgets: tuple[float, ...] = ()) -> dict:
     """Compares the study and writes the report into `out`; returns what fit.json holds. Raises UserError."""
-    if not (out / "fit.json").is_file() and out.is_dir() and any(not path.match(f"{UNFINISHED}*") for path in out.iterdir()):
-        raise ConfigError(f"--out {out}: holds files that are no report; type --out FOLDER with an empty or a new one")
+    _require_place(out, study.paths)
     result = compare(study, reference, budgets)
-    made = tables(result)
+    made, cut = tables(result)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=out) as unfinished:
@@ -41,21 +47,27 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
             pictures, without = _pictures(result, study, beside)
             result["files"] = [*(f"{name}.csv" for name in made),
                                *(f"{picture.stem}.{suffix}" for picture in pictures for suffix in ("png", "svg"))]
-            (beside / "index.html").write_text(page(result, study.runs), encoding="utf-8")
-            (beside / "fit.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            html, on_page = page(result, study.runs)
+            (beside / "index.html").write_text(html, encoding="utf-8")
+            (beside / "fit.json").write_text(json.dumps(brief(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
             _remove_older(out)
             for name in ("fit.json", "index.html", *result["files"]):  # fit.json first: by it a report is known for one
                 (beside / name).replace(out / name)
         pictures = [out / picture.name for picture in pictures]
     except OSError as error:
         raise ConfigError(
-            f"--out {out}: cannot be written ({error.strerror}); type --out FOLDER with one that can"
+            f"--out {shown(out, 300)}: cannot be written ({error.strerror}); type --out FOLDER with one that can"
         ) from error
     print(told(result))
     for notice in result["notices"][:NOTICES_TOLD]:
         print(f"notice: {notice}")
     if (more := len(result["notices"]) - NOTICES_TOLD) > 0:
         print(f"notice: {more} more in {out / 'index.html'}")
+    listings = [(where, some) for where, listing in (("index.html", on_page), ("fit.json", brief(result)))
+                if (some := told_thinned(listing))]
+    listings += [(f"{name}.csv", f"{len(made[name]):,} of {many:,} rows") for name, many in cut.items()]
+    for where, some in listings:
+        print(f"thinned: {where} lists {some}, evenly; the numbers are of all")
     if without:
         print(without)
     print(f"\nReport  {out / 'index.html'} ({len(study.used)} of {len(study.runs)} runs; fit.json beside it)")
@@ -65,14 +77,43 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
     return result
 
 
+def _require_place(out: Path, inputs: Iterable[Path]) -> None:
+    """Raises ConfigError where a report in `out` would take the place of anything but an older report."""
+    told, another = f"--out {shown(out, 300)}", "type --out FOLDER with an empty or a new one"
+    try:
+        if not out.is_dir():
+            if out.exists() or out.is_symlink():
+                raise ConfigError(f"{told}: is no folder; {another}")
+            return
+        if not _is_report(out / "fit.json") and any(not path.match(f"{UNFINISHED}*") for path in out.iterdir()):
+            raise ConfigError(f"{told}: holds files that are no report; {another}")
+        for path in out.iterdir():
+            if path.name in ("fit.json", "index.html") or re.fullmatch(OURS, path.name):
+                if path.is_dir():
+                    raise ConfigError(f"{told}: {path.name} in it is a folder, where the report has a file of that name; {another}")
+                if any(one.exists() and path.samefile(one) for one in inputs):
+                    raise ConfigError(f"{told}: {path.name} in it is what is to be compared; {another}")
+    except OSError as error:
+        raise ConfigError(f"{told}: cannot be looked into ({error.strerror}); {another}") from None
+
+
+def _is_report(path: Path) -> bool:
+    """Whether `path` begins as a fit.json does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return re.match(rb'\s*\{\s*"format"\s*:\s*\d+\s*,\s*"conventions"', file.read(200)) is not None
+
+
 def _remove_older(out: Path) -> None:
     """Tables and pictures of the report that `out` holds, of which the new one may have fewer."""
     try:
-        older = json.loads((out / "fit.json").read_text(encoding="utf-8"))["files"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # an older version's, or edited
+        path = out / "fit.json"
+        older = json.loads(path.read_text(encoding="utf-8"))["files"] if path.stat().st_size <= LARGEST_READ else []
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):  # an older version's, or edited
         return
     for name in map(str, older if isinstance(older, list) else []):
-        if re.fullmatch(r"\w+\.(csv|png|svg)", name):
+        if re.fullmatch(OURS, name):
             (out / name).unlink(missing_ok=True)
 
 

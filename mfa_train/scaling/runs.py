@@ -1,33 +1,41 @@
-"""A run as `compare` sees it, read from its folder: config.yaml, plan.json, metrics.jsonl, summary.json.
+"""A run as `compare` sees it, read from its folder: config.yaml, plan.json, metrics.jsonl, summary.json, starts.jsonl.
 
-Nothing here raises for a run that is broken: it comes back with `excluded` saying why, so that one of a thousand cannot
-stop the others.
+Nothing here raises for a run that is broken or odd: it comes back with `excluded` saying why, so that one of a thousand can
+neither stop the others nor change what is found of them.
 """
 
+import contextlib
 import hashlib
-import json
-import sys
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from mfa_train.config.quantities import bytes_of
+from mfa_train.errors import ConfigError
+from mfa_train.scaling.curve import read_curve
+from mfa_train.scaling.plain_files import LARGEST_BYTES, json_object, number, one_line, plain_yaml, shown
+from mfa_train.scaling.splices import steps_of, why_not_its_config
+from mfa_train.training.stretches import rate_of
 
-from mfa_train.config.typed import flat
-
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 PARAMS_WITHIN = 0.02
 """How far the parameters of models of one size may differ, as a share."""
 TOKENS_WITHIN = 0.01
 """Token budgets as near as that are one."""
 FLOPS_WITHIN = 1e-4
 """FLOPs as near as that are equal."""
-CURVE = ("tokens", "flops", "seconds", "train/loss", "val/loss")
-CURVE_POINTS = 160
-"""Records of one run that are kept, about, and as many evaluations: more than a chart can show."""
+BOUNDS = {"loss": (1e-6, 1e3), "params": (1e-6, 1e16), "tokens": (1e-6, 1e19), "flops": (1e-6, 1e36),
+          "kv_bytes_per_token": (1e-6, 1e15)}
+"""What such a number can be, whatever its unit: beyond them it is no measurement, and fits would be of it alone."""
+NUMBERS = ("model.num_hidden_layers", "model.hidden_size", "model.head_dim", "model.num_attention_heads", "optimizer.lr",
+           "training.steps", "training.tokens", "training.batch_size", "training.sequence_length", "training.eval_sequences",
+           "schedule.warmup_steps", "schedule.min_lr_ratio", "schedule.decay_fraction")
+WORDS = ("attention.name", "plan.cache_dtype", "schedule.name", "precision", "tracking.group")
+"""Keys of config.yaml that something is computed from, by what they must be where they are there."""
+FINGERPRINT = re.compile(r"[0-9a-zA-Z]{64}")
 
 
-@dataclass
+@dataclass(slots=True)
 class Run:
     """One trained model. Counts are None where a table of points doesn't tell them."""
 
@@ -60,6 +68,10 @@ class Run:
     curve: list[dict] = field(default_factory=list)
     edited: bool = False
     """Its config.yaml is not the one that it was trained with."""
+    precision: str | None = None
+    """What precision=auto meant where it was trained; None where it isn't known."""
+    damaged_records: int = 0
+    """Of metrics.jsonl."""
     excluded: str | None = None
     """Why the run takes no part, in one line."""
 
@@ -71,52 +83,70 @@ def is_run(folder: Path) -> bool:
 
 def read_run(folder: Path) -> Run:
     """The run in `folder`."""
-    run = Run(folder.name, str(folder))
+    run = Run(shown(folder.name, 255), shown(folder, 4096))
     try:
-        text = (folder / "config.yaml").read_bytes()
-        tree = yaml.load(text, Loader)
-        if not isinstance(tree, dict) or not tree:
-            raise ValueError("config.yaml: no keys with values")
-        run.config = flat(tree)
-        summary = _json(folder / "summary.json")
-        run.curve, last = _curve(folder / "metrics.jsonl")
-        plan = _json(folder / "plan.json") or {}
-        _require_objects("plan.json", plan, "params", "kv_cache", "model")
-        _require_objects("summary.json", summary or {}, "data")
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        run.status, run.excluded = "damaged", f"cannot be read ({str(error).splitlines()[0]})"
-        return run
+        _read(folder, run)
+    except (OSError, ValueError) as error:
+        run.config, run.order, run.evaluated_on = {}, None, None
+        run.status, run.excluded = "damaged", f"cannot be read ({one_line(error)})"
+    return run
+
+
+def _read(folder: Path, run: Run) -> None:
+    """Raises ValueError or OSError for what is damaged."""
+    with (folder / "config.yaml").open("rb") as file:
+        text = file.read(LARGEST_BYTES + 1)
+    config = run.config = _checked(plain_yaml(text, "config.yaml"))
+    summary, plan = json_object(folder / "summary.json"), json_object(folder / "plan.json") or {}
+    counts, cache, model = (_object("plan.json", plan, key) for key in ("params", "kv_cache", "model"))
     if summary is None:
         run.status, run.excluded = "unfinished", "unfinished: it has no summary.json"
         summary = {}
-    run.attention = str(summary.get("attention", run.config.get("attention.name")))
-    counts, cache = plan.get("params") or {}, plan.get("kv_cache") or {}
+    data = _object("summary.json", summary, "data")
+    curve = read_curve(folder / "metrics.jsonl", rate_of(config | {"training.steps": steps_of(config)}))
+    last, run.curve, run.damaged_records = curve.last, curve.records, curve.damaged
+    run.attention = _attention(config, plan, summary)
     run.params = _above_zero(summary.get("params", counts.get("total")))
     run.non_embedding_params = _above_zero(summary.get("non_embedding_params", counts.get("non_embedding")))
     run.kv_bytes_per_token = _above_zero(summary.get("kv_bytes_per_token", cache.get("bytes_per_token")))
     run.tokens, run.flops = (_above_zero(summary.get(key, last.get(key))) for key in ("tokens", "flops"))
-    run.seconds = _number(summary.get("seconds", last.get("seconds")))
-    run.loss, run.bits_per_byte = _number(summary.get("val_loss")), _number(summary.get("val_bits_per_byte"))
-    run.seed = seed if isinstance(seed := run.config.get("seed"), (int, str)) else None
-    run.shape = {key: value for key, value in (plan.get("model") or {}).items() if isinstance(value, bool) or _number(value) is not None}
-    run.size = "{}x{}".format(*(run.config.get(f"model.{key}") for key in ("num_hidden_layers", "hidden_size")))
-    data = summary.get("data") or {}
-    tokenizer = (
-        data.get("tokenizer_sha256") or f"{run.config.get('data.path')}, {run.config.get('data.vocab_size')} tokens"
-    )
-    sequence = run.config.get("training.sequence_length")
-    run.order = (tokenizer, data.get("train_sha256"), run.seed, sequence)
-    run.evaluated_on = (tokenizer, data.get("held_out_sha256"), run.config.get("training.eval_sequences"), sequence)
-    run.trace = {"config_sha256": hashlib.sha256(text).hexdigest(), "data": data, "tokenizer": tokenizer,
-                 "code_commit": summary.get("code_commit") and str(summary["code_commit"]), "versions": summary.get("versions")}
+    run.seconds = number(summary.get("seconds", last.get("seconds")))
+    run.loss, run.bits_per_byte = number(summary.get("val_loss")), number(summary.get("val_bits_per_byte"))
+    run.seed = config.get("seed")
+    run.shape = {shown(key): value for key, value in list(model.items())[:50]
+                 if isinstance(value, bool) or number(value) is not None}
+    run.size = "{}x{}".format(*(config.get(f"model.{key}") for key in ("num_hidden_layers", "hidden_size")))
+    prints = {key: _fingerprint(data, key) for key in ("tokenizer_sha256", "train_sha256", "held_out_sha256")}
+    tokenizer = prints["tokenizer_sha256"] or corpus_of(config)
+    sequence = config.get("training.sequence_length")
+    run.order = (tokenizer, prints["train_sha256"], run.seed, sequence)
+    run.evaluated_on = (tokenizer, prints["held_out_sha256"], config.get("training.eval_sequences"), sequence)
+    versions, commit = summary.get("versions"), summary.get("code_commit")
+    run.trace = {"config_sha256": hashlib.sha256(text).hexdigest(), "data": _strings(data), "tokenizer": tokenizer,
+                 "code_commit": commit and shown(commit),
+                 "versions": _strings(versions) if isinstance(versions, dict) else versions and shown(versions)}
     run.edited = summary.get("config_sha256") not in (None, run.trace["config_sha256"])
     if run.excluded is None:
-        run.status = str(summary.get("status", "unfinished"))
-        run.excluded = _unusable(run)
-    return run
+        run.status = _word("summary.json: status", summary.get("status", "unfinished"))
+        run.excluded = _unusable(run, counts) or why_not_its_config(folder, config, summary, curve)
+    if run.excluded is None and config.get("precision") == "auto" and (stretches := summary.get("stretches")):
+        run.precision = _word("summary.json: precision", stretches[-1].get("precision", "auto"))
 
 
-def _unusable(run: Run) -> str | None:
+def corpus_of(config: dict[str, Any]) -> str:
+    """What stands for the tokenizer of a run that holds no fingerprint of its data."""
+    return shown(f"{config.get('data.path')}, {config.get('data.vocab_size')} tokens", 400)
+
+
+def beyond(what: str, value: float | None) -> str | None:
+    """Why a number cannot be what it is said to be."""
+    least, most = BOUNDS[what]
+    if value is None or least <= value <= most:
+        return None
+    return f"its {what} is {value:.3g}, expected {least:g} to {most:g}"
+
+
+def _unusable(run: Run, counts: dict) -> str | None:
     if run.status != "finished":
         return f"{run.status}: only finished runs are compared"
     for what, value in (
@@ -128,54 +158,80 @@ def _unusable(run: Run) -> str | None:
             return f"its {what} is missing or not finite"
         if value <= 0:
             return f"its {what} is {value:g}"
+    for what in BOUNDS:
+        if why := beyond(what, getattr(run, what)):
+            return why
+    if (planned := number(counts.get("total"))) and planned != run.params:
+        return f"summary.json counts {run.params:g} parameters, plan.json {planned:g}"
+    a_step = (run.config.get("training.batch_size") or 0) * (run.config.get("training.sequence_length") or 0)
+    if (steps := steps_of(run.config)) and a_step and abs(run.tokens / (steps * a_step) - 1) > TOKENS_WITHIN:
+        return f"summary.json counts {run.tokens:g} tokens, the steps of config.yaml make {steps * a_step:g}"
     return None
 
 
-def _json(path: Path) -> dict | None:
-    """None where the file isn't there; raises ValueError for what is no JSON object."""
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)  # NaN and Infinity
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path.name}: no JSON object")
-    return found
+def _checked(config: dict[str, Any]) -> dict[str, Any]:
+    """The flat config, where what is computed from is of its kind. Raises ValueError."""
+    for key in NUMBERS:
+        value = config.get(key)
+        if isinstance(value, str):  # as 1e-3, which is text in YAML
+            value = config[key] = _of_text(value)
+        if value is not None and not -1e19 <= (-1e300 if number(value) is None else value) <= 1e19:
+            raise ValueError(f"config.yaml: {key} is {shown(value)}, expected a number")
+    for key in WORDS:
+        if config.get(key) is not None:
+            config[key] = _word(f"config.yaml: {key}", config[key])
+    seed = config.get("seed")
+    if seed is not None and not (isinstance(seed, int) and not isinstance(seed, bool) and abs(seed) < 2**64):
+        raise ValueError(f"config.yaml: seed is {shown(seed)}, expected a whole number")
+    if (budget := config.get("match.kv_bytes_per_token")) is not None:
+        try:
+            bytes_of("match.kv_bytes_per_token", budget)
+        except (ConfigError, OverflowError):
+            raise ValueError(f"config.yaml: match.kv_bytes_per_token is {shown(budget)}, expected bytes") from None
+    return config
 
 
-def _require_objects(file: str, found: dict, *parts: str) -> None:
-    for part in parts:
-        if not isinstance(found.get(part) or {}, dict):
-            raise ValueError(f"{file}: {part} is no JSON object")
+def _attention(config: dict, plan: dict, summary: dict) -> str:
+    named = {file: found["attention"] for file, found in (("summary.json", summary), ("plan.json", plan)) if "attention" in found}
+    if "attention.name" in config:
+        named["config.yaml"] = config["attention.name"]
+    for file, name in named.items():
+        _word(f"{file}: attention", name)
+    if len(set(named.values())) != 1:
+        raise ValueError("; ".join(f"{file}: attention is {shown(name)}" for file, name in named.items()) or "no attention is named")
+    return shown(next(iter(named.values())))
+
+
+def _word(where: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{where} is {shown(value)}, expected a word")
+    return shown(value)
+
+
+def _object(file: str, found: dict, part: str) -> dict:
+    value = found.get(part)
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{file}: {part} is no JSON object")
+    return value or {}
+
+
+def _fingerprint(data: dict, key: str) -> str | None:
+    value = data.get(key)
+    if value is not None and not (isinstance(value, str) and FINGERPRINT.fullmatch(value)):
+        raise ValueError(f"summary.json: data.{key} is {shown(value)}, expected a SHA-256")
+    return value
+
+
+def _strings(found: dict) -> dict[str, str | None]:
+    return {shown(key): value if value is None else shown(value) for key, value in list(found.items())[:50]}
+
+
+def _of_text(text: str) -> Any:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _above_zero(value: Any) -> float | None:
-    return number if (number := _number(value)) is not None and number > 0 else None
-
-
-def _number(value: Any) -> float | None:
-    """Python's JSON reads NaN, Infinity and integers that no float holds; none is a result."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return None
-    return value if -sys.float_info.max <= value <= sys.float_info.max else None
-
-
-def _curve(path: Path) -> tuple[list[dict], dict]:
-    """The records of metrics.jsonl, thinned out evenly with the last evaluations kept, and the last one."""
-    if not path.is_file():
-        return [], {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    evaluations = [index for index, line in enumerate(lines) if '"val/loss"' in line]
-    stride = max(1, -(-len(lines) // CURVE_POINTS))
-    kept = sorted(
-        {*range(0, len(lines), stride), *evaluations[-CURVE_POINTS:], len(lines) - 1} & set(range(len(lines)))
-    )
-    records = []
-    for index in kept:
-        try:
-            records.append(json.loads(lines[index]))
-        except ValueError:
-            if index < len(lines) - 1:  # the last line of a killed run may be cut off
-                raise ValueError(f"{path.name} line {index + 1}: not JSON") from None
-    return [{key: _number(record.get(key)) for key in CURVE} for record in records], records[-1] if records else {}
+    return found if (found := number(value)) is not None and found > 0 else None

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mfa_train.errors import ConfigError, DataError
+from mfa_train.scaling.data_orders import of_one_corpus, say_orders
 from mfa_train.scaling.points_file import read_points
-from mfa_train.scaling.runs import Run, is_run, read_run
+from mfa_train.scaling.plain_files import shown
+from mfa_train.scaling.drawn import draw
+from mfa_train.scaling.runs import Run, beyond, is_run, read_run
 from mfa_train.scaling.variants import name_variants
 
 PARAMETERS = {
@@ -21,6 +24,7 @@ PARAMETERS = {
 }
 
 
+MOST_VARIANTS = 100
 CORPUS = ("data.name", "data.source", "data.dataset", "data.dataset_config", "data.dataset_split", "data.held_out_fraction")
 """What tells corpora of different tokenizers apart; of one tokenizer it is a fingerprint of the tokens."""
 
@@ -33,6 +37,8 @@ class Study:
     parameters: str
     per_byte: bool
     notices: list[str] = field(default_factory=list)
+    paths: tuple[Path, ...] = ()
+    """What was read."""
 
     @property
     def used(self) -> list[Run]:
@@ -58,8 +64,8 @@ def gather(paths: Iterable[Path], parameters: str = "total", per_byte: bool = Fa
     `parameters` (total | non_embedding) is what N counts. Raises ConfigError for a path that is none of these,
     DataError where no run is left or the losses are not comparable.
     """
-    runs, notices = _read(paths)
-    study = Study(runs, parameters, per_byte, notices)
+    runs, notices = _read(paths := tuple(paths))
+    study = Study(runs, parameters, per_byte, notices, paths)
     name_variants(runs, by)
     for run in study.used:
         if parameters == "non_embedding" and run.config:
@@ -68,41 +74,39 @@ def gather(paths: Iterable[Path], parameters: str = "total", per_byte: bool = Fa
             run.loss = run.bits_per_byte
         if run.loss is None or run.params is None:
             run.excluded = f"no {'bits per byte' if run.loss is None else 'count of parameters'} known"
+        else:
+            run.excluded = beyond("loss", run.loss) or beyond("params", run.params)
+    of_one_corpus(study.used)
     for run in runs:
         if run.excluded:
             study.notices.append(f"left out: {run.name}: {run.excluded}")
     if not study.used:
         why = "; ".join(study.notices[:3]) or "type run folders, a folder of them or a CSV, as runs/* or points.csv"
         raise DataError(f"no finished run to compare: {why}")
+    if len(named := {run.variant for run in study.used}) > MOST_VARIANTS:
+        raise DataError(f"{len(named):,} variants ({', '.join(sorted(named)[:3])}, …), of which each two would be compared: name "
+                        f"runs of {MOST_VARIANTS} at most, or type --by KEY with the one that was varied")
     _require_comparable(study)
     _say_what_differs(study)
+    if drawn := draw(study.used):
+        study.notices.insert(0, drawn)
     return study
 
 
 def _read(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
     runs, notices, seen = [], [], set()
     for path in paths:
-        if path.is_file():
-            runs += read_points(path)
-            continue
-        if not path.is_dir():
-            raise ConfigError(
-                f"{path}: no such run; type run folders, a folder of them or a CSV, as runs/* or points.csv"
-            )
-        folders = (
-            [path]
-            if is_run(path)
-            else [folder for folder in sorted(path.iterdir()) if folder.is_dir() and is_run(folder)]
-        )
-        below = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and not folder.name.startswith(".")
-                 and not is_run(folder) and any(map(is_run, filter(Path.is_dir, folder.iterdir())))]
-        if below:
-            notices.append(f"{path}: folders below it hold runs as well: type {' '.join(map(str, below[:3]))}")
-        elif not folders and not re.search(r"~\d+$", path.name):
-            notices.append(f"{path}: holds no run (no config.yaml)")
+        try:
+            if path.is_file():
+                runs += read_points(path)
+                continue
+            folders = _folders(path, notices)
+        except OSError as error:
+            raise ConfigError(f"{shown(path, 300)}: cannot be read ({error.strerror}); type run folders, a folder of them or a CSV"
+                              ) from None
         for folder in folders:
             if folder != path and re.search(r"~\d+$", folder.name):
-                notices.append(f"left out: {folder.name}: moved aside by a later run; name it itself to compare it")
+                notices.append(f"left out: {shown(folder.name)}: moved aside by a later run; name it itself to compare it")
             elif (where := folder.resolve()) not in seen:
                 seen.add(where)
                 runs.append(read_run(folder))
@@ -111,6 +115,29 @@ def _read(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
         if names[run.name] > 1:  # of two folders
             run.name = run.source
     return runs, notices
+
+
+def _folders(path: Path, notices: list[str]) -> list[Path]:
+    """The run folders that `path` means. Raises OSError where it can't be looked into."""
+    if not path.is_dir():
+        raise ConfigError(
+            f"{shown(path, 300)}: no such run; type run folders, a folder of them or a CSV, as runs/* or points.csv"
+        )
+    inside = [folder for folder in sorted(path.iterdir()) if folder.is_dir()]
+    folders = [path] if is_run(path) else list(filter(is_run, inside))
+    below = []
+    for folder in inside:
+        try:
+            if not folder.name.startswith(".") and not is_run(folder) and any(map(is_run, filter(Path.is_dir, folder.iterdir()))):
+                below.append(folder)
+        except OSError as error:
+            notices.append(f"{shown(folder, 300)}: cannot be looked into ({error.strerror})")
+    if below:
+        notices.append(f"{shown(path, 300)}: folders below it hold runs as well: type "
+                       f"{' '.join(shown(folder, 300) for folder in below[:3])}")
+    elif not folders and not re.search(r"~\d+$", path.name):
+        notices.append(f"{shown(path, 300)}: holds no run (no config.yaml)")
+    return folders
 
 
 def _require_comparable(study: Study) -> None:
@@ -161,16 +188,11 @@ def _say_what_differs(study: Study) -> None:
             "the runs were evaluated on different parts of the held-out text (training.eval_sequences or "
             "training.sequence_length differ)"
         )
-    orders = defaultdict(set)
-    for run in measured:
-        orders[run.variant].add(run.order)
-    for name, order in orders.items():
-        first = next(iter(orders.values()))
-        if order != first:
-            study.notices.append(
-                f"{name} and {next(iter(orders))} were not trained on the same data orders (corpus, seed or "
-                "sequence length differ): only runs of one order are compared as pairs"
-            )
+    study.notices += say_orders(study.runs)
+    if damaged := [run for run in study.runs if run.damaged_records]:
+        told = ", ".join(f"{run.name} {run.damaged_records}" for run in damaged[:3])
+        study.notices.append(f"records of metrics.jsonl that cannot be read are missing from the curves: {told}"
+                             f"{', …' if len(damaged) > 3 else ''}")
     if unknown := sum(not run.trace.get("data") for run in measured):
         study.notices.append(
             f"{unknown} of {len(measured)} runs hold no fingerprint of their data (an older version's): they "

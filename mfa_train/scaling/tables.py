@@ -1,16 +1,25 @@
-"""The tables of a comparison as CSV; an interval is three columns: X, X_low, X_high."""
+"""The tables of a comparison as CSV; an interval is three columns: X, X_low, X_high.
+
+Text that a spreadsheet would run as a formula has an apostrophe before it.
+"""
 
 import csv
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from mfa_train.scaling.bounded import ROWS, evenly
+
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "|", "%")
+"""What a formula begins with, the wide forms too."""
 
 
-def tables(result: dict) -> dict[str, list[dict]]:
-    """Rows of plain values, by the table's name."""
+def tables(result: dict) -> tuple[dict[str, list[dict]], dict[str, int]]:
+    """Rows of plain values, by the table's name; and of those with too many, how many there would be."""
+    many = sum(len(verdict["runs"]) for verdict in result["verdicts"])
+    most = many if many <= ROWS else ROWS // len(result["verdicts"])
     pairs = [{"a": verdict["a"], "b": verdict["b"], "run_a": one, "run_b": other, "loss_difference": difference}
-             for verdict in result["verdicts"] for one, other, difference in verdict["runs"]]
+             for verdict in result["verdicts"] for one, other, difference in evenly(verdict["runs"], most)]
     found = {
         "runs": result["runs"],
         "laws": [
@@ -33,7 +42,11 @@ def tables(result: dict) -> dict[str, list[dict]]:
         "verdicts": [{key: value for key, value in verdict.items() if key != "runs"} for verdict in result["verdicts"]],
         "pairs": pairs,
     }
-    return {name: [_flat(row) for row in rows] for name, rows in found.items() if rows}
+    total = {name: len(rows) for name, rows in found.items()} | {"pairs": many}
+    if "runs" in result.get("thinned", {}):
+        total["runs"] = result["thinned"]["runs"][1]
+    made = {name: [_flat(row) for row in evenly(rows, ROWS)] for name, rows in found.items() if rows}
+    return made, {name: total[name] for name, rows in made.items() if len(rows) < total[name]}
 
 
 def write_csv(path: Path, rows: Iterable[dict], conventions: dict) -> None:
@@ -44,7 +57,18 @@ def write_csv(path: Path, rows: Iterable[dict], conventions: dict) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(row | {"conventions": told} for row in rows)
+        writer.writerows({key: _text(value) for key, value in row.items()} | {"conventions": told} for row in rows)
+
+
+def _text(value: Any) -> Any:
+    """What is no number and begins as a formula does, made text."""
+    if not isinstance(value, str) or not value.lstrip().startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def _flat(row: dict) -> dict:

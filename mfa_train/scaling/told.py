@@ -63,6 +63,7 @@ def _number(found: dict | None, digits: int) -> str:
 
 
 def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:
+    rows = [[" ".join(value.split()) for value in row] for row in rows]  # names of others may hold ends of lines
     widths = [max(len(line[column]) for line in [head, *rows]) for column in range(len(head))]
     return "\n".join(
         "  ".join(value.ljust(width) for value, width in zip(line, widths)).rstrip() for line in [head, *rows]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from mfa_train.config.budget_schema import CACHE_BYTES
 from mfa_train.config.quantities import bytes_of
 from mfa_train.errors import ConfigError, did_you_mean
+from mfa_train.scaling.plain_files import number, shown
 from mfa_train.scaling.runs import Run
 
 NOT_VARIED = (
@@ -62,13 +63,23 @@ def name_variants(runs: list[Run], by: tuple[str, ...] = ()) -> None:
     for run in runs:
         if run.config:
             attentions[run.attention].append(run)
+    _tell_precision(runs)
     told = _teller(runs)
     for attention, members in attentions.items():
         keys = [key for key in by if key != "attention.name"] if by else _varied(members)
-        usual = set() if by else {text for key in keys if key != BUDGET and (text := _usual([told(key, run) for run in members]))}
+        usable = [run for run in members if run.excluded is None] or members  # one that is left out changes no other's name
+        usual = set() if by else {text for key in keys if key != BUDGET and (text := _usual([told(key, run) for run in usable]))}
         for run in members:
             words = [told(key, run) for key in keys]
             run.variant = " ".join([str(attention), *(word for word in words if word and word not in usual)])
+
+
+def _tell_precision(runs: list[Run]) -> None:
+    """precision=auto means another thing on another machine: where it did, the config of each says what."""
+    meant = [run for run in runs if run.excluded is None and run.precision]
+    if len({run.precision for run in meant}) > 1:
+        for run in meant:
+            run.config["precision"] = run.precision
 
 
 def settings_that_differ(one: Run, other: Run) -> set[str]:
@@ -126,24 +137,26 @@ def _teller(runs: list[Run]) -> Told:
     for run in runs:
         rates[run.size].append(run.config.get(RATE))
 
+    rates_known = None not in usual.values()
+
     def told(key: str, run: Run) -> str:
         value = run.config.get(key)
         if key == BUDGET:
             return _share(run, value)
-        if key == RATE and value and None not in usual.values():
+        if key == RATE and value and rates_known:
             if base := usual.get(id(run)) or _usual(rates[run.size]):  # a run that is left out has no cell
                 return "" if value == base else f"lr×{value / base:.3g}"
         width = run.config.get("model.head_dim")
-        if key.startswith("attention.") and key.endswith(WIDTHS) and value and width and len(widths) > 1:
+        if key.startswith("attention.") and key.endswith(WIDTHS) and number(value) and width and len(widths) > 1:
             return f"{key.rpartition('.')[2]}={value / width:.3g}·head_dim"
-        return f"{key.rpartition('.')[2]}={value}"
+        return f"{key.rpartition('.')[2]}={shown(value)}"
 
     return told
 
 
 def _share(run: Run, budget: object) -> str:
     layers, heads, width = (
-        run.config.get(f"model.{part}", 0) for part in ("num_hidden_layers", "num_attention_heads", "head_dim")
+        run.config.get(f"model.{part}") or 0 for part in ("num_hidden_layers", "num_attention_heads", "head_dim")
     )
     whole = 2 * layers * heads * width * CACHE_BYTES.get(run.config.get("plan.cache_dtype"), 2)
     if not whole or run.kv_bytes_per_token == whole:  # the budget was not for MHA as the reference

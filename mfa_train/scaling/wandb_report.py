@@ -1,10 +1,11 @@
 """The comparison in W&B: one run of the sweep's group, with the tables, the pictures and the page."""
 
+import os
 from pathlib import Path
 
 from mfa_train.config import TrackingConfig
 from mfa_train.scaling.runs import Run
-from mfa_train.tracking.wandb_run import WandbRun
+from mfa_train.tracking.wandb_run import WandbRun, forget_run
 
 
 def group_of(runs: list[Run]) -> str | None:
@@ -19,6 +20,7 @@ def log_report(
     """Logs what the report in `folder` shows. Whatever fails in W&B is told and changes nothing here."""
     told = {"reference": result["reference"], "conventions": result["conventions"], "made_by": result["made_by"],
             "runs": [run["name"] for run in result["runs"]]}
+    forget_run(os.environ)
     run = WandbRun(config, f"compare-{folder.resolve().name}", folder, told)
     if run.run is None:
         return

@@ -1,18 +1,20 @@
 """metrics.jsonl: one JSON object a logged step, the interface between training and comparing.
 
 Each step stands there once, however often a run was killed: what lies behind the step it resumes from is cut off, a
-line torn by the kill too.
+line torn by the kill too. What is damaged is set aside and costs itself alone (`records`, `survey`). A file is read once
+when it is opened, in bounded memory, and from then on from its end.
 """
 
 import contextlib
-import json
 import os
+from itertools import takewhile
 from pathlib import Path
 
+from mfa_train.tracking.records import NEWLINE, as_json, backwards, consistent_records, parsed, records, sound
+from mfa_train.tracking.survey import Survey, set_aside
 from mfa_train.tracking.terminal import say
 
 FILE = "metrics.jsonl"
-NEWLINE = b"\n"
 
 
 class MetricsFile:
@@ -26,23 +28,33 @@ class MetricsFile:
         self.path, self.say, self.told = path, say, False
         self.waiting, self.unsynced = b"", bytearray()
         """What is yet to be written, and what was written since the disk last vouched for all before it."""
-        self.logged_to = max((record["step"] for record in read_metrics(path)), default=0) if path.exists() else 0
+        self.logged_to = self._whole(from_step) if path.exists() else 0
         self.file = path.open("ab", buffering=0)
         self.cut(from_step)
 
+    def _whole(self, from_step: int) -> int:
+        """Sets aside what is damaged; gives the last step."""
+        found = Survey(self.path, from_step)
+        if found.damaged:
+            set_aside(self.path, found.damaged, f"the other {len(found.kept)} records stay", self.say)
+        return found.last
+
     def log(self, record: dict) -> None:
         self.logged_to = max(self.logged_to, record["step"])
-        self.waiting += json.dumps(record).encode() + b"\n"
+        self.waiting += as_json(record).encode() + NEWLINE
         self._write()
 
     def cut(self, step: int) -> None:
         """Forgets what was logged behind `step`, also of what waits; needs no room on the disk."""
-        written = self.path.read_bytes()
-        kept = _up_to(written + self.waiting, step)  # of a line that found room in part, the rest waits
-        if len(kept) < len(written):
-            self.file.truncate(len(kept))
-            del self.unsynced[max(0, len(self.unsynced) - len(written) + len(kept)) :]
-        self.waiting = kept[len(written) :]
+        begun = _begun(self.path)  # of a line that found room in part, the rest waits
+        waiting = list(takewhile(lambda line: _is_up_to(line, step), (begun + self.waiting).splitlines(keepends=True)))
+        if waiting:
+            self.waiting = b"".join(waiting)[len(begun) :] + NEWLINE * (not waiting[-1].endswith(NEWLINE))
+            return
+        written, kept = self.path.stat().st_size, _up_to(self.path, step) if step else 0
+        self.file.truncate(kept)
+        del self.unsynced[max(0, len(self.unsynced) - written + kept) :]
+        self.waiting = NEWLINE if _begun(self.path) else b""
 
     def flush(self) -> None:
         """Waits until the disk has it all, so that no checkpoint is ahead of its records."""
@@ -79,25 +91,28 @@ class MetricsFile:
         self.told = True
 
 
-def _up_to(lines: bytes, step: int) -> bytes:
-    """Those that are whole and of steps up to `step`: they rise."""
-    kept = 0
-    for line in lines.splitlines(keepends=True):
-        try:
-            if not line.endswith(NEWLINE) or json.loads(line)["step"] > step:
-                break
-        except ValueError:
-            break
-        kept += len(line)
-    return lines[:kept]
+def _up_to(path: Path, step: int) -> int:
+    """How many bytes the records up to `step` take: looked for from the end."""
+    with path.open("rb") as file:
+        for start, line in backwards(file):
+            for _, end, record in reversed(list(sound(line))):
+                if record and record["step"] <= step:
+                    return start + end
+    return 0
+
+
+def _is_up_to(line: bytes, step: int) -> bool:
+    record = parsed(line)
+    return record is not None and record["step"] <= step
+
+
+def _begun(path: Path) -> bytes:
+    """What of a last line found room."""
+    with path.open("rb") as file:
+        _, last = next(backwards(file), (0, b""))
+    return b"" if last.endswith(NEWLINE) else last
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The records; a last line that a kill tore is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
+    """The sound records, in order."""
+    return consistent_records(list(records(path)))

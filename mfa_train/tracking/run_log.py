@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from mfa_train.config import TrackingConfig
-from mfa_train.tracking.metrics_file import FILE, MetricsFile, read_metrics
+from mfa_train.tracking.metrics_file import FILE, MetricsFile
+from mfa_train.tracking.records import last_records, number, records
 from mfa_train.tracking.terminal import ProgressBar
 from mfa_train.tracking.wandb_run import WandbRun
 
@@ -21,7 +22,7 @@ class RunLog:
         logged_to = self.metrics.logged_to if wandb_id else 0
         self.wandb = WandbRun(config, folder.name, folder, run_config, wandb_id, logged_to)
         if wandb_id is None:  # a branch begins with what it branches off
-            for record in read_metrics(self.metrics.path):
+            for record in records(self.metrics.path):
                 self.wandb.log(record)
         self.bar = ProgressBar(steps, from_step)
 
@@ -38,8 +39,9 @@ class RunLog:
         return self.wandb.identity()
 
     def last_record(self) -> dict:
-        """Of those that are there; empty before the first."""
-        return next(iter(read_metrics(self.metrics.path)[-1:]), {})
+        """Of those that are there; empty before the first, and where its counts are damaged."""
+        last = next(iter(last_records(self.metrics.path, 1)), {})
+        return last if all(number(last.get(key)) for key in ("tokens", "flops", "seconds")) else {}
 
     def flush(self) -> None:
         """What was logged is on the disk."""

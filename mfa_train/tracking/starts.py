@@ -13,6 +13,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from mfa_train.tracking.records import lines, parsed
 from mfa_train.tracking.terminal import say
 
 FILE = "starts.jsonl"
@@ -21,17 +22,12 @@ JOB_KEYS = ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_CLUSTER_NAME", "SLURM_ARRAY
 
 
 def starts(folder: Path) -> list[dict]:
-    """Those before this one, the first first."""
+    """Those before this one, the first first; lines that are damaged or torn are passed over."""
     path = folder / FILE
-    if not path.exists():
+    if not path.is_file():
         return []
-    known = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            known.append(json.loads(line))
-        except ValueError:  # torn by a kill
-            continue
-    return known
+    with path.open("rb") as file:
+        return [start for _, _, line in lines(file) if (start := parsed(line)) is not None]
 
 
 def this_start(from_step: int, changed: list[str], world_size: int) -> dict:

@@ -1,6 +1,9 @@
-"""What a person sees while a run goes on. A terminal that has gone stops no run."""
+"""What a person sees, of a run and of every other command. A terminal that has gone stops nothing, nor does what it cannot
+show; and names, values and errors reach it as text alone, never as its own control sequences."""
 
+import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import IO, TypeVar
@@ -8,6 +11,9 @@ from typing import IO, TypeVar
 from tqdm import tqdm
 
 Result = TypeVar("Result")
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+"""What moves a terminal's cursor, colours it, turns what stands behind it around or is half a character; tab and newline
+aside."""
 
 
 class ProgressBar:
@@ -36,17 +42,40 @@ class ProgressBar:
 
 def say(message: str) -> None:
     """Prints it."""
-    unbroken(sys.stdout, lambda: print(message, flush=True))
+    unbroken(sys.stdout, lambda: print(visible(message), flush=True))
 
 
-def open_closed_streams() -> None:
+def say_aside(message: str) -> None:
+    """Prints it on standard error."""
+    unbroken(sys.stderr, lambda: print(visible(message), file=sys.stderr, flush=True))
+
+
+def say_text(text: str) -> None:
+    """Prints a model's text: to a terminal as `say` does, to a file or another program exactly."""
+    exact = not sys.stdout.isatty()
+    unbroken(sys.stdout, lambda: print(text if exact else visible(text), flush=True))
+
+
+def visible(text: str) -> str:
+    """`text` with control characters as \\x1b; tab and newline stay."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def in_one_line(text: str) -> str:
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def ready_streams() -> None:
     """What was closed when the process began (`>&- 2>&-`) goes nowhere from now on. Left closed, the next file that is
-    opened would get its number, and with it what libraries print."""
+    opened would get its number, and with it what libraries print. What a terminal cannot show is shown as \\u6f22."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
     sys.stdout = sys.stdout or open(1, "w", closefd=False)
     sys.stderr = sys.stderr or open(2, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def unbroken(stream: IO, tell: Callable[[], Result]) -> Result:

@@ -3,16 +3,32 @@
 A resumed run is the same W&B run. W&B's step only rises and it drops what is logged behind it, so steps that are made
 again after a kill are not logged again.
 
+What W&B's own variables say holds where tracking.wandb is auto: WANDB_MODE=disabled (or WANDB_DISABLED=true) means none,
+offline and dryrun offline. A variable that W&B refuses, as a key that can't be one, leaves the run offline.
+
 Every metric is drawn over `tokens`, or over `flops` by choosing it as the x-axis. The run's config holds the resolved
 config and the plan's numbers, so that runs can be grouped by attention and KV budget.
 """
 
+import contextlib
+import os
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
-from mfa_train.config import TrackingConfig
+from mfa_train.config import TrackingConfig, hidden
 from mfa_train.tracking.terminal import say
 
 INIT_TIMEOUT_SECONDS = 30
+ONE_RUN = ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM", "WANDB_NAME", "WANDB_RUN_NAME")
+"""Variables that say which run of W&B's is meant: for two runs they would make one of them."""
+REFUSABLE = (*ONE_RUN, "WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE")
+"""Variables that only an online run needs, or that can be wrong."""
+
+
+def forget_run(environment: MutableMapping[str, str]) -> None:
+    """What runs in `environment` is a run of its own in W&B: of a sweep's members, and of a run that is trained anew."""
+    for name in ONE_RUN:
+        environment.pop(name, None)
 
 
 class WandbRun:
@@ -25,33 +41,40 @@ class WandbRun:
                  logged_to: int = -1, say=say):
         self.say, self.run_id, self.logged_to = say, run_id, logged_to
         self.run = None
-        if config.wandb == "disabled":
+        mode = _by_environment() if config.wandb == "auto" else config.wandb
+        if mode == "disabled":
+            if config.wandb == "auto":
+                say("W&B: off, as WANDB_MODE or WANDB_DISABLED in the environment says; type tracking.wandb=offline to log all the "
+                    "same")
             return
         try:
-            self.run = self._start(config, name, folder, run_config)
+            self.run = self._start(config, mode, name, folder, run_config)
         except Exception as error:  # W&B's own failures have no common type, and none may stop a run.
             self._give_up(error)
 
-    def _start(self, config: TrackingConfig, name: str, folder: Path, run_config: dict):
+    def _start(self, config: TrackingConfig, mode: str, name: str, folder: Path, run_config: dict):
         import wandb
 
-        mode, why = config.wandb, ""
-        if mode == "auto":
-            mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
-            why = " (not logged in: `wandb login` to log online)" if mode == "offline" else ""
-        options = {
+        why, options = "", {
             "project": config.project, "entity": config.entity, "group": config.group, "name": name,
             "dir": str(folder), "config": run_config, "reinit": "finish_previous",
             "id": self.run_id, "resume": "allow" if self.run_id else None, "allow_val_change": True,
-            "settings": wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_SECONDS),
         }
+
+        def begin(mode: str):
+            settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_SECONDS)
+            return wandb.init(mode=mode, settings=settings, **options)
+
         try:
-            run = wandb.init(mode=mode, **options)
-        except Exception as error:
-            if mode == "offline":
-                raise
-            self.say(f"W&B cannot be reached ({_line(error)}): logging offline")
-            mode, run = "offline", wandb.init(mode="offline", **options)
+            if mode == "auto":
+                mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+                why = " (not logged in: `wandb login` to log online)" if mode == "offline" else ""
+            run = begin(mode)
+        except Exception as error:  # a server that can't be reached or refuses, a variable that can't be
+            self.say(f"W&B can't be logged to ({_line(error)}): logging offline")
+            with _without(REFUSABLE):
+                wandb.teardown()  # it has read the variables before
+                mode, run = "offline", begin("offline")
         for axis in ("tokens", "flops"):
             run.define_metric(axis)
         run.define_metric("*", step_metric="tokens")
@@ -89,5 +112,24 @@ class WandbRun:
         self.say(f"W&B is off for this run: {_line(error)}")
 
 
+def _by_environment() -> str:
+    """What tracking.wandb=auto means by W&B's own variables: disabled, offline, or auto still."""
+    if os.environ.get("WANDB_DISABLED", "").strip().lower() in ("true", "1", "yes", "on"):
+        return "disabled"
+    mode = os.environ.get("WANDB_MODE", "").strip().lower()
+    return {"disabled": "disabled", "offline": "offline", "dryrun": "offline"}.get(mode, "auto")
+
+
+@contextlib.contextmanager
+def _without(names: tuple[str, ...]) -> Iterator[None]:
+    held = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(held)
+
+
 def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What went wrong, and where pydantic lists it over several lines, of it the first thing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return hidden(f"{lines[0]}: {lines[1]}" if "validation error" in lines[0] and lines[1:] else lines[0])

@@ -25,12 +25,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mfa_train.data.corpus import sha256_of
+from mfa_train.data.fields import shown
 from mfa_train.errors import DataError
+from mfa_train.training.checkpoint_fields import RNG, require_cover, require_files, require_manifest, stretch_of
 from mfa_train.training.engine_state import KINDS, Piece
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-RNG = "rng"
+LARGEST = 2**30
+"""Bytes of a manifest: of ten thousand ranks it has a hundredth."""
 
 
 class Damaged(DataError):
@@ -78,16 +81,33 @@ def publish(partial: Path, checkpoint: Path, files: Iterable[dict], content: dic
 
 def manifest_of(checkpoint: Path) -> dict:
     """The manifest's content; the files it names are not looked at. Raises Damaged."""
-    try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        content, expected = manifest["content"], manifest["sha256"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise Damaged(f"{MANIFEST} is missing or no manifest ({type(error).__name__})") from error
+    content, expected = _read(checkpoint)
     if _digest(content) != expected:
         raise Damaged(f"{MANIFEST} differs from its checksum")
-    if content["format"] != FORMAT:
-        raise Damaged(f"{MANIFEST} is of format {content['format']}, this version reads {FORMAT}")
+    if "format" not in content or type(content["format"]) is not int or content["format"] != FORMAT:
+        raise Damaged(f"{MANIFEST} is of format {shown(content.get('format'))}, this version reads {FORMAT}")
+    try:
+        require_manifest(content)
+    except ValueError as error:
+        raise Damaged(f"{MANIFEST}: {error}") from error
+    if re.fullmatch(r"step-\d{8,}", checkpoint.name) and step_of(checkpoint) != content["step"]:
+        raise Damaged(f"{MANIFEST} is of step {content['step']}, in a folder {checkpoint.name}")
     return content
+
+
+def _read(checkpoint: Path) -> tuple[dict, str]:
+    """(content, its checksum as told) of the manifest. Raises Damaged."""
+    path = checkpoint / MANIFEST
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            raise ValueError
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        content, expected = manifest["content"], manifest["sha256"]
+        if not isinstance(content, dict) or not isinstance(expected, str):
+            raise TypeError
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise Damaged(f"{MANIFEST} is missing or no manifest ({type(error).__name__})") from error
+    return content, expected
 
 
 def verified(checkpoint: Path) -> dict:
@@ -114,9 +134,10 @@ def prune(checkpoints: Path, keep_last: int, keep_every: int | None, at_steps: S
 def plausible(checkpoint: Path) -> bool:
     """Whether all files are there and of their sizes: what is cheap to see."""
     try:
-        content = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["content"]
+        content, _ = _read(checkpoint)
+        require_files(content)
         return all((checkpoint / entry["name"]).stat().st_size == entry["bytes"] for entry in content["files"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, Damaged):
         return False
 
 
@@ -153,11 +174,15 @@ class Reader:
                 self.files.append(file)
                 for key in file.keys():
                     if key != RNG:
-                        kind, name, start = key.split(":")
-                        length = file.get_slice(key).get_shape()[0]
-                        self.stretches.setdefault((kind, name), []).append((int(start), int(start) + length, file, key))
+                        told = file.get_slice(key)
+                        kind, name, start, stop = stretch_of(key, told.get_shape(), told.get_dtype())
+                        self.stretches.setdefault((kind, name), []).append((start, stop, file, key))
         except (OSError, SafetensorError, ValueError) as error:
             raise Damaged(f"{entry['name']} cannot be read ({error})") from error
+        try:
+            require_cover(self.stretches)
+        except ValueError as error:
+            raise Damaged(f"its files do not make a whole: {error}") from error
 
     @torch.no_grad()
     def fill(self, piece: Piece) -> None:
@@ -175,7 +200,14 @@ class Reader:
 
     def rng(self, rank: int) -> torch.Tensor:
         """The random generators of `rank`, or of another where there were fewer."""
-        return self.files[rank % len(self.files)].get_tensor(RNG)
+        file = self.files[rank % len(self.files)]
+        try:
+            state = file.get_tensor(RNG)
+        except SafetensorError as error:
+            raise Damaged(f"a file has no {RNG} ({error})") from error
+        if state.dtype != torch.uint8 or state.ndim != 1:
+            raise Damaged(f"{RNG} is of type {state.dtype} and shape {list(state.shape)}, expected bytes")
+        return state
 
 
 def _vouch(checkpoint: Path, entry: dict) -> None:

@@ -1,5 +1,6 @@
 """How a run ends: its summary, a short table, and where to look."""
 
+import math
 import os
 import shlex
 import shutil
@@ -10,6 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from mfa_train.data.tokenizer import Tokenizer
+from mfa_train.tracking.records import number
+from mfa_train.training.guard import Guard
+from mfa_train.training.resume import Progress
 from mfa_train.training.run_folder import RunFolder
 
 
@@ -31,23 +35,33 @@ def make_summary(status: str, plan: dict, record: dict, zlib_bits: float) -> dic
     }
 
 
+def history(progress: Progress, guard: Guard) -> dict:
+    """What summary.json holds of the way there: where it isn't all of one stretch and nothing was left out, the loss may be
+    another than the config alone would give."""
+    return {"stretches": progress.stretches, "rollbacks": progress.rollbacks, "left_out_samples": progress.left_out,
+            "skipped_steps": guard.skipped}
+
+
 def zlib_bits_per_byte(tokenizer: Tokenizer, tokens: np.ndarray) -> float:
     """What `zlib` at level 9 needs for the text of `tokens`: a yardstick for a model's bits per byte."""
     text = tokenizer.text_bytes(tokens.ravel())
-    return 8 * len(zlib.compress(text, 9)) / len(text)
+    return 8 * len(zlib.compress(text, 9)) / len(text) if text else math.nan
 
 
 def closing_table(summary: dict) -> str:
-    """Two columns, for a person."""
+    """Two columns, for a person; `-` for what a summary lacks."""
+    def told(key: str, form: str) -> str:
+        return "-" if (value := number(summary.get(key))) is None else format(value, form)
+
     rows = [
-        ("attention", summary["attention"]),
-        ("parameters", f"{summary['params']:,} ({summary['non_embedding_params']:,} without embeddings)"),
-        ("KV cache", f"{summary['kv_bytes_per_token']:,} bytes per token"),
-        ("trained on", f"{summary['tokens']:,} tokens in {summary['seconds']:.0f} s "
-                       f"({summary['tokens_per_second']:,.0f} tokens/s)"),
-        ("held-out loss", f"{summary['val_loss']:.4f} nats per token"),
-        ("held-out bits per byte", f"{summary['val_bits_per_byte']:.3f}"),
-        ("zlib -9, same bytes", f"{summary['zlib_bits_per_byte']:.3f}"),
+        ("attention", str(summary.get("attention", "-"))),
+        ("parameters", f"{told('params', ',')} ({told('non_embedding_params', ',')} without embeddings)"),
+        ("KV cache", f"{told('kv_bytes_per_token', ',')} bytes per token"),
+        ("trained on", f"{told('tokens', ',')} tokens in {told('seconds', '.0f')} s "
+                       f"({told('tokens_per_second', ',.0f')} tokens/s)"),
+        ("held-out loss", f"{told('val_loss', '.4f')} nats per token"),
+        ("held-out bits per byte", told("val_bits_per_byte", ".3f")),
+        ("zlib -9, same bytes", told("zlib_bits_per_byte", ".3f")),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)

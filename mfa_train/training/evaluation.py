@@ -37,7 +37,8 @@ class Evaluator:
         of_each = {f"/{name}": (nats[name], *self.sizes[name]) for name in nats} if len(nats) > 1 else {}
         told = {}
         for name, (total, tokens, num_bytes) in (of_all | of_each).items():
-            told |= {f"val/loss{name}": total / tokens, f"val/bits_per_byte{name}": total / (math.log(2) * num_bytes)}
+            told[f"val/loss{name}"] = total / tokens
+            told[f"val/bits_per_byte{name}"] = total / (math.log(2) * num_bytes) if num_bytes else math.nan  # separators alone
         return told
 
     def _nats(self, model: torch.nn.Module, name: str) -> float:

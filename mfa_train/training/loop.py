@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
+from mfa_train.budget.peak import Peak
 from mfa_train.config import Config
 from mfa_train.data.reading.batches import Batches
 from mfa_train.data.reading.documents import ModelInputs
@@ -23,7 +24,7 @@ from mfa_train.training.schedule import learning_rate
 
 
 def train(engine, config: Config, batches: Batches, inputs_of: ModelInputs, ranks: Ranks, flops_per_token: int,
-          peak_flops: float | None, evaluate: Callable[[torch.nn.Module], dict], on_step: Callable[[int], None],
+          peak: Peak, evaluate: Callable[[torch.nn.Module], dict], on_step: Callable[[int], None],
           progress: Progress, guard: Guard, checkpoints: Checkpoints) -> Iterator[dict]:
     """Yields a metrics record for each logged step (metrics.jsonl: docs/configuration.md), the last step's always. Goes on from
     `progress` and keeps it.
@@ -66,7 +67,7 @@ def train(engine, config: Config, batches: Batches, inputs_of: ModelInputs, rank
             record = {
                 "step": done, "tokens": done * tokens_per_step, "flops": done * tokens_per_step * flops_per_token,
                 "train/loss": mean_loss, "lr": lr, "grad_norm": grad_norm, "tokens_per_second": speed,
-                "mfu": peak_flops and speed * flops_per_token / (peak_flops * ranks.world_size),
+                "mfu": peak.share(speed * flops_per_token / ranks.world_size),
                 "seconds": progress.seconds, "skipped_steps": guard.skipped, "spikes": guard.spikes,
             } | batches.progress(first_sample + config.training.batch_size) | checkpoints.blocking()
             if evaluating:

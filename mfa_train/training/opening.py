@@ -23,4 +23,5 @@ def open_log(config: Config, folder: Path, plan: dict, start: StartingPoint | No
 
 def _wandb_id(before: list[dict]) -> str | None:
     """Of the run in W&B that an earlier start of this run folder began."""
-    return next((start["wandb"]["id"] for start in reversed(before) if start["wandb"]), None)
+    known = (start["wandb"].get("id") for start in reversed(before) if isinstance(start.get("wandb"), dict))
+    return next((name for name in known if isinstance(name, str) and name), None)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,7 +11,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from mfa_train.errors import UserError
+from mfa_train.errors import ConfigError, UserError
 from mfa_train.tracking.terminal import say
 from mfa_train.training.host_memory import keep_freed_memory
 
@@ -73,14 +74,41 @@ class Ranks:
 
 def world_size() -> int:
     """How many processes the launcher started, before they have joined."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return _told("WORLD_SIZE", 1)
+
+
+def ranks_of_node() -> int:
+    """How many of them share this machine."""
+    return _told("LOCAL_WORLD_SIZE", 1)
+
+
+def _told(name: str, default: int) -> int:
+    """A whole number that a launcher leaves in the environment. Raises ConfigError for another word."""
+    word = os.environ.get(name, str(default))
+    if not re.fullmatch("[0-9]{1,7}", word) or name.endswith("SIZE") and not int(word):
+        raise _odd(f"{name}={ascii(word)[1:-1][:40]} in the environment: expected a number, as a launcher (torchrun, mfa-train "
+                          f"launch) sets for each process: type unset {name} for one process")
+    return int(word)
+
+
+def _odd(told: str) -> ConfigError:
+    error = ConfigError(told)
+    error.everywhere = False  # who is first is what is wrong
+    return error
 
 
 @functools.cache
 def join(timeout: timedelta = timedelta(minutes=30)) -> Ranks:
     """Joins the process group that RANK, WORLD_SIZE and LOCAL_RANK tell of; without them, one of its own, alone."""
     # DeepSpeed refuses to start without LOCAL_RANK, which only launchers set.
-    rank, local_rank = int(os.environ.get("RANK", 0)), int(os.environ.setdefault("LOCAL_RANK", "0"))
+    rank, local_rank = _told("RANK", 0), _told("LOCAL_RANK", 0)
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if world_size() > 1 and name not in os.environ]:
+        raise _odd(f"WORLD_SIZE={world_size()} in the environment without {' and '.join(missing)}: type unset WORLD_SIZE for one "
+                          "process, or start several with torchrun or mfa-train launch")
+    if rank >= world_size():
+        raise _odd(f"RANK={rank} in the environment is none of the WORLD_SIZE={world_size()} processes: type unset RANK for one "
+                          "process, or start several with torchrun or mfa-train launch")
     if torch.cuda.is_available():
         device, backend = torch.device("cuda", local_rank), "nccl"
         torch.cuda.set_device(device)

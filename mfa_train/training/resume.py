@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mfa_train import config as configs
 from mfa_train.config import RESUME, Config
+from mfa_train.config.typed import flat
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.training.checkpoint import Damaged, Reader, found, verified
 from mfa_train.training.engine_state import derive_weights, pieces, set_updates
 from mfa_train.training.ranks import Ranks, world_size
 from mfa_train.training.rng import set_rng_state
+from mfa_train.training.stretches import HARMLESS
 
 FREE = ("name", "resume", "data_dir", "data.path", "data.corpora", "data.cache_", "runs_dir", "tracking.", "sample.", "match.",
         "cluster.", "sweep.", "checkpoint.", "guard.hang_seconds", "plan.context", "plan.mfu", "plan.decode_counting", "plan.check")
@@ -40,6 +44,8 @@ class Progress:
     rollbacks: int = 0
     losses: list[float] = field(default_factory=list)
     """Of the steps since the last record."""
+    stretches: list[dict] = field(default_factory=list)
+    """From which step with which settings, another run's before it branched off included; empty in an older checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,17 @@ def changes(old: dict, config: Config) -> tuple[list[str], list[str]]:
     lines = [line for line in configs.differences(old, dataclasses.asdict(config)) if not line.startswith(FREE)]
     refused = [line for line in lines if line.startswith(REFUSED) and not line.startswith(ACCEPTED)]
     return refused, [line for line in lines if line not in refused]
+
+
+def settings(config: Config, dtype: torch.dtype) -> dict[str, Any]:
+    """What may change on the way and shapes the curve: a stretch's part of the config. `dtype` is what its precision means
+    here."""
+    refused = tuple(key.rstrip(":") for key in REFUSED)
+    found = {key: value for key, value in flat(dataclasses.asdict(config)).items()
+             if not key.startswith((*FREE, *refused, *HARMLESS))}
+    del found["training.tokens"]
+    return found | {"training.steps": config.training.total_steps,
+                    "precision": {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]}
 
 
 def starting_point(config: Config, folder: Path, data: dict[str, Any], say: Callable[[str], None],
@@ -102,7 +119,10 @@ def restore(engine, start: StartingPoint, ranks: Ranks) -> None:
         reader.fill(piece)
     set_updates(engine, start.content["updates"])
     derive_weights(engine)
-    set_rng_state(reader.rng(ranks.rank))
+    try:
+        set_rng_state(reader.rng(ranks.rank))
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise Damaged(f"{start.checkpoint}: no state of random generators ({type(error).__name__})") from error
 
 
 def _candidates(config: Config, folder: Path) -> tuple[list[Path], Path]:

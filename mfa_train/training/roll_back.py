@@ -1,8 +1,8 @@
 """Back to the last checkpoint and past the data since, when too many steps in a row could not be applied.
 
 The steps are made again with the samples that follow the bad stretch, as the PaLM paper did by hand (arXiv 2204.02311,
-section 5.1). The curve then is no longer the one that the config alone would give; the checkpoint holds how many
-samples were left out, and the terminal tells it.
+section 5.1). The curve then is no longer the one that the config alone would give; the checkpoint and summary.json hold how
+many samples were left out, and the terminal tells it.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from mfa_train.training.checkpoints import Checkpoints
 from mfa_train.training.guard import Guard, Poisoned
 from mfa_train.training.ranks import Ranks
 from mfa_train.training.resume import Progress, restore, starting_point
+from mfa_train.training.stretches import continued
 
 
 def roll_back(poisoned: Poisoned, engine, config: Config, ranks: Ranks, progress: Progress, guard: Guard,
@@ -35,6 +36,8 @@ def roll_back(poisoned: Poisoned, engine, config: Config, ranks: Ranks, progress
     restored = start.progress
     restored.left_out = progress.left_out + (poisoned.step - restored.step) * config.training.batch_size
     restored.rollbacks = progress.rollbacks + 1
+    now = {key: value for key, value in progress.stretches[-1].items() if key != "from_step"}
+    restored.stretches = continued(restored.stretches, restored.step, now)
     kept = start.content["guard"] | {"skipped": guard.skipped, "spikes": guard.spikes, "in_a_row": 0}
     ranks.say(f"{poisoned}: back to step {restored.step} ({start.checkpoint.name}) and past the samples since, "
               f"rollback {restored.rollbacks} of at most {config.guard.max_rollbacks}")

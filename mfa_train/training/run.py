@@ -13,52 +13,44 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-import torch
-
-from mfa_train.budget.devices import peak_flops, planned_device, resolve_precision
+from mfa_train.budget.devices import planned_device, resolve_precision
 from mfa_train.budget.match import matched, told
-from mfa_train.budget.plan import make_plan, require_fit
+from mfa_train.budget.peak import Peak
 from mfa_train.config import Config
-from mfa_train.data.corpora import open_all, prepare_all, require_readable
-from mfa_train.data.corpus import Corpus
-from mfa_train.data.reading.batches import Batches
+from mfa_train.data.corpora import open_all, prepare_all
 from mfa_train.data.reading.documents import ModelInputs
-from mfa_train.data.reading.held_out import HeldOut
-from mfa_train.errors import ConfigError, Stopped
+from mfa_train.errors import Stopped
 from mfa_train.tracking.run_log import SilentLog
+from mfa_train.tracking.wandb_run import forget_run
+from mfa_train.training.before_start import checked_plan, read_order
 from mfa_train.training.checkpoint import manifest_of, verified
 from mfa_train.training.checkpoints import Checkpoints
-from mfa_train.training.closing import closing_table, make_summary, where_to_look, zlib_bits_per_byte
+from mfa_train.training.closing import closing_table, history, make_summary, where_to_look, zlib_bits_per_byte
 from mfa_train.training.engine import build_engine
 from mfa_train.training.evaluation import Evaluator
 from mfa_train.training.guard import Guard, Poisoned
 from mfa_train.training.loop import train
 from mfa_train.training.opening import open_log
 from mfa_train.training.provenance import provenance
-from mfa_train.training.ranks import Ranks, join, world_size
-from mfa_train.training.resume import Progress, restore, starting_point
+from mfa_train.training.ranks import join, ranks_of_node, world_size
+from mfa_train.training.resume import Progress, restore, settings, starting_point
 from mfa_train.training.roll_back import roll_back
 from mfa_train.training.run_folder import RunFolder, final_checkpoint
 from mfa_train.training.sample import closing_sample
-from mfa_train.training.schedule import check_schedule
 from mfa_train.training.signals import StopSignals
+from mfa_train.training.stretches import continued
 from mfa_train.training.watchdog import Watchdog
 from mfa_train.training.weights import save_weights
 
 
 def run(config: Config) -> dict:
     """Trains the config's model and returns what summary.json holds. Raises UserError."""
+    if config.resume == "never":
+        forget_run(os.environ)
     config, match = matched(config)
-    micro_batch = config.training.micro_batch(world_size())
-    check_schedule(config.schedule, config.training.total_steps)
-    device = planned_device("auto", int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    device = planned_device("auto", ranks_of_node())
     dtype = resolve_precision(config.precision, device)
-    if dtype == torch.float32 and config.attention["kernel"] in ("flash", "tiled"):
-        raise ConfigError(f"attention.kernel={config.attention['kernel']} works in 16 bit alone, and precision="
-                          f"{config.precision} is fp32 here: type precision=bf16, or attention.kernel=auto")
-    plan = make_plan(config, device, world_size(), match)
-    if config.plan.check:
-        require_fit(config, plan["memory"])
+    plan = checked_plan(config, match, device, world_size())
     folder = RunFolder(config)
     ranks = join()
     if match:
@@ -67,11 +59,10 @@ def run(config: Config) -> dict:
         ranks.say(f"{closing_table(finished)}\n\n{where_to_look(folder)}\n"
                   f"{folder.path} holds this run, finished before. To train it again: resume=never")
         return finished
-    corpora = _open_corpora(config, ranks)
+    ranks.on_first(lambda: prepare_all(config.data, ranks.say))
+    corpora = open_all(config.data, ranks.say)
     tokenizer = next(iter(corpora.values())).tokenizer
-    batches = Batches(corpora, config.data, config.training.sequence_length, config.seed, config.training.batch_size,
-                      ranks.rank, ranks.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    held_out = HeldOut(corpora, batches.phases[-1], config.training.sequence_length, config.training.eval_sequences)
+    batches, held_out = read_order(config, corpora, ranks.rank, ranks.world_size, ranks_of_node())
     inputs_of = ModelInputs(ranks.device, tokenizer.eos_id if config.data.document_mask else None)
     data = batches.identity()
     start = ranks.on_first(lambda: starting_point(config, folder.path, data, ranks.say, vouch=manifest_of))
@@ -87,12 +78,13 @@ def run(config: Config) -> dict:
         progress, guard = start.progress, Guard(config.guard, ranks.say, start.content["guard"])
         ranks.say("\n".join([f"goes on from {start.checkpoint}, after step {progress.step}",
                              *(f"changed since: {line}" for line in start.accepted)]))
-    evaluate = Evaluator(held_out, inputs_of, micro_batch, ranks, tokenizer.token_bytes)
+    progress.stretches = continued(progress.stretches, progress.step, settings(config, dtype))
+    evaluate = Evaluator(held_out, inputs_of, config.training.micro_batch(ranks.world_size), ranks, tokenizer.token_bytes)
     zlib_bits = zlib_bits_per_byte(tokenizer, evaluate.targets)
     origin = ranks.on_first(lambda: provenance((folder.path / "config.yaml").read_bytes(), {
         "tokenizer_sha256": tokenizer.sha256, "train_sha256": batches.fingerprint, "held_out_sha256": held_out.fingerprint}))
     log = open_log(config, folder.path, plan, start) if ranks.first else SilentLog()
-    status, record = "failed", log.last_record()
+    peak, status, record = Peak(device, dtype, ranks.say), "failed", log.last_record()
     try:
         with StopSignals() as signals, Watchdog(ranks, config.guard.hang_seconds) as watchdog:
             checkpoints = Checkpoints(config, ranks, launch, data, log, signals)
@@ -105,7 +97,7 @@ def run(config: Config) -> dict:
             while True:
                 try:
                     for record in train(engine, config, batches, inputs_of, ranks, plan["flops"]["train_per_token"],
-                                        peak_flops(device, dtype), evaluate, on_step, progress, guard, checkpoints):
+                                        peak, evaluate, on_step, progress, guard, checkpoints):
                         log.log(record)
                     break
                 except Poisoned as poisoned:
@@ -118,7 +110,7 @@ def run(config: Config) -> dict:
         status = "stopped"
         raise
     finally:
-        summary = make_summary(status, plan, record, zlib_bits) | origin
+        summary = make_summary(status, plan, record, zlib_bits) | history(progress, guard) | origin
         log.close(summary)
         if ranks.first:
             folder.close(summary)
@@ -128,11 +120,3 @@ def run(config: Config) -> dict:
     if ranks.first:  # the others have no record where a run goes on behind its last step
         ranks.say(f"\n{closing_table(summary)}\n\n{sample}{where_to_look(folder)}")
     return summary
-
-
-def _open_corpora(config: Config, ranks: Ranks) -> dict[str, Corpus]:
-    """The corpora by name, prepared by rank 0 where they aren't yet. Raises ConfigError where the model can't read them."""
-    ranks.on_first(lambda: prepare_all(config.data, ranks.say))
-    corpora = open_all(config.data, ranks.say)
-    require_readable(config, corpora)
-    return corpora

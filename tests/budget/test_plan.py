@@ -13,6 +13,8 @@ from mfa_train.budget.activations import _peak as run_layers
 from mfa_train.budget.devices import Device
 from mfa_train.budget.plan import make_plan
 from mfa_train.budget.shape import attention_flops
+from mfa_train.budget.table import table
+from mfa_train.errors import ConfigError
 from tests.conftest import SMALL, VARIANTS
 
 
@@ -186,3 +188,26 @@ def test_where_only_the_copy_for_checkpoints_is_too_much_the_plan_says_to_wait_f
     needed = make_plan(config, Device("cpu", "cpu", 2**40, None), ranks=1)["memory"]["total"]
     memory = make_plan(config, Device("cpu", "cpu", needed, None), ranks=1)["memory"]  # some of it is not usable
     assert not memory["fits"] and memory["change"] == ["checkpoint.background=false"]
+
+
+EXTREMES = [
+    ["plan.context=1000000000000000"],
+    ["model.num_hidden_layers=1000000000", "cluster.device=h100-80gb"],
+    ["training.sequence_length=1000000000000"],
+    ["model.vocab_size=1000000000000"],
+    ["training.batch_size=1000000000000", "training.sequence_length=1", "cluster.device=h100-80gb"],
+    ["training.steps=1000000000000000", "plan.mfu=1e-300", "cluster.price_per_device_hour=1e300",
+     "cluster.device=h100-80gb"],
+]
+
+
+@pytest.mark.parametrize("overrides", EXTREMES, ids=" ".join)
+def test_a_plan_of_extremes_is_finite_json_and_a_table(overrides):
+    plan = plan_of("model=280k", "attention=mha", *overrides)
+    assert json.dumps(plan, allow_nan=False) and len(table(["mha"], [plan])) < 4000
+
+
+@pytest.mark.parametrize("override", ["model.vocab_size=100000000000000", "training.batch_size=1000000000000000"])
+def test_a_tensor_that_cannot_be_counted_is_told_in_one_line(override):
+    with pytest.raises(ConfigError, match="cannot even be counted"):
+        plan_of("model=280k", override, "model.hidden_size=262144")

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import lzma
 import random
 from bz2 import compress as bz2
 from pathlib import Path
@@ -16,7 +17,7 @@ from mfa_train.data.corpus import Corpus
 from mfa_train.data.preparing.prepare import prepare
 from mfa_train.data.shards.cache import ShardCache
 
-COMPRESS = {"gz": gzip.compress, "bz2": bz2, "zst": zstandard.compress}
+COMPRESS = {"gz": gzip.compress, "bz2": bz2, "xz": lzma.compress, "zst": zstandard.compress}
 
 
 def lines(texts: list[str]) -> bytes:

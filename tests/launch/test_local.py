@@ -3,7 +3,10 @@
 import json
 import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -13,8 +16,13 @@ from mfa_train.config import ClusterConfig
 from mfa_train.errors import ConfigError
 from mfa_train.launch.checks import require_trainable
 from mfa_train.launch.hostfile import read_hosts
-from mfa_train.launch.job import environment
+from mfa_train.launch.environment import environment
+from mfa_train.launch.job import make_job, read_job
+from mfa_train.launch.local import require_one_node
+from mfa_train.launch.node import Node
+from mfa_train.launch.ssh import _Run
 from mfa_train.launch.status import statuses
+from mfa_train.launch.sweep import _Attempt, _Sweep
 from tests.conftest import ROOT
 from tests.launch.conftest import STRANGE, quoted, summary
 
@@ -110,11 +118,113 @@ def test_a_hostfile_is_what_the_cluster_keys_say_or_the_host_is_named(text, tmp_
 
 def test_an_environment_file_is_taken_as_it_stands(tmp_path):
     path = tmp_path / "environment"
-    path.write_text("# network\nA=$(touch pwned) 'b'\n\nB=\n")
-    assert environment(str(path)) == {"A": "$(touch pwned) 'b'", "B": ""}
-    path.write_text("export A=1\n")
-    with pytest.raises(ConfigError, match="line 1: expected KEY=VALUE"):
+    path.write_bytes("# network\r\nA=$(touch pwned) 'b'\r\n\r\nB=\r\n  C=é=\u00fc#1\n".encode())
+    assert environment(str(path)) == {"A": "$(touch pwned) 'b'", "B": "", "C": "é=ü#1"}
+
+
+ODD_LINES = {
+    b"export A=hunter2": "expected KEY=VALUE, as NCCL_SOCKET_IFNAME=ib0: delete export", b"hunter2": "expected KEY=VALUE",
+    b"=hunter2": "expected KEY=VALUE", b"A = hunter2": "no spaces around =", b"A= hunter2": "A: no spaces around =",
+    b"A-B=hunter2": "expected KEY=VALUE", b"1A=hunter2": "expected KEY=VALUE", "É=hunter2".encode(): "expected KEY=VALUE",
+    b'A="hunter2"': "A: values are taken as they stand: delete the quotes", b"B=hunter2": "B stands there twice",
+    b"A=hunter2\0": "holds characters", b"A=x\rC=hunter2": "holds characters", b"A=hunter2\x1b[31m": "holds characters",
+    b"\xef\xbb\xbfA=hunter2": "a byte order mark", b"A=hunter2\xe9": "is not UTF-8 text", "A=hunter2".encode("utf-16"): "",
+    **{f"{name}=hunter2".encode(): f"{name} is set for each rank by the launcher" for name in (
+        "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
+        "CUDA_VISIBLE_DEVICES", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")},
+    b"LD_LIBRARY_PATH=hunter2": "LD_LIBRARY_PATH is read as a process starts", b"PYTHONPATH=hunter2": "PYTHONPATH is read",
+}
+
+
+@pytest.mark.parametrize("line", ODD_LINES)
+def test_an_odd_line_of_an_environment_file_is_told_by_its_number_and_never_its_value(line, tmp_path):
+    path = tmp_path / "environment"
+    path.write_bytes(b"# a comment\nB=1\n" + line + b"\n")
+    with pytest.raises(ConfigError, match=f"^cluster.environment={path}: line 3: .*") as error:
         environment(str(path))
+    assert ODD_LINES[line] in str(error.value) and "hunter2" not in str(error.value)
+
+
+def test_an_environment_that_is_no_plain_small_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_text("A=1\n" * 300_000)
+    for name in ("pipe", "large", "nowhere", "", "../.."):
+        with pytest.raises(ConfigError, match="^cluster.environment="):
+            environment(str(tmp_path / name))
+    with pytest.raises(ConfigError, match="not a plain file"):
+        environment("/dev/zero")
+
+
+def test_no_file_of_a_launch_holds_the_environments_values_and_the_ranks_have_them(tmp_path, monkeypatch):
+    """A file that is gone when a rank starts is told by its name."""
+    path, monkeypatch = tmp_path / "environment", monkeypatch
+    path.write_text("MFA_TRIED=hunter2\n")
+    monkeypatch.chdir(tmp_path)
+    job = make_job(configs.members([f"runs_dir={tmp_path}", "name=run", "cluster.environment=environment"]), tmp_path)
+    job.write()
+    assert job.environment == str(path) and "hunter2" not in (tmp_path / "run" / "launch" / "job.json").read_text()
+    assert read_job(job.word) == job
+    rank = (f"import os, sys, types; sys.modules['mfa_train.training.run'] = types.SimpleNamespace(run=lambda config: "
+            f"print(os.environ['MFA_TRIED'])); from mfa_train.launch.rank import work; from mfa_train.launch.job import read_job; "
+            f"sys.exit(work(read_job({job.word!r}), 0, 'now'))")
+    done = [subprocess.run([sys.executable, "-c", rank], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})]
+    path.unlink()
+    done.append(subprocess.run([sys.executable, "-c", rank], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}))
+    assert [one.returncode for one in done] == [0, 2] and done[0].stdout == "hunter2\n", done
+    assert done[1].stderr.startswith(f"error: cluster.environment={path}: cannot be read (No such file")
+    old = json.loads((tmp_path / "run" / "launch" / "job.json").read_text()) | {"environment": {"A": "1"}}
+    (tmp_path / "run" / "launch" / "job.json").write_text(json.dumps(old))
+    with pytest.raises(ConfigError, match="not a job of this version .* launch it again"):
+        read_job(job.word)
+
+
+class Process:
+    """Stands for a rank or a member that never ends by itself."""
+
+    def __init__(self):
+        self.got = []
+        self.send_signal = self.got.append
+        self.poll = lambda: None
+
+
+TERM, USR1, INT, KILL = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGKILL
+SIGNALS = [
+    ([TERM, INT], [TERM, TERM]), ([USR1, INT], [USR1, TERM]), ([TERM, TERM, USR1], [TERM, TERM, USR1]), ([INT, INT], [TERM, KILL]),
+    ([TERM, INT, INT], [TERM, TERM, KILL]), ([INT, TERM, INT], [TERM, TERM, KILL]),
+]
+"""What comes, and what is passed on."""
+
+
+@pytest.mark.parametrize("come, passed", SIGNALS)
+def test_the_second_sigint_kills_and_nothing_before_it(come, passed, tmp_path):
+    members = configs.members([f"runs_dir={tmp_path}", "seed=1,2"])
+    node, sweep = Node(make_job(members[:1], tmp_path), 0, "now", 0, "127.0.0.1", 1), _Sweep(members, [])
+    rank, member = Process(), Process()
+    node.ranks, sweep.running = [rank], {_Attempt(members[0], 0, member): 0}
+    for number in come:
+        node._pass_on(number, None)
+        sweep._on_signal(number, None)
+    assert rank.got == member.got == passed
+
+
+def test_a_run_over_ssh_is_killed_by_the_second_sigint_alone(tmp_path, monkeypatch):
+    """A sweep of such runs hands signals on as they come: killed, a member would leave its hosts training."""
+    monkeypatch.setattr("mfa_train.launch.ssh.signal_first", lambda hosts, job: True)
+    members = configs.members([f"runs_dir={tmp_path}", "cluster=ssh", "seed=1,2"])
+    for come, passed in SIGNALS:
+        run = _Run(["a"], None, "now")
+        sweep, member = _Sweep(members, []), Process()
+        sweep.running = {_Attempt(members[0], 0, member): 0}
+        for number in come:
+            run._ask(number)
+            sweep._on_signal(number, None)
+        assert run.killed == (KILL in passed) and member.got == come
+
+
+def test_a_machine_is_not_filled_with_ranks():
+    (member,) = configs.members(["cluster.devices_per_node=1000", "training.batch_size=1000"])
+    with pytest.raises(ConfigError, match="cluster.devices_per_node=1000: this machine has .* cores: type cluster.devices_per_node="):
+        require_one_node(member)
 
 
 MISTAKES = {
@@ -124,6 +234,13 @@ MISTAKES = {
     "model.vocab_size=100": "model.vocab_size=100 is smaller than the tokenizer's vocabulary of 4096",
     "cluster.shared=[/scratch]": "runs_dir=runs: not in a folder that all nodes share",
     "schedule.warmup_steps=1000": "does not fit into 700 steps",
+    "attention.kernel=tiled cluster.device=cpu precision=fp32": "attention.kernel=tiled works in 16 bit alone",
+    "attention.kernel=flash precision=fp32": "attention.kernel=flash works in 16 bit alone",
+    "attention.kernel=flash cluster.device=cpu precision=bf16": "attention.kernel=flash needs a CUDA device",
+    "training.sequence_length=10000000 plan.check=false": "training.sequence_length=10000000 is longer than the training data",
+    "sample.max_new_tokens=9000": "a run's closing sample has at most 8,192 tokens",
+    "resume=/nowhere/step-00000001": "resume=/nowhere/step-00000001: expected auto, must, never, or a folder that is there",
+    "resume=must": "resume=must: there is no checkpoint in",
 }
 
 

@@ -46,6 +46,30 @@ def test_ctrl_c_stops_all_members_which_save(launch, tmp_path):
     assert all(list((run / "checkpoints").glob("step-????????")) for run in runs)
 
 
+def test_a_sweep_that_is_killed_takes_its_members_along(tmp_path):
+    """Whatever they do: here they would sleep for an hour. And no member is told to be the one run of W&B's that a variable names."""
+    sleeper = (f"import os, time; open('{tmp_path}/' + str(os.getpid()), 'w').write(str(dict(os.environ))); time.sleep(3600)")
+    sweep = ("from mfa_train import config as configs; from mfa_train.launch.sweep import _Sweep; import sys; "
+             f"_Sweep(configs.members(['seed=1,2', 'sweep.parallel=2', 'runs_dir={tmp_path}/runs']), [sys.executable, '-c', {sleeper!r}]).run()")
+    launcher = subprocess.Popen([sys.executable, "-c", sweep], cwd=ROOT,
+                                env=os.environ | {"PYTHONPATH": str(ROOT), "WANDB_RUN_ID": "the-one", "WANDB_RESUME": "must"})
+    deadline = time.monotonic() + 60
+
+    def members() -> list[int]:
+        return [int(path.name) for path in tmp_path.iterdir() if path.name.isdigit() and path.read_text()]
+
+    while len(members()) < 2:
+        assert launcher.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not any("the-one" in (tmp_path / str(member)).read_text() or "WANDB_RESUME" in (tmp_path / str(member)).read_text()
+                   for member in members())
+    launcher.kill()
+    launcher.wait()
+    while any(os.path.exists(f"/proc/{member}") for member in members()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_values_with_commas_and_a_ready_sweep_make_every_combination_each_with_a_folder_of_its_own():
     members = configs.members(["attention=mha,mla", "seed=1,2", "model=125m"])
     assert [member.swept for member in members] == [

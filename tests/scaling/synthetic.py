@@ -4,6 +4,7 @@ find.
 The files are those that train.py leaves (config.yaml composed by Hydra, summary.json by make_summary).
 """
 
+import functools
 import hashlib
 import itertools
 import json
@@ -45,8 +46,7 @@ def write_ladder(folder: Path, variants=VARIANTS, sizes=SIZES, tokens=TOKENS, se
                  records: int = 30) -> list[Path]:
     """A run for each variant, size, budget and seed. Seeds move all variants alike, by as much as the noise."""
     written = []
-    bases = {variant.attention: yaml.safe_load(configs.to_yaml(configs.load([f"attention={variant.attention}"])))
-             for variant in variants}
+    bases = {variant.attention: yaml.safe_load(_base(variant.attention)) for variant in variants}
     for variant, (size, params), budget, seed in itertools.product(variants, sizes.items(), tokens, seeds):
         shared = np.random.default_rng([seed, int(params)]).normal(0, noise)
         own = np.random.default_rng([seed, int(params), int(budget), *variant.attention.encode()]).normal(0, noise)
@@ -59,6 +59,11 @@ def write_ladder(folder: Path, variants=VARIANTS, sizes=SIZES, tokens=TOKENS, se
         loss = float(variant.law(params, budget) * np.exp(shared + own))
         written.append(write_run(folder / name, config, variant, params, budget, loss, records))
     return written
+
+
+@functools.cache
+def _base(attention: str) -> str:
+    return configs.to_yaml(configs.load([f"attention={attention}"]))
 
 
 def write_run(

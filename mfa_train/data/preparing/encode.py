@@ -4,7 +4,9 @@
        data.tokenizer names is copied, as tokenizer.model or tokenizer.json.
     2. Documents are read, encoded on all cores and written, the three at the same time, shard by shard: one of each
        split for every data.shard_bytes of text. progress.json tells how many documents the finished shards hold.
-    3. The manifest is written last, then the folder gets its name.
+    3. The manifest is written last, then the folder gets its name; what the documents were made of is told.
+
+Before all that the documents are looked at until both splits have one. Where none falls into one of them, the end of each is held out.
 """
 
 import json
@@ -21,9 +23,9 @@ from mfa_train.data.corpus import SPLITS, sha256_of
 from mfa_train.data.preparing.ahead import ahead
 from mfa_train.data.preparing.finish import finish, settings_of, write_bytes, write_json
 from mfa_train.data.preparing.progress import Progress
-from mfa_train.data.preparing.sources import Document, Source
-from mfa_train.data.shards.megatron_form import write_shard
-from mfa_train.data.shards.megatron_index import MegatronIndex
+from mfa_train.data.preparing.sources import Document, Source, Tally
+from mfa_train.data.preparing.sources.ends import EndsHeldOut
+from mfa_train.data.shards.megatron_form import ShardWriter
 from mfa_train.data.tokenizer import FILES, Tokenizer, file_name, open_tokenizer, train_sentencepiece
 from mfa_train.errors import ConfigError
 
@@ -31,6 +33,10 @@ BATCH_BYTES = 2**23
 """Text that is encoded at once: enough for all cores, little enough for memory."""
 ENCODING = 2
 """Raised where the same tokenizer's file gives other tokens: a preparation that began before doesn't go on."""
+BATCH_DOCUMENTS = 2**14
+"""Short ones take more memory than their text."""
+MOST_SHARDS = 10_000
+"""Of a split. A folder of more is slow to list, and each is a file to open."""
 
 
 class Batch(NamedTuple):
@@ -47,11 +53,14 @@ class Encoding:
         self.work = path.with_name(f".{path.name}.partial")
         trained = {"vocab_size": data.vocab_size, "tokenizer_bytes": data.tokenizer_bytes} if tokenizer is None else {}
         self.settings = settings_of(data, source.version(), tokenizer) | trained | {"shard_bytes": data.shard_bytes}
+        self.tally = Tally()
 
     def run(self) -> None:
+        self._require_few_shards()
         progress = self._resume()
+        self._part_source(progress)
         tokenizer = self._tokenizer()
-        documents = self.source.documents()
+        documents = self.source.documents(self.tally)
         position = 0
         for document in islice(documents, sum(part["documents"] for part in progress["parts"])):
             position = document.position
@@ -61,9 +70,40 @@ class Encoding:
             encoded = self._compared(encoded, tokenizer)
         with Progress(self.source.size(), position) as bar:
             while part := self._part(encoded, len(progress["parts"]), tokenizer, bar):
+                if len(progress["parts"]) == MOST_SHARDS:
+                    raise self._many_shards(f"more than {MOST_SHARDS:,}")
                 progress["parts"].append(part)
                 write_json(self.work / "progress.json", progress)
         self._finish(progress["parts"], tokenizer)
+
+    def _require_few_shards(self) -> None:
+        size = self.source.size() or 0  # of compressed files less than their text
+        if size > MOST_SHARDS * self.data.shard_bytes:
+            raise self._many_shards(f"{size // self.data.shard_bytes:,}", -(-size // MOST_SHARDS))
+
+    def _many_shards(self, count: str, enough: int | None = None) -> ConfigError:
+        return ConfigError(f"data.shard_bytes={self.data.shard_bytes}: would make {count} shards of {self.data.source}; type "
+                           f"data.shard_bytes={enough or 10 * self.data.shard_bytes} or more")
+
+    def _part_source(self, progress: dict) -> None:
+        """Has the documents' ends held out where a split would have none; found once, and kept in progress.json."""
+        if "ends_held_out" not in progress:
+            progress["ends_held_out"] = self._lacks_a_split()
+            write_json(self.work / "progress.json", progress)
+        if progress["ends_held_out"]:
+            self.source = EndsHeldOut(self.source, self.data.held_out_fraction)
+
+    def _lacks_a_split(self) -> bool:
+        tally, seen, longest = Tally(), set(), 0
+        for document in self.source.documents(tally):
+            seen.add(self._is_held_out(document))
+            if len(seen) == 2:
+                return False
+            longest = max(longest, len(document.text))
+        if longest < 2:
+            little = "too little text to hold any out" if seen else "there is no text to prepare"
+            raise ConfigError(f"data.source={self.data.source}: {little} ({'; '.join(tally.told())})")
+        return True
 
     def _resume(self) -> dict:
         """What an earlier preparation with the same settings left; else a fresh start."""
@@ -117,14 +157,16 @@ class Encoding:
     def _part(self, encoded: Iterator[tuple[Batch, list]], number: int, tokenizer: Tokenizer,
               bar: Progress) -> dict | None:
         """The next shard of each split; None behind the last document."""
-        tokens: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+        writers: dict[str, ShardWriter] = {}
         sizes = dict.fromkeys(SPLITS, 0)
         eos = np.array([tokenizer.eos_id], dtype=np.int32)
         count = 0
         for batch, batch_ids in encoded:
             for document, ids in zip(batch.documents, batch_ids):
                 split = "held_out" if self._is_held_out(document) else "train"
-                tokens[split].append(np.concatenate([ids, eos]))
+                if split not in writers:
+                    writers[split] = ShardWriter(self.work / f"{split}-{number:05}", tokenizer.vocab_size)
+                writers[split].add(np.concatenate([ids, eos]))
                 sizes[split] += len(document.utf8)
             count += len(batch.documents)
             bar.update(batch.documents[-1].position, sum(map(len, batch_ids)))
@@ -133,15 +175,13 @@ class Encoding:
         if not count:
             return None
         part: dict = {"documents": count, "splits": {}}
-        for split in (split for split in SPLITS if tokens[split]):
-            name = f"{split}-{number:05}"
-            write_shard(self.work / name, tokens[split], tokenizer.vocab_size)
-            files = {suffix: self.work / f"{name}.{suffix}" for suffix in ("bin", "idx")}
+        for split in (split for split in SPLITS if split in writers):
+            writer = writers[split]
+            writer.finish()
             part["splits"][split] = {
-                "name": name, "documents": len(tokens[split]), "tokens": sum(map(len, tokens[split])),
-                "bytes": sizes[split],
-                "dtype": MegatronIndex(str(files["idx"]), files["idx"].read_bytes()).dtype.name,
-                "sha256": {suffix: sha256_of(file) for suffix, file in files.items()},
+                "name": writer.bin_path.stem, "documents": len(writer.lengths), "tokens": writer.tokens,
+                "bytes": sizes[split], "dtype": writer.dtype.name,
+                "sha256": {"bin": sha256_of(writer.bin_path), "idx": sha256_of(writer.idx_path)},
             }
         return part
 
@@ -150,11 +190,17 @@ class Encoding:
         for split in SPLITS:
             if not splits[split]:
                 raise self._no_documents(split)
-        finish(self.work, self.path, self.settings | {"separator": True}, tokenizer, splits, self.say)
+        parted = {"ends_held_out": True} if isinstance(self.source, EndsHeldOut) else {}
+        finish(self.work, self.path, self.settings | {"separator": True} | parted, tokenizer, splits, self.say)
+        for line in self.tally.told():
+            self.say(f"  {line}")
+        if parted:
+            self.say(f"  held out is the end of each document, its last {self.data.held_out_fraction:.3g}: by whole documents one of the "
+                     f"splits would have none")
 
     def _no_documents(self, split: str) -> ConfigError:
-        return ConfigError(f"data.held_out_fraction={self.data.held_out_fraction}: no document falls into the "
-                           f"{split} split; type data.held_out_fraction=0.05")
+        return ConfigError(f"data.source={self.data.source}: too little text for two splits: none is left for {split} "
+                         f"({'; '.join(self.tally.told())})")
 
 
 def _batches(documents: Iterator[Document], shard_bytes: int) -> Iterator[Batch]:
@@ -167,7 +213,7 @@ def _batches(documents: Iterator[Document], shard_bytes: int) -> Iterator[Batch]
         if shard + size >= shard_bytes:
             yield Batch(batch, True)
             shard, size, batch = 0, 0, []
-        elif size >= BATCH_BYTES:
+        elif size >= BATCH_BYTES or len(batch) >= BATCH_DOCUMENTS:
             yield Batch(batch, False)
             shard, size, batch = shard + size, 0, []
     if batch:

@@ -17,14 +17,18 @@ from fsspec.core import OpenFile
 
 from mfa_train.config import DataConfig
 from mfa_train.data import reach
+from mfa_train.data.matching import found
 from mfa_train.data.preparing.finish import finish, settings_of, write_bytes
-from mfa_train.data.shards.megatron_index import MegatronIndex
+from mfa_train.data.shards.megatron_form import HEADER, MAGIC
+from mfa_train.data.shards.megatron_index import MegatronIndex, index_bytes
 from mfa_train.data.tokenizer import Tokenizer, file_name, open_tokenizer
 from mfa_train.errors import ConfigError, DataError
 
 WINDOWS = 8
 WINDOW = 2**16
 """Tokens of a sample."""
+LARGEST_ODD = 2**20
+"""Bytes of a file that is no index, which is not read to find that out."""
 
 
 class Registration:
@@ -41,8 +45,8 @@ class Registration:
             raise ConfigError("data.files=[]: expected the shards, as data.files='[/corpora/x_text_document.bin]'")
         self.path, self.data, self.given, self.say = path, data, tokenizer, say
         self.work = path.with_name(f".{path.name}.partial")
-        held_out = {reach.name(file): file for file in reach.found("data.held_out_files", _bins(data.held_out_files))}
-        train = {reach.name(file): file for file in reach.found("data.files", _bins(data.files))}
+        held_out = {reach.name(file): file for file in found("data.held_out_files", _bins(data.held_out_files)).files}
+        train = {reach.name(file): file for file in found("data.files", _bins(data.files)).files}
         self.files = {name: file for name, file in train.items() if name not in held_out}
         self.held_out_files = held_out
         told = [[[name, reach.size(file)] for name, file in files.items()] for files in (self.files, held_out)]
@@ -55,23 +59,34 @@ class Registration:
         self.work.mkdir(parents=True)
         write_bytes(self.work / file_name(self.given), self.given)
         tokenizer = open_tokenizer(self.work, self.data.eos_token)
-        train, held_out, separated = [], [], True
+        found, separated = [], True
         for name, file in (self.files | self.held_out_files).items():
             entry, ends, ends_in_eos = _checked(name, file, tokenizer)
             separated &= ends_in_eos
-            share = 0 if self.held_out_files else self.data.held_out_fraction
-            first = len(ends) if name in self.held_out_files else round(share * len(ends))
-            held_out += _slice(entry, ends, len(ends) - first, len(ends))
-            train += _slice(entry, ends, 0, len(ends) - first)
-        for split, shards in (("train", train), ("held_out", held_out)):
+            found.append((name, entry, ends))
+        splits = self._splits(found)
+        if not all(splits.values()) and not self.held_out_files:
+            self.say(f"  the documents are too few for whole ones to be held out: held out is the end of each shard, the last "
+                     f"{self.data.held_out_fraction:.3g} of its tokens")
+            splits = self._splits([(name, entry, _as_two(ends, self.data.held_out_fraction)) for name, entry, ends in found], share=0.5)
+        for split, shards in splits.items():
             if not shards:
-                raise ConfigError(f"data.held_out_fraction={self.data.held_out_fraction}: no document falls into the "
-                                  f"{split} split; type data.held_out_fraction=0.05, or name data.held_out_files")
+                raise ConfigError(f"data.files: no token falls into the {split} split of {len(found)} shards; type data.held_out_files=… "
+                                  "to name other shards for it")
         if not separated:
             self.say(f"  documents do not end in the tokenizer's end-of-text token (id {tokenizer.eos_id}); recorded "
                      "as separator: false. If they end in another, type data.eos_token=…")
-        finish(self.work, self.path, self.settings | {"separator": separated}, tokenizer,
-               {"train": train, "held_out": held_out}, self.say)
+        finish(self.work, self.path, self.settings | {"separator": separated}, tokenizer, splits, self.say)
+
+    def _splits(self, found: list[tuple[str, dict, np.ndarray]], share: float | None = None) -> dict[str, list[dict]]:
+        """The shards of each split; of a shard's documents the last `share`, or data.held_out_fraction, is held out."""
+        train, held_out = [], []
+        for name, entry, ends in found:
+            last = 0 if self.held_out_files else share or self.data.held_out_fraction
+            first = len(ends) if name in self.held_out_files else round(last * len(ends))
+            held_out += _slice(entry, ends, len(ends) - first, len(ends))
+            train += _slice(entry, ends, 0, len(ends) - first)
+        return {"train": train, "held_out": held_out}
 
 
 def _bins(patterns: list[str]) -> list[str]:
@@ -82,8 +97,7 @@ def _bins(patterns: list[str]) -> list[str]:
 def _checked(name: str, file: OpenFile, tokenizer: Tokenizer) -> tuple[dict, np.ndarray, bool]:
     """(manifest entry of the whole shard, where its documents end, whether they end in eos). Raises DataError."""
     prefix = name.removesuffix(".bin")
-    with reach.reaching(f"{prefix}.idx", DataError):
-        content = file.fs.cat_file(file.path.removesuffix(".bin") + ".idx")
+    content = _index(f"{prefix}.idx", file)
     index = MegatronIndex(f"{prefix}.idx", content)
     found, expected = reach.size(file), index.num_tokens * index.dtype.itemsize
     if found != expected:
@@ -103,6 +117,28 @@ def _checked(name: str, file: OpenFile, tokenizer: Tokenizer) -> tuple[dict, np.
     entry = {"name": prefix, "dtype": index.dtype.name,
              "sha256": {"bin": None, "idx": hashlib.sha256(content).hexdigest()}}
     return entry, index.ends, ends_in_eos
+
+
+def _index(name: str, file: OpenFile) -> bytes:
+    """The .idx beside a .bin, read whole only where its size is what its header tells."""
+    path = file.path.removesuffix(".bin") + ".idx"
+    with reach.reaching(name, DataError):
+        size, head = file.fs.size(path), file.fs.cat_file(path, 0, HEADER.size)
+    if size is not None and len(head) == HEADER.size and head.startswith(MAGIC):
+        *_, sequences, bounds = HEADER.unpack(head)
+        if size != (expected := index_bytes(sequences, bounds)):
+            raise DataError(f"{name}: {'cut off' if size < expected else 'damaged'}: {size} bytes, but {sequences} sequences in {bounds - 1} "
+                            f"documents need {expected}")
+    elif size is not None and size > LARGEST_ODD:
+        raise DataError(f"{name}: not a Megatron index (it does not start with MMIDIDX)")
+    with reach.reaching(name, DataError):
+        return file.fs.cat_file(path)
+
+
+def _as_two(ends: np.ndarray, fraction: float) -> np.ndarray:
+    """A shard as if it were two documents, the second of that share of the tokens."""
+    total = int(ends[-1]) if len(ends) else 0
+    return np.array([min(total, max(0, total - max(1, round(fraction * total)))), total])
 
 
 def _slice(entry: dict, ends: np.ndarray, first: int, last: int) -> list[dict]:

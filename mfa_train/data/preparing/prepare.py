@@ -10,6 +10,7 @@
 import contextlib
 import errno
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from mfa_train.data.preparing.encode import Encoding
 from mfa_train.data.preparing.megatron import Registration
 from mfa_train.data.preparing.sources import open_source
 from mfa_train.data.shards.cache import ShardCache
-from mfa_train.data.tokenizer import MIN_VOCAB_SIZE, MOST_BYTES
+from mfa_train.data.tokenizer import MIN_VOCAB_SIZE
 from mfa_train.errors import ConfigError, DataError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -34,8 +35,8 @@ def prepare(data: DataConfig, say: Callable[[str], None] = print, check: bool = 
     without documents, or a folder that holds a corpus made with other settings or anything else; DataError for a
     document or shard that cannot be read, and for a full disk. What is there stays as it was.
     """
-    path = Path(data.path)
-    tokenizer = None if data.tokenizer is None else reach.content("data.tokenizer", data.tokenizer, MOST_BYTES)
+    path = _place(data.path)
+    tokenizer = None if data.tokenizer is None else reach.content("data.tokenizer", data.tokenizer)
     if tokenizer is None and data.source != "megatron" and data.vocab_size < MIN_VOCAB_SIZE:
         raise ConfigError(f"data.vocab_size={data.vocab_size}: expected at least {MIN_VOCAB_SIZE}")
     if data.source == "megatron":
@@ -47,7 +48,25 @@ def prepare(data: DataConfig, say: Callable[[str], None] = print, check: bool = 
             if not _is_prepared(path, data, work.settings):  # another process was first
                 _run(work, path)
                 check = True
-    return Corpus(path, ShardCache(data.cache_dir, data.cache_bytes), check)
+    corpus = Corpus(path, ShardCache(data.cache_dir, data.cache_bytes), check)
+    if corpus.tokenizer.separator.in_texts:
+        say(f"warning: {path}: {corpus.tokenizer.separator.warning}")
+    return corpus
+
+
+def _place(path: str) -> Path:
+    """Raises ConfigError for what can be no folder's path."""
+    place = Path(path)
+    try:
+        if not place.name or place.name == "..":
+            raise ValueError("it ends in no name")
+        for beside in (place, place.with_name(f".{place.name}.verified.json")):  # the longest name that is written
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                os.lstat(beside)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"data.path={path}: can be no folder ({getattr(error, 'strerror', None) or error}); type data.name=… with a "
+                          "short name, or data.path=FOLDER") from error
+    return place
 
 
 def _run(work: Encoding | Registration, path: Path) -> None:

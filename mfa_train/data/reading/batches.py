@@ -14,9 +14,9 @@ import numpy as np
 
 from mfa_train.config import DataConfig
 from mfa_train.data.corpus import Corpus
+from mfa_train.data.reading.ahead import Ahead
 from mfa_train.data.reading.mixture import Mixture, phases_of
 from mfa_train.data.reading.samples import Samples
-from mfa_train.data.shards.cache import is_url
 from mfa_train.data.shards.fetch_ahead import FetchAhead
 from mfa_train.errors import ConfigError
 
@@ -40,10 +40,8 @@ class Batches:
         self.samples = [Samples(corpus.train, sequence_length, seed, data.lanes, data.shuffle_tokens, f"{name} training" if len(corpora) > 1 else "training")
                         for name, corpus in corpora.items()]
         self.fetch_ahead = FetchAhead([corpus.train for corpus in corpora.values()])
-        self.horizon = 1 + -(-2 * data.lanes * len(corpora) // batch_size)
-        """Batches that draw from all of this rank's lanes."""
-        self.looked_ahead = range(0)
-        self._require_room(data.cache_bytes, ranks_of_node)
+        self.ahead = Ahead(self.mixture, self.phases, self.samples, batch_size, ranks)
+        self._require_room(data.cache_bytes, max(1, ranks // ranks_of_node))
         self._identity = {
             f"{key} of corpus {number}": value for number, corpus in enumerate(corpora.values(), start=1)
             for key, value in corpus.identity().items()
@@ -78,9 +76,8 @@ class Batches:
 
     def of(self, first: int) -> np.ndarray:
         """This rank's samples of the batch that begins with sample `first`, (batch_size / ranks, sequence_length + 1)."""
-        if not self.fetch_ahead.idle and first not in self.looked_ahead:
-            self.looked_ahead = range(first, first + max(1, self.horizon // 2) * self.batch_size)
-            self.fetch_ahead.towards(self._wanted(first))
+        if not self.fetch_ahead.idle and (wanted := self.ahead.wanted(first, self.rank)) is not None:
+            self.fetch_ahead.towards(wanted)
         return self.read(self.share(first))
 
     def read(self, indices: np.ndarray) -> np.ndarray:
@@ -105,28 +102,11 @@ class Batches:
             told |= {f"data/tokens/{name}": count * samples.sequence_length, f"data/epochs/{name}": samples.epochs(count)}
         return told
 
-    def _require_room(self, cache_bytes: int, ranks_of_node: int) -> None:
+    def _require_room(self, cache_bytes: int, nodes: int) -> None:
         """Raises ConfigError, on all ranks alike, for a cache that cannot hold what a node reads side by side and next."""
-        together, share = 0, ranks_of_node / self.ranks
-        for source, shard in set(self._shards_of(np.arange(self.horizon * self.batch_size))):
-            shards = self.samples[source].shards
-            if is_url(shards.store.location(entry := shards.shards[shard])):
-                together += entry.tokens * np.dtype(entry.dtype).itemsize
-        needed = round(share * together)
-        if needed > cache_bytes:
-            raise ConfigError(f"data.cache_bytes={cache_bytes}: the shards that this node reads side by side and next have {needed} "
+        if (needed := self.ahead.room(nodes)) > cache_bytes:
+            raise ConfigError(f"data.cache_bytes={cache_bytes}: the shards that a node reads side by side and next have {needed} "
                               f"bytes; type data.cache_bytes={2 * needed}, or data.lanes={max(1, self.samples[0].lanes // 4)}")
-
-    def _wanted(self, first: int) -> list[tuple[int, int]]:
-        """(corpus, shard) that this rank needs from sample `first` on, first those it needs now."""
-        firsts = range(first, first + self.horizon * self.batch_size, self.batch_size)
-        return self._shards_of(np.concatenate([self.share(first) for first in firsts]))
-
-    def _shards_of(self, indices: np.ndarray) -> list[tuple[int, int]]:
-        """(corpus, shard) that the lanes of samples `indices` read now and next."""
-        corpus, number = self.mixture.place(indices)
-        return [(source, shard) for source in np.unique(corpus).tolist()
-                for shard in self.samples[source].shards_ahead(number[corpus == source])]
 
 
 def _require_one_tokenizer(corpora: Mapping[str, Corpus]) -> None:

@@ -18,9 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from mfa_train.data.fields import shown
 from mfa_train.errors import ConfigError
 
 DECIMALS = 100_000
+MOST_TOKENS = 10**18
+LARGEST_WEIGHT = 1e300
 
 
 @dataclass(frozen=True)
@@ -142,25 +145,34 @@ def phases_of(weights: Any, names: Sequence[str], sequence_length: int) -> list[
     phases = []
     for phase in listed:
         tokens = phase.get("from_tokens", None)
-        if not isinstance(tokens, (int, float)) or tokens < 0 or tokens != int(tokens):
-            raise ConfigError(f"data.weights: from_tokens={tokens}: expected the number of tokens after which these weights hold")
+        if type(tokens) not in (int, float) or not 0 <= tokens <= MOST_TOKENS or tokens != int(tokens):
+            raise ConfigError(f"data.weights: from_tokens={tokens}: expected the number of tokens after which these weights hold, a "
+                              f"whole one of at most {MOST_TOKENS:.0e}")
         shares = {name: share for name, share in phase.items() if name != "from_tokens"}
-        if unknown := sorted(set(shares) - set(names)):
+        if unknown := sorted(map(str, set(shares) - set(names))):
             raise ConfigError(f"data.weights: {unknown[0]} is none of data.corpora ({', '.join(names)})")
         fractions = [_share(name, shares.get(name, 0)) for name in names]
         if not (total := sum(fractions)):
             raise ConfigError(f"data.weights={shares}: all are 0; expected a share of the tokens for each corpus")
-        phases.append(Phase(ceil(Fraction(int(tokens), sequence_length)), _rounded([part / total for part in fractions])))
+        weights = _rounded([part / total for part in fractions])
+        for name, part, weight in zip(names, fractions, weights):
+            if part and not weight:
+                raise ConfigError(f"data.weights.{name}={shares[name]}: of all weights less than one in {DECIMALS:,}, so it would give "
+                                  f"nothing; type {name}: 0 to leave it out, or a larger weight")
+        phases.append(Phase(ceil(Fraction(int(tokens), sequence_length)), weights))
     firsts = [phase.first for phase in phases]
     if firsts[0] != 0 or any(a >= b for a, b in zip(firsts, firsts[1:])):
         raise ConfigError("data.weights: the first phase's from_tokens must be 0, and each later one's at least "
                           f"training.sequence_length={sequence_length} larger")
+    if missing := [name for name in names if not any(name in phase for phase in listed)]:
+        raise ConfigError(f"data.weights: {missing[0]} has none; type {missing[0]}: 1 among them, as any share of the tokens, or "
+                          f"{missing[0]}: 0 to read nothing of it")
     return phases
 
 
 def _share(name: str, share: Any) -> Fraction:
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < float("inf"):
-        raise ConfigError(f"data.weights.{name}={share}: expected a number of at least 0")
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= LARGEST_WEIGHT:
+        raise ConfigError(f"data.weights.{name}={shown(share)}: expected a number of at least 0")
     return Fraction(str(share))
 
 

@@ -40,8 +40,9 @@ class Samples:
     def __init__(self, shards: Shards, sequence_length: int, seed: int, lanes: int = 64, shuffle_tokens: int = 2**24,
                  what: str = "training"):
         require_tokens(shards, sequence_length, what)
-        self.shards, self.sequence_length, self.lanes = shards, sequence_length, lanes
-        self.block = max(1, shuffle_tokens // sequence_length)
+        # More lanes, or larger blocks, than there are tokens change nothing.
+        self.shards, self.sequence_length, self.lanes = shards, sequence_length, min(lanes, shards.num_tokens)
+        self.block = min(max(1, shuffle_tokens // sequence_length), shards.num_tokens)
         self.shard_order, self.lane_order, self.window_order = (
             Shuffle(seed, purpose) for purpose in ("shards", "lanes", "windows"))
         self.run = lru_cache(maxsize=3)(self._run)

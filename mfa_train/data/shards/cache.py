@@ -18,11 +18,14 @@ from typing import TypeVar
 
 import fsspec
 
+from mfa_train.data.reach import really
 from mfa_train.errors import DataError
 
 Result = TypeVar("Result")
 
 ATTEMPTS = 6
+ATTEMPTS_TO_OPEN = 3
+"""Of a corpus that is opened, where no server answers: its URL may be wrong. A shard is wanted by a run that goes on."""
 FIRST_PAUSE_SECONDS = 0.5
 """Before the second attempt; doubled for each further one."""
 STALL_SECONDS = 60.0
@@ -30,6 +33,8 @@ STALL_SECONDS = 60.0
 PART_BYTES = 2**22
 FINAL = (FileNotFoundError, PermissionError, ImportError, ValueError)
 """What waiting doesn't mend: no such file, wrong credentials, a protocol that isn't installed or known."""
+UNANSWERED = ("Name or service not known", "Temporary failure in name resolution", "Connect call failed", "Connection refused",
+              "Could not connect", "Cannot connect")
 
 
 def is_url(location: str) -> bool:
@@ -72,7 +77,7 @@ class ShardCache:
         """The content of `url` as it is there now; nothing of it is kept. Raises DataError, for a file that isn't
         there from FileNotFoundError."""
         path = self._place(url, None)
-        partial, _ = self._patiently(url, lambda again: _Fetch(url, path, self._make_room, again).result())
+        partial, _ = self._patiently(url, lambda again: _Fetch(url, path, self._make_room, again).result(), ATTEMPTS_TO_OPEN)
         content = partial.read_bytes()
         partial.unlink(missing_ok=True)
         return content
@@ -95,8 +100,9 @@ class ShardCache:
         with self._alone(self.folder / "room"):  # a file that gets its name while others are counted may be missed
             partial.rename(path)
 
-    def _patiently(self, url: str, attempt: Callable[[bool], Result]) -> Result:
-        """What `attempt` gives; tried again, which it is told, where waiting may help. Raises DataError."""
+    def _patiently(self, url: str, attempt: Callable[[bool], Result], unanswered: int = ATTEMPTS) -> Result:
+        """What `attempt` gives; tried again, which it is told, where waiting may help: `unanswered` times where no server answers. Raises
+        DataError."""
         for number in range(ATTEMPTS):
             if number:
                 time.sleep(FIRST_PAUSE_SECONDS * 2 ** (number - 1))
@@ -107,7 +113,9 @@ class ShardCache:
             except OSError as error:
                 failure = error
                 self.say(f"{url}: {reason(error)}; attempt {number + 1} of {ATTEMPTS}")
-        raise DataError(f"{url}: could not be fetched in {ATTEMPTS} attempts ({reason(failure)})")
+                if number + 1 == unanswered and any(sign in str(error) for sign in UNANSWERED):
+                    break
+        raise DataError(f"{url}: could not be fetched in {number + 1} attempts ({reason(failure)})")
 
     def _make_room(self, partial: Path, size: int) -> None:
         """Makes `partial`, of `size` bytes, and before that removes the files used longest ago until it fits."""
@@ -162,6 +170,9 @@ class _Fetch:
                     if source.size and file.tell() != source.size:
                         raise OSError(f"ended after {file.tell()} of {source.size} bytes")
         except Exception as error:  # told by `result` in the caller's thread; fsspec's backends have no common type
+            error = really(error)
+            if "NoCredentials" in type(error).__name__:
+                error = PermissionError(str(error))
             self.failure = error if isinstance(error, (OSError, *FINAL)) else OSError(reason(error))
 
 

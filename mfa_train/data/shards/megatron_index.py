@@ -10,6 +10,10 @@ from mfa_train.data.shards.megatron_form import DTYPES, HEADER, MAGIC, VERSION
 from mfa_train.errors import DataError
 
 
+def index_bytes(sequences: int, bounds: int) -> int:
+    return HEADER.size + 12 * sequences + 8 * bounds
+
+
 class MegatronIndex:
     """The index `content`, called `name` in errors. Raises DataError for one that is no index, of a form that can't be
     read as one run of tokens, or cut off.
@@ -24,12 +28,16 @@ class MegatronIndex:
         if version != VERSION or code not in DTYPES:
             raise DataError(f"{name}: Megatron index of version {version} with type code {code}; expected version 1 "
                             "and whole numbers")
-        expected = HEADER.size + 12 * sequences + 8 * bounds
-        if len(content) < expected:
+        expected = index_bytes(sequences, bounds)
+        if len(content) != expected:
+            if len(content) > expected:
+                raise DataError(f"{name}: damaged: {len(content)} bytes, but {sequences} sequences in {bounds - 1} documents take {expected}")
             raise DataError(f"{name}: cut off: {len(content)} bytes, but {sequences} sequences in {bounds - 1} "
                             f"documents need {expected}")
         self.dtype = np.dtype(DTYPES[code])
         lengths = np.frombuffer(content, np.int32, sequences, HEADER.size).astype(np.int64)
+        if (lengths < 0).any():
+            raise DataError(f"{name}: damaged: sequence {int(np.flatnonzero(lengths < 0)[0])} has a negative length")
         starts = np.frombuffer(content, np.int64, sequences, HEADER.size + 4 * sequences)
         firsts = np.frombuffer(content, np.int64, bounds, HEADER.size + 12 * sequences)
         sequence_ends = np.cumsum(lengths)
@@ -37,7 +45,7 @@ class MegatronIndex:
             raise DataError(f"{name}: its sequences do not lie end to end; write them anew with Megatron's "
                             "merge_datasets.py")
         covered = bounds and firsts[0] == 0 and firsts[-1] == sequences and (np.diff(firsts) >= 0).all()
-        if not covered or (lengths < 0).any():
+        if not covered:
             raise DataError(f"{name}: damaged: the documents' bounds do not cover its {sequences} sequences")
         self.ends = np.concatenate(([0], sequence_ends))[firsts[1:]]
         self.num_tokens = int(lengths.sum())

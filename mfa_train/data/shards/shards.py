@@ -56,11 +56,13 @@ class Shards:
     def of(self, index: int) -> np.ndarray:
         """(tokens,) of a shard, mapped. Raises DataError for one that is damaged, missing or out of reach, also when it was
         cut off since it was opened: reading on would end the process."""
-        file, shard = self.files.get(index) or self._open(index), self.shards[index]
-        needed = (shard.first_token + shard.tokens) * self.maps[index].itemsize
+        self._require_whole(self.files.get(index) or self._open(index), self.shards[index])
+        return self.maps[index]
+
+    def _require_whole(self, file: BinaryIO, shard: Shard) -> None:
+        needed = (shard.first_token + shard.tokens) * np.dtype(shard.dtype).itemsize
         if (found := os.lseek(file.fileno(), 0, os.SEEK_END)) < needed:
             raise DataError(f"{file.name}: {found} bytes, where the manifest tells of {needed}: it is cut off")
-        return self.maps[index]
 
     def _open(self, index: int) -> BinaryIO:
         # A file that the cache has removed takes its room as long as it is open.
@@ -73,8 +75,9 @@ class Shards:
             file = self.store.ready(shard).open("rb", buffering=0)
         except FileNotFoundError:  # another process needed its room in the cache just now
             file = self.store.ready(shard).open("rb", buffering=0)
+        self._require_whole(file, shard)
         self.files[index] = file
-        mapped = np.memmap(file, shard.dtype, mode="r")
+        mapped = np.memmap(file, shard.dtype, mode="r", shape=(shard.first_token + shard.tokens,))
         mapped._mmap.madvise(mmap.MADV_RANDOM)  # windows lie far from each other: nothing is read ahead
         self.maps[index] = mapped.view(np.ndarray)[shard.first_token : shard.first_token + shard.tokens]
         return file

@@ -13,7 +13,7 @@ FILES = {"tokenizer.model": SentencePieceTokenizer, "tokenizer.json": HuggingFac
 MOST_BYTES = 2**27
 """Of a tokenizer's file."""
 
-__all__ = ["FILES", "MIN_VOCAB_SIZE", "MOST_BYTES", "Tokenizer", "file_name", "open_recorded", "open_tokenizer", "train_sentencepiece"]
+__all__ = ["FILES", "MIN_VOCAB_SIZE", "Tokenizer", "file_name", "open_recorded", "open_tokenizer", "train_sentencepiece"]
 
 
 def file_name(content: bytes) -> str:

@@ -27,6 +27,12 @@ class Separator(NamedTuple):
     def record(self) -> dict[str, Any]:
         return {"token": self.token, "id": self.id}
 
+    @property
+    def warning(self) -> str:
+        """Where it is `in_texts`."""
+        return (f"documents end in {shown(self.token)} (id {self.id}), an ordinary token, which texts hold as well: prepared by an older "
+                "version, and read as it was; move the folder away and prepare it anew for documents that end where they end")
+
     def told(self) -> str:
         """A line for whoever prepares."""
         others = f"; {', '.join(map(shown, self.others))} could be meant as well: data.eos_token=… names one" if self.others else ""

@@ -72,9 +72,10 @@ const runInfo = (run) =>
     .join("\n");
 
 function heading() {
-  const left = result.runs.length - used.length;
+  const all = result.counts ?? {runs: result.runs.length, used: used.length},
+    left = all.runs - all.used;
   section("summary").textContent =
-    `${used.length} runs of ${compared.length} variant${compared.length > 1 ? "s" : ""}` +
+    `${all.used.toLocaleString("en-US")} runs of ${compared.length} variant${compared.length > 1 ? "s" : ""}` +
     `${left ? `, ${left} left out` : ""}; held against ${result.reference}. ` +
     `Brackets are ${result.conventions.intervals.split(";")[0]} intervals.`;
   const bar = section("switches");
@@ -88,6 +89,15 @@ function heading() {
       refresh();
     });
   }
+  for (const [list, [some, of]] of Object.entries(result.thinned ?? {}))
+    section("notices").appendChild(
+      element(
+        "li",
+        {class: "thinned"},
+        `this page lists ${some.toLocaleString("en-US")} of ${of.toLocaleString("en-US")} ${list.replaceAll("_", " ")}, evenly; ` +
+          "the numbers are of all, and the CSV beside it has more of them",
+      ),
+    );
   for (const notice of result.notices) section("notices").appendChild(element("li", {}, notice));
 }
 

@@ -69,7 +69,7 @@ function kv() {
               info: [
                 row.variant,
                 `${short(row.kv_bytes_per_token)} KV bytes per token, ${short(row.tokens)} tokens`,
-                `loss ${short(row.loss.value, 5)}, ${row.runs.length} run(s)`,
+                `loss ${short(row.loss.value, 5)}, ${row.all_runs ?? row.runs.length} run(s)`,
               ].join("\n"),
             },
           ],
@@ -90,7 +90,7 @@ function kv() {
         ["parameters", (row) => row.params],
         ["tokens", (row) => row.tokens],
         ["rests on", (row) => RESTS_ON[row.by] ?? "–"],
-        ["runs", (row) => row.runs.length],
+        ["runs", (row) => row.all_runs ?? row.runs.length],
         ["on the frontier", (row) => ({true: "yes", false: "no"})[row.on_frontier] ?? "–"],
       ],
       chosen(),

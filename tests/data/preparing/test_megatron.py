@@ -1,5 +1,7 @@
 """Shards that other tools made are used where they lie, once they are what they claim to be."""
 
+import struct
+
 import numpy as np
 import pytest
 
@@ -111,8 +113,34 @@ def test_a_shard_that_is_not_what_it_claims_is_named(damage, told, shards):
     ("data.files=[]", r"data.files=\[\]: expected the shards"),
     ("data.files=[/nowhere/x.bin]", "data.files=/nowhere/x.bin: no such file"),
     ("data.eos_token='<eos>'", "data.eos_token=<eos>: tokenizer.json has no such token"),
-    ("data.held_out_fraction=0.001", "no document falls into the held_out split; .* or name data.held_out_files"),
 ])
 def test_what_is_missing_is_told(override, told, shards):
     with pytest.raises(ConfigError, match=told):
         prepared(*settings(shards, override))
+
+
+@pytest.mark.parametrize("fraction, documents", [(0.001, DOCUMENTS), (0.05, [1 + np.arange(400) % 200])])
+def test_where_documents_are_too_few_the_last_tokens_are_held_out(fraction, documents, shards):
+    write_shard(shards / "few", documents, 500)
+    said = []
+    corpus = prepared(*settings(shards, f"data.files=['{shards}/few.bin']", f"data.held_out_fraction={fraction}"), say=said.append)
+    tokens = np.concatenate(documents)
+    at = len(tokens) - round(fraction * len(tokens))
+    assert np.array_equal(corpus.train.read(0, corpus.train.num_tokens), tokens[:at])
+    assert np.array_equal(corpus.held_out.read(0, corpus.held_out.num_tokens), tokens[at:])
+    assert "held out is the end of each shard" in " ".join(said)
+
+
+@pytest.mark.parametrize("place, value, told", [
+    (9, struct.pack("<Q", 2), "version 2"), (17, b"\x06", "type code 6"), (18, struct.pack("<Q", 2**60), "cut off"), (26, struct.pack("<Q", 0), "damaged"),
+    (26, struct.pack("<Q", 2**63), "cut off"), (34, struct.pack("<i", -1), "negative length"), (34, struct.pack("<i", 2**31 - 1), "end to end"),
+    (-8, struct.pack("<q", 2**62), "do not cover"), (-8, struct.pack("<q", -1), "do not cover"), (0, b"x", "not a Megatron index"),
+])
+def test_a_forged_index_is_named(place, value, told, shards):
+    path = shards / "a.b_text_document.idx"
+    content = bytearray(path.read_bytes())
+    place %= len(content)
+    content[place : place + len(value)] = value
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"a.b_text_document.idx: .*{told}"):
+        prepared(*settings(shards))

@@ -78,3 +78,56 @@ def test_corpora_of_several_tokenizers_are_refused(tmp_path):
     corpora = {"a": Prepared(tmp_path / "a", [500]), "b": Prepared(tmp_path / "b", [500], tokenizer="b")}
     with pytest.raises(ConfigError, match="data.corpora.b: .* another tokenizer than .*; prepare it with data.tokenizer="):
         batches(corpora, 10)
+
+
+def far(folder, lengths) -> Prepared:
+    """A corpus whose shards lie behind a URL."""
+    corpus = Prepared(folder, lengths)
+    corpus.train.store.folder = "memory://nowhere"
+    return corpus
+
+
+@pytest.mark.parametrize("weight", [0.01, 0.0001])
+def test_of_a_corpus_with_a_small_share_all_lanes_are_fetched_ahead_and_have_room(weight, tmp_path):
+    corpora = {"much": far(tmp_path / "much", [50] * 8), "rare": far(tmp_path / "rare", [100] * 64)}
+    data = dataclasses.replace(DATA, lanes=64, weights={"much": 1 - weight, "rare": weight})
+    for ranks in (1, 4):
+        fetched = set()
+        for rank in range(ranks):
+            wanted = Batches(corpora, data, 8, 1, 64, rank, ranks).ahead.wanted(0, rank)
+            fetched |= {shard for source, shard in wanted if source == 1}
+        assert fetched == set(range(64))
+    with pytest.raises(ConfigError, match="data.cache_bytes=13000: .* have 13600 bytes; type data.cache_bytes=27200"):
+        Batches(corpora, dataclasses.replace(data, cache_bytes=13000), 8, 1, 64)
+
+
+def test_a_node_needs_room_for_its_own_lanes_alone(tmp_path):
+    corpora = {"a": far(tmp_path, [100] * 64)}
+    data = dataclasses.replace(DATA, lanes=64, shuffle_tokens=40, weights={"a": 1})
+    whole, quarter = (Batches(corpora, data, 8, 1, 64, 0, ranks).ahead.room(ranks) for ranks in (1, 4))
+    assert whole == 64 * 200 and quarter <= 18 * 200
+
+
+def test_what_was_wanted_is_looked_up_again_in_time(tmp_path):
+    """A rank reads no shard that it was not told of before."""
+    corpora = {"a": far(tmp_path / "a", [97] * 40), "b": far(tmp_path / "b", [97] * 10)}
+    data = dataclasses.replace(DATA, lanes=4, shuffle_tokens=200, weights={"a": 9, "b": 1})
+    for rank in range(2):
+        own, told = Batches(corpora, data, 8, 1, 8, rank, 2), set()
+        for first in range(0, 1600, 8):
+            if (wanted := own.ahead.wanted(first, rank)) is not None:
+                told = set(wanted)
+            corpus, number = own.mixture.place(own.share(first))
+            for source, samples in enumerate(own.samples):
+                place = samples.place(number[corpus == source])
+                for epoch, start in zip(place.epoch.tolist(), place.start.tolist()):
+                    assert {(source, shard) for shard in samples.run(epoch).shards_between(start, start + 1)} <= told
+
+
+@pytest.mark.parametrize("lanes, shuffle_tokens", [(99_999_999_999, 100), (10**30, 10**30), (4, 10**30)])
+def test_more_lanes_or_larger_blocks_than_tokens_are_as_many_as_there_are(lanes, shuffle_tokens, tmp_path):
+    for corpus in (Prepared(tmp_path / "here", [500, 300]), far(tmp_path / "there", [500, 300])):
+        one, most = (Batches({"a": corpus}, dataclasses.replace(DATA, lanes=few, shuffle_tokens=small, weights={"a": 1}), 8, 1, 4)
+                     for few, small in ((lanes, shuffle_tokens), (min(lanes, 800), min(shuffle_tokens, 800))))
+        assert np.array_equal(one.samples[0].place(np.arange(200)).start, most.samples[0].place(np.arange(200)).start)
+        assert one.ahead.wanted(0, 0)

@@ -55,7 +55,12 @@ def test_weights_beyond_five_decimals_are_rounded_and_sum_to_one():
 @pytest.mark.parametrize("weights, told", [
     ({}, "expected a share of the tokens for each corpus"), ("a", "expected a share"), ([], "expected a share"),
     ({"a": 1, "x": 1}, "x is none of data.corpora"), ({"a": -1}, "data.weights.a=-1"), ({"a": float("nan")}, "a=nan"),
-    ({"a": 0}, "all are 0"), ([{"from_tokens": 5, "a": 1}], "must be 0"), ([{"a": 1}], "from_tokens=None"),
+    ({"a": 0}, "all are 0"), ({"a": 1}, "b has none; type b: 1"), ({"a": 1, "b": 1e-9}, "data.weights.b=1e-09: of all weights less than one in 100,000"),
+    ([{"from_tokens": float("inf"), "a": 1}], "from_tokens=inf"), ([{"from_tokens": float("nan"), "a": 1}], "from_tokens=nan"),
+    ([{"from_tokens": True, "a": 1}], "from_tokens=True"), ([{"from_tokens": 0, "a": 1, "b": 1}, {"from_tokens": 10**30, "a": 1}], "at most 1e+18"),
+    ({"a": 1, "b": 1, 7: 1}, "7 is none of data.corpora"), ({"a": 10**290, "b": 1}, "data.weights.b=1: of all"),
+    ({"a": 10**5000, "b": 1}, "data.weights.a=int"), ({"a": True}, "data.weights.a=True"), ({"a": None}, "data.weights.a=None"),
+    ([{"from_tokens": 5, "a": 1}], "must be 0"), ([{"a": 1}], "from_tokens=None"),
     ([{"from_tokens": 0, "a": 1}, {"from_tokens": 9, "b": 1}, {"from_tokens": 10, "a": 1}], "each later one's at least"),
 ])
 def test_weights_that_are_none_are_refused(weights, told):

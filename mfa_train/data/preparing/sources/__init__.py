@@ -8,9 +8,10 @@ from mfa_train.data.preparing.sources import python_stdlib
 from mfa_train.data.preparing.sources.document import Document
 from mfa_train.data.preparing.sources.files import Files
 from mfa_train.data.preparing.sources.hub import Hub
+from mfa_train.data.preparing.sources.tally import Tally
 from mfa_train.errors import ConfigError, did_you_mean
 
-__all__ = ["Document", "Source", "open_source"]
+__all__ = ["Document", "Source", "Tally", "open_source"]
 
 
 class Source(Protocol):
@@ -20,8 +21,8 @@ class Source(Protocol):
     def size(self) -> int | None:
         """Bytes that reading all documents reads, as `Document.position` counts them; None where nobody knows."""
 
-    def documents(self) -> Iterator[Document]:
-        """The same ones in the same order each time."""
+    def documents(self, tally: Tally | None = None) -> Iterator[Document]:
+        """The same ones in the same order each time; `tally` counts what they were made of."""
 
     def held_out(self, document: Document, fraction: float) -> bool:
         """Whether the document is kept from training."""

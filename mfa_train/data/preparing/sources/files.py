@@ -1,22 +1,27 @@
-"""Documents from files: JSONL, Parquet or plain text, by the file's ending, on disk or wherever fsspec reaches.
+"""Documents from files, on disk or wherever fsspec reaches: JSON lines, Parquet or plain text, told by what they hold (form.py), each also
+compressed (compressed.py; not Parquet).
 
-A line of a .jsonl file (also .gz, .bz2, .xz, .zst) and a row of a .parquet file is a document, its text under
-`data.text_key`; any other file is one document. Files are read in the order of their names, one at a time, never whole
-unless they are one document. Empty documents are left out.
+A line or a row is a document, its text under `data.text_key`; a text file is one document. Files are read in the order of their
+names, one at a time, never whole unless they are one document. Empty documents and those without text (null) are left out, and
+counted.
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from mfa_train.data import reach
-from mfa_train.data.preparing.sources.compressed import Damaged, opened
-from mfa_train.data.preparing.sources.document import Document, checked, falls_below
+from mfa_train.data.matching import found
+from mfa_train.data.preparing.sources.compressed import ENDINGS, MAGIC_BYTES, Damaged, form_of, unpacked
+from mfa_train.data.preparing.sources.document import LARGEST_DOCUMENT, Document, checked, falls_below
+from mfa_train.data.preparing.sources.form import BLANK, BOM, HEAD, JSON_LINES, Refused, ending_of, form
+from mfa_train.data.preparing.sources.parquet import rows
+from mfa_train.data.preparing.sources.tally import Tally
 from mfa_train.errors import ConfigError, DataError
 
-LARGEST_DOCUMENT = 2**26
-"""Bytes. A longer text is a mistake more often than a document, and would be held in memory several times."""
+NAMES = {"lines": "JSON lines", "parquet": "Parquet", "text": "text"}
 
 
 class Files:
@@ -26,7 +31,7 @@ class Files:
         if not patterns:
             raise ConfigError("data.files=[]: expected paths, patterns or URLs, as data.files='[corpus/**/*.jsonl]'")
         self.text_key = text_key
-        self.files = reach.found("data.files", patterns)
+        self.files, self.passed_over = found("data.files", patterns)
         self.sizes = [reach.size(file) for file in self.files]
 
     def version(self) -> str:
@@ -37,34 +42,53 @@ class Files:
     def size(self) -> int | None:
         return None if None in self.sizes else sum(self.sizes)
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self, tally: Tally | None = None) -> Iterator[Document]:
         """In order. Raises DataError naming file and line for what is no text."""
+        tally = tally or Tally()
+        tally.passed_over = self.passed_over
         before = 0
         for file, size in zip(self.files, self.sizes):
             name = reach.name(file)
+            with reach.reaching(name, DataError):
+                opened = file.open()
             try:
-                with reach.reaching(name, DataError), file as raw:
-                    yield from self._read(name, raw, before)
+                raw, found_before = reach.Raw(opened, name), tally.documents
+                for place, text in self._read(name, raw, tally):
+                    yield from checked(place, text, before + raw.taken, tally)
+                if tally.documents == found_before:
+                    tally.left_out["files without a document"] += 1
             except Damaged as error:
-                raise DataError(f"{name}: damaged, or cut off ({error})") from error
+                raise DataError(f"{name}: damaged, or cut off {error}") from error
+            except Refused as error:
+                raise DataError(f"{name}: {error}; or leave it out of data.files") from error
+            finally:
+                opened.close()
             before += size or 0
 
     def held_out(self, document: Document, fraction: float) -> bool:
         """By the text alone: the same document twice never falls into both splits."""
         return falls_below(document.utf8, fraction)
 
-    def _read(self, name: str, raw: BinaryIO, before: int) -> Iterator[Document]:
-        stem, stream = opened(name, raw)
-        if stem.endswith(".parquet"):
-            texts = self._rows(name, stream)
-        elif stem.endswith((".jsonl", ".ndjson")):
-            texts = self._lines(name, stream)
-        else:
-            texts = _whole(name, stream.read(LARGEST_DOCUMENT + 1))
-        for place, text in texts:
-            yield from checked(place, text, before + raw.tell())
+    def _read(self, name: str, raw: reach.Raw, tally: Tally) -> Iterator[tuple[str, str | None]]:
+        ending, packed_ending = ending_of(name)
+        source: BinaryIO = io.BufferedReader(raw, HEAD)
+        packed = form_of(head := source.peek(MAGIC_BYTES)) or ENDINGS.get(packed_ending)
+        stream = unpacked(source, packed) if packed else source
+        head = stream.read(HEAD)
+        if head.removeprefix(BOM).lstrip(BLANK)[:1] == b"{" and b"\n" not in head.lstrip(BLANK):
+            head += stream.readline(LARGEST_DOCUMENT)
+        kind = form(ending, head, self.text_key, packed is not None)
+        by_name = "parquet" if ending == ".parquet" else "lines" if ending in JSON_LINES else "text"
+        tally.files[NAMES[kind] if packed is None else f"{NAMES[kind]} in {packed}"] += 1
+        if kind != by_name or packed != ENDINGS.get(packed_ending):
+            tally.is_unlike(f"{name} is {NAMES[kind]}{f' in {packed}' if packed else ''}")
+        if kind == "parquet":
+            source.detach()  # which would close it
+            return rows(name, raw, self.text_key)
+        stream = io.BufferedReader(_Behind(head, stream), HEAD)
+        return self._lines(name, stream) if kind == "lines" else _whole(name, stream.read(LARGEST_DOCUMENT + 1))
 
-    def _lines(self, name: str, stream: BinaryIO) -> Iterator[tuple[str, str]]:
+    def _lines(self, name: str, stream: BinaryIO) -> Iterator[tuple[str, str | None]]:
         number = 0
         while line := stream.readline(LARGEST_DOCUMENT + 1):
             number += 1
@@ -76,29 +100,37 @@ class Files:
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{place}: not a JSON object in UTF-8 ({error})") from error
-            yield place, self._text_of(place, record)
+                lines = "; JSON lines are one object a line, as jq -c makes them" if number == 1 else ""
+                raise DataError(f"{place}: not a JSON object in UTF-8 ({error}){lines}") from error
+            yield place, _text_of(place, record, self.text_key)
 
-    def _rows(self, name: str, stream: BinaryIO) -> Iterator[tuple[str, str]]:
-        import pyarrow.parquet
 
-        try:
-            table, number = pyarrow.parquet.ParquetFile(stream), 0
-            if self.text_key not in table.schema_arrow.names:
-                raise DataError(f"{name}: no column {self.text_key!r} among {table.schema_arrow.names}; type "
-                                "data.text_key=…")
-            for batch in table.iter_batches(batch_size=1024, columns=[self.text_key]):
-                for text in batch.column(0).to_pylist():
-                    number += 1
-                    yield f"{name}:{number}", self._text_of(f"{name}:{number}", {self.text_key: text})
-        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-            raise DataError(f"{name}: not a whole Parquet file of text ({error})") from error
+class _Behind(io.RawIOBase):
+    """`head`, then the rest of `stream`."""
 
-    def _text_of(self, place: str, record: Any) -> str:
-        if not isinstance(record, dict) or not isinstance(text := record.get(self.text_key), str):
-            keys = f"keys {sorted(record)}" if isinstance(record, dict) else "no object"
-            raise DataError(f"{place}: no text under {self.text_key!r} ({keys}); type data.text_key=…")
-        return text
+    def __init__(self, head: bytes, stream: BinaryIO):
+        self.head, self.stream = memoryview(head), stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self.head:
+            return self.stream.readinto1(buffer)
+        count = min(len(buffer), len(self.head))
+        buffer[:count], self.head = self.head[:count], self.head[count:]
+        return count
+
+
+def _text_of(place: str, record: Any, text_key: str) -> str | None:
+    """None where the record says itself that it has none."""
+    if not isinstance(record, dict):
+        raise DataError(f"{place}: no text under {text_key!r} (no object); JSON lines are one object a line, as jq -c '.[]' makes "
+                        "them of a list")
+    if text_key not in record or not isinstance(text := record[text_key], str | None):
+        what = f"keys {sorted(record)[:20]}" if text_key not in record else f"but {type(record[text_key]).__name__}"
+        raise DataError(f"{place}: no text under {text_key!r} ({what}); type data.text_key=…")
+    return text
 
 
 def _whole(name: str, content: bytes) -> Iterator[tuple[str, str]]:

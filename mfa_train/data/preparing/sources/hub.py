@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mfa_train.data.preparing.sources.document import Document, checked, falls_below
+from mfa_train.data.preparing.sources.tally import Tally
 from mfa_train.errors import ConfigError, DataError
 
 LOADERS = ("arrow", "csv", "json", "parquet", "text")
@@ -39,20 +40,22 @@ class Hub:
     def size(self) -> None:
         """Not known of a stream."""
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self, tally: Tally | None = None) -> Iterator[Document]:
         """In order. Raises DataError naming the row of what is no text, and where the stream breaks off."""
+        tally = tally or Tally()
         number, place = 0, f"{self.name}:{self.split}"
         batches = self.rows.with_format("arrow").iter(batch_size=256)
         while (batch := self._next(batches, f"{place}:{number + 1}")) is not None:
             if self.text_key not in batch.column_names:
                 raise DataError(f"{place}: no column {self.text_key!r} among {batch.column_names}; type "
                                 "data.text_key=…")
-            for text in batch.column(self.text_key).to_pylist():
+            for value in batch.column(self.text_key):
                 number += 1
-                if not isinstance(text, str):
+                text = value.as_py()
+                if not isinstance(text, str | None):
                     raise DataError(f"{place}:{number}: no text under {self.text_key!r} but {type(text).__name__}; "
                                     "type data.text_key=…")
-                yield from checked(f"{place}:{number}", text)
+                yield from checked(f"{place}:{number}", text, 0, tally)
 
     def held_out(self, document: Document, fraction: float) -> bool:
         """By the text alone: the same document twice never falls into both splits."""
@@ -72,7 +75,10 @@ class Hub:
     def _saved(self) -> tuple[Any, list]:
         import datasets
 
-        saved = datasets.load_from_disk(self.name)
+        try:
+            saved = datasets.load_from_disk(self.name)
+        except IndexError as error:  # what `datasets` makes of no rows
+            raise ConfigError(f"data.dataset={self.name}: there is no row in it") from error
         if isinstance(saved, datasets.DatasetDict):
             self._require_split(saved)
             saved = saved[self.split]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mfa_train.data.preparing.sources.document import Document, checked, falls_below
+from mfa_train.data.preparing.sources.tally import Tally
 
 LEFT_OUT_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib-dynload"}
 LEFT_OUT_FILES = ("_sysconfigdata", "_sysconfig_vars", "sitecustomize", "usercustomize")
@@ -26,15 +27,17 @@ def size() -> int:
     return sum(path.stat().st_size for path in _paths().values())
 
 
-def documents() -> Iterator[Document]:
+def documents(tally: Tally | None = None) -> Iterator[Document]:
     """Every source that is text, its place the path relative to the library, sorted by it."""
+    tally = tally or Tally()
     position = 0
     for name, path in _paths().items():
         source = path.read_bytes()
         position += len(source)
         text = _decoded(source)
-        if text:
-            yield from checked(name, text, position)
+        tally.files["Python" if text is not None else "no text (left out)"] += 1
+        if text is not None:
+            yield from checked(name, text, position, tally)
 
 
 def held_out(document: Document, fraction: float) -> bool:

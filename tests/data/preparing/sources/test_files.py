@@ -1,28 +1,38 @@
 """Documents from files, and their preparation: resumed after a kill, and clear about what is no text."""
 
+import dataclasses
 import gzip
+import io
+import lzma
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import zstandard
 
 from mfa_train import config as configs
+from mfa_train.data.corpora import open_all, prepare_all
 from mfa_train.data.preparing.prepare import prepare
+from mfa_train.data.preparing.sources import parquet
 from mfa_train.data.preparing.sources.files import Files
+from mfa_train.data.preparing.sources.tally import Tally
 from mfa_train.errors import ConfigError, DataError
 from tests.conftest import ROOT
-from tests.data.corpora import digests, lines, opened, prepared, random_texts, write
+from tests.data.corpora import COMPRESS, byte_level_tokenizer, digests, lines, opened, prepared, random_texts, write
 
 TEXTS = ["one line", "two\nlines of text", "Ünïcode 漢字 🙂", "  spaces \t and tabs\n\n", "last"]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.bz2", "a.jsonl.zst", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.bz2", "a.jsonl.xz", "a.jsonl.zst", "a.parquet"])
 def test_every_form_gives_the_same_documents(name, tmp_path):
     write(tmp_path, name, [*TEXTS, ""])
     assert [document.text for document in Files([str(tmp_path / "*")], "text").documents()] == TEXTS
@@ -56,10 +66,149 @@ def test_what_is_no_text_is_told_with_its_place(name, content, told, tmp_path):
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
-def test_every_frame_of_a_zst_is_read(tmp_path):
-    frames = [zstandard.compress(lines([text])) for text in ("one", "two", "three")]
-    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(frames))
-    assert [document.text for document in Files([f"{tmp_path}/*"], "text").documents()] == ["one", "two", "three"]
+def read(path) -> tuple[list[str], str]:
+    """The texts of the files at `path`, and what is told of them."""
+    tally = Tally()
+    return [document.text for document in Files([str(path)], "text").documents(tally)], "; ".join(tally.told())
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.JSONL", "a.jsonlines", "a.NDJSON", "a.jl", "a", "a.txt", "part-00000", "a.json.gz", "a.JSONL.GZ", "a.gz",
+                                  "a", "a.json.bz2", "a.jsonl.zstd", "a.json.xz", "a.dat"])
+def test_json_lines_are_known_by_what_they_hold(name, tmp_path):
+    packed = {"gz": "gz", "zstd": "zst"}.get(name.lower().split(".")[-1], name.split(".")[-1])
+    (tmp_path / name).write_bytes(COMPRESS.get(packed, bytes)(b"\n" + lines(["one", "x" * 10**5, "three"])))
+    texts, told = read(tmp_path / name)
+    assert [len(text) for text in texts] == [3, 10**5, 5]
+    assert "JSON lines" in told and ("by what they hold" in told) == (name.lower().split(".")[1:2] not in (["jsonl"], ["jsonlines"], ["ndjson"], ["jl"]))
+
+
+@pytest.mark.parametrize("form", COMPRESS)
+def test_compression_is_known_by_what_a_file_holds(form, tmp_path):
+    (tmp_path / "a").write_bytes(COMPRESS[form](b"some text"))
+    assert read(tmp_path / "a") == (["some text"], f"files: 1 (1 of text in {form}); by what they hold, not by their names: {tmp_path}/a is text in {form}; "
+                                    "documents: 1 (9 bytes of text)")
+
+
+def test_parquet_is_known_by_what_it_holds_and_rows_without_text_are_counted(tmp_path):
+    write(tmp_path, "a.parquet", ["x", None, "", "y"])
+    (tmp_path / "a.parquet").rename(tmp_path / "a")
+    texts, told = read(tmp_path / "a")
+    assert texts == ["x", "y"] and "a is Parquet" in told and "left out: empty documents: 1, rows without text (null): 1" in told
+
+
+@pytest.mark.parametrize("name, content", [
+    ("a.txt", b"{ begins like JSON }\nand goes on"), ("a.txt", b'{"text": "x"}\nand then\nprose'), ("a.txt", b"{}\nprose"), ("a.txt", b'{"a": 1}'),
+    ("a.md", b"[1] a note\n[2] another"), ("a", b"{ text }"), ("a.py", b"{}\n"), ("a.ipynb", b'{\n "cells": []\n}'), ("a.html", b"<html>x"), ("a.txt", b"BZh9 is text"),
+])
+def test_a_text_that_begins_like_something_else_stays_a_text(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    assert read(tmp_path / name)[0] == [content.decode()]
+
+
+PARQUET = io.BytesIO()
+pyarrow.parquet.write_table(pyarrow.table({"text": ["x"]}), PARQUET)
+
+
+@pytest.mark.parametrize("name, content, told", [
+    ("a.json", b'[{"text": "x"}]', "not one object a line: type jq -c '.\\[\\]'"), ("a", b'[\n {"text": "x"}]', "jq -c"), ("a.txt", b'[{"text": "x"}]', "jq -c"),
+    ("a.json", b'{\n "text": "x"\n}', "jq -c \\. FILE"), ("a.jsonl", b'{\n "text": "x"\n}', "a.jsonl:1: not a JSON object.*jq -c"), ("a.json", b'"x"\n', "not one object a line"),
+    ("a.jsonl", b'[{"text": "x"}]', "a.jsonl:1: no text .*jq -c"), ("a.txt", b'{"body": "x"}\n{"body": "y"}\n', "a.txt:1: no text under 'text' .keys .'body'"),
+    ("a.jsonl", b'{"text": 5}', "a.jsonl:1: .*but int"), ("a.csv", b"text\nx", "data.dataset=csv"), ("a.tsv", b"text\nx", "a table"), ("a", b"%PDF-1.4", "a PDF"),
+    ("a.txt", b"PK\x03\x04", "zip archive"), ("a.tar.gz", gzip.compress(bytes(257) + b"ustar" + bytes(300)), "a tar archive"), ("a.txt", b"<!DOCTYPE html><p>", "a page of HTML"),
+    ("a.txt", "text".encode("utf-16"), "UTF-16: .*iconv"), ("a.bin", b"ARROW1\0\0", "data.dataset=arrow"), ("a.parquet.gz", gzip.compress(PARQUET.getvalue()), "Parquet inside"),
+    ("a.zst", zstandard.compress(PARQUET.getvalue()), "Parquet inside"), ("a.parquet", b"", "not a whole Parquet file"), ("a.jsonl.gz", gzip.compress(gzip.compress(b"x")), "compressed twice"),
+    ("a.jsonl.gz", lines(["x"]), "damaged, or cut off behind byte 0: its beginning is no gz"),
+])
+def test_what_is_clearly_no_text_is_refused_by_its_name_with_what_to_do(name, content, told, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"/{name}:.*{told}" if f"{name}:" not in told else told) as error:
+        read(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("form", COMPRESS)
+@pytest.mark.parametrize("damage, told", [
+    (lambda whole: whole + whole[:-9], "ends inside a frame"), (lambda whole: whole + b"x", "what follows is no .* frame"),
+    (lambda whole: whole + b"rubbish " * 9, "what follows is no .* frame"), (lambda whole: whole + b"?" + whole[1:], "what follows is no .* frame"),
+    (lambda whole: b"", "0: it is empty"), (lambda whole: whole[:3], "(ends inside|its beginning is no)"),
+])
+def test_every_frame_is_read_and_one_that_is_damaged_is_told(form, damage, told, tmp_path):
+    whole = COMPRESS[form](lines(TEXTS))
+    (tmp_path / f"whole.jsonl.{form}").write_bytes(whole * 3)
+    assert read(tmp_path / f"whole.jsonl.{form}")[0] == TEXTS * 3
+    (tmp_path / f"a.jsonl.{form}").write_bytes(damage(whole))
+    with pytest.raises(DataError, match=f"a.jsonl.{form}: damaged, or cut off behind byte .*{told}"):
+        read(tmp_path / f"a.jsonl.{form}")
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_costs_no_more_than_what_is_read_of_it(tmp_path):
+    packer = zstandard.ZstdCompressor(level=1).compressobj()
+    content = b"".join([*(packer.compress(bytes(2**24)) for _ in range(24)), packer.flush()])
+    for name in ("a.txt.zst", "a.jsonl.zst"):
+        (tmp_path / name).write_bytes(content)
+        tracemalloc.start()
+        with pytest.raises(DataError, match="more than 67,108,864 bytes"):
+            read(tmp_path / name)
+        assert tracemalloc.get_traced_memory()[1] < 4 * 2**26
+        tracemalloc.stop()
+    wide = zstandard.ZstdCompressor(compression_params=zstandard.ZstdCompressionParameters(window_log=30)).compressobj()
+    (tmp_path / "wide.txt.zst").write_bytes(wide.compress(b"x" * 10**4) + wide.flush())
+    packer = lzma.LZMACompressor(filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 2**29}])
+    (tmp_path / "wide.txt.xz").write_bytes(packer.compress(b"x" * 10**4) + packer.flush())
+    for name in ("wide.txt.zst", "wide.txt.xz"):
+        with pytest.raises(DataError, match="its window is above 134,217,728 bytes"):
+            read(tmp_path / name)
+
+
+def test_a_string_that_many_rows_share_is_not_spread_out(tmp_path, monkeypatch):
+    rows = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000, pyarrow.int32()), pyarrow.array(["x" * 2**22]))
+    pyarrow.parquet.write_table(pyarrow.table({"text": rows}), tmp_path / "a.parquet", compression="zstd", write_statistics=False)
+    before = pyarrow.total_allocated_bytes()
+    documents = Files([f"{tmp_path}/a.parquet"], "text").documents()
+    assert sum(len(next(documents).utf8) for _ in range(20)) == 20 * 2**22
+    assert pyarrow.default_memory_pool().max_memory() < before + 2**27
+    plain = pyarrow.array(["x" * 2**20] * 40)
+    monkeypatch.setattr(parquet, "SUSPICIOUS_BYTES", 2**24)
+    pyarrow.parquet.write_table(pyarrow.table({"text": plain}), tmp_path / "b.parquet", compression="zstd", use_dictionary=False)
+    with pytest.raises(DataError, match="b.parquet: row group 0 unpacks from .* to 41,.* which no text does"):
+        read(tmp_path / "b.parquet")
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """A folder with two files, and much that isn't one."""
+    for folder in ("sub/.git", ".hidden", "deeper/still"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("a.txt", ".dot.txt", "sub/.git/b.txt", ".hidden/c.txt", "deeper/still/d.txt"):
+        (tmp_path / name).write_text("text")
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "broken.txt").symlink_to("/nowhere")
+    (tmp_path / "circle.txt").symlink_to("circle.txt")
+    (tmp_path / "sub" / "up").symlink_to("..")
+    return tmp_path
+
+
+def test_a_pattern_takes_files_and_tells_what_it_passes_over(mixed):
+    texts, told = read(f"{mixed}/**/*")
+    assert texts == ["text"] * 2
+    for part in ("3 files with a dot before their name or folder passed over", "2 links that lead to no file passed over, as ", "1 pipes, sockets and devices passed over",
+                 "1 links to folders passed over"):
+        assert part in told
+    assert "folders passed over, as" in read(f"{mixed}/*")[1]
+    assert read(f"{mixed}/.*")[0] == read(f"{mixed}/.hidden/*")[0] == read(f"{mixed}/sub/.git/b.txt")[0] == ["text"]
+
+
+@pytest.mark.parametrize("name, told", [("", "a folder; type data.files='.*/\\*\\*/\\*.'"), ("sub", "a folder; type"), ("pipe.txt", "a pipe; expected a file"),
+                                        ("broken.txt", "no such file"), ("circle.txt", "cannot be read"), ("sub/*", "matches no file, but 2 that are passed over")])
+def test_what_is_no_file_is_refused_with_what_to_type(name, told, mixed):
+    with pytest.raises(ConfigError, match=f"data.files=.*: {told}"):
+        Files([f"{mixed}/{name}"], "text")
+
+
+@pytest.mark.parametrize("name", ["a[1].txt", "a*b?.txt", "a::b.txt", "a\nb\x1b[31m.txt", "\udcff\udcfe.txt", "ü 漢.txt", "a,b='c'.txt"])
+def test_any_name_is_taken(name, tmp_path):
+    (tmp_path / name).write_text("text")
+    assert read(tmp_path / name)[0] == ["text"] and len(Files([str(tmp_path / name)], "text").version()) == 16
 
 
 def test_no_file_is_a_mistake(tmp_path):
@@ -134,10 +283,50 @@ def test_a_full_disk_keeps_the_finished_shards(tmp_path):
     assert len(finished) >= 3 and all(kept[name] == digests(path)[name] for name in finished)
 
 
-def test_an_empty_corpus_is_a_mistake(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(lines(["", ""]))
-    with pytest.raises(ConfigError, match="no document falls into the train split"):
+@pytest.mark.parametrize("name, content, told", [
+    ("a.jsonl", lines(["", ""]), "there is no text to prepare .files: 1 .*; documents: 0 .*; left out: empty documents: 2"),
+    ("a.txt", b"", "there is no text to prepare .*empty documents: 1"), ("a.txt", b"x", "too little text to hold any out .files: 1 .*documents: 1 "),
+])
+def test_an_empty_corpus_is_a_mistake(name, content, told, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=told):
         prepared(*settings(tmp_path, tmp_path / "data"))
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.5, 0.0001])
+def test_of_one_file_of_text_the_end_is_held_out_and_that_is_said(fraction, tmp_path):
+    text = "".join(f"{number}\n" for number in range(1, 5001))  # nanoGPT's input.txt is one file
+    (tmp_path / "input.txt").write_text(text)
+    tokenizer = byte_level_tokenizer(tmp_path / "tokenizer.json", random_texts(5))
+    said: list[str] = []
+    corpus = prepared("data=files", f"data_dir={tmp_path}", f"data.files=[{tmp_path}/input.txt]", f"data.tokenizer={tokenizer}",
+                      f"data.held_out_fraction={fraction}", say=said.append)
+    train, held_out = (corpus.tokenizer.text_bytes(shards.read(0, shards.num_tokens)).decode() for shards in (corpus.train, corpus.held_out))
+    assert train + held_out == text and (train.endswith("\n") or fraction < 0.01) and 0 < len(held_out) < 2 * max(fraction * len(text), 8)
+    assert "held out is the end of each document" in " ".join(said) and corpus.manifest["ends_held_out"]
+
+
+def test_what_was_prepared_is_told_at_the_end_with_the_next_command(text_files, tmp_path):
+    said: list[str] = []
+    data = dataclasses.replace(configs.load(settings(text_files, tmp_path)).data, path=f"{tmp_path}/it's here, a=b")
+    prepare_all(data, said.append, check=True)
+    assert "  files: 3 (1 of JSON lines, 1 of JSON lines in gz, 1 of Parquet)" in said and any(line.startswith("  documents: 450 (") for line in said)
+    words = shlex.split(said[-1])
+    again = configs.load(words[2:]).data
+    assert words[:2] == ["python", "train.py"] and again.path == data.path and again.vocab_size == 600
+    assert open_all(again)
+
+
+def test_shards_that_would_be_too_many_are_refused_before_anything_is_read(text_files, tmp_path):
+    with pytest.raises(ConfigError, match=r"data.shard_bytes=1: would make [\d,]+ shards of files; type data.shard_bytes=\d+ or more"):
+        prepared(*settings(text_files, tmp_path), "data.shard_bytes=1")
+
+
+@pytest.mark.parametrize("path", ["", "/", "..", "x" * 250, "a\0b"])
+def test_a_path_that_can_be_no_folder_is_told(path, text_files, tmp_path):
+    data = dataclasses.replace(configs.load(settings(text_files, tmp_path)).data, path=path)
+    with pytest.raises(ConfigError, match="data.path=.*: can be no folder"):
+        prepare(data, print)
 
 
 def test_another_tokenizer_than_the_corpus_has_is_refused(text_files, tmp_path):

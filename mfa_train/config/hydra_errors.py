@@ -1,0 +1,84 @@
+"""What Hydra and OmegaConf raise for what is typed, in one line with the nearest thing that exists."""
+
+import dataclasses
+import functools
+import re
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from mfa_train.config.ladder_schema import LadderConfig
+from mfa_train.config.overrides import CONFIG_DIR
+from mfa_train.config.schema import Config
+from mfa_train.config.typed import alternatives, first_line
+from mfa_train.config.yaml_file import read_yaml
+from mfa_train.errors import ConfigError, did_you_mean
+
+ComposeError = (HydraException, OmegaConfBaseException)
+"""What Hydra raises for what is typed; `explained` says it in one line."""
+LADDERS_MAPPINGS = ("sweep.ladder.variants.", "sweep.ladder.learning_rate_factors.")
+FORM = "expected GROUP=CHOICE or KEY=VALUE, as attention=mla training.steps=100"
+
+
+def explained(error: Exception) -> ConfigError:
+    """What Hydra could not compose, in one line with the nearest key or choice that exists."""
+    if isinstance(error.__cause__, ConfigError):
+        return error.__cause__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return ConfigError(f"{group}={choice}: no such choice.{did_you_mean(choice, error.options)}")
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return ConfigError(f"{error.missing_cfg_file}: no such file in configs/")
+    if named := re.search(r"Could not override '([^']+)'", str(error)):
+        because = error.__cause__  # tells the key within a mapping that was typed
+        return _no_such_key(because.full_key if isinstance(because, OmegaConfBaseException) and because.full_key else named[1])
+    if merging := re.match("Error merging override (.*)", str(error), re.DOTALL):
+        because = error.__cause__ or error
+        return ConfigError(f"{merging[1]}: {first_line(because)}{_advice(because)}")
+    if "raised while composing config" in str(error):
+        lines = str(error).splitlines()
+        return ConfigError(f"{lines[0].split(':')[0].removeprefix('In ')}: {lines[1] if len(lines) > 1 else 'cannot be composed'}")
+    if "Ambiguous value" in str(error):
+        return ConfigError(f"{first_line(error).removesuffix('.')}: several values are a sweep; type -m as well, as python train.py -m …")
+    if isinstance(error, OverrideParseException) and "=" in error.override:
+        return ConfigError(f"{error.override}: cannot be read: a value with spaces or signs stands in quotes of its own, as "
+                           "'sample.prompt=\"a (b); c\"'")
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return ConfigError(f"{error.full_key}: {first_line(error)}{_advice(error)}")
+    return ConfigError(f"{first_line(error).rstrip('.')}: {FORM}")
+
+
+def _no_such_key(key: str) -> ConfigError:
+    known = all_keys()
+    if f"{key}.".startswith(LADDERS_MAPPINGS):
+        return ConfigError(f"{key}: it gains a key by this: type +{key}=…")
+    if key in known:
+        return ConfigError(f"{key}: no such key with these choices; it belongs to another {key.split('.')[0]}")
+    return ConfigError(f"{key}: no such key.{did_you_mean(key, known)}")
+
+
+def _advice(error: Exception) -> str:
+    """On ${…} that stands for nothing."""
+    if "nterpolation" in str(error) or "GrammarParse" in type(error).__name__:
+        return "; ${KEY} stands for another key's value: type \\${ for the signs themselves"
+    return ""
+
+
+@functools.cache
+def all_keys() -> tuple[str, ...]:
+    """Of configs/: the schema's, those of every attention, and the groups."""
+    found = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()}
+
+    def look(schema: type, prefix: str) -> None:
+        for field in dataclasses.fields(schema):
+            kind, _ = alternatives(field.type)
+            if dataclasses.is_dataclass(kind):
+                look(kind, f"{prefix}{field.name}.")
+            else:
+                found.add(prefix + field.name)
+
+    look(Config, "")
+    look(LadderConfig, "sweep.ladder.")
+    for path in (CONFIG_DIR / "attention_common.yaml", *(CONFIG_DIR / "attention").glob("*.yaml")):
+        found.update(f"attention.{key}" for key in read_yaml(path) if key != "defaults")
+    return tuple(sorted(found))

@@ -1,0 +1,103 @@
+"""A run's config.yaml: the whole truth of that run, as plain data.
+
+Nothing in it is looked up when it is read, neither in configs/ (a machine's habits in configs/local are no part of a run
+that is over) nor in the environment: what looks like ${KEY} is text. A null is a null. A key that it lacks, as it was made
+before that key existed, means what held then: `BEFORE`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from mfa_train.config import yaml_file
+from mfa_train.config.hydra_errors import explained
+from mfa_train.config.overrides import as_meant, holds_text, literal
+from mfa_train.config.schema import Config
+from mfa_train.config.typed import flat, typed
+from mfa_train.errors import ConfigError, did_you_mean
+
+BEFORE = {
+    "data.files": [], "data.held_out_files": [], "data.text_key": "text", "data.dataset": None, "data.dataset_config": None,
+    "data.dataset_split": "train", "data.tokenizer": None, "data.eos_token": None, "data.tokenizer_bytes": 2**30,
+    "data.shard_bytes": 2**28, "data.corpora": None, "data.weights": None, "data.lanes": 64, "data.shuffle_tokens": 2**24,
+    "data.cache_bytes": 2**36, "data.document_mask": False,
+    "checkpoint.every_steps": 100, "checkpoint.every_minutes": None, "checkpoint.keep_last": 2, "checkpoint.keep_every": None,
+    "checkpoint.at_steps": [], "checkpoint.background": True,
+    "guard.nonfinite": "stop", "guard.spikes": "log", "guard.spike_factor": 6.0, "guard.spike_window": 128,
+    "guard.max_skips": 10, "guard.max_rollbacks": 3, "guard.hang_seconds": 1800.0,
+    "match.kv_bytes_per_token": None, "match.params": None, "match.reference": None, "match.by": "intermediate_size",
+    "match.multiple_of": 8, "match.mha": "reference",
+    "plan.cache_dtype": "bf16", "plan.mfu": None, "plan.decode_counting": "exact", "plan.check": True,
+    "cluster.launcher": "local", "cluster.device": "auto", "cluster.nodes": 1, "cluster.devices_per_node": 1,
+    "cluster.price_per_device_hour": None, "cluster.port": None, "cluster.environment": None, "cluster.shared": [],
+    "cluster.time_limit": None, "cluster.template": None, "cluster.hostfile": None,
+    "sweep.over": {}, "sweep.ladder": None, "sweep.parallel": None, "sweep.retries": 0,
+}
+"""What held before these keys existed. A new key comes with a line here; the lines never change."""
+DERIVED_BEFORE = {
+    "data.name": lambda tree: PurePath(tree["data"]["path"]).name.removesuffix(f"-{tree['data']['vocab_size']}"),
+    "data.cache_dir": lambda tree: f"{tree['data_dir']}/cache",
+    "plan.context": lambda tree: tree["training"]["sequence_length"],
+}
+
+
+def to_yaml(config: Config) -> str:
+    """As a run's config.yaml holds it."""
+    return yaml_file.to_yaml(dataclasses.asdict(config))
+
+
+def of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of the run in `folder`, with `overrides` of keys it holds. Raises ConfigError."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{folder}: no run here (config.yaml is missing); type the run's folder, as runs/mfa-nano")
+    try:
+        tree = completed(yaml_file.read_yaml(path))
+        config = typed(Config, tree)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: not a run's config ({error}); remove or rename {folder}") from error
+    for key, value in _parsed(overrides):
+        known = flat(tree)
+        if key not in known:
+            raise ConfigError(f"{key}: no such key.{did_you_mean(key, known)}")
+        *groups, last = key.split(".")
+        node = tree
+        for group in groups:
+            node = node[group]
+        node[last] = value
+    return typed(Config, tree) if overrides else config
+
+
+def completed(tree: dict[str, Any]) -> dict[str, Any]:
+    """A run's config with the keys that its version didn't know."""
+    for key, value in (BEFORE | DERIVED_BEFORE).items():
+        group, _, name = key.partition(".")
+        node = tree.setdefault(group, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"{group}={node}: expected keys with values")
+        if name not in node:
+            try:
+                node[name] = value(tree) if callable(value) else value
+            except (KeyError, TypeError):  # of a file that lacks what was always there, which `typed` tells
+                pass
+    return tree
+
+
+def _parsed(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    """Keys and values. There is no composed tree that ${KEY} could stand for a key of: it is text."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(as_meant(overrides))
+    except HydraException as error:
+        raise explained(error) from error
+    found = []
+    for override in parsed:
+        key = override.key_or_group
+        if override.is_sweep_override() or override.is_delete():
+            raise ConfigError(f"{override.input_line}: expected one value, as KEY=VALUE")
+        value = override.value()
+        found.append((key, literal(value) if holds_text(key) and isinstance(value, str) else value))
+    return found

@@ -1,0 +1,110 @@
+"""Whether a run's loss is the function of its config that it claims to be, by all that its files say.
+
+    1. summary.json holds the stretches of the run (`mfa_train.training.stretches`), and how many steps were skipped, samples
+       left out and rollbacks made.
+    2. Of a run of an older version, or one that went on from such a checkpoint, starts.jsonl holds what had changed at each
+       start.
+    3. Whatever these say, the learning rates in metrics.jsonl are those of the config's schedule, or the run isn't it.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mfa_train.scaling.curve import Curve
+from mfa_train.scaling.plain_files import Loader, number, shown
+from mfa_train.training.stretches import HARMLESS, RATE, continued, spliced
+
+STARTS = "starts.jsonl"
+LARGEST_BYTES = 2**24
+LOOKED_AT = ("rollbacks", "samples left out", "steps skipped")
+
+
+def why_not_its_config(folder: Path, config: Mapping[str, Any], summary: dict, curve: Curve) -> str | None:
+    """In one line, as it is told of a run that is left out; None where nothing says so. Raises ValueError for a history that is
+    none."""
+    counted = (summary.get("rollbacks"), summary.get("left_out_samples"),
+               summary.get("skipped_steps", curve.last.get("skipped_steps")))
+    if left := [f"{found:g} {what}" for what, value in zip(LOOKED_AT, counted) if (found := number(value)) and found > 0]:
+        return f"its loss is not its config's alone: {', '.join(left)}"
+    stretches = _stretches(summary)
+    why = stretches and spliced(stretches)
+    if not why and (not stretches or stretches[0]["from_step"] > 0):
+        why = _by_starts(folder / STARTS, config)
+    if not why and curve.off_rate is not None:
+        off = curve.off_rate
+        why = f"step {off['step']} had a learning rate of {off['lr']:.6g}, by config.yaml it has {off['expected']:.6g}"
+    return f"its loss is not that of its config: {shown(why, 400)}" if why else None
+
+
+def steps_of(config: Mapping[str, Any]) -> int | None:
+    """All steps that a flat config means."""
+    steps, tokens = number(config.get("training.steps")), number(config.get("training.tokens"))
+    a_step = (number(config.get("training.batch_size")) or 0) * (number(config.get("training.sequence_length")) or 0)
+    return int(steps) if steps else int(-(-tokens // a_step)) if tokens and a_step else None
+
+
+def _stretches(summary: dict) -> list[dict]:
+    found = summary.get("stretches")
+    if found is None:
+        return []
+    if not isinstance(found, list) or not all(isinstance(one, dict) and _is_step(one.get("from_step")) for one in found):
+        raise ValueError("summary.json: stretches is no list of objects with from_step")
+    steps = [one["from_step"] for one in found]
+    if steps != sorted(set(steps)):
+        raise ValueError("summary.json: the steps that stretches begin after don't rise")
+    return found
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**15
+
+
+def _by_starts(path: Path, config: Mapping[str, Any]) -> str | None:
+    """The stretches that the changes at each start make, backwards from the config. A start from an earlier step takes the
+    place of those behind it. Lines that cannot be read are left out: they say nothing."""
+    if not path.is_file():
+        return None
+    if (size := path.stat().st_size) > LARGEST_BYTES:
+        raise ValueError(f"{path.name}: {size:,} bytes, expected at most {LARGEST_BYTES:,}")
+    changes: list[tuple[int, dict[str, Any]]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            start = json.loads(line)
+            step, changed = start["from_step"], [_change(told) for told in start["changed"]]
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            continue
+        if _is_step(step):
+            changes = [one for one in changes if one[0] < step]
+            if before := {key: old for key, old in filter(None, changed)}:
+                changes.append((step, before))
+    settings = {key: config.get(key) for key in {*RATE, *(key for _, before in changes for key in before)}}
+    settings["training.steps"] = steps_of(config)
+    made: list[tuple[int, dict[str, Any]]] = []
+    for step, before in reversed(changes):
+        made.append((step, settings))
+        settings = settings | before
+        if before.keys() & {"training.steps", "training.tokens"}:
+            settings["training.steps"] = steps_of({**config, **settings, "training.steps": None, **before})
+    stretches = continued([], 0, settings)
+    for step, since in reversed(made):
+        stretches = continued(stretches, step, since)
+    for one in stretches:
+        one.pop("training.tokens", None)
+    return spliced(stretches)
+
+
+def _change(told: str) -> tuple[str, Any] | None:
+    """(key, what it was) of `key: old -> new`; None where it changes no number, or one of the two did not know the key."""
+    key, _, values = told.partition(": ")
+    old, _, new = values.partition(" -> ")
+    if key.startswith(HARMLESS) or "None" in (old, new) and key not in ("training.steps", "training.tokens"):
+        return None
+    try:
+        value = None if old == "None" else yaml.load(old, Loader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        value = old
+    return key, value

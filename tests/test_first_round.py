@@ -1,0 +1,96 @@
+"""Runs of the first round (first_round/: made by commit 29e5ab9, with a checkpoint) are read by every later version as what they
+were: resumed, generated from, exported and compared."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from mfa_train import config as configs
+from mfa_train.config import TrackingConfig
+from mfa_train.scaling.report import write_report
+from mfa_train.scaling.study import gather
+from mfa_train.training.export import export
+from mfa_train.training.sample import sample_from_run
+from tests.conftest import ROOT
+
+TYPED = [
+    "data=prepared", "data.path=corpus", "runs_dir=runs", "name=mfa", "attention=mfa", "model.hidden_size=32",
+    "model.num_hidden_layers=2", "model.intermediate_size=48", "model.num_attention_heads=2", "model.num_key_value_heads=1",
+    "model.head_dim=16", "model.vocab_size=512", "model.name=first_round", "training.steps=12", "schedule.warmup_steps=2",
+    "training.batch_size=4", "training.sequence_length=64", "training.log_every=1", "training.eval_every=6",
+    "training.eval_sequences=4", "checkpoint.every_steps=8", "precision=fp32", "tracking=none", "sample.max_new_tokens=8",
+    "optimizer.lr=3e-3",
+]
+"""With what the run was made."""
+FILES = Path(__file__).parent / "first_round"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy that may be changed."""
+    return shutil.copytree(FILES, tmp_path / "first_round")
+
+
+def records(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_it_is_known_to_have_finished_and_resumed_from_its_checkpoint_gives_the_same_curve(folder):
+    run = folder / "runs" / "mfa"
+
+    def train() -> str:
+        done = subprocess.run([sys.executable, ROOT / "train.py", *TYPED], cwd=folder, capture_output=True, text=True, timeout=300,
+                              env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "holds this run, finished before" in train()
+    before, summary = records(run), json.loads((run / "summary.json").read_text())
+    shutil.rmtree(run / "checkpoints" / "final")
+    (run / "summary.json").unlink()
+    assert "step-00000008, after step 8" in train()
+    after, again = records(run), json.loads((run / "summary.json").read_text())
+    assert [one["step"] for one in after] == [one["step"] for one in before] == list(range(1, 13))
+    assert [one["train/loss"] for one in after] == pytest.approx([one["train/loss"] for one in before], rel=1e-5)
+    assert again["val_loss"] == pytest.approx(summary["val_loss"], rel=1e-5)
+    assert again["data"] == summary["data"]
+
+
+@pytest.mark.parametrize("name, text", [("mfa", "The run\x0cX\ufffdZE?%).gaine"), ("gqa", "The runseeeeeeeeeee")])
+def test_it_generates_what_it_generated_then(folder, name, text):
+    run = folder / "runs" / name
+    config = configs.of_run(run, ["sample.temperature=0", "sample.max_new_tokens=12"])
+    config.sample.prompt = "The run"
+    assert sample_from_run(config, run) == text
+
+
+def test_it_is_exported_with_the_weights_and_the_tokens_it_was_trained_with(folder, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from mfa_train.data.tokenizer import open_tokenizer
+
+    export(folder / "runs" / "gqa", tmp_path / "gqa")
+    model, tokenizer = (kind.from_pretrained(tmp_path / "gqa") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    told = model.generate(**tokenizer("The run", return_tensors="pt"), max_new_tokens=12, do_sample=False)
+    assert tokenizer.decode(told[0], skip_special_tokens=True) == "The runseeeeeeeeeee"
+    ours = open_tokenizer(folder / "corpus").encode(["a word, 漢字"])[0].tolist()
+    assert tokenizer.encode("a word, 漢字", add_special_tokens=False) == ours
+    export(folder / "runs" / "mfa", tmp_path / "mfa")
+    exported, final = (load_file(path / "model.safetensors") for path in (
+        tmp_path / "mfa", folder / "runs" / "mfa" / "checkpoints" / "final"))
+    assert exported.keys() == final.keys() and all(exported[key].equal(final[key]) for key in final)
+
+
+def test_it_is_compared(folder, tmp_path):
+    study = gather([folder / "runs"])
+    write_report(study, tmp_path / "report", TrackingConfig("disabled", "p", None, None))
+    result = json.loads((tmp_path / "report" / "fit.json").read_text())
+    assert {run["name"]: run["excluded"] for run in result["runs"]} == {"mfa": None, "gqa": None}
+    (verdict,) = result["verdicts"]
+    assert abs(verdict["difference"]["value"]) == pytest.approx(5.95823335647583 - 5.900394439697266, abs=1e-9)
