@@ -17,6 +17,8 @@ def prepare_all(data: DataConfig, say: Callable[[str], None] = print, check: boo
     next. Corpora that only are read (data=prepared, data=mixture) are opened. Raises UserError."""
     if data.source in ("prepared", "mixture"):
         for corpus in open_all(data, say, check).values():
+            if corpus.tokenizer.separator.in_texts:
+                say(f"warning: {corpus.path}: {corpus.tokenizer.separator.warning}")
             say(f"{corpus.path}: {corpus.train.num_tokens:,} tokens, a vocabulary of {corpus.vocab_size:,}")
     elif is_url(data.path):
         raise ConfigError(f"data.path={data.path}: corpora are prepared on disk; prepare it in a folder, copy that there, and "

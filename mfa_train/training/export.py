@@ -20,8 +20,9 @@ from mfa_train.attention import AttentionConfig, attention_config
 from mfa_train.config import Config
 from mfa_train.data.tokenizer.exported import as_file, tokenizer_files
 from mfa_train.errors import ConfigError
+from mfa_train.model.decoder import LanguageModel
 from mfa_train.training.run_folder import final_checkpoint
-from mfa_train.training.weights import FILE, final_tokenizer, read_weights
+from mfa_train.training.weights import FILE, final_tokenizer, read_weights, require_weights_of
 
 LLAMA_LIKE = ("mha", "gqa", "mqa")
 
@@ -38,6 +39,8 @@ def export(run: Path, out: Path) -> str:
     attention = attention_config(config.attention)
     told = transformers_config(config, attention)
     weights, tokenizer = read_weights(final), final_tokenizer(final, config.data.eos_token)
+    with torch.device("meta"):
+        require_weights_of(LanguageModel(config.model, attention), weights, final)
     if attention.name in LLAMA_LIKE and attention.rope_interleave:
         weights = {name: _in_halves(name, weight, attention.head_dim) for name, weight in weights.items()}
     told |= {"dtype": str(next(iter(weights.values())).dtype).removeprefix("torch."),

@@ -54,14 +54,19 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], folder: Path) -> None:
     """Fills `model` with the weights of `folder`, in the model's own precision. Raises DataError where they are another model's."""
+    require_weights_of(model, weights, folder)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+
+
+def require_weights_of(model: torch.nn.Module, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Raises DataError where the weights of `folder` are another model's."""
     for name, parameter in model.named_parameters():
         if name not in weights or weights[name].shape != parameter.shape:
             there = f"in {tuple(weights[name].shape)}" if name in weights else "not there"
             raise DataError(f"{folder / FILE}: {name} is {there}, where the run's config.yaml says {tuple(parameter.shape)}; the "
                             "folder was changed by hand, or is damaged: train again with resume=never")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:

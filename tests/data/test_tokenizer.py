@@ -147,6 +147,9 @@ def test_a_corpus_from_before_records_keeps_its_separators(tmp_path):
     corpus = prepared_html(tmp_path, path)
     manifest = {key: value for key, value in corpus.manifest.items() if key != "separator_token"}
     (tmp_path / "data" / corpus.path / "manifest.json").write_text(json.dumps(manifest))
+    said = []
+    prepared_html(tmp_path, path, say=said.append)
+    assert any("warning" in line and "documents end in </s> (id 399), an ordinary token" in line for line in said)
     old = opened(corpus.path).tokenizer
     assert (old.separator.token, old.token_bytes[old.eos_id], old.encode(["a</s>"])[0][-1]) == ("</s>", 4, old.eos_id)
     with pytest.raises(DataError, match="has no separator"):

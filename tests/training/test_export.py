@@ -146,6 +146,8 @@ def test_final_weights_that_are_not_the_models_are_told(exported, tmp_path):
     save_file({"model.norm.weight": torch.zeros(3)}, final_checkpoint(tmp_path / "run") / "model.safetensors")
     with pytest.raises(DataError, match="train again with resume=never"):
         sample_from_run(configs.of_run(tmp_path / "run"), tmp_path / "run")
+    with pytest.raises(DataError, match="model.embed_tokens.weight is not there"):
+        export(tmp_path / "run", tmp_path / "again")
 
 
 @pytest.mark.parametrize("prompt", ["", "</s><s>", "\x00\x07\x1b[2J", "word " * 400])

@@ -22,7 +22,8 @@ def finish(work: Path, path: Path, settings: dict, tokenizer: Tokenizer, splits:
            say: Callable[[str], None]) -> None:
     """Writes the manifest of `splits` (their shards) into `work` and gives the folder its name, `path`, which is
     empty or not there."""
-    say(f"  {tokenizer.separator.told()}")
+    if settings["separator"]:
+        say(f"  {tokenizer.separator.told()}")
     summed = {}
     for split, shards in splits.items():
         totals = {key: None if None in (values := [shard[key] for shard in shards]) else sum(values)

@@ -48,7 +48,10 @@ def prepare(data: DataConfig, say: Callable[[str], None] = print, check: bool = 
             if not _is_prepared(path, data, work.settings):  # another process was first
                 _run(work, path)
                 check = True
-    return Corpus(path, ShardCache(data.cache_dir, data.cache_bytes), check)
+    corpus = Corpus(path, ShardCache(data.cache_dir, data.cache_bytes), check)
+    if corpus.tokenizer.separator.in_texts:
+        say(f"warning: {path}: {corpus.tokenizer.separator.warning}")
+    return corpus
 
 
 def _place(path: str) -> Path:

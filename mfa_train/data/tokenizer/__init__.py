@@ -10,7 +10,7 @@ from mfa_train.data.tokenizer.training import MIN_VOCAB_SIZE, train_sentencepiec
 from mfa_train.errors import DataError
 
 FILES = {"tokenizer.model": SentencePieceTokenizer, "tokenizer.json": HuggingFaceTokenizer}
-MOST_BYTES = 2**29
+MOST_BYTES = 2**27
 """Of a tokenizer's file."""
 
 __all__ = ["FILES", "MIN_VOCAB_SIZE", "Tokenizer", "file_name", "open_recorded", "open_tokenizer", "train_sentencepiece"]

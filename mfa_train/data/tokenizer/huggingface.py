@@ -21,6 +21,8 @@ from mfa_train.data.tokenizer.separator import Choice, Tokens, chosen
 from mfa_train.errors import ConfigError, DataError
 
 SPACE = "▁"
+PROBES = ["A  ﬁ\n\té 漢字 🙂 </s> 123", *(character * 64 + "!b" for character in "a 0é")]
+"""Where a file can't work, it fails at one of these when it is opened, not in the middle of a corpus."""
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -54,6 +56,8 @@ class HuggingFaceTokenizer(Tokenizer):
         """The file as training uses it."""
         if self.settings != given:
             self.tokenizer = engine(path, json.dumps(self.settings).encode())
+        with failing(f"{path}: fails at encoding a text"), _silent():
+            self.tokenizer.encode_batch_fast(PROBES, add_special_tokens=False)
         self.vocab_size = 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
         super().__init__(path, content, separator)
 
@@ -95,6 +99,7 @@ class HuggingFaceTokenizer(Tokenizer):
 def engine(path: Path, content: bytes):
     """`content` as `tokenizers` reads it, for texts alone. Raises DataError."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # unset, it warns at every fork of a run
+    os.environ.setdefault("RUST_BACKTRACE", "0")
     import tokenizers
 
     with failing(f"{path}: not a tokenizer.json that `tokenizers` reads"), _silent():

@@ -27,6 +27,12 @@ class Separator(NamedTuple):
     def record(self) -> dict[str, Any]:
         return {"token": self.token, "id": self.id}
 
+    @property
+    def warning(self) -> str:
+        """Where it is `in_texts`."""
+        return (f"documents end in {shown(self.token)} (id {self.id}), an ordinary token, which texts hold as well: prepared by an older "
+                "version, and read as it was; move the folder away and prepare it anew for documents that end where they end")
+
     def told(self) -> str:
         """A line for whoever prepares."""
         others = f"; {', '.join(map(shown, self.others))} could be meant as well: data.eos_token=… names one" if self.others else ""
@@ -63,12 +69,11 @@ def chosen(eos_token: str | None) -> Choice:
                 raise ConfigError(f"data.eos_token={shown(eos_token)}: an ordinary token of {name}, which texts become as well; "
                                   f"{_mend(tokens)}")
             return Separator(eos_token, found)
-        if tokens.own is not None:
-            return Separator(next(token for token, found in tokens.special.items() if found == tokens.own), tokens.own)
-        usual = [token for token in USUAL if token in tokens.special]
-        if not usual:
+        own = [token for token, found in tokens.special.items() if found == tokens.own]
+        names = own + [token for token in USUAL if token in tokens.special and token not in own]
+        if not names:
             raise ConfigError(f"data.eos_token=null: {name} has a special token under none of the usual names; {_mend(tokens)}")
-        return Separator(usual[0], tokens.special[usual[0]], tuple(usual[1:]))
+        return Separator(names[0], tokens.special[names[0]], tuple(names[1:]))
 
     return choose
 
