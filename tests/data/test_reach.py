@@ -95,7 +95,9 @@ def pages(tmp_path):
     server.shutdown()
 
 
-@pytest.mark.parametrize("name", ["p.jsonl", "p.jsonl?download=true", "p.jsonl.gz?download=true&x=a.txt", "p", "p.jsonl?stream", "p.jsonl.gz?stream", "p.parquet?a=b"])
+@pytest.mark.parametrize("name", [
+    "p.jsonl", "p.jsonl?download=true", "p.jsonl.gz?download=true&x=a.txt", "p", "p.jsonl?stream", "p.jsonl.gz?stream", "p.parquet?a=b",
+])
 def test_a_url_is_what_it_holds_whatever_its_query(name, pages, tmp_path):
     texts = random_texts(50, 3)
     file = name.split("?")[0]
@@ -113,10 +115,14 @@ def test_a_server_that_never_answers_is_given_up(pages, monkeypatch):
 
 
 @pytest.mark.parametrize("url, told", [
-    ("hf://x", "cannot be read as a path or URL"), ("s3://", "names no file"), ("s3:///", "names no file"), ("http://", "names no file"), ("ftp://", "names no file"),
-    ("://", "names no file"), ("http://127.0.0.1:9/a b", "cannot be read .Cannot connect"), ("ftp://127.0.0.1:9/x", "Connection refused"), ("http://[::1", "cannot be read"),
-    ("http://127.0.0.1:99999/x", "cannot be read as a path or URL"), ("reference://x", "cannot be read"), ("memory://x", "no such file"), ("nosuch://x", "Protocol not known"),
-    ("simplecache::http://127.0.0.1:9/x", "no such file"), ("http://nosuch.invalid/x", "cannot be read"), (" ", "an empty name"),
+    ("hf://x", "cannot be read as a path or URL"), ("s3://", "names no file"), ("s3:///", "names no file"),
+    ("http://", "names no file"), ("ftp://", "names no file"),
+    ("://", "names no file"), ("http://127.0.0.1:9/a b", "cannot be read .Cannot connect"),
+    ("ftp://127.0.0.1:9/x", "Connection refused"), ("http://[::1", "cannot be read"),
+    ("http://127.0.0.1:99999/x", "cannot be read as a path or URL"), ("reference://x", "cannot be read"),
+    ("memory://x", "no such file"), ("nosuch://x", "Protocol not known"),
+    ("simplecache::http://127.0.0.1:9/x", "no such file"), ("http://nosuch.invalid/x", "cannot be read"),
+    (" ", "an empty name"),
 ])
 def test_an_odd_url_is_told_in_one_line_and_at_once(url, told):
     start = time.monotonic()
