@@ -72,13 +72,14 @@ def _require(manifest: dict, path: str) -> None:
         told = fields.mapping(split, fields.of("splits", splits, split))
         shards = fields.listing(f"{split}: shards", fields.of(split, told, "shards"))
         for entry in shards:
-            _require_shard(split, fields.mapping(f"{split}: a shard", entry), path, manifest.get("source") == "megatron")
+            require_shard(split, fields.mapping(f"{split}: a shard", entry), path, manifest.get("source") == "megatron")
         for key in ("documents", "tokens", "bytes"):
             if key in told:
                 _require_sum(f"{split}: {key}", told[key], [entry.get(key) for entry in shards])
 
 
-def _require_shard(split: str, entry: dict, path: str, elsewhere: bool) -> None:
+def require_shard(split: str, entry: dict, path: str, elsewhere: bool) -> None:
+    """Of a split of the corpus at `path`; with `elsewhere` it may lie outside of it. Raises ValueError, naming the field."""
     name = fields.text(f"{split}: name", fields.of(split, entry, "name"))
     told = f"{split}: {fields.shown(name)}"
     _require_place(told, name, path, elsewhere)

@@ -61,7 +61,8 @@ def forgery(corpus: Path, **fields) -> dict:
 
 @pytest.mark.parametrize("fields, told", [
     ({"first_token": -5}, "first_token is -5"), ({"tokens": True}, "tokens is True"), ({"tokens": 7}, "do not add up"),
-    ({"name": "../x"}, "expected a plain name"), ({"name": "/etc/x"}, "expected a plain name"), ({"name": "https://h/x"}, "expected a plain name"),
+    ({"name": "../x"}, "expected a plain name"), ({"name": "/etc/x"}, "expected a plain name"),
+    ({"name": "https://h/x"}, "expected a plain name"),
     ({"dtype": "float64"}, "dtype is 'float64'"), ({"sha256": {"bin": "x"}}, "expected 64 hexadecimal"),
 ])
 def test_a_shard_is_what_a_preparation_writes(fields, told, corpus):
@@ -70,8 +71,10 @@ def test_a_shard_is_what_a_preparation_writes(fields, told, corpus):
 
 
 @pytest.mark.parametrize("path, name, allowed", [
-    ("/here", "/corpora/x", True), ("/here", "https://h/x", True), ("/here", "x/y", False), ("s3://bucket/c", "x-00000", True),
-    ("s3://bucket/c", "s3://bucket/other/x", True), ("s3://bucket/c", "s3://other/x", False), ("s3://bucket/c", "/etc/passwd", False),
+    ("/here", "/corpora/x", True), ("/here", "https://h/x", True), ("/here", "x/y", False),
+    ("s3://bucket/c", "x-00000", True),
+    ("s3://bucket/c", "s3://bucket/other/x", True), ("s3://bucket/c", "s3://other/x", False),
+    ("s3://bucket/c", "/etc/passwd", False),
     ("s3://bucket/c", "file:///etc/passwd", False), ("s3://bucket/c", "s3://bucket/../other/x", False),
 ])
 def test_megatron_shards_lie_where_whoever_wrote_the_manifest_may_say(path, name, allowed, corpus):

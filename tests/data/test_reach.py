@@ -1,14 +1,21 @@
 """Corpora in object storage: an S3 server on loopback, with credentials that are checked."""
 
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import boto3
 import pytest
 import requests
 import s3fs
 from moto.server import ThreadedMotoServer
 
+from mfa_train import config as configs
+from mfa_train.data import reach
+from mfa_train.data.corpora import open_all
 from mfa_train.data.preparing.sources.files import Files
-from mfa_train.errors import ConfigError, DataError
-from tests.data.corpora import digests, prepared, random_texts, write
+from mfa_train.errors import ConfigError, DataError, UserError
+from tests.data.corpora import digests, lines, prepared, random_texts, write
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +51,86 @@ def test_object_storage_gives_the_bytes_of_local_files(bucket, tmp_path):
                for name, place in (("remote", "s3://texts"), ("here", str(bucket)))]
     remote, here = (digests(corpus.path) for corpus in corpora)
     assert len(here) > 8 and all(remote[name] == here[name] for name in here if name != "manifest.json")
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.json", "c.txt", "c"])
+def test_unpacked_json_lines_are_read_line_by_line_from_a_bucket(name, bucket, tmp_path):
+    texts = random_texts(50, 3)
+    boto3.client("s3").put_object(Bucket="texts", Key=f"more/{name}", Body=lines(texts))
+    assert [document.text for document in Files([f"s3://texts/more/{name}"], "text").documents()] == texts
+    with pytest.raises(ConfigError, match=r"data.files=s3://texts/more: a folder; type data.files='\[s3://texts/more/\*\*/\*\]'"):
+        Files(["s3://texts/more"], "text")
+
+
+class _Pages(BaseHTTPRequestHandler):
+    """The files of the server's folder, whatever the query; some only as a stream of unknown length; or an answer that never comes."""
+
+    def do_GET(self):
+        if "hang" in self.path:
+            return self.server.wait.wait(30)
+        file = self.server.folder / self.path.split("?")[0].split("/")[-1]
+        if not file.is_file():
+            return self.send_error(404)
+        content = file.read_bytes()
+        self.send_response(200)
+        if "stream" not in self.path:
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def pages(tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Pages)
+    server.folder, server.wait = tmp_path, threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.wait.set()
+    server.shutdown()
+
+
+@pytest.mark.parametrize("name", [
+    "p.jsonl", "p.jsonl?download=true", "p.jsonl.gz?download=true&x=a.txt", "p", "p.jsonl?stream", "p.jsonl.gz?stream", "p.parquet?a=b",
+])
+def test_a_url_is_what_it_holds_whatever_its_query(name, pages, tmp_path):
+    texts = random_texts(50, 3)
+    file = name.split("?")[0]
+    write(tmp_path, file, texts)
+    assert [document.text for document in Files([f"{pages}/{name}"], "text").documents()] == texts
+
+
+def test_a_server_that_never_answers_is_given_up(pages, monkeypatch):
+    monkeypatch.setattr(reach, "ANSWER_SECONDS", 0.5)
+    start = time.monotonic()
+    for url in (f"{pages}/hang.jsonl", f"{pages}/hang/*.jsonl"):
+        with pytest.raises(ConfigError, match="no answer for 0 seconds"):
+            Files([url], "text")
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("url, told", [
+    ("hf://x", "cannot be read as a path or URL"), ("s3://", "names no file"), ("s3:///", "names no file"),
+    ("http://", "names no file"), ("ftp://", "names no file"),
+    ("://", "names no file"), ("http://127.0.0.1:9/a b", "cannot be read .Cannot connect"),
+    ("ftp://127.0.0.1:9/x", "Connection refused"), ("http://[::1", "cannot be read"),
+    ("http://127.0.0.1:99999/x", "cannot be read as a path or URL"), ("reference://x", "cannot be read"),
+    ("memory://x", "no such file"), ("nosuch://x", "Protocol not known"),
+    ("simplecache::http://127.0.0.1:9/x", "no such file"), ("http://nosuch.invalid/x", "cannot be read"),
+    (" ", "an empty name"),
+])
+def test_an_odd_url_is_told_in_one_line_and_at_once(url, told):
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match=told) as error:
+        Files([url], "text")
+    with pytest.raises(UserError) as other:
+        open_all(configs.load(["data=prepared", f"data.path='{url}'"]).data)
+    assert "\n" not in str(error.value) + str(other.value) and time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("pattern, told", [

@@ -166,7 +166,8 @@ def test_no_forged_field_of_a_manifest_is_a_bug_or_a_hang(tmp_path):
 @pytest.mark.parametrize("fields, told", [
     ({"files": [{"name": "../rank-00000.safetensors", "bytes": 1, "sha256": "0" * 64}]}, "file 0 is called"),
     ({"world_size": 3}, "2 files of 3 processes"), ({"step": True}, "step is True"), ({"updates": -1}, "updates is -1"),
-    ({"step": 5, "progress": {"step": 5}}, "is of step 5, in a folder step-00000004"), ({"progress": {"step": 4, "seconds": float("nan")}}, "seconds is nan"),
+    ({"step": 5, "progress": {"step": 5}}, "is of step 5, in a folder step-00000004"),
+    ({"progress": {"step": 4, "seconds": float("nan")}}, "seconds is nan"),
     ({"progress": {"step": 4, "more": 1}}, "progress holds 'more'"), ({"guard": {"skipped": 0}}, "guard lacks spikes"),
 ])
 def test_a_forged_manifest_is_damaged_and_the_field_is_named(fields, told, tmp_path):
@@ -190,9 +191,12 @@ def rewritten(checkpoint, tensors: dict) -> dict:
     (lambda kind: {f"{kind}:w:3": torch.zeros(6)}, "there twice between 3 and 4"),  # a hole of equal size behind
     (lambda kind: {f"{kind}:w:5": torch.zeros(5)}, "missing between 4 and 5"),
     (lambda kind: {f"{kind}:w:4": torch.zeros(6, dtype=torch.float64)}, "of type F64"),
-    (lambda kind: {f"{kind}:w:4": torch.zeros(6, 1)}, "shape .6, 1."), (lambda kind: {f"{kind}:w:4": torch.zeros(())}, "shape ..,"),
-    (lambda kind: {f"{kind}:w": torch.zeros(6)}, "holds a tensor"), (lambda kind: {f"{kind}:w:-4": torch.zeros(6)}, "holds a tensor"),
-    (lambda kind: {f"{kind}:w:04": torch.zeros(6)}, "holds a tensor"), (lambda kind: {f"x{kind}:w:4": torch.zeros(6)}, "holds a tensor"),
+    (lambda kind: {f"{kind}:w:4": torch.zeros(6, 1)}, "shape .6, 1."),
+    (lambda kind: {f"{kind}:w:4": torch.zeros(())}, "shape ..,"),
+    (lambda kind: {f"{kind}:w": torch.zeros(6)}, "holds a tensor"),
+    (lambda kind: {f"{kind}:w:-4": torch.zeros(6)}, "holds a tensor"),
+    (lambda kind: {f"{kind}:w:04": torch.zeros(6)}, "holds a tensor"),
+    (lambda kind: {f"x{kind}:w:4": torch.zeros(6)}, "holds a tensor"),
     (lambda kind: {f"{kind}:w:4": torch.zeros(6 if kind == "master" else 7)}, "w has master, exp_avg, exp_avg_sq of 10 and 11 values"),
 ])
 def test_files_whose_stretches_make_no_whole_are_damaged(change, told, tmp_path):

@@ -19,7 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mfa_train.config import DataConfig
+from mfa_train.data import fields
 from mfa_train.data.corpus import SPLITS, sha256_of
+from mfa_train.data.manifest import require_shard
 from mfa_train.data.preparing.ahead import ahead
 from mfa_train.data.preparing.finish import finish, settings_of, write_bytes, write_json
 from mfa_train.data.preparing.progress import Progress
@@ -76,6 +78,18 @@ class Encoding:
                 write_json(self.work / "progress.json", progress)
         self._finish(progress["parts"], tokenizer)
 
+    def _has(self, parts: list[dict]) -> bool:
+        """Whether the shards that progress.json tells of are there. Raises ValueError and the like for what is no list of them."""
+        for number, part in enumerate(parts):
+            fields.count("documents", part["documents"], 1)
+            for split, entry in part["splits"].items():
+                if split not in SPLITS or entry["name"] != f"{split}-{number:05}":
+                    return False
+                require_shard(split, entry, str(self.work), False)
+                if not all((self.work / f"{entry['name']}.{suffix}").is_file() for suffix in ("bin", "idx")):
+                    return False
+        return True
+
     def _require_few_shards(self) -> None:
         size = self.source.size() or 0  # of compressed files less than their text
         if size > MOST_SHARDS * self.data.shard_bytes:
@@ -110,10 +124,10 @@ class Encoding:
         name = f"{self.settings['source']} {self.settings['source_version']}"
         try:
             progress = json.loads((self.work / "progress.json").read_text(encoding="utf-8"))
-            if progress["settings"] == self.settings and progress["encoding"] == ENCODING:
+            if (progress["settings"], progress["encoding"]) == (self.settings, ENCODING) and self._has(progress["parts"]):
                 self.say(f"Preparing {name}: going on behind {len(progress['parts'])} finished shards …")
                 return progress
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # damaged: begun anew
             pass
         self.say(f"Preparing {name}: reading, {'training a tokenizer, ' if self.given is None else ''}tokenising …")
         shutil.rmtree(self.work, ignore_errors=True)

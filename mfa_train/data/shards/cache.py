@@ -173,6 +173,8 @@ class _Fetch:
             error = really(error)
             if "NoCredentials" in type(error).__name__:
                 error = PermissionError(str(error))
+            if isinstance(error, TypeError):  # a URL that lacks what its protocol needs
+                error = ValueError(str(error))
             self.failure = error if isinstance(error, (OSError, *FINAL)) else OSError(reason(error))
 
 

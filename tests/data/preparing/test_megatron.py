@@ -132,9 +132,12 @@ def test_where_documents_are_too_few_the_last_tokens_are_held_out(fraction, docu
 
 
 @pytest.mark.parametrize("place, value, told", [
-    (9, struct.pack("<Q", 2), "version 2"), (17, b"\x06", "type code 6"), (18, struct.pack("<Q", 2**60), "cut off"), (26, struct.pack("<Q", 0), "damaged"),
-    (26, struct.pack("<Q", 2**63), "cut off"), (34, struct.pack("<i", -1), "negative length"), (34, struct.pack("<i", 2**31 - 1), "end to end"),
-    (-8, struct.pack("<q", 2**62), "do not cover"), (-8, struct.pack("<q", -1), "do not cover"), (0, b"x", "not a Megatron index"),
+    (9, struct.pack("<Q", 2), "version 2"), (17, b"\x06", "type code 6"), (18, struct.pack("<Q", 2**60), "cut off"),
+    (26, struct.pack("<Q", 0), "damaged"),
+    (26, struct.pack("<Q", 2**63), "cut off"), (34, struct.pack("<i", -1), "negative length"),
+    (34, struct.pack("<i", 2**31 - 1), "end to end"),
+    (-8, struct.pack("<q", 2**62), "do not cover"), (-8, struct.pack("<q", -1), "do not cover"),
+    (0, b"x", "not a Megatron index"),
 ])
 def test_a_forged_index_is_named(place, value, told, shards):
     path = shards / "a.b_text_document.idx"

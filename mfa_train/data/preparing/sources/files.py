@@ -21,6 +21,7 @@ from mfa_train.data.preparing.sources.parquet import rows
 from mfa_train.data.preparing.sources.tally import Tally
 from mfa_train.errors import ConfigError, DataError
 
+LONG_LINE, MOST_PARTS = 2**22, 2**21
 NAMES = {"lines": "JSON lines", "parquet": "Parquet", "text": "text"}
 
 
@@ -97,6 +98,9 @@ class Files:
                 raise DataError(f"{place}: a line of more than {LARGEST_DOCUMENT:,} bytes; split the document")
             if not line.strip():
                 continue
+            if len(line) > LONG_LINE and (parts := sum(map(line.count, (b"{", b"[", b'":')))) > MOST_PARTS:
+                raise DataError(f"{place}: a line of {len(line):,} bytes with {parts:,} objects, lists and keys, which take a hundred times "
+                                "their size in memory; keep the text alone")
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:

@@ -3,8 +3,10 @@
 import dataclasses
 import gzip
 import io
+import json
 import lzma
 import os
+import random
 import resource
 import shlex
 import signal
@@ -21,6 +23,8 @@ import zstandard
 
 from mfa_train import config as configs
 from mfa_train.data.corpora import open_all, prepare_all
+from mfa_train.data.manifest import read_manifest
+from mfa_train.data.preparing import encode
 from mfa_train.data.preparing.prepare import prepare
 from mfa_train.data.preparing.sources import parquet
 from mfa_train.data.preparing.sources.files import Files
@@ -72,21 +76,25 @@ def read(path) -> tuple[list[str], str]:
     return [document.text for document in Files([str(path)], "text").documents(tally)], "; ".join(tally.told())
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.JSONL", "a.jsonlines", "a.NDJSON", "a.jl", "a", "a.txt", "part-00000", "a.json.gz", "a.JSONL.GZ", "a.gz",
-                                  "a", "a.json.bz2", "a.jsonl.zstd", "a.json.xz", "a.dat"])
+@pytest.mark.parametrize("name", [
+    "a.json", "a.JSONL", "a.jsonlines", "a.NDJSON", "a.jl", "a", "a.txt", "part-00000", "a.json.gz", "a.JSONL.GZ", "a.gz", "a.json.bz2",
+    "a.jsonl.zstd", "a.json.xz", "a.dat",
+])
 def test_json_lines_are_known_by_what_they_hold(name, tmp_path):
     packed = {"gz": "gz", "zstd": "zst"}.get(name.lower().split(".")[-1], name.split(".")[-1])
     (tmp_path / name).write_bytes(COMPRESS.get(packed, bytes)(b"\n" + lines(["one", "x" * 10**5, "three"])))
     texts, told = read(tmp_path / name)
     assert [len(text) for text in texts] == [3, 10**5, 5]
-    assert "JSON lines" in told and ("by what they hold" in told) == (name.lower().split(".")[1:2] not in (["jsonl"], ["jsonlines"], ["ndjson"], ["jl"]))
+    named = name.lower().split(".")[1:2] in (["jsonl"], ["jsonlines"], ["ndjson"], ["jl"])
+    assert "JSON lines" in told and ("by what they hold" in told) != named
 
 
 @pytest.mark.parametrize("form", COMPRESS)
 def test_compression_is_known_by_what_a_file_holds(form, tmp_path):
     (tmp_path / "a").write_bytes(COMPRESS[form](b"some text"))
-    assert read(tmp_path / "a") == (["some text"], f"files: 1 (1 of text in {form}); by what they hold, not by their names: {tmp_path}/a is text in {form}; "
-                                    "documents: 1 (9 bytes of text)")
+    assert read(tmp_path / "a") == (["some text"], (
+        f"files: 1 (1 of text in {form}); by what they hold, not by their names: {tmp_path}/a is text in {form}; "
+        "documents: 1 (9 bytes of text)"))
 
 
 def test_parquet_is_known_by_what_it_holds_and_rows_without_text_are_counted(tmp_path):
@@ -97,8 +105,10 @@ def test_parquet_is_known_by_what_it_holds_and_rows_without_text_are_counted(tmp
 
 
 @pytest.mark.parametrize("name, content", [
-    ("a.txt", b"{ begins like JSON }\nand goes on"), ("a.txt", b'{"text": "x"}\nand then\nprose'), ("a.txt", b"{}\nprose"), ("a.txt", b'{"a": 1}'),
-    ("a.md", b"[1] a note\n[2] another"), ("a", b"{ text }"), ("a.py", b"{}\n"), ("a.ipynb", b'{\n "cells": []\n}'), ("a.html", b"<html>x"), ("a.txt", b"BZh9 is text"),
+    ("a.txt", b"{ begins like JSON }\nand goes on"), ("a.txt", b'{"text": "x"}\nand then\nprose'),
+    ("a.txt", b"{}\nprose"), ("a.txt", b'{"a": 1}'),
+    ("a.md", b"[1] a note\n[2] another"), ("a", b"{ text }"), ("a.py", b"{}\n"), ("a.ipynb", b'{\n "cells": []\n}'),
+    ("a.html", b"<html>x"), ("a.txt", b"BZh9 is text"),
 ])
 def test_a_text_that_begins_like_something_else_stays_a_text(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
@@ -110,13 +120,22 @@ pyarrow.parquet.write_table(pyarrow.table({"text": ["x"]}), PARQUET)
 
 
 @pytest.mark.parametrize("name, content, told", [
-    ("a.json", b'[{"text": "x"}]', "not one object a line: type jq -c '.\\[\\]'"), ("a", b'[\n {"text": "x"}]', "jq -c"), ("a.txt", b'[{"text": "x"}]', "jq -c"),
-    ("a.json", b'{\n "text": "x"\n}', "jq -c \\. FILE"), ("a.jsonl", b'{\n "text": "x"\n}', "a.jsonl:1: not a JSON object.*jq -c"), ("a.json", b'"x"\n', "not one object a line"),
-    ("a.jsonl", b'[{"text": "x"}]', "a.jsonl:1: no text .*jq -c"), ("a.txt", b'{"body": "x"}\n{"body": "y"}\n', "a.txt:1: no text under 'text' .keys .'body'"),
-    ("a.jsonl", b'{"text": 5}', "a.jsonl:1: .*but int"), ("a.csv", b"text\nx", "data.dataset=csv"), ("a.tsv", b"text\nx", "a table"), ("a", b"%PDF-1.4", "a PDF"),
-    ("a.txt", b"PK\x03\x04", "zip archive"), ("a.tar.gz", gzip.compress(bytes(257) + b"ustar" + bytes(300)), "a tar archive"), ("a.txt", b"<!DOCTYPE html><p>", "a page of HTML"),
-    ("a.txt", "text".encode("utf-16"), "UTF-16: .*iconv"), ("a.bin", b"ARROW1\0\0", "data.dataset=arrow"), ("a.parquet.gz", gzip.compress(PARQUET.getvalue()), "Parquet inside"),
-    ("a.zst", zstandard.compress(PARQUET.getvalue()), "Parquet inside"), ("a.parquet", b"", "not a whole Parquet file"), ("a.jsonl.gz", gzip.compress(gzip.compress(b"x")), "compressed twice"),
+    ("a.json", b'[{"text": "x"}]', "not one object a line: type jq -c '.\\[\\]'"), ("a", b'[\n {"text": "x"}]', "jq -c"),
+    ("a.txt", b'[{"text": "x"}]', "jq -c"),
+    ("a.json", b'{\n "text": "x"\n}', "jq -c \\. FILE"),
+    ("a.jsonl", b'{\n "text": "x"\n}', "a.jsonl:1: not a JSON object.*jq -c"),
+    ("a.json", b'"x"\n', "not one object a line"),
+    ("a.jsonl", b'[{"text": "x"}]', "a.jsonl:1: no text .*jq -c"),
+    ("a.txt", b'{"body": "x"}\n{"body": "y"}\n', "a.txt:1: no text under 'text' .keys .'body'"),
+    ("a.jsonl", b'{"text": 5}', "a.jsonl:1: .*but int"), ("a.csv", b"text\nx", "data.dataset=csv"),
+    ("a.tsv", b"text\nx", "a table"), ("a", b"%PDF-1.4", "a PDF"),
+    ("a.txt", b"PK\x03\x04", "zip archive"),
+    ("a.tar.gz", gzip.compress(bytes(257) + b"ustar" + bytes(300)), "a tar archive"),
+    ("a.txt", b"<!DOCTYPE html><p>", "a page of HTML"),
+    ("a.txt", "text".encode("utf-16"), "UTF-16: .*iconv"), ("a.bin", b"ARROW1\0\0", "data.dataset=arrow"),
+    ("a.parquet.gz", gzip.compress(PARQUET.getvalue()), "Parquet inside"),
+    ("a.zst", zstandard.compress(PARQUET.getvalue()), "Parquet inside"), ("a.parquet", b"", "not a whole Parquet file"),
+    ("a.jsonl.gz", gzip.compress(gzip.compress(b"x")), "compressed twice"),
     ("a.jsonl.gz", lines(["x"]), "damaged, or cut off behind byte 0: its beginning is no gz"),
 ])
 def test_what_is_clearly_no_text_is_refused_by_its_name_with_what_to_do(name, content, told, tmp_path):
@@ -129,7 +148,8 @@ def test_what_is_clearly_no_text_is_refused_by_its_name_with_what_to_do(name, co
 @pytest.mark.parametrize("form", COMPRESS)
 @pytest.mark.parametrize("damage, told", [
     (lambda whole: whole + whole[:-9], "ends inside a frame"), (lambda whole: whole + b"x", "what follows is no .* frame"),
-    (lambda whole: whole + b"rubbish " * 9, "what follows is no .* frame"), (lambda whole: whole + b"?" + whole[1:], "what follows is no .* frame"),
+    (lambda whole: whole + b"rubbish " * 9, "what follows is no .* frame"),
+    (lambda whole: whole + b"?" + whole[1:], "what follows is no .* frame"),
     (lambda whole: b"", "0: it is empty"), (lambda whole: whole[:3], "(ends inside|its beginning is no)"),
 ])
 def test_every_frame_is_read_and_one_that_is_damaged_is_told(form, damage, told, tmp_path):
@@ -174,6 +194,34 @@ def test_a_string_that_many_rows_share_is_not_spread_out(tmp_path, monkeypatch):
         read(tmp_path / "b.parquet")
 
 
+def test_a_line_of_a_million_small_things_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "x", "y": [' + b"{}," * 2**21 + b"{}]}\n")
+    with pytest.raises(DataError, match="a.jsonl:1: a line of .* with 2,097,15. objects, lists and keys"):
+        read(tmp_path / "a.jsonl")
+
+
+def test_no_damaged_file_is_a_bug(tmp_path):
+    """Bytes flipped, cut, put in and put behind, in every form and under any ending."""
+    chance = random.Random(0)
+    table = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": random_texts(20)}), table, row_group_size=5)
+    whole = [table.getvalue(), lines(TEXTS), *(pack(lines(TEXTS)) * 2 for pack in COMPRESS.values())]
+    refused = 0
+    for _ in range(800):
+        content = bytearray(chance.choice(whole))
+        for _ in range(chance.choice((1, 1, 3))):
+            place = chance.randrange(len(content) + 1)
+            content[place : place + chance.choice((0, 1, 8, 999))] = chance.choice((b"", b"\0", b"\xff" * 8, chance.randbytes(3)))
+        path = tmp_path / chance.choice(("a", "a.jsonl", "a.parquet", "a.gz", "a.json.zst", "a.txt", "a.jsonl.xz", "a.bz2"))
+        path.write_bytes(content)
+        try:
+            read(path)
+        except DataError as error:
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+            refused += 1
+    assert refused > 300
+
+
 @pytest.fixture
 def mixed(tmp_path) -> Path:
     """A folder with two files, and much that isn't one."""
@@ -191,15 +239,17 @@ def mixed(tmp_path) -> Path:
 def test_a_pattern_takes_files_and_tells_what_it_passes_over(mixed):
     texts, told = read(f"{mixed}/**/*")
     assert texts == ["text"] * 2
-    for part in ("3 files with a dot before their name or folder passed over", "2 links that lead to no file passed over, as ", "1 pipes, sockets and devices passed over",
-                 "1 links to folders passed over"):
+    for part in ("3 files with a dot before their name or folder passed over", "2 links that lead to no file passed over, as ",
+                 "1 pipes, sockets and devices passed over", "1 links to folders passed over"):
         assert part in told
     assert "folders passed over, as" in read(f"{mixed}/*")[1]
     assert read(f"{mixed}/.*")[0] == read(f"{mixed}/.hidden/*")[0] == read(f"{mixed}/sub/.git/b.txt")[0] == ["text"]
 
 
-@pytest.mark.parametrize("name, told", [("", "a folder; type data.files='.*/\\*\\*/\\*.'"), ("sub", "a folder; type"), ("pipe.txt", "a pipe; expected a file"),
-                                        ("broken.txt", "no such file"), ("circle.txt", "cannot be read"), ("sub/*", "matches no file, but 2 that are passed over")])
+@pytest.mark.parametrize("name, told", [
+    ("", "a folder; type data.files='.*/\\*\\*/\\*.'"), ("sub", "a folder; type"), ("pipe.txt", "a pipe; expected a file"),
+    ("broken.txt", "no such file"), ("circle.txt", "cannot be read"), ("sub/*", "matches no file, but 2 that are passed over"),
+])
 def test_what_is_no_file_is_refused_with_what_to_type(name, told, mixed):
     with pytest.raises(ConfigError, match=f"data.files=.*: {told}"):
         Files([f"{mixed}/{name}"], "text")
@@ -263,6 +313,52 @@ def test_a_killed_preparation_goes_on_and_ends_with_the_same_bytes(text_files, t
     assert digests(Path(killed.path)) == digests(Path(whole.path))
 
 
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("parted", [False, True])
+def test_what_is_gone_on_with_is_told_and_written_as_if_never_stopped(parted, tmp_path, monkeypatch):
+    texts = ["some words and more " * 300] * 12 if parted else random_texts(60)
+    write(tmp_path / "text", "a.jsonl", [*texts, "", *texts])
+    tokenizer = byte_level_tokenizer(tmp_path / "tokenizer.json", texts)
+    overrides = [*settings(tmp_path / "text", tmp_path), f"data.tokenizer={tokenizer}", "data.shard_bytes=9000"]
+    told: dict[str, list[str]] = {"whole": [], "killed": []}
+    whole = prepared(*overrides, f"data.path={tmp_path}/whole", say=told["whole"].append)
+    count = encode.sha256_of
+    for kill_at in (3, 8, 9, 99):
+        calls = iter(range(100))
+
+        def dying(path, kill_at=kill_at, calls=calls):
+            if next(calls) == kill_at:
+                raise Killed
+            return count(path)
+
+        monkeypatch.setattr(encode, "sha256_of", dying)
+        told["killed"].clear()
+        try:
+            prepared(*overrides, f"data.path={tmp_path}/killed", say=told["killed"].append)
+        except Killed:
+            continue
+    assert digests(tmp_path / "killed") == digests(whole.path) and whole.manifest.get("ends_held_out", False) == parted
+    assert told["killed"][0].endswith("finished shards …") and told["killed"][1:] == told["whole"][1:]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"5", b"[" * 10**5, "parts: 5", "parts: [5]", "documents: -1", "name: ../x"])
+def test_a_damaged_progress_begins_anew(content, text_files, tmp_path):
+    whole = prepared(*settings(text_files, tmp_path), f"data.path={tmp_path}/whole")
+    data = configs.load([*settings(text_files, tmp_path), f"data.path={tmp_path}/again"]).data
+    work = encode.Encoding(Path(data.path), Files(data.files, "text"), data, None, print)
+    work.work.mkdir()
+    if isinstance(content, str):
+        entry = read_manifest(whole.path)["splits"]["train"]["shards"][0]
+        parts = {"parts: 5": 5, "parts: [5]": [5], "documents: -1": [{"documents": -1, "splits": {"train": entry}}],
+                 "name: ../x": [{"documents": 1, "splits": {"train": entry | {"name": "../x"}}}]}[content]
+        content = json.dumps({"settings": work.settings, "parts": parts}).encode()
+    (work.work / "progress.json").write_bytes(content)
+    assert digests(prepare(data, lambda line: None).path) == digests(whole.path)
+
+
 def test_a_full_disk_keeps_the_finished_shards(tmp_path):
     """Here a limit on a file's size, which the last document alone exceeds."""
     write(tmp_path / "text", "a.jsonl", random_texts(150))
@@ -285,7 +381,8 @@ def test_a_full_disk_keeps_the_finished_shards(tmp_path):
 
 @pytest.mark.parametrize("name, content, told", [
     ("a.jsonl", lines(["", ""]), "there is no text to prepare .files: 1 .*; documents: 0 .*; left out: empty documents: 2"),
-    ("a.txt", b"", "there is no text to prepare .*empty documents: 1"), ("a.txt", b"x", "too little text to hold any out .files: 1 .*documents: 1 "),
+    ("a.txt", b"", "there is no text to prepare .*empty documents: 1"),
+    ("a.txt", b"x", "too little text to hold any out .files: 1 .*documents: 1 "),
 ])
 def test_an_empty_corpus_is_a_mistake(name, content, told, tmp_path):
     (tmp_path / name).write_bytes(content)
@@ -342,7 +439,8 @@ def test_another_tokenizer_than_the_corpus_has_is_refused(text_files, tmp_path):
 
 @pytest.mark.parametrize("override", [
     "data.files=['https://me:hunter2@host/a.jsonl']", "data.files=['https://host/a.jsonl?X-Amz-Signature=hunter2']",
-    "data.path=s3://AK:hun/ter2@bucket/x", "data.corpora={a: 's3://AK:hunter2@bucket/x'}", "data.tokenizer='https://host/t.json?sig=hunter2'",
+    "data.path=s3://AK:hun/ter2@bucket/x", "data.corpora={a: 's3://AK:hunter2@bucket/x'}",
+    "data.tokenizer='https://host/t.json?sig=hunter2'",
 ])
 def test_a_secret_in_a_url_is_refused_and_not_repeated(override):
     with pytest.raises(ConfigError, match="credentials in the environment") as error:
