@@ -24,7 +24,6 @@ FREE_TEXT = ("sample.prompt",)
 """Keys whose value is text that the model reads."""
 
 _HOST = re.compile(r"([\w.*{},-]+|\[[0-9a-f:.]+\])?(:\d{1,5})?", re.ASCII | re.IGNORECASE)
-_CREDENTIALS = re.compile(r"[^\s:@]+:[^\s@]*@[^\s@]")
 _NAMED = re.compile(r"[?#][^/?#]*=")
 _SCHEME = re.compile(r"[a-z][\w+.-]*", re.ASCII | re.IGNORECASE)
 
@@ -95,6 +94,12 @@ def _in_text(text: str) -> str | None:
     if "#" in text and _NAMED.search(text[text.index("#"):]):
         return "has a NAME=VALUE behind #"
     return _in_query(text.partition("?")[2]) if _NAMED.search(text) else None
+
+
+def _credentials(word: str) -> bool:
+    """Whether NAME:ANYTHING@SOMETHING stands in it; in one pass, as a word may be long."""
+    parts = word.split("@")
+    return any(following and re.search("[^:]:", part) for part, following in zip(parts, parts[1:]))
 
 
 def _in_query(query: str) -> str | None:

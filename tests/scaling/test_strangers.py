@@ -207,8 +207,9 @@ def test_a_report_takes_the_place_of_nothing_but_a_report(few, tmp_path, monkeyp
         with pytest.raises(ConfigError, match=line):
             written(few, out)
     assert file.read_text() == "mine" and (mine / "fit.json").read_text() == '{"my": "fit"}'
+    monkeypatch.setenv("HOME", str(tmp_path))
     out = tmp_path / "report"
-    written(few, out)
+    written(few, Path("~/report"))
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(ConfigError, match="runs.csv in it is what is to be compared"):
         written(out / "runs.csv", out)
