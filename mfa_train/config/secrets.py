@@ -87,7 +87,7 @@ def _in_url(scheme: str, rest: str) -> str | None:
 
 
 def _in_text(text: str) -> str | None:
-    if _CREDENTIALS.search(text) or re.search(r"(?:^|=)//[^/]*@", text):
+    if any(map(_credentials, text.split())) or re.search(r"(?:^|=)//[^/]*@", text):
         return "has the form of user:password@host"
     if re.match(r"(https?|ftp|s3a?|gs|gcs|az|abfss?|hf):.*[@?#;]", text, re.IGNORECASE):
         return "is a URL without //"
