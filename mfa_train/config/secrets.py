@@ -55,8 +55,9 @@ def may_hold_secret(text: str) -> str | None:
 def hidden(told: str) -> str:
     """`told`, for the terminal, with every word left out in which a URL may hold a secret; KEY= in front stays."""
     def shown(word: re.Match) -> str:
-        key, value, end = re.fullmatch(r"([\w.+~-]+=)?(.*?)([:;,.]*)", word[0], re.DOTALL).groups()
-        return f"{key or ''}(not repeated here){end}" if may_hold_secret(value) else word[0]
+        key = re.match(r"([\w.+~-]+=)?", word[0])[0]
+        value = word[0][len(key):].rstrip(":;,.")
+        return f"{key}(not repeated here){word[0][len(key) + len(value):]}" if may_hold_secret(value) else word[0]
 
     return re.sub(r"[^\s'\"()]+", shown, told)
 
@@ -87,19 +88,13 @@ def _in_url(scheme: str, rest: str) -> str | None:
 
 
 def _in_text(text: str) -> str | None:
-    if any(map(_credentials, text.split())) or re.search(r"(?:^|=)//[^/]*@", text):
+    if any(":" in word.rpartition("@")[0] for word in text.split()) or re.search(r"(?:^|=)//[^/]*@", text):
         return "has the form of user:password@host"
     if re.match(r"(https?|ftp|s3a?|gs|gcs|az|abfss?|hf):.*[@?#;]", text, re.IGNORECASE):
         return "is a URL without //"
     if "#" in text and _NAMED.search(text[text.index("#"):]):
         return "has a NAME=VALUE behind #"
     return _in_query(text.partition("?")[2]) if _NAMED.search(text) else None
-
-
-def _credentials(word: str) -> bool:
-    """Whether NAME:ANYTHING@SOMETHING stands in it; in one pass, as a word may be long."""
-    parts = word.split("@")
-    return any(following and re.search("[^:]:", part) for part, following in zip(parts, parts[1:]))
 
 
 def _in_query(query: str) -> str | None:
