@@ -7,6 +7,8 @@ import re
 import numpy as np
 import pytest
 
+from mfa_train import config as configs
+from mfa_train.data.reading.batches import Batches
 from mfa_train.data.tokenizer import MIN_VOCAB_SIZE, base, open_recorded, open_tokenizer, train_sentencepiece
 from mfa_train.data.tokenizer.base import LONGEST
 from mfa_train.errors import ConfigError, DataError
@@ -121,6 +123,26 @@ def test_documents_end_in_a_special_token_and_in_none_of_their_texts(tmp_path):
 def test_names_of_special_tokens_in_texts_are_text(kind, tmp_path):
     documents, separators, size = counted(prepared_html(tmp_path, saved(kind, tmp_path)))
     assert (separators, size) == (documents, 0)
+
+
+@pytest.mark.parametrize("name", ["<|im(end)|>", "[SEP]", "a▁b", "\n\n", "\\d+", "-~&#", "(?=x)", "漢é"])
+def test_whatever_a_special_token_is_called_no_text_becomes_it(name, tmp_path):
+    settings = json.loads(content("T5's"))
+    settings["added_tokens"].append(settings["added_tokens"][0] | {"id": len(settings["model"]["vocab"]), "content": name})
+    settings["model"]["vocab"].append([name, 0.0])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    tokenizer = open_tokenizer(tmp_path)
+    for text in (name, f"x{name}{name}x", name.replace("▁", " ")):
+        assert tokenizer.vocab_size - 1 not in tokenizer.encode([text])[0]
+
+
+def test_corpora_that_end_their_documents_differently_are_not_mixed(tmp_path):
+    path = with_special(tmp_path, "<|im_end|>", "<|endoftext|>")
+    corpora = {name: opened(prepared_html(tmp_path / name, path, f"data.eos_token='<|{token}|>'").path)
+               for name, token in (("one", "im_end"), ("other", "endoftext"))}
+    data = configs.load(["data=mixture", "data.weights={one: 1, other: 1}"]).data
+    with pytest.raises(ConfigError, match=r"data.corpora.other: documents end in '<.endoftext.>' in .*, and in '<.im_end.>' in"):
+        Batches(corpora, data, 8, 0, 1)
 
 
 def test_of_several_usual_names_the_one_taken_is_told(tmp_path):
