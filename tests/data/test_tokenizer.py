@@ -224,17 +224,19 @@ def changed(kind: str, **values) -> bytes:
 
 
 VOCABULARY = json.loads(content("byte-level"))["model"]["vocab"]
+ADDED = json.loads(content("byte-level"))["added_tokens"][1]
 GARBAGE = base64.b64encode(b"\x04\0\0\0" + b"\xff" * 4 + b"abc\0").decode()
 GROWING = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 16}
 CRAFTED = {
-    "empty": (b"", "not a "), "rubbish": (b"\x00rubbish", "not a "), "no model": (b"{}", "no model"), "cut": (content("byte-level")[:999], "not a "),
-    "cut sentencepiece": (content("trained here")[:3000], "not a "), "half a surrogate": (changed("byte-level", vocab=VOCABULARY | {"\ud800": 9}), "not a "),
+    "empty": (b"", "not a "), "rubbish": (b"\x00rubbish", "not a "), "no model": (b"{}", "no model"),
+    "cut": (content("byte-level")[:999], "not a "), "cut sentencepiece": (content("trained here")[:3000], "not a "),
+    "half a surrogate": (changed("byte-level", vocab=VOCABULARY | {"\ud800": 9}), "not a "),
     "nested": (b'{"model":' + b'{"a":' * 10**5 + b"1" + b"}" * 10**5 + b"}", "nested too deep"),
     "a huge id": (changed("byte-level", vocab=VOCABULARY | {"x9": 4_000_000_000}), "holds the token id 4,000,000,000"),
     "an id too large": (changed("byte-level", vocab=VOCABULARY | {"x9": 2**40}), "not a "),
     "a negative id": (changed("byte-level", vocab=VOCABULARY | {"x9": -1}), "not a "),
     "an id twice": (changed("byte-level", vocab=VOCABULARY | {"x9": 7}), "the same id, 7"),
-    "an id that isn't counted": (changed("byte-level", added_tokens=[{**json.loads(content("byte-level"))["added_tokens"][1], "id": 9}]), "the id 9, where"),
+    "an id that isn't counted": (changed("byte-level", added_tokens=[ADDED | {"id": 9}]), "the id 9, where"),
     "a model of numbers": (changed("byte-level", merges=[[1, 2]]), "not a "), "no unknown": (changed("T5's", unk_id=5000), "not a "),
     "charsmap": (changed("T5's", normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}), "not a "),
     "charsmap out of bounds": (changed("T5's", normalizer={"type": "Precompiled", "precompiled_charsmap": GARBAGE}), "fails at encoding"),
