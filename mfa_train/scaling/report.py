@@ -68,7 +68,7 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
                 if (some := told_thinned(listing))]
     listings += [(f"{name}.csv", f"{len(made[name]):,} of {many:,} rows") for name, many in cut.items()]
     for where, some in listings:
-        print(f"thinned: {where} lists {some}, evenly; the numbers are of all")
+        print(f"thinned: {where} lists {some}, evenly; the numbers are of all that are compared")
     if without:
         print(without)
     print(f"\nReport  {out / 'index.html'} ({len(study.used)} of {len(study.runs)} runs; fit.json beside it)")
