@@ -3,6 +3,7 @@ right to), a traceback for a bug."""
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ from mfa_train.tracking.terminal import in_one_line, ready_streams, unbroken
 ORDINARY = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR,
             errno.ELOOP, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.ETXTBSY, errno.EBUSY}
 """What files and folders may do to any program."""
-LONGEST_LINE = 2_000
+LONGEST_LINE, LONGEST_WORD, BEGINNING = 2_000, 1_000, r"[\w.=+~-]{0,80}"
 
 
 def report(main: Callable[[], object]) -> int:
@@ -41,11 +42,19 @@ def report(main: Callable[[], object]) -> int:
     rank = os.environ.get("RANK", "0")
     if rank == "0" or not failure.everywhere:
         sign = "stopped" if isinstance(failure, Stopped) else "error"
-        told = hidden(in_one_line(f"{sign}: {failure}" if rank == "0" else f"rank {rank}: {sign}: {failure}"))
+        told = _short(hidden(in_one_line(f"{sign}: {failure}" if rank == "0" else f"rank {rank}: {sign}: {failure}")))
         if len(told) > LONGEST_LINE:
             told = f"{told[: LONGEST_LINE // 2]} … {told[-LONGEST_LINE // 2 :]}"
         unbroken(sys.stderr, lambda: print(told, file=sys.stderr, flush=True))  # the exit status must be this one's
     return failure.exit_status
+
+
+def _short(told: str) -> str:
+    """With the beginning alone of a word that no one reads to its end."""
+    def begun(word: re.Match) -> str:
+        return f"{re.match(BEGINNING, word[0])[0]}… ({len(word[0]):,} characters)"
+
+    return re.sub(rf"(?<!\S)\S{{{LONGEST_WORD},}}", begun, told)
 
 
 def _named(error: OSError) -> str:

@@ -87,7 +87,7 @@ def test_quotes_escapes_and_null_keep_their_meaning():
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
        | st.text("'\"\\${}[](),=:?~ \nn1e_", max_size=12))
 def test_what_is_handed_on_to_another_process_arrives_as_it_was(text):
-    weights = {"a": [text, 1e-5, None, {"b": True}]}
+    weights = {"a": [1e-5, None, {"b": True}, "1e-4", "c, d"]}
     config = configs.load([f"sample.prompt={configs.written(text)}", f"data.weights={configs.written(weights)}"])
     assert config.sample.prompt == text and config.data.weights == weights
 

@@ -62,7 +62,9 @@ def test_control_characters_of_names_and_values_are_shown_and_not_obeyed(streams
     assert capsys.readouterr().out == "a\\x1b]0;title\\x07\tb\nc\n"
     say_text("made\x1b[2J\r\n")  # no terminal: exactly
     assert capsys.readouterr().out == "made\x1b[2J\r\n\n"
-    assert report(raising(ConfigError("name=" + "x" * 10**6))) == 2
+    assert report(raising(ConfigError("name=" + "x" * 10**6 + ": no"))) == 2
+    assert capsys.readouterr().err == f"error: name={'x' * 75}… (1,000,006 characters) no\n"
+    assert report(raising(ConfigError("x " * 10**5))) == 2
     assert len(capsys.readouterr().err) < 2100
 
 
