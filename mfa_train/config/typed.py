@@ -8,7 +8,7 @@
 import dataclasses
 from collections.abc import Mapping
 from types import NoneType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from mfa_train.config.quantities import Bytes, bytes_of, whole
 from mfa_train.errors import ConfigError, did_you_mean

@@ -4,7 +4,6 @@ wrong with one is said in a line, with the file and the line in it."""
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 

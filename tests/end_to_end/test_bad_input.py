@@ -36,7 +36,7 @@ MISTAKES = {  # what is typed: what the line says
     "model.num_hidden_layers=1000000": "(plan.check=false starts it all the same)",
     "training.steps": "expected GROUP=CHOICE or KEY=VALUE",
     "lr=1e-3": "lr: no such key. Did you mean 'optimizer.lr'?",
-    "--lr=1e-3": "--lr=1e-3: no such option. Keys are typed without dashes",
+    "--lr=1e-3": "--lr: no such option. Keys are typed without dashes",
     "data.vocab_size=1.5": "data.vocab_size=1.5: expected a whole number",
     "name=null": "name=null: expected text",
     "hydra.mode=MULTIRUN": "Hydra's own settings are fixed here",
