@@ -79,8 +79,8 @@ def test_it_is_exported_with_the_weights_and_the_tokens_it_was_trained_with(fold
     model, tokenizer = (kind.from_pretrained(tmp_path / "gqa") for kind in (AutoModelForCausalLM, AutoTokenizer))
     told = model.generate(**tokenizer("The run", return_tensors="pt"), max_new_tokens=12, do_sample=False)
     assert tokenizer.decode(told[0], skip_special_tokens=True) == "The runseeeeeeeeeee"
-    ours = open_tokenizer(folder / "corpus").encode(["a word, 漢字"])[0].tolist()
-    assert tokenizer.encode("a word, 漢字", add_special_tokens=False) == ours
+    ours = open_tokenizer(folder / "corpus").encode(["a </s> word, 漢字"])[0].tolist()
+    assert tokenizer.encode("a </s> word, 漢字", add_special_tokens=False) == ours
     export(folder / "runs" / "mfa", tmp_path / "mfa")
     exported, final = (load_file(path / "model.safetensors") for path in (
         tmp_path / "mfa", folder / "runs" / "mfa" / "checkpoints" / "final"))

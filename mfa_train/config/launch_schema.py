@@ -45,7 +45,7 @@ class ClusterConfig:
         if self.port is not None and not 1 <= self.port <= 65535:
             raise ConfigError(f"cluster.port={self.port}: expected a port from 1 to 65535, or null")
         if self.time_limit is not None and not re.fullmatch(r"([0-9]{1,5}-)?[0-9]{1,8}(:[0-9]{1,2}){0,2}", self.time_limit):
-            raise ConfigError(f"cluster.time_limit={self.time_limit}: expected SLURM's form, as "
+            raise ConfigError(f"cluster.time_limit={ascii(self.time_limit)[1:-1][:40]}: expected SLURM's form, as "
                               "cluster.time_limit='24:00:00' or '2-12:00:00'")
         for key in ("environment", "template", "hostfile"):
             if (file := getattr(self, key)) is not None:

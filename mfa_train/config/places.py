@@ -12,6 +12,8 @@ PATH_BYTES, PART_BYTES = 3500, 255
 
 def place(key: str, value: str) -> str:
     """A path with ~ and ~USER expanded, or a URL as it is. Raises ConfigError for what can be neither."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{key}: expected a path or a URL")
     if not value or not value.isprintable():
         raise ConfigError(f"{key}={ascii(value)[1:-1]}: expected a path of characters that a terminal shows")
     if "://" in value or "::" in value:

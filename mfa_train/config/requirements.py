@@ -18,7 +18,7 @@ NAME_BYTES = 200
 
 def require_choice(key: str, value: Any, choices: Sequence[Any]) -> None:
     if value not in choices:
-        raise ConfigError(f"{key}={value}: expected one of {', '.join(map(str, choices))}")
+        raise ConfigError(f"{key}={_short(value)}: expected one of {', '.join(map(str, choices))}")
 
 
 def require_whole(key: str, value: int, least: int, most: int) -> None:

@@ -24,7 +24,6 @@ FREE_TEXT = ("sample.prompt",)
 """Keys whose value is text that the model reads."""
 
 _HOST = re.compile(r"([\w.*{},-]+|\[[0-9a-f:.]+\])?(:\d{1,5})?", re.ASCII | re.IGNORECASE)
-_CREDENTIALS = re.compile(r"[^\s:@]+:[^\s@]*@[^\s@]")
 _NAMED = re.compile(r"[?#][^/?#]*=")
 _SCHEME = re.compile(r"[a-z][\w+.-]*", re.ASCII | re.IGNORECASE)
 
@@ -56,8 +55,9 @@ def may_hold_secret(text: str) -> str | None:
 def hidden(told: str) -> str:
     """`told`, for the terminal, with every word left out in which a URL may hold a secret; KEY= in front stays."""
     def shown(word: re.Match) -> str:
-        key, value, end = re.fullmatch(r"([\w.+~-]+=)?(.*?)([:;,.]*)", word[0], re.DOTALL).groups()
-        return f"{key or ''}(not repeated here){end}" if may_hold_secret(value) else word[0]
+        key = re.match(r"([\w.+~-]+=)?", word[0])[0]
+        value = word[0][len(key):].rstrip(":;,.")
+        return f"{key}(not repeated here){word[0][len(key) + len(value):]}" if may_hold_secret(value) else word[0]
 
     return re.sub(r"[^\s'\"()]+", shown, told)
 
@@ -88,7 +88,7 @@ def _in_url(scheme: str, rest: str) -> str | None:
 
 
 def _in_text(text: str) -> str | None:
-    if _CREDENTIALS.search(text) or re.search(r"(?:^|=)//[^/]*@", text):
+    if any(":" in word.rpartition("@")[0] for word in text.split()) or re.search(r"(?:^|=)//[^/]*@", text):
         return "has the form of user:password@host"
     if re.match(r"(https?|ftp|s3a?|gs|gcs|az|abfss?|hf):.*[@?#;]", text, re.IGNORECASE):
         return "is a URL without //"

@@ -1,8 +1,8 @@
 """What a launch leaves for its ranks: job.json, with the overrides of each member as they were typed.
 
 Ranks read their overrides from it, so that no config value ever passes through a shell, a scheduler or another
-launcher. Of cluster.environment it holds the file's name alone. It lies in NAME/launch/ of a run's folder, a sweep's in runs_dir/.sweeps/GROUP-MEMBERS/, where no other sweep
-of the group changes what a queued one is going to read.
+launcher. Of cluster.environment it holds the file's name alone. It lies in NAME/launch/ of a run's folder, a sweep's in
+runs_dir/.sweeps/GROUP-MEMBERS/, where no other sweep of the group changes what a queued one is going to read.
 """
 
 import dataclasses

@@ -57,7 +57,8 @@ def few_notices(notices: list[str]) -> list[str]:
     if len(notices) <= NOTICES:
         return notices
     left_out = sum(notice.startswith("left out: ") for notice in notices[NOTICES:])
-    return [*notices[:NOTICES], f"{len(notices) - NOTICES:,} notices more, {left_out:,} of them of runs that are left out (runs.csv)"]
+    more = f"{len(notices) - NOTICES:,} notices more, {left_out:,} of them of runs that are left out (runs.csv)"
+    return [*notices[:NOTICES], more]
 
 
 def _named(rows: list[dict], key: str, share: int) -> list[dict]:

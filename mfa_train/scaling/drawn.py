@@ -12,15 +12,18 @@ from mfa_train.scaling.bounded import NOT_DRAWN
 from mfa_train.scaling.runs import Run
 
 COMPARED = 6_000
+PAIRS = 300_000
+"""Runs × variants: where these are many, fewer runs are compared."""
 FEW_UNITS = 200
 
 
 def draw(used: list[Run]) -> str | None:
     """Leaves out what is not drawn; what is to be said of it, None where all are compared."""
-    if len(used) <= COMPARED:
-        return None
     counts = Counter(run.variant for run in used)
-    rare = {variant for variant, count in counts.items() if count <= COMPARED // (2 * len(counts))}
+    most = min(COMPARED, PAIRS // len(counts))
+    if len(used) <= most:
+        return None
+    rare = {variant for variant, count in counts.items() if count <= most // (2 * len(counts))}
     units = {_unit(run) for run in used}
     of = _unit if len(units) >= FEW_UNITS and None not in units else _row
     groups: dict[Hashable, list[Run]] = defaultdict(list)
@@ -33,7 +36,7 @@ def draw(used: list[Run]) -> str | None:
     kept = 0
     for key in order:
         for run in groups[key]:
-            if kept >= COMPARED and run.variant not in rare:
+            if kept >= most and run.variant not in rare:
                 run.excluded = NOT_DRAWN
             else:
                 kept += 1

@@ -1,5 +1,6 @@
 """The files of a run, read as a stranger's: plain data, within bounds of size, depth and value, or ValueError in one line."""
 
+import contextlib
 import datetime
 import json
 import sys
@@ -65,6 +66,14 @@ def json_object(path: Path) -> dict | None:
     if not isinstance(found, dict):
         raise ValueError(f"{path.name}: no JSON object")
     return found
+
+
+def at_home(path: Path) -> Path:
+    """~ is the home folder, unless a folder of that name lies here."""
+    with contextlib.suppress(RuntimeError, OSError, ValueError):  # of no such user
+        if str(path).startswith("~") and not path.exists():
+            return path.expanduser()
+    return path
 
 
 def number(value: Any) -> float | None:

@@ -28,7 +28,7 @@ NUMBERS = ("params", "tokens", "loss", "flops", "kv_bytes_per_token")
 MOST_COLUMNS = 1_000
 LONGEST_LINE = 2**16
 MOST_ROWS = 1_000_000
-"""More would need more memory than a laptop has: about 2 KB a row."""
+"""More would need more memory than they are worth: about 1.5 KB a row."""
 
 
 def read_points(path: Path) -> list[Run]:
@@ -42,8 +42,7 @@ def read_points(path: Path) -> list[Run]:
     at, told = _columns(path, line, header), _told(path)
     for line, row in rows:
         if len(runs) == MOST_ROWS:
-            raise DataError(f"{_told(path)}:{line}: more than {MOST_ROWS:,} rows, which would need more than 4 GB of memory; leave "
-                            "out some of them")
+            raise DataError(f"{_told(path)}:{line}: more than {MOST_ROWS:,} rows; leave out some of them: 6,000 are as good")
         if any(cell.strip() for cell in row):
             runs.append(_run(path, line, row, at, told))
     smallest = 0.0

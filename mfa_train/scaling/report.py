@@ -17,7 +17,7 @@ from mfa_train.errors import ConfigError
 from mfa_train.scaling.bounded import brief, told_thinned
 from mfa_train.scaling.compare import compare
 from mfa_train.scaling.page_file import page
-from mfa_train.scaling.plain_files import shown
+from mfa_train.scaling.plain_files import at_home, shown
 from mfa_train.scaling.study import Study
 from mfa_train.scaling.tables import tables, write_csv
 from mfa_train.scaling.told import told
@@ -35,6 +35,7 @@ LARGEST_READ = 2**27
 def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: str | None = None,
                  budgets: tuple[float, ...] = ()) -> dict:
     """Compares the study and writes the report into `out`; returns what fit.json holds. Raises UserError."""
+    out = at_home(out)
     _require_place(out, study.paths)
     result = compare(study, reference, budgets)
     made, cut = tables(result)
@@ -67,7 +68,7 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
                 if (some := told_thinned(listing))]
     listings += [(f"{name}.csv", f"{len(made[name]):,} of {many:,} rows") for name, many in cut.items()]
     for where, some in listings:
-        print(f"thinned: {where} lists {some}, evenly; the numbers are of all")
+        print(f"thinned: {where} lists {some}, evenly; the numbers are of all that are compared")
     if without:
         print(without)
     print(f"\nReport  {out / 'index.html'} ({len(study.used)} of {len(study.runs)} runs; fit.json beside it)")
@@ -80,6 +81,8 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
 def _require_place(out: Path, inputs: Iterable[Path]) -> None:
     """Raises ConfigError where a report in `out` would take the place of anything but an older report."""
     told, another = f"--out {shown(out, 300)}", "type --out FOLDER with an empty or a new one"
+    if "\0" in str(out):
+        raise ConfigError(f"{told}: no name of a folder; {another}")
     try:
         if not out.is_dir():
             if out.exists() or out.is_symlink():

@@ -192,13 +192,15 @@ def _checked(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attention(config: dict, plan: dict, summary: dict) -> str:
-    named = {file: found["attention"] for file, found in (("summary.json", summary), ("plan.json", plan)) if "attention" in found}
+    files = ("summary.json", summary), ("plan.json", plan)
+    named = {file: found["attention"] for file, found in files if "attention" in found}
     if "attention.name" in config:
         named["config.yaml"] = config["attention.name"]
     for file, name in named.items():
         _word(f"{file}: attention", name)
     if len(set(named.values())) != 1:
-        raise ValueError("; ".join(f"{file}: attention is {shown(name)}" for file, name in named.items()) or "no attention is named")
+        told = "; ".join(f"{file}: attention is {shown(name)}" for file, name in named.items())
+        raise ValueError(told or "no attention is named")
     return shown(next(iter(named.values())))
 
 

@@ -20,7 +20,7 @@ from mfa_train.training.stretches import HARMLESS, RATE, continued, spliced
 
 STARTS = "starts.jsonl"
 LARGEST_BYTES = 2**24
-LOOKED_AT = ("rollbacks", "samples left out", "steps skipped")
+COUNTED = ("rollbacks", "samples left out", "steps skipped")
 
 
 def why_not_its_config(folder: Path, config: Mapping[str, Any], summary: dict, curve: Curve) -> str | None:
@@ -28,7 +28,7 @@ def why_not_its_config(folder: Path, config: Mapping[str, Any], summary: dict, c
     none."""
     counted = (summary.get("rollbacks"), summary.get("left_out_samples"),
                summary.get("skipped_steps", curve.last.get("skipped_steps")))
-    if left := [f"{found:g} {what}" for what, value in zip(LOOKED_AT, counted) if (found := number(value)) and found > 0]:
+    if left := [f"{found:g} {what}" for what, value in zip(COUNTED, counted) if (found := number(value)) and found > 0]:
         return f"its loss is not its config's alone: {', '.join(left)}"
     stretches = _stretches(summary)
     why = stretches and spliced(stretches)

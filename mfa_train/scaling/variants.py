@@ -57,8 +57,10 @@ def name_variants(runs: list[Run], by: tuple[str, ...] = ()) -> None:
     """
     known = sorted({key for run in runs for key in run.config})
     for key in by:
-        if known and key not in known:
-            raise ConfigError(f"--by {key}: no such key in the runs' configs.{did_you_mean(key, known)}")
+        if not known:
+            raise ConfigError(f"--by {shown(key)}: tables of points have no configs; their variants are the column group")
+        if key not in known:
+            raise ConfigError(f"--by {shown(key)}: no such key in the runs' configs.{did_you_mean(key, known)}")
     attentions = defaultdict(list)
     for run in runs:
         if run.config:

@@ -1,5 +1,6 @@
 """Extremes of every number, and names: taken, or refused in one line with the bound, before anything is started."""
 
+import contextlib
 import dataclasses
 import re
 
@@ -7,6 +8,7 @@ import pytest
 
 from mfa_train import config as configs
 from mfa_train.attention import attention_config
+from mfa_train.config.typed import flat
 from mfa_train.errors import ConfigError
 
 CONFIG = configs.load([])
@@ -59,6 +61,26 @@ def test_what_overflows_or_is_no_number_is_refused_with_what_is_expected(key, va
     ("optimizer.lr", 0.0), ("plan.context", 2**40), ("cluster.time_limit", "2-12:00:00")])
 def test_extremes_that_work_are_taken(key, value):
     with_value(key, value)
+
+
+ODD = {
+    int: [-1, 0, 2**31, 2**63, 2**64, 10**30], float: [-1.0, 0.0, NAN, INF, -INF, 1e-320, 1e308],
+    str: ["", "\udc80", "a\nb", "x" * 5000, "\x1b[31m", "~nobody-of-that-name/x", "~", "s3://b", "a::b", "//", "/", "." * 300, "a\0b"],
+}
+
+
+def test_no_odd_value_of_any_key_ends_in_anything_but_one_line():
+    tried = 0
+    for key, usual in flat(dataclasses.asdict(CONFIG)).items():
+        for value in ODD.get(type(usual), []) if not key.startswith("attention.") else ():
+            tried += 1
+            with contextlib.suppress(ConfigError):
+                try:
+                    with_value(key, value)
+                except ConfigError as error:
+                    assert "\n" not in str(error), (key, value)
+                    raise
+    assert tried > 300
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".x", "-x", "~x", " x", "x ", "a/b", "a\nb", "a\x1b[31m", "a\0", "\udc80", "x" * 201, "é" * 101])

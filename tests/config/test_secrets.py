@@ -1,5 +1,7 @@
 """What of a URL may stand in a config, and that nothing else is taken or repeated."""
 
+import time
+
 import pytest
 
 from mfa_train import config as configs
@@ -59,4 +61,7 @@ def test_no_key_at_any_depth_takes_one(override):
 def test_what_is_told_on_the_terminal_keeps_all_but_the_secret():
     assert hidden("error: runs_dir=s3://b: expected x, not 'https://u:hunter2@h'; see https://docs.host/page.") == (
         "error: runs_dir=s3://b: expected x, not '(not repeated here)'; see https://docs.host/page.")
+    start = time.monotonic()
+    assert may_hold_secret("a:" * 60_000) is None and hidden("x=" + ":" * 120_000) and may_hold_secret("?a" * 60_000) is None
+    assert time.monotonic() - start < 5
     assert hidden("error: attention=https://u:hunter2@h: no such choice") == "error: attention=(not repeated here): no such choice"

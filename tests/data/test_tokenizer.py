@@ -7,6 +7,8 @@ import re
 import numpy as np
 import pytest
 
+from mfa_train import config as configs
+from mfa_train.data.reading.batches import Batches
 from mfa_train.data.tokenizer import MIN_VOCAB_SIZE, base, open_recorded, open_tokenizer, train_sentencepiece
 from mfa_train.data.tokenizer.base import LONGEST
 from mfa_train.errors import ConfigError, DataError
@@ -123,6 +125,26 @@ def test_names_of_special_tokens_in_texts_are_text(kind, tmp_path):
     assert (separators, size) == (documents, 0)
 
 
+@pytest.mark.parametrize("name", ["<|im(end)|>", "[SEP]", "a▁b", "\n\n", "\\d+", "-~&#", "(?=x)", "漢é"])
+def test_whatever_a_special_token_is_called_no_text_becomes_it(name, tmp_path):
+    settings = json.loads(content("T5's"))
+    settings["added_tokens"].append(settings["added_tokens"][0] | {"id": len(settings["model"]["vocab"]), "content": name})
+    settings["model"]["vocab"].append([name, 0.0])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    tokenizer = open_tokenizer(tmp_path)
+    for text in (name, f"x{name}{name}x", name.replace("▁", " ")):
+        assert tokenizer.vocab_size - 1 not in tokenizer.encode([text])[0]
+
+
+def test_corpora_that_end_their_documents_differently_are_not_mixed(tmp_path):
+    path = with_special(tmp_path, "<|im_end|>", "<|endoftext|>")
+    corpora = {name: opened(prepared_html(tmp_path / name, path, f"data.eos_token='<|{token}|>'").path)
+               for name, token in (("one", "im_end"), ("other", "endoftext"))}
+    data = configs.load(["data=mixture", "data.weights={one: 1, other: 1}"]).data
+    with pytest.raises(ConfigError, match=r"data.corpora.other: documents end in '<.endoftext.>' in .*, and in '<.im_end.>' in"):
+        Batches(corpora, data, 8, 0, 1)
+
+
 def test_of_several_usual_names_the_one_taken_is_told(tmp_path):
     path = with_special(tmp_path, "<|im_end|>", "<|endoftext|>")
     assert open_tokenizer(path).separator.told() == (
@@ -202,17 +224,19 @@ def changed(kind: str, **values) -> bytes:
 
 
 VOCABULARY = json.loads(content("byte-level"))["model"]["vocab"]
+ADDED = json.loads(content("byte-level"))["added_tokens"][1]
 GARBAGE = base64.b64encode(b"\x04\0\0\0" + b"\xff" * 4 + b"abc\0").decode()
 GROWING = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 16}
 CRAFTED = {
-    "empty": (b"", "not a "), "rubbish": (b"\x00rubbish", "not a "), "no model": (b"{}", "no model"), "cut": (content("byte-level")[:999], "not a "),
-    "cut sentencepiece": (content("trained here")[:3000], "not a "), "half a surrogate": (changed("byte-level", vocab=VOCABULARY | {"\ud800": 9}), "not a "),
+    "empty": (b"", "not a "), "rubbish": (b"\x00rubbish", "not a "), "no model": (b"{}", "no model"),
+    "cut": (content("byte-level")[:999], "not a "), "cut sentencepiece": (content("trained here")[:3000], "not a "),
+    "half a surrogate": (changed("byte-level", vocab=VOCABULARY | {"\ud800": 9}), "not a "),
     "nested": (b'{"model":' + b'{"a":' * 10**5 + b"1" + b"}" * 10**5 + b"}", "nested too deep"),
     "a huge id": (changed("byte-level", vocab=VOCABULARY | {"x9": 4_000_000_000}), "holds the token id 4,000,000,000"),
     "an id too large": (changed("byte-level", vocab=VOCABULARY | {"x9": 2**40}), "not a "),
     "a negative id": (changed("byte-level", vocab=VOCABULARY | {"x9": -1}), "not a "),
     "an id twice": (changed("byte-level", vocab=VOCABULARY | {"x9": 7}), "the same id, 7"),
-    "an id that isn't counted": (changed("byte-level", added_tokens=[{**json.loads(content("byte-level"))["added_tokens"][1], "id": 9}]), "the id 9, where"),
+    "an id that isn't counted": (changed("byte-level", added_tokens=[ADDED | {"id": 9}]), "the id 9, where"),
     "a model of numbers": (changed("byte-level", merges=[[1, 2]]), "not a "), "no unknown": (changed("T5's", unk_id=5000), "not a "),
     "charsmap": (changed("T5's", normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}), "not a "),
     "charsmap out of bounds": (changed("T5's", normalizer={"type": "Precompiled", "precompiled_charsmap": GARBAGE}), "fails at encoding"),

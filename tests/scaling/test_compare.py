@@ -1,6 +1,7 @@
 """`mfa-train compare` as a user types it: what it finds, what it refuses, what it says, how long it takes."""
 
 import csv
+import itertools
 import json
 import resource
 import shutil
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 
 from mfa_train import config as configs
+from mfa_train.scaling import bounded, drawn, page_file
+from mfa_train.scaling import compare as compare_module
 from mfa_train.scaling import report as report_module
+from mfa_train.scaling import tables as tables_module
 from mfa_train.scaling.compare import compare as compare_study
 from mfa_train.scaling.study import gather
 from tests.scaling.synthetic import (
@@ -236,3 +240,30 @@ def test_it_is_one_offline_run_in_wandb_with_tables_and_plots(few, compare, tmp_
     run, = (tmp_path / "report" / "wandb").glob("offline-run-*")
     media = {path.name.rpartition("_0_")[0] for path in (run / "files" / "media").rglob("*.*")}
     assert {"verdicts", "runs", "loss_over_kv_parameters", "report"} <= media
+
+
+def test_of_very_many_runs_some_are_compared_and_what_is_thinned_is_said(tmp_path, monkeypatch, capsys):
+    """The bounds are set low here: what happens beyond them is the same."""
+    monkeypatch.setattr(drawn, "COMPARED", 600)
+    monkeypatch.setattr(bounded, "ROWS", 900)
+    monkeypatch.setattr(compare_module, "ROWS", 900)
+    monkeypatch.setattr(tables_module, "ROWS", 900)
+    monkeypatch.setattr(page_file, "PAGE_BYTES", 300_000)
+    monkeypatch.setattr(report_module, "_pictures", lambda *_: ([], ""))
+    draw, rows = np.random.default_rng(3), [("N", "D", "loss", "group", "seed")]
+    for variant, (n, d), seed in itertools.product("abc", itertools.product((1e7, 1e8, 1e9), (1e9, 1e10, 1e11)), range(70)):
+        rows.append((n, d, HOFFMANN(n, d) * (1 + 0.01 * (variant == "b")) * np.exp(draw.normal(0, 0.004)), variant, seed))
+    rows += [(1e7, 1e9, 7.0, "rare", 3), ("nan", 1e9, 7.0, "a", 3)]
+    with (tmp_path / "points.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    report_module.write_report(gather([tmp_path / "points.csv"]), tmp_path / "out", configs.load([QUIET]).tracking)
+    told, page = capsys.readouterr().out, (tmp_path / "out" / "index.html").read_text()
+    found = json.loads((tmp_path / "out" / "fit.json").read_text())
+    assert "600 of 1,891 runs are compared, drawn by their sizes and seeds" in told and "thinned: index.html lists" in told
+    assert "thinned: runs.csv lists 900 of 1,892 rows" in told and len(page) <= 300_000
+    assert "600 of 1,891 runs are compared" in page and '"counts":{"runs":1892,"used":600}' in page
+    verdict = named(found["verdicts"], a="a", b="b")
+    assert verdict["pairs"] >= 3 * verdict["units"] - 3 > 150 and verdict["difference"]["high"] < 0 < found["counts"]["used"]
+    assert "rare" in found["variants"] and any("its params is nan" in notice for notice in found["notices"])
+    with (tmp_path / "out" / "runs.csv").open() as file:
+        assert sum(1 for _ in csv.DictReader(file)) == 900

@@ -102,7 +102,8 @@ def test_a_config_that_is_no_plain_data_is_left_out(text, why, few, victim):
 @pytest.mark.parametrize("changes, why", [
     ({"val_loss": 1e300}, "its loss is 1e+300, expected"), ({"params": 1e308}, "its params is 1e+308"),
     ({"tokens": 1e300}, "its tokens is 1e+300"), ({"kv_bytes_per_token": 1e300}, "its kv_bytes_per_token is 1e+300"),
-    ({"tokens": 4e7}, "the steps of config.yaml make"), ({"params": 5}, "plan.json"), ({"attention": "gqa"}, "config.yaml: attention is mfa"),
+    ({"tokens": 4e7}, "the steps of config.yaml make"), ({"params": 5}, "plan.json"),
+    ({"attention": "gqa"}, "config.yaml: attention is mfa"),
     ({"data": {"tokenizer_sha256": ["t" * 64]}}, "expected a SHA-256"), ({"stretches": [1]}, "stretches is no list"),
 ])
 def test_a_number_that_is_no_result_is_left_out_and_said(changes, why, few, victim):
@@ -207,8 +208,9 @@ def test_a_report_takes_the_place_of_nothing_but_a_report(few, tmp_path, monkeyp
         with pytest.raises(ConfigError, match=line):
             written(few, out)
     assert file.read_text() == "mine" and (mine / "fit.json").read_text() == '{"my": "fit"}'
+    monkeypatch.setenv("HOME", str(tmp_path))
     out = tmp_path / "report"
-    written(few, out)
+    written(few, Path("~/report"))
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(ConfigError, match="runs.csv in it is what is to be compared"):
         written(out / "runs.csv", out)

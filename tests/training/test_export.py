@@ -69,7 +69,8 @@ def test_the_exported_tokenizer_gives_the_same_tokens_and_the_same_text(exported
     _, ours, out, _ = exported("mha")
     theirs = AutoTokenizer.from_pretrained(out)
     texts = [inspect.getsource(module) for module in (torch.utils, pytest, configs)] + [
-        "  two  spaces\n\n\ttabs\r\n", "Ünïcödé 你好 🙂 12345", "", "class A:\n    pass", "x" * 300, "a </s> b<s>", "▁ its ▁own▁ sign"]
+        "  two  spaces\n\n\ttabs\r\n", "Ünïcödé 你好 🙂 12345", "", "class A:\n    pass", "x" * 300, "a </s> b<s>",
+        "▁ its ▁own▁ sign"]
     for text in texts:
         tokens = ours.encode([text])[0].tolist()
         assert theirs.encode(text, add_special_tokens=False) == tokens
@@ -90,8 +91,9 @@ def test_what_deepseek_v3_cannot_say_is_refused(exported, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind, file", [("sentencepiece BPE", "tokenizer.model"), ("sentencepiece BPE with a prefix alone", "tokenizer.json"),
-                                        ("T5's", "tokenizer.json"), ("byte-level with ordinary tokens added", "tokenizer.json")])
+@pytest.mark.parametrize("kind, file", [
+    ("sentencepiece BPE", "tokenizer.model"), ("sentencepiece BPE with a prefix alone", "tokenizer.json"), ("T5's", "tokenizer.json"),
+    ("byte-level with ordinary tokens added", "tokenizer.json")])
 def test_a_tokenizer_made_elsewhere_is_exported_as_it_was_in_training(kind, file, exported):
     _, ours, out, told = exported("gqa", "data=prepared", "data.path=anywhere", kind=kind)
     theirs = AutoTokenizer.from_pretrained(out)
@@ -106,7 +108,8 @@ def test_transformers_never_draws_ids_that_are_no_token(exported):
     _, ours, out, told = exported("gqa", kind="trained here")
     theirs = AutoModelForCausalLM.from_pretrained(out)
     assert theirs.config.vocab_size == 4096 > ours.vocab_size and "ids that are no token (3,766" in told
-    drawn = theirs.generate(torch.full((4, 1), ours.eos_id), max_new_tokens=8, do_sample=True, temperature=9.0, eos_token_id=None, pad_token_id=0)
+    drawn = theirs.generate(torch.full((4, 1), ours.eos_id), max_new_tokens=8, do_sample=True, temperature=9.0, eos_token_id=None,
+                            pad_token_id=0)
     assert drawn.max() < ours.vocab_size
 
 
@@ -153,7 +156,7 @@ def test_final_weights_that_are_not_the_models_are_told(exported, tmp_path):
 @pytest.mark.parametrize("prompt", ["", "</s><s>", "\x00\x07\x1b[2J", "word " * 400])
 def test_any_text_is_a_prompt(prompt, exported, tmp_path):
     exported("mfa")
-    config = configs.of_run(tmp_path / "run", ["sample.max_new_tokens=2", "sample.temperature=1e-40", "sample.top_k=1000000000"])
+    config = configs.of_run(tmp_path / "run", ["sample.max_new_tokens=2", "sample.temperature=1e-6", "sample.top_k=100000"])
     config.sample.prompt = prompt
     assert sample_from_run(config, tmp_path / "run").startswith(prompt)
     config.sample.prompt = "\udcff"

@@ -63,7 +63,8 @@ def steps(settings: dict[str, Any], *names: str) -> Iterator[dict[str, Any]]:
 
 def require_bounded(path: Path, settings: dict[str, Any]) -> None:
     """Raises DataError for a normalizer whose replacements, one upon the other, make a text more than MOST_GROWTH times as long."""
-    replacing = [(step["pattern"].get("String"), step["content"]) for step in steps(settings, "normalizer") if step.get("type") == "Replace"]
+    replacing = [(step["pattern"].get("String"), step["content"]) for step in steps(settings, "normalizer")
+                 if step.get("type") == "Replace"]
     growth = [max(1.0, len(content) / len(pattern) if pattern else 1 + len(content)) for pattern, content in replacing]
     compound = max(growth, default=1.0)
     for number, (_, content) in enumerate(replacing[:-1]):
@@ -104,7 +105,8 @@ def for_training(settings: dict[str, Any], special: dict[str, int], reach: Reach
             changed[key] = None
     if changed["model"].get("dropout"):
         changed["model"]["dropout"] = None
-    added = [token | {"special": token.get("special", False) or token["content"] in special} for token in settings.get("added_tokens") or []]
+    added = [token | {"special": token.get("special", False) or token["content"] in special}
+             for token in settings.get("added_tokens") or []]
     known = {token["content"] for token in added}
     if added := added + [{"id": token, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
                           "normalized": False, "special": True} for name, token in special.items() if name not in known]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2 as proto
 
+from mfa_train.data.tokenizer.json_settings import BYTES
 from mfa_train.data.tokenizer.sentencepiece_model import SPACE, SentencePieceTokenizer
 
 BPE = proto.TrainerSpec.BPE
@@ -24,10 +25,10 @@ def as_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any] | None:
     in_front = normalizer.add_dummy_prefix
     symbols = [piece.piece for piece in model.pieces if piece.type == USER_DEFINED]
     scores = [piece.score for piece in model.pieces if piece.type == proto.ModelProto.SentencePiece.NORMAL and len(piece.piece) > 1]
-    if (model.trainer_spec.model_type != BPE or model.trainer_spec.treat_whitespace_as_suffix or normalizer.precompiled_charsmap
-            or normalizer.remove_extra_whitespaces or not normalizer.escape_whitespaces or not all(map(processor.is_byte, _bytes(tokenizer)))
-            or not all(tokenizer.known) or len(set(scores)) < len(scores) or not in_front and tokenizer.spelt is None
-            or any(len(symbol) > 1 for symbol in symbols)):
+    changes = normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces or not normalizer.escape_whitespaces
+    if (model.trainer_spec.model_type != BPE or model.trainer_spec.treat_whitespace_as_suffix or changes
+            or not all(processor.is_byte(processor.piece_to_id(byte)) for byte in BYTES) or not all(tokenizer.known)
+            or len(set(scores)) < len(scores) or not in_front and tokenizer.spelt is None or any(len(symbol) > 1 for symbol in symbols)):
         return None
     space = SPACE if in_front else " "
 
@@ -57,7 +58,3 @@ def as_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any] | None:
                   "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": True,
                   "byte_fallback": True, "ignore_merges": False, "vocab": vocabulary, "merges": merges},
     }
-
-
-def _bytes(tokenizer: SentencePieceTokenizer) -> list[int]:
-    return [tokenizer.processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]

@@ -95,7 +95,7 @@ function heading() {
         "li",
         {class: "thinned"},
         `this page lists ${some.toLocaleString("en-US")} of ${of.toLocaleString("en-US")} ${list.replaceAll("_", " ")}, evenly; ` +
-          "the numbers are of all, and the CSV beside it has more of them",
+          "the numbers are of all that are compared, and the CSV beside it has more of them",
       ),
     );
   for (const notice of result.notices) section("notices").appendChild(element("li", {}, notice));
