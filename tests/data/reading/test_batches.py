@@ -19,6 +19,7 @@ class Prepared:
     """What Batches reads of a corpus: tokens first, first + 1, … in shards of such lengths."""
 
     manifest = {"tokenizer_file": "tokenizer.model"}
+    eos_id = 0
 
     def __init__(self, folder, lengths, tokenizer="a"):
         self.path, self.train, self.tokenizer = folder, shards_of(folder, lengths), self
