@@ -39,7 +39,7 @@ def require_files(content: dict) -> None:
 
 
 def _require_progress(progress: dict, step: int) -> None:
-    counts, others = ("step", "left_out", "rollbacks"), ("seconds", "losses")
+    counts, others = ("step", "left_out", "rollbacks"), ("seconds", "losses", "stretches")
     if unknown := sorted(set(progress) - {*counts, *others}):
         raise ValueError(f"progress holds {fields.shown(unknown[0])}, which this version doesn't know")
     for key in counts:
@@ -49,6 +49,9 @@ def _require_progress(progress: dict, step: int) -> None:
     fields.finite("progress.seconds", progress.get("seconds", 0.0))
     for loss in fields.listing("progress.losses", progress.get("losses", [])):
         fields.number("progress.losses", loss)
+    for stretch in fields.listing("progress.stretches", progress.get("stretches", [])):
+        fields.mapping("progress.stretches", stretch)
+        fields.count("from_step of progress.stretches", fields.of("progress.stretches", stretch, "from_step"))
 
 
 def _require_guard(guard: dict) -> None:

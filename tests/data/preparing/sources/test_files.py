@@ -354,7 +354,7 @@ def test_a_damaged_progress_begins_anew(content, text_files, tmp_path):
         entry = read_manifest(whole.path)["splits"]["train"]["shards"][0]
         parts = {"parts: 5": 5, "parts: [5]": [5], "documents: -1": [{"documents": -1, "splits": {"train": entry}}],
                  "name: ../x": [{"documents": 1, "splits": {"train": entry | {"name": "../x"}}}]}[content]
-        content = json.dumps({"settings": work.settings, "parts": parts}).encode()
+        content = json.dumps({"settings": work.settings, "encoding": encode.ENCODING, "parts": parts}).encode()
     (work.work / "progress.json").write_bytes(content)
     assert digests(prepare(data, lambda line: None).path) == digests(whole.path)
 
