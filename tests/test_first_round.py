@@ -15,7 +15,9 @@ from mfa_train import config as configs
 from mfa_train.config import TrackingConfig
 from mfa_train.scaling.report import write_report
 from mfa_train.scaling.study import gather
+from mfa_train.training.checkpoint import manifest_of
 from mfa_train.training.export import export
+from mfa_train.training.resume import changes
 from mfa_train.training.sample import sample_from_run
 from tests.conftest import ROOT
 
@@ -60,6 +62,13 @@ def test_it_is_known_to_have_finished_and_resumed_from_its_checkpoint_gives_the_
     assert [one["train/loss"] for one in after] == pytest.approx([one["train/loss"] for one in before], rel=1e-5)
     assert again["val_loss"] == pytest.approx(summary["val_loss"], rel=1e-5)
     assert again["data"] == summary["data"]
+
+
+def test_a_key_that_its_checkpoint_does_not_know_has_not_changed(folder):
+    run = folder / "runs" / "mfa"
+    old = manifest_of(run / "checkpoints" / "step-00000008")["config"]
+    del old["guard"], old["checkpoint"]["background"], old["data"]["document_mask"]
+    assert changes(configs.completed(old), configs.of_run(run)) == ([], [])
 
 
 @pytest.mark.parametrize("name, text", [("mfa", "The run\x0cX\ufffdZE?%).gaine"), ("gqa", "The runseeeeeeeeeee")])

@@ -147,7 +147,7 @@ def _is_older(resume: str, folder: Path, newest: Path, damaged: list[Path]) -> b
 
 
 def _accepted(config: Config, checkpoint: Path, content: dict, data: dict[str, Any]) -> list[str]:
-    refused, accepted = changes(content["config"], config)
+    refused, accepted = changes(configs.completed(content["config"]), config)
     old = content["data"]
     refused += [f"data {line}" for line in configs.differences(old, data)]
     if refused:
