@@ -421,7 +421,8 @@ def test_shards_that_would_be_too_many_are_refused_before_anything_is_read(text_
 
 @pytest.mark.parametrize("path", ["", "/", "..", "x" * 250, "a\0b"])
 def test_a_path_that_can_be_no_folder_is_told(path, text_files, tmp_path):
-    data = dataclasses.replace(configs.load(settings(text_files, tmp_path)).data, path=path)
+    data = configs.load(settings(text_files, tmp_path)).data
+    data.path = path  # some of these the schema itself refuses
     with pytest.raises(ConfigError, match="data.path=.*: can be no folder"):
         prepare(data, print)
 
