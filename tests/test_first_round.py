@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from mfa_train import config as configs
@@ -103,3 +104,13 @@ def test_it_is_compared(folder, tmp_path):
     assert {run["name"]: run["excluded"] for run in result["runs"]} == {"mfa": None, "gqa": None}
     (verdict,) = result["verdicts"]
     assert abs(verdict["difference"]["value"]) == pytest.approx(5.95823335647583 - 5.900394439697266, abs=1e-9)
+
+
+def test_a_key_that_it_lacks_makes_no_variant_beside_a_run_that_has_it(folder):
+    runs = folder / "runs"
+    later = shutil.copytree(runs / "gqa", runs / "gqa-later") / "config.yaml"
+    earlier = runs / "gqa" / "config.yaml"
+    tree = yaml.safe_load(later.read_text())
+    del tree["data"]["lanes"], tree["data"]["document_mask"], tree["match"]["by"], tree["match"]["mha"]
+    earlier.write_text(yaml.safe_dump(tree))
+    assert list(gather([runs / "gqa", runs / "gqa-later"]).variants()) == ["gqa"]

@@ -9,7 +9,7 @@ from mfa_train.config.overrides import CONFIG_DIR, as_meant, written
 from mfa_train.config.places import local
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
 from mfa_train.config.requirements import require_choice, require_number, require_positive
-from mfa_train.config.run_config import completed, of_run, to_yaml
+from mfa_train.config.run_config import completed, of_run, plain, to_yaml
 from mfa_train.config.schema import (
     RESUME,
     Config,
@@ -22,12 +22,12 @@ from mfa_train.config.schema import (
 )
 from mfa_train.config.secrets import hidden
 from mfa_train.config.sweeps import Member, as_name, cut, members, require_one
-from mfa_train.config.typed import typed
+from mfa_train.config.typed import flat, typed
 
 __all__ = [
     "CONFIG_DIR", "RESUME", "CheckpointConfig", "ClusterConfig", "ComposeError", "Config", "DataConfig", "GuardConfig",
     "InitializationConfig", "LadderConfig", "Member", "ModelConfig", "PlanConfig",
     "RungConfig", "SampleConfig", "ScheduleConfig", "TrackingConfig", "as_meant", "as_name", "completed", "cut",
-    "default_attention", "differences", "explained", "hidden", "load", "local", "members", "of_run", "require_choice",
-    "require_number", "require_one", "require_positive", "to_yaml", "typed", "written",
+    "default_attention", "differences", "explained", "flat", "hidden", "load", "local", "members", "of_run", "plain",
+    "require_choice", "require_number", "require_one", "require_positive", "to_yaml", "typed", "written",
 ]

@@ -50,13 +50,21 @@ def to_yaml(config: Config) -> str:
     return yaml_file.to_yaml(dataclasses.asdict(config))
 
 
+def plain(folder: Path) -> dict[str, Any]:
+    """The config of the run in `folder` as it stands there, with what held before the keys that it lacks; not held against the
+    schema. Raises ConfigError."""
+    if not (tree := yaml_file.read_yaml(folder / "config.yaml")):
+        raise ConfigError("config.yaml: no keys with values")
+    return completed(tree)
+
+
 def of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
     """The config of the run in `folder`, with `overrides` of keys it holds. Raises ConfigError."""
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{folder}: no run here (config.yaml is missing); type the run's folder, as runs/mfa-nano")
     try:
-        tree = completed(yaml_file.read_yaml(path))
+        tree = plain(folder)
         config = typed(Config, tree)
     except ConfigError as error:
         raise ConfigError(f"{path}: not a run's config ({error}); remove or rename {folder}") from error

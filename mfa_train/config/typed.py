@@ -131,10 +131,11 @@ def _objects(kind: Any, value: Any) -> Any:
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested keys as one, with dots."""
     if not isinstance(node, dict):
         return {prefix: node}
     return {key: value for name, child in node.items()
-            for key, value in flat(child, f"{prefix}.{name}" if prefix else name).items()}
+            for key, value in flat(child, f"{prefix}.{name}" if prefix else str(name)).items()}
 
 
 def first_line(error: Exception) -> str:

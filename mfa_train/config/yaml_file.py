@@ -4,6 +4,7 @@ wrong with one is said in a line, with the file and the line in it."""
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -47,17 +48,11 @@ def to_yaml(tree: dict) -> str:
 def read_yaml(path: Path) -> dict:
     """The mapping in the file; empty where the file is. Raises ConfigError, naming file and line."""
     try:
-        text = _text(path)
-        _check_depth(text)
-        node = yaml.compose(text, Loader=_Loader)
-        if node is None:
-            return {}
-        _check_nodes(node)
-        loader = _Loader("")
-        try:
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
+        node = _composed(text := _text(path))
+        if node is not None and not isinstance(node, yaml.MappingNode):
+            what = "a list" if isinstance(node, yaml.SequenceNode) else "text"
+            raise _Wrong(node.start_mark.line + 1, f"{what}, where keys with values are expected, as `seed: 1`")
+        return {} if node is None else _constructed(node)
     except _Wrong as wrong:
         line, problem = wrong.args
     except OSError as error:
@@ -71,6 +66,15 @@ def read_yaml(path: Path) -> dict:
     except (ValueError, RecursionError, yaml.YAMLError) as error:  # a number that is none, as 0x_
         line, problem = 0, str(error).strip().splitlines()[0]
     raise ConfigError(f"{shown(path)}{f', line {line}' if line else ''}: {problem}")
+
+
+def read_value(text: str) -> Any:
+    """What `read_yaml` makes of a value that stands in a file as `text`; the text itself where it can't be read."""
+    try:
+        node = _composed(text)
+        return text if node is None else _constructed(node)
+    except (_Wrong, ValueError, RecursionError, yaml.YAMLError):
+        return text
 
 
 def shown(path: Path) -> Path:
@@ -117,6 +121,22 @@ def _text(path: Path) -> str:
                      f"the byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8") from None
 
 
+def _composed(text: str) -> yaml.Node | None:
+    _check_depth(text)
+    node = yaml.compose(text, Loader=_Loader)
+    if node is not None:
+        _size(node, {})
+    return node
+
+
+def _constructed(node: yaml.Node) -> Any:
+    loader = _Loader("")
+    try:
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
 def _check_depth(text: str) -> None:
     """Before anything is built, as what builds it recurses."""
     depth, events = 0, 0
@@ -126,14 +146,6 @@ def _check_depth(text: str) -> None:
         if depth > MOST_DEPTH or events > 2 * MOST_NODES:
             much = f"nested more than {MOST_DEPTH} deep" if depth > MOST_DEPTH else f"more than {MOST_NODES:,} values"
             raise _Wrong(event.start_mark.line + 1, much)
-
-
-def _check_nodes(root: yaml.Node) -> None:
-    if not isinstance(root, yaml.MappingNode):
-        what = "a list" if isinstance(root, yaml.SequenceNode) else "text"
-        raise _Wrong(root.start_mark.line + 1, f"{what}, where keys with values are expected, as `seed: 1`")
-    sizes: dict[int, float] = {}
-    _size(root, sizes)
 
 
 def _size(node: yaml.Node, sizes: dict[int, float]) -> float:

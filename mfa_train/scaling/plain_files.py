@@ -1,56 +1,18 @@
-"""The files of a run, read as a stranger's: plain data, within bounds of size, depth and value, or ValueError in one line."""
+"""What other people wrote, the files of a run or the names in them, within bounds: or ValueError in one line."""
 
 import contextlib
-import datetime
 import json
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mfa_train.config.typed import flat
-
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LARGEST_BYTES = 4 * 2**20
-"""Of config.yaml, plan.json, summary.json: a thousand times what they have."""
-DEEPEST = 20
+"""Of plan.json and summary.json: a thousand times what they have."""
 MOST_SHOWN = 120
 """Characters of a name or a value of another's; what is longer ends in a number that tells it from others."""
 
 LEFT = "\u00a0\u2028\u2029\u3000"
 """Spaces of kinds, which a page shows."""
-
-
-def plain_yaml(text: bytes, name: str) -> dict[str, Any]:
-    """Keys dotted, values null, truth values, numbers, strings and lists; no aliases, which make a small file a large one."""
-    if len(text) > LARGEST_BYTES:
-        raise ValueError(f"{name}: {len(text):,} bytes, expected at most {LARGEST_BYTES:,}")
-    try:
-        depth = 0
-        for event in yaml.parse(text, Loader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
-                raise ValueError(f"{name}: expected plain keys with values, without aliases and {DEEPEST} deep at most")
-        tree = yaml.load(text, Loader)
-    except (yaml.YAMLError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{name}: {one_line(error)}") from None
-    if not isinstance(tree, dict) or not tree:
-        raise ValueError(f"{name}: no keys with values")
-    return flat(_plain(tree, name))
-
-
-def _plain(value: Any, name: str) -> Any:
-    if isinstance(value, dict):
-        return {key if isinstance(key, str) else str(_plain(key, name)): _plain(below, name) for key, below in value.items()}
-    if isinstance(value, list):
-        return [_plain(one, name) for one in value]
-    if isinstance(value, datetime.date):
-        return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise ValueError(f"{name}: holds a {type(value).__name__}, expected plain keys with values")
 
 
 def json_object(path: Path) -> dict | None:
@@ -74,13 +36,6 @@ def at_home(path: Path) -> Path:
         if str(path).startswith("~") and not path.exists():
             return path.expanduser()
     return path
-
-
-def number(value: Any) -> float | None:
-    """Python's JSON reads NaN, Infinity and integers that no float holds; none is a result."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return None
-    return value if -sys.float_info.max <= value <= sys.float_info.max else None
 
 
 def shown(value: Any, most: int = MOST_SHOWN) -> str:

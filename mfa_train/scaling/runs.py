@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mfa_train import config as configs
 from mfa_train.config.quantities import bytes_of
 from mfa_train.errors import ConfigError
 from mfa_train.scaling.curve import read_curve
-from mfa_train.scaling.plain_files import LARGEST_BYTES, json_object, number, one_line, plain_yaml, shown
+from mfa_train.scaling.plain_files import json_object, one_line, shown
 from mfa_train.scaling.splices import steps_of, why_not_its_config
+from mfa_train.tracking.records import number
 from mfa_train.training.stretches import rate_of
 
 PARAMS_WITHIN = 0.02
@@ -86,17 +88,15 @@ def read_run(folder: Path) -> Run:
     run = Run(shown(folder.name, 255), shown(folder, 4096))
     try:
         _read(folder, run)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         run.config, run.order, run.evaluated_on = {}, None, None
         run.status, run.excluded = "damaged", f"cannot be read ({one_line(error)})"
     return run
 
 
 def _read(folder: Path, run: Run) -> None:
-    """Raises ValueError or OSError for what is damaged."""
-    with (folder / "config.yaml").open("rb") as file:
-        text = file.read(LARGEST_BYTES + 1)
-    config = run.config = _checked(plain_yaml(text, "config.yaml"))
+    """Raises ValueError, ConfigError or OSError for what is damaged."""
+    config = run.config = _checked(configs.flat(configs.plain(folder)))
     summary, plan = json_object(folder / "summary.json"), json_object(folder / "plan.json") or {}
     counts, cache, model = (_object("plan.json", plan, key) for key in ("params", "kv_cache", "model"))
     if summary is None:
@@ -122,7 +122,7 @@ def _read(folder: Path, run: Run) -> None:
     run.order = (tokenizer, prints["train_sha256"], run.seed, sequence)
     run.evaluated_on = (tokenizer, prints["held_out_sha256"], config.get("training.eval_sequences"), sequence)
     versions, commit = summary.get("versions"), summary.get("code_commit")
-    run.trace = {"config_sha256": hashlib.sha256(text).hexdigest(), "data": _strings(data), "tokenizer": tokenizer,
+    run.trace = {"config_sha256": hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest(), "data": _strings(data), "tokenizer": tokenizer,
                  "code_commit": commit and shown(commit),
                  "versions": _strings(versions) if isinstance(versions, dict) else versions and shown(versions)}
     run.edited = summary.get("config_sha256") not in (None, run.trace["config_sha256"])

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mfa_train.config.yaml_file import read_value
 from mfa_train.scaling.curve import Curve
-from mfa_train.scaling.plain_files import Loader, number, shown
+from mfa_train.scaling.plain_files import shown
+from mfa_train.tracking.records import number
 from mfa_train.training.stretches import HARMLESS, RATE, continued, spliced
 
 STARTS = "starts.jsonl"
@@ -103,8 +103,4 @@ def _change(told: str) -> tuple[str, Any] | None:
     old, _, new = values.partition(" -> ")
     if key.startswith(HARMLESS) or "None" in (old, new) and key not in ("training.steps", "training.tokens"):
         return None
-    try:
-        value = None if old == "None" else yaml.load(old, Loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        value = old
-    return key, value
+    return key, None if old == "None" else read_value(old)

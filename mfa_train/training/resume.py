@@ -16,7 +16,6 @@ import torch
 
 from mfa_train import config as configs
 from mfa_train.config import RESUME, Config
-from mfa_train.config.typed import flat
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.training.checkpoint import Damaged, Reader, found, verified
 from mfa_train.training.engine_state import derive_weights, pieces, set_updates
@@ -75,7 +74,7 @@ def settings(config: Config, dtype: torch.dtype) -> dict[str, Any]:
     """What may change on the way and shapes the curve: a stretch's part of the config. `dtype` is what its precision means
     here."""
     refused = tuple(key.rstrip(":") for key in REFUSED)
-    found = {key: value for key, value in flat(dataclasses.asdict(config)).items()
+    found = {key: value for key, value in configs.flat(dataclasses.asdict(config)).items()
              if not key.startswith((*FREE, *refused, *HARMLESS))}
     del found["training.tokens"]
     return found | {"training.steps": config.training.total_steps,

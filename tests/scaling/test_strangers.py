@@ -81,17 +81,18 @@ def test_flipped_bytes_cut_files_and_noise_cost_that_run_alone(name, few, victim
 
 
 @pytest.mark.parametrize("text, why", [
-    ("a: &a [x, x]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]\n", "without aliases"),
-    ("a: " + "[" * 30 + "]" * 30, "20 deep"),
-    ("a: " + "[" * 50_000, "nesting"),
+    ("a: &a0 [x]\n" + "".join(f"a{one}: &a{one} [{', '.join([f'*a{one - 1}'] * 9)}]\n" for one in range(1, 9)), "its aliases make"),
+    ("a: " + "[" * 60 + "]" * 60, "50 deep"),
+    ("a: " + "[" * 50_000, "line 1"),
     ("seed: [1]\n", "seed is [1], expected a whole number"),
     ("seed: 99999999999999999999999999\n", "expected a whole number"),
     ("optimizer: {lr: [1]}\n", "optimizer.lr is [1], expected a number"),
     ("model: {hidden_size: wide}\n", "model.hidden_size is wide, expected a number"),
     ("match: {kv_bytes_per_token: 3 pints}\n", "match.kv_bytes_per_token is 3 pints"),
-    ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
-    ("a: !!set {x}\n", "holds a set"),
-    ("- 1\n", "no keys with values"),
+    ("a: !!python/object/apply:os.system [ls]\n", "the tag !!python/object/apply:os.system is not read here"),
+    ("a: !!set {x}\n", "the tag !!set is not read here"),
+    ("- 1\n", "a list, where keys with values are expected"), ("{}\n", "no keys with values"),
+    ("data: 5\n", "data=5: expected keys with values"),
 ])
 def test_a_config_that_is_no_plain_data_is_left_out(text, why, few, victim):
     (victim / "config.yaml").write_text(text)
