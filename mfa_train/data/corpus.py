@@ -10,14 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mfa_train.data.manifest import FORMAT, SPLITS, read_manifest
+from mfa_train.data.manifest import SPLITS, read_manifest
 from mfa_train.data.shards.cache import ShardCache, is_url
 from mfa_train.data.shards.shards import Shard, Shards
 from mfa_train.data.shards.store import ShardStore, remember_verified, sha256_of
 from mfa_train.data.tokenizer import open_recorded
 from mfa_train.errors import ConfigError, DataError
-
-__all__ = ["FORMAT", "SPLITS", "Corpus", "read_manifest", "sha256_of"]
 
 
 class Corpus:

@@ -24,8 +24,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mfa_train.data.corpus import sha256_of
 from mfa_train.data.fields import shown
+from mfa_train.data.shards.store import sha256_of
 from mfa_train.errors import DataError
 from mfa_train.training.checkpoint_fields import RNG, require_cover, require_files, require_manifest, stretch_of
 from mfa_train.training.engine_state import KINDS, Piece

@@ -20,14 +20,14 @@ import numpy as np
 
 from mfa_train.config import DataConfig
 from mfa_train.data import fields
-from mfa_train.data.corpus import SPLITS, sha256_of
-from mfa_train.data.manifest import require_shard
+from mfa_train.data.manifest import SPLITS, require_shard
 from mfa_train.data.preparing.ahead import ahead
 from mfa_train.data.preparing.finish import finish, settings_of, write_bytes, write_json
 from mfa_train.data.preparing.progress import Progress
 from mfa_train.data.preparing.sources import Document, Source, Tally
 from mfa_train.data.preparing.sources.ends import EndsHeldOut
 from mfa_train.data.shards.megatron_form import ShardWriter
+from mfa_train.data.shards.store import sha256_of
 from mfa_train.data.tokenizer import FILES, Tokenizer, file_name, open_tokenizer, train_sentencepiece
 from mfa_train.errors import ConfigError
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mfa_train.config import DataConfig
-from mfa_train.data.corpus import FORMAT
+from mfa_train.data.manifest import FORMAT
 from mfa_train.data.tokenizer import Tokenizer
 
 

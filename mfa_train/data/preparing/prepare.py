@@ -16,7 +16,8 @@ from pathlib import Path
 
 from mfa_train.config import DataConfig
 from mfa_train.data import reach
-from mfa_train.data.corpus import Corpus, read_manifest
+from mfa_train.data.corpus import Corpus
+from mfa_train.data.manifest import read_manifest
 from mfa_train.data.preparing.encode import Encoding
 from mfa_train.data.preparing.megatron import Registration
 from mfa_train.data.preparing.sources import open_source

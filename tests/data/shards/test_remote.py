@@ -8,7 +8,7 @@ import pytest
 
 from mfa_train import config as configs
 from mfa_train.data.corpora import open_all
-from mfa_train.data.corpus import read_manifest
+from mfa_train.data.manifest import read_manifest
 from mfa_train.data.preparing.prepare import prepare
 from mfa_train.data.reading.batches import Batches
 from mfa_train.data.shards import cache as shard_cache
