@@ -1,6 +1,5 @@
 """What Hydra and OmegaConf raise for what is typed, in one line with the nearest thing that exists."""
 
-import dataclasses
 import functools
 import re
 
@@ -10,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mfa_train.config.ladder_schema import LadderConfig
 from mfa_train.config.overrides import CONFIG_DIR
 from mfa_train.config.schema import Config
-from mfa_train.config.typed import alternatives, first_line
+from mfa_train.config.typed import first_line, leaves
 from mfa_train.config.yaml_file import read_yaml
 from mfa_train.errors import ConfigError, did_you_mean
 
@@ -68,17 +67,7 @@ def _advice(error: Exception) -> str:
 def all_keys() -> tuple[str, ...]:
     """Of configs/: the schema's, those of every attention, and the groups."""
     found = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()}
-
-    def look(schema: type, prefix: str) -> None:
-        for field in dataclasses.fields(schema):
-            kind, _ = alternatives(field.type)
-            if dataclasses.is_dataclass(kind):
-                look(kind, f"{prefix}{field.name}.")
-            else:
-                found.add(prefix + field.name)
-
-    look(Config, "")
-    look(LadderConfig, "sweep.ladder.")
+    found.update(key for key, _ in (*leaves(Config), *leaves(LadderConfig, "sweep.ladder.")))
     for path in (CONFIG_DIR / "attention_common.yaml", *(CONFIG_DIR / "attention").glob("*.yaml")):
         found.update(f"attention.{key}" for key in read_yaml(path) if key != "defaults")
     return tuple(sorted(found))

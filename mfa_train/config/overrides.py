@@ -6,7 +6,6 @@
     3. `written` is the way back: what is handed on to another process arrives as it was.
 """
 
-import dataclasses
 import functools
 import os
 import re
@@ -18,7 +17,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from mfa_train.config.quantities import MOST_DIGITS, NUMBER
 from mfa_train.config.schema import Config
-from mfa_train.config.typed import alternatives
+from mfa_train.config.typed import leaves
 from mfa_train.errors import ConfigError
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent.parent / "configs"
@@ -164,18 +163,11 @@ def _require_readable(word: str) -> None:
 def _kinds() -> dict[str, str]:
     """text | list (of text) | choice (of a group), by key."""
     found = {path.name: "choice" for path in CONFIG_DIR.iterdir() if path.is_dir()}
-
-    def look(schema: type, prefix: str) -> None:
-        for field in dataclasses.fields(schema):
-            kind, _ = alternatives(field.type)
-            if dataclasses.is_dataclass(kind):
-                look(kind, f"{prefix}{field.name}.")
-            elif kind is str or f"{prefix}{field.name}" in NUMBER_OR_TEXT:
-                found[prefix + field.name] = "text"
-            elif get_origin(kind) is list and get_args(kind)[0] is str:
-                found[prefix + field.name] = "list"
-
-    look(Config, "")
+    for key, kind in leaves(Config):
+        if kind is str or key in NUMBER_OR_TEXT:
+            found[key] = "text"
+        elif get_origin(kind) is list and get_args(kind)[0] is str:
+            found[key] = "list"
     return found
 
 

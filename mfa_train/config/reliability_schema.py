@@ -6,7 +6,6 @@ from typing import Optional
 from mfa_train.config.requirements import STEPS, require_choice, require_number, require_positive, require_whole
 
 
-
 @dataclass
 class CheckpointConfig:
     """When the whole state is saved and which saves stay; see `mfa_train.training.checkpoint`."""

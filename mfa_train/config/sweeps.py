@@ -21,13 +21,12 @@ from hydra.errors import HydraException
 from mfa_train.config.compose import load
 from mfa_train.config.hydra_errors import FORM, explained
 from mfa_train.config.overrides import CONFIG_DIR, as_meant, holds_text, key_of, values, written
+from mfa_train.config.requirements import NAME_BYTES
 from mfa_train.config.schema import Config
 from mfa_train.config.typed import first_line
 from mfa_train.errors import ConfigError
 
 MOST_MEMBERS = 2_000
-LONGEST_NAME = 200
-"""Bytes of a member's name: file systems take 255, and something is put behind it (NAME~1)."""
 FUNCTION = re.compile(r"\s*(choice|range|glob|sort|shuffle|tag|interval)\s*\(")
 """Of Hydra's grammar, that make several values."""
 
@@ -154,7 +153,7 @@ def as_name(choice: str) -> str:
     return re.sub(r"[^\w.=+-]", "_", choice)
 
 
-def cut(name: str, most: int = LONGEST_NAME) -> str:
+def cut(name: str, most: int = NAME_BYTES) -> str:
     """`name` in at most so many bytes; what is cut is told apart by its hash, so that names that differ still do."""
     content = name.encode()
     if len(content) <= most:

@@ -6,7 +6,7 @@
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import NoneType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -51,6 +51,16 @@ def alternatives(kind: Any) -> tuple[Any, bool]:
     if get_origin(kind) is Union:
         return next(one for one in get_args(kind) if one is not NoneType), True
     return kind, False
+
+
+def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(key with dots, type) of each value of the dataclass `schema`."""
+    for field in dataclasses.fields(schema):
+        kind, _ = alternatives(field.type)
+        if dataclasses.is_dataclass(kind):
+            yield from leaves(kind, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, kind
 
 
 def _value(kind: Any, value: Any, key: str, unresolved: bool) -> Any:
