@@ -233,6 +233,12 @@ def test_what_is_wrong_with_a_recipe_is_told_with_its_line(content, told, config
         configs.load(["experiment=mine"])
 
 
+def test_a_time_and_a_number_that_begins_with_0_are_text_in_a_recipe(configs_here):
+    (configs_here / "experiment" / "mine.yaml").write_text("# @package _global_\nname: 007\ncluster: {time_limit: 24:00:00}\n")
+    config = configs.load(["experiment=mine"])
+    assert (config.name, config.cluster.time_limit) == ("007", "24:00:00")
+
+
 def test_numbers_in_a_recipe_are_read_as_those_that_are_typed_and_an_empty_one_changes_nothing(configs_here):
     (configs_here / "experiment" / "mine.yaml").write_text(
         "# @package _global_\ntraining: {steps: 1e2, batch_size: 1.0e1}\ndata: {shard_bytes: 64MiB}\noptimizer: {lr: 1e-4}\n")
