@@ -118,7 +118,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     data = configs.load(arguments.overrides).data
     from mfa_train.data.corpora import prepare_all
 
-    prepare_all(data, check=True)
+    prepare_all(data, say, check=True)
 
 
 def generate(arguments: argparse.Namespace) -> None:

@@ -117,3 +117,17 @@ def test_an_unknown_option_or_command_is_told_in_one_line(monkeypatch, capsys):
         assert cli.main() == 2
         told = capsys.readouterr().err
         assert told.startswith("error: ") and told.count("\n") == 1 and "\x1b" not in told
+
+
+def test_control_characters_of_the_names_of_files_are_shown_by_prepare_and_by_compare(tmp_path, capsys, monkeypatch):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "\x1b[31mred.json").write_text("".join(f'{{"text": "some text, {number}"}}\n' for number in range(200)))
+    monkeypatch.setattr(sys, "argv", ["mfa-train", "prepare", "data=files", f"data.files=[{tmp_path}/c/*]", f"data_dir={tmp_path}",
+                                      f"data.tokenizer={ROOT}/tests/first_round/corpus/tokenizer.model"])
+    assert cli.main() == 0
+    monkeypatch.setattr(sys, "argv", ["mfa-train", "compare", f"{ROOT}/tests/first_round/runs", "tracking=none",
+                                      "--out", f"{tmp_path}/\x1b[32mout"])
+    told = capsys.readouterr().out
+    assert cli.main() in (0, 2)  # 2: refused, as no name of a folder here
+    told += "".join(capsys.readouterr())
+    assert r"/\x1b[31mred.json is JSON lines" in told and r"\x1b[32mout" in told and "\x1b" not in told

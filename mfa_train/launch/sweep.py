@@ -23,6 +23,7 @@ from mfa_train.errors import ConfigError, Stopped, TrainingError
 from mfa_train.launch.checks import unfinished
 from mfa_train.launch.family import dies_with
 from mfa_train.run_files import LOGS
+from mfa_train.tracking.terminal import say
 from mfa_train.tracking.wandb_run import forget_run
 
 STOPPED = (Stopped.exit_status, 130, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGKILL)
@@ -46,7 +47,7 @@ def run_sweep(members: Sequence[Member], command: Sequence[str]) -> None:
     left = unfinished(members)
     for member in members:
         if member not in left:
-            print(f"=== {' '.join(member.swept)}: finished before, in {member.config.run_dir}", flush=True)
+            say(f"=== {' '.join(member.swept)}: finished before, in {member.config.run_dir}")
     _Sweep(left, command).run()
 
 
@@ -115,7 +116,7 @@ class _Sweep:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // self.parallel)))
             if self.devices[slot] is not None:
                 environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot]
-        print(f"\n=== {' '.join(member.swept)}{again}", flush=True)
+        say(f"\n=== {' '.join(member.swept)}{again}")
         process = subprocess.Popen([*self.command, *member.overrides], stdout=output, stderr=output, env=environment,
                                    start_new_session=True, preexec_fn=dies_with(os.getpid()))
         self.running[_Attempt(member, slot, process)] = tries
@@ -124,7 +125,7 @@ class _Sweep:
         if self.parallel > 1:
             came = {0: "finished", Stopped.exit_status: "stopped"}.get(status, f"failed (exit status {status})")
             seconds = time.monotonic() - attempt.began
-            print(f"=== {' '.join(attempt.member.swept)}: {came} after {seconds:.0f} s", flush=True)
+            say(f"=== {' '.join(attempt.member.swept)}: {came} after {seconds:.0f} s")
 
     def _on_signal(self, number: int, _) -> None:
         self.asked, self.interrupts = signal.Signals(number), self.interrupts + (number == signal.SIGINT)

@@ -22,6 +22,7 @@ from mfa_train.scaling.study import Study
 from mfa_train.scaling.tables import tables, write_csv
 from mfa_train.scaling.told import told
 from mfa_train.scaling.wandb_report import group_of, log_report
+from mfa_train.tracking.terminal import say
 
 NOTICES_TOLD = 12
 UNFINISHED = ".report-"
@@ -59,19 +60,19 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
         raise ConfigError(
             f"--out {shown(out, 300)}: cannot be written ({error.strerror}); type --out FOLDER with one that can"
         ) from error
-    print(told(result))
+    say(told(result))
     for notice in result["notices"][:NOTICES_TOLD]:
-        print(f"notice: {notice}")
+        say(f"notice: {notice}")
     if (more := len(result["notices"]) - NOTICES_TOLD) > 0:
-        print(f"notice: {more} more in {out / 'index.html'}")
+        say(f"notice: {more} more in {out / 'index.html'}")
     listings = [(where, some) for where, listing in (("index.html", on_page), ("fit.json", brief(result)))
                 if (some := told_thinned(listing))]
     listings += [(f"{name}.csv", f"{len(made[name]):,} of {many:,} rows") for name, many in cut.items()]
     for where, some in listings:
-        print(f"thinned: {where} lists {some}, evenly; the numbers are of all that are compared")
+        say(f"thinned: {where} lists {some}, evenly; the numbers are of all that are compared")
     if without:
-        print(without)
-    print(f"\nReport  {out / 'index.html'} ({len(study.used)} of {len(study.runs)} runs; fit.json beside it)")
+        say(without)
+    say(f"\nReport  {out / 'index.html'} ({len(study.used)} of {len(study.runs)} runs; fit.json beside it)")
     if tracking.group is None:
         tracking.group = group_of(study.runs)
     log_report(tracking, out, result, made, pictures)
