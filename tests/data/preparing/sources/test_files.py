@@ -444,7 +444,7 @@ def test_another_tokenizer_than_the_corpus_has_is_refused(text_files, tmp_path):
     "data.tokenizer='https://host/t.json?sig=hunter2'",
 ])
 def test_a_secret_in_a_url_is_refused_and_not_repeated(override):
-    with pytest.raises(ConfigError, match="credentials in the environment") as error:
+    with pytest.raises(ConfigError, match="credentials stand in the environment") as error:
         configs.load(["data=files", override])
     assert "hun" not in str(error.value) and "ter2" not in str(error.value)
 
