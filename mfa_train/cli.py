@@ -126,8 +126,8 @@ def generate(arguments: argparse.Namespace) -> None:
         if not override.startswith(("sample.", "seed=")):
             raise ConfigError(f"{override}: expected keys of sample, or seed, as sample.temperature=0; the model is the run's")
     config = configs.of_run(arguments.run, arguments.overrides)
-    if arguments.prompt is not None:
-        config.sample = replace(config.sample, prompt=_utf_8("--prompt", arguments.prompt))
+    prompt = config.sample.prompt if arguments.prompt is None else _utf_8("--prompt", arguments.prompt)
+    config.sample = replace(config.sample, prompt=prompt)  # which asks whether it can be sampled so
     from mfa_train.training.sample import sample_from_run
 
     say_text(sample_from_run(config, arguments.run))

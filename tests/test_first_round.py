@@ -72,6 +72,19 @@ def test_a_key_that_its_checkpoint_does_not_know_has_not_changed(folder):
     assert changes(configs.completed(old), configs.of_run(run)) == ([], [])
 
 
+@pytest.mark.parametrize("then, now", [
+    ("eps: 1.0e-08", "eps: 0.0"), ("seed: 1", "seed: -1"), ("name: mfa", "name: ~x"), ("hang_seconds: 1800.0", "hang_seconds: 0.01"),
+    ("project: mfa_train", "project: team/llm"), ("max_new_tokens: 8", "max_new_tokens: 100000"), ("runs_dir: runs", "runs_dir: s3://b/runs"),
+])
+def test_a_value_that_no_start_takes_any_more_is_still_that_of_the_run(folder, tmp_path, then, now):
+    path = folder / "runs" / "mfa" / "config.yaml"
+    assert f"{then}\n" in path.read_text()
+    path.write_text(path.read_text().replace(f"{then}\n", f"{now}\n", 1))
+    export(path.parent, tmp_path / "out")
+    config = configs.of_run(path.parent, ["sample.temperature=0", "sample.max_new_tokens=2"])
+    assert sample_from_run(config, path.parent).startswith("def ")
+
+
 @pytest.mark.parametrize("name, text", [("mfa", "The run\x0cX\ufffdZE?%).gaine"), ("gqa", "The runseeeeeeeeeee")])
 def test_it_generates_what_it_generated_then(folder, name, text):
     run = folder / "runs" / name

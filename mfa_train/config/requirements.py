@@ -11,6 +11,7 @@ from mfa_train.errors import ConfigError
 
 STEPS = 10**15
 """The most steps that anything is counted in."""
+MOST_SEED = 2**64 - 1
 NAME_BYTES = 200
 """Of a run's name: file systems take 255, and something is put behind it (NAME~1)."""
 

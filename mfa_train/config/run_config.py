@@ -16,8 +16,9 @@ from hydra.errors import HydraException
 from mfa_train.config import yaml_file
 from mfa_train.config.hydra_errors import explained
 from mfa_train.config.overrides import as_meant, holds_text, literal
+from mfa_train.config.requirements import MOST_SEED, require_whole
 from mfa_train.config.schema import Config
-from mfa_train.config.typed import flat, typed
+from mfa_train.config.typed import as_it_was, flat
 from mfa_train.errors import ConfigError, did_you_mean
 
 BEFORE = {
@@ -45,6 +46,10 @@ DERIVED_BEFORE = {
 }
 
 
+OVER = ("optimizer", "checkpoint", "guard", "cluster", "sweep", "tracking", "sample")
+"""What is over when a run is read. Its values may be such as no start takes any more; the rest says what the weights are."""
+
+
 def to_yaml(config: Config) -> str:
     """As a run's config.yaml holds it."""
     return yaml_file.to_yaml(dataclasses.asdict(config))
@@ -65,9 +70,10 @@ def of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{folder}: no run here (config.yaml is missing); type the run's folder, as runs/mfa-nano")
     try:
         tree = plain(folder)
-        config = typed(Config, tree)
+        config = as_it_was(Config, tree, OVER)
     except ConfigError as error:
-        raise ConfigError(f"{path}: not a run's config ({error}); remove or rename {folder}") from error
+        raise ConfigError(f"{path}: not a run's config ({error}); correct it, or rename {folder}") from error
+    typed_keys = []
     for key, value in _parsed(overrides):
         known = flat(tree)
         if key not in known:
@@ -77,7 +83,13 @@ def of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
         for group in groups:
             node = node[group]
         node[last] = value
-    return typed(Config, tree) if overrides else config
+        typed_keys.append(key)
+    if not typed_keys:
+        return config
+    config = as_it_was(Config, tree, {group for group in OVER if not any(key.startswith(f"{group}.") for key in typed_keys)})
+    if "seed" in typed_keys:
+        require_whole("seed", config.seed, 0, MOST_SEED)
+    return config
 
 
 def completed(tree: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from mfa_train.config.quantities import Bytes
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
 from mfa_train.config.places import in_mapping, local, place
 from mfa_train.config.requirements import (
+    MOST_SEED,
     STEPS,
     require_choice,
     require_folder_name,
@@ -317,7 +318,7 @@ class Config:
         if self.offload == "parameters" and self.zero != 3:
             raise ConfigError(f"offload=parameters needs sharded parameters, not zero={self.zero}: type zero=3 as well")
         require_folder_name("name", self.name)
-        require_whole("seed", self.seed, 0, 2**64 - 1)
+        require_whole("seed", self.seed, 0, MOST_SEED)
         for key in ("runs_dir", "data_dir"):
             setattr(self, key, local(key, getattr(self, key)))
         self.data.cache_dir = local("data.cache_dir", self.data.cache_dir)

@@ -6,7 +6,7 @@
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import NoneType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -24,6 +24,12 @@ def typed(schema: type[Schema], node: Any, where: str = "") -> Schema:
     Raises ConfigError, naming the key below `where`, for an unknown key, a missing one or a value of another type.
     """
     return _built(schema, converted(schema, node, where))
+
+
+def as_it_was(schema: type[Schema], node: Any, over: Collection[str]) -> Schema:
+    """The same of values that may have been right once: what `schema` itself and its parts in `over` ask beyond types is not asked.
+    Raises ConfigError."""
+    return _unasked(schema, converted(schema, node), over)
 
 
 def converted(schema: type, node: Any, where: str = "", unresolved: bool = False) -> dict[str, Any]:
@@ -127,6 +133,15 @@ _SCALARS = {int: _int, float: _float, bool: _bool, str: _str}
 def _built(schema: type[Schema], values: dict[str, Any]) -> Schema:
     return schema(**{field.name: _objects(field.type, values[field.name]) for field in dataclasses.fields(schema)
                      if field.name in values})
+
+
+def _unasked(schema: type[Schema], values: dict[str, Any], over: Collection[str]) -> Schema:
+    made = object.__new__(schema)
+    for field in dataclasses.fields(schema):
+        kind, _ = alternatives(field.type)
+        value = values[field.name]
+        setattr(made, field.name, _unasked(kind, value, ()) if field.name in over else _objects(kind, value))
+    return made
 
 
 def _objects(kind: Any, value: Any) -> Any:

@@ -125,7 +125,7 @@ def _status(folder: Path) -> Status | None:
 
 def _line(error: Exception) -> str:
     said = (str(error).splitlines() or [type(error).__name__])[0]
-    return said if said.startswith("config.yaml") else f"config.yaml is no run's ({said[:200]}); remove or rename the folder"
+    return said if said.startswith("config.yaml") else f"config.yaml is no run's ({said[:200]}); correct it, or rename the folder"
 
 
 def _of_run(folder: Path, steps: int, tokens_per_step: int, submitted: dict, job: str) -> Status:
@@ -155,7 +155,7 @@ def _training(path: Path) -> tuple[int, int]:
     steps = steps if _whole(steps) else -(-tokens // per_step) if _whole(tokens) and per_step else 0
     if not (steps and per_step):
         raise ValueError("config.yaml is no run's: it does not say training.steps, training.batch_size and "
-                         "training.sequence_length; remove or rename the folder")
+                         "training.sequence_length; correct it, or rename the folder")
     return steps, per_step
 
 

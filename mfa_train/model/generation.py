@@ -23,7 +23,7 @@ def generate(model: LanguageModel, prompt: Tensor, max_new_tokens: int, *, tempe
     """
     was_training = model.training
     model.eval()
-    generator = torch.Generator(device=prompt.device).manual_seed(seed)
+    generator = torch.Generator(device=prompt.device).manual_seed(seed % 2**64)
     cache = DecodeCache(len(model.model.layers), prompt.shape[1] + max_new_tokens)
     tokens, new = prompt, prompt
     ended = torch.zeros(prompt.shape[0], 1, dtype=torch.bool, device=prompt.device)
