@@ -49,9 +49,9 @@ def measured_flops(dtype: torch.dtype, seconds: float = BURST_SECONDS) -> float:
 def _fastest(dtype: torch.dtype, seconds: float) -> float:
     """A size that takes too long for several goes is left out: bfloat16 without the hardware for it is a hundred times
     slower."""
-    end, best, operands = time.perf_counter() + seconds, 0.0, []
+    end, best, taken, operands = time.perf_counter() + seconds, 0.0, 0.0, []
     while True:
-        if len(operands) < len(SIZES) and (not operands or 8 * taken < seconds / 4):
+        if len(operands) < len(SIZES) and 8 * taken < seconds / 4:
             operands.append(torch.full((SIZES[len(operands)],) * 2, 0.5, dtype=dtype))
         for a in operands:
             start = time.perf_counter()

@@ -4,7 +4,6 @@ Numbers have a largest value as well: beyond it something else overflows, or fil
 """
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 

@@ -80,9 +80,9 @@ def require_one(config: Config, typed: Sequence[str]) -> None:
     ready = f"sweep={chosen}" if (chosen := chosen_sweep(typed)) else "sweep"
     if config.sweep.ladder is not None:
         raise ConfigError(f"{ready} is a ladder of many runs: type -m as well")
-    for key, values in config.sweep.over.items():
+    for key, choices in config.sweep.over.items():
         if not any(word.startswith(f"{key}=") for word in typed):
-            raise ConfigError(f"{ready} goes over {key}: type -m as well, or one member, as {key}={written(values[0])}")
+            raise ConfigError(f"{ready} goes over {key}: type -m as well, or one member, as {key}={written(choices[0])}")
 
 
 def chosen_sweep(typed: Sequence[str]) -> str | None:

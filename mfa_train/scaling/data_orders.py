@@ -61,11 +61,11 @@ def why_no_pairs(variants: dict[str, list[Run]], left_out: int) -> str:
     if not any(run.order for runs in variants.values() for run in runs):
         return "no run says its seed (in a CSV the column seed): no paired verdicts"
     beside = f" ({left_out} runs are left out)" if left_out else ""
-    shared = ""
+    shared, parts = "", []
     for what, part in (("a size", lambda run: run.size), ("a token budget", lambda run: f"{run.tokens:.3g}"),
                        ("a seed", lambda run: run.seed), ("their data", lambda run: run.order),
                        ("the held-out windows", lambda run: run.evaluated_on and run.evaluated_on[2:])):
-        parts = [*parts, part] if shared else [part]
+        parts.append(part)
         shared = f"{shared} and {what}" if shared else what
         keys = [{tuple(one(run) for one in parts) for run in runs if run.order} for runs in variants.values()]
         if not any(a & b for a, b in itertools.combinations(keys, 2)):

@@ -68,6 +68,7 @@ def test_a_tokenizer_that_changes_texts_is_told(prefix, told, tmp_path):
     prepared("data=files", f"data_dir={tmp_path / 'data'}", f"data.files=[{tmp_path}/a.jsonl]",
              f"data.tokenizer={tmp_path}/tokenizer.json", say=said.append)
     assert any("changes texts: 50 of the first 50" in line for line in said) == told
+    assert any("50 of 50 documents do not come back byte for byte" in line for line in said) == told
 
 
 def test_what_ends_a_document_must_be_known(tmp_path):
