@@ -4,9 +4,11 @@ A pattern takes files alone, and none whose name, or a folder's below the patter
 pattern says so (as a shell's). What is named in full is taken, or refused where it is no file.
 """
 
+import math
 import os
 import stat
 from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import fsspec
@@ -97,7 +99,22 @@ def _on_disk(key: str, pattern: str, passed_over: PassedOver) -> list[OpenFile]:
             passed_over.add("pipes, sockets and devices", path)
         else:
             matching.append(OpenFile(filesystem, path))
+    for path in _links_to_folders(filesystem._strip_protocol(pattern), takes_dots):
+        if path not in paths:
+            passed_over.add("links to folders", path)
     return matching
+
+
+def _links_to_folders(pattern: str, takes_dots: bool) -> Iterator[str]:
+    """Those that `pattern` would have to go through, where a folder stands behind its first sign of a pattern: they aren't followed."""
+    root = _fixed_part(pattern)
+    depth = math.inf if "**" in pattern else pattern[len(root) :].count("/")
+    for folder, folders, _ in os.walk(root) if depth else ():
+        level = 1 + len(folder[len(root) :].split("/")) if folder[len(root) :] else 1
+        folders[:] = sorted(name for name in folders if takes_dots or not name.startswith("."))
+        yield from (path for name in folders if os.path.islink(path := os.path.join(folder, name)))
+        if level >= depth:
+            folders.clear()
 
 
 def _at_url(key: str, pattern: str, passed_over: PassedOver) -> list[OpenFile]:

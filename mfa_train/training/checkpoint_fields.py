@@ -16,6 +16,7 @@ def require_manifest(content: dict) -> None:
     """A checksum is no signature: a manifest that someone wrote may hold anything."""
     for key in ("step", "updates"):
         fields.count(key, fields.of("", content, key))
+    fields.count("updates", content["updates"], most=content["step"])
     world_size = fields.count("world_size", fields.of("", content, "world_size"), 1)
     for key in ("progress", "guard", "data", "config"):
         fields.mapping(key, fields.of("", content, key))

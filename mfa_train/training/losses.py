@@ -62,7 +62,12 @@ class Losses:
 
 def _mean(values) -> float:
     """Rounded once: it does not depend on the order."""
-    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+    if not all(map(math.isfinite, values)):
+        return math.nan
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:  # finite, and no sum is
+        return math.fsum(value / len(values) for value in values)
 
 
 def _what_is_known(losses: tuple[float, ...], step: int, norm: float, applied: bool, samples: str) -> str:

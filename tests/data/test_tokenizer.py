@@ -6,6 +6,8 @@ import re
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 from mfa_train import config as configs
 from mfa_train.data.reading.batches import Batches
@@ -187,6 +189,34 @@ def test_long_texts_are_encoded_a_part_at_a_time(monkeypatch, tokenizer):
     encoded = tokenizer.encode(texts)
     assert max(sizes) <= 2 * LONGEST
     assert [tokenizer.text_bytes(ids) for ids in encoded] == [text.encode() for text in texts]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_what_stands_for_unknown_text_ends_documents_only_where_no_text_is_unknown(complete, tmp_path):
+    """As CLIP's: <|endoftext|> is both."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*alphabet, *(sign + "</w>" for sign in (alphabet if complete else "abc")), "<|endoftext|>"]
+    made = tokenizers.Tokenizer(models.BPE({piece: token for token, piece in enumerate(pieces)}, [], unk_token="<|endoftext|>",
+                                           end_of_word_suffix="</w>"))
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    made.decoder = decoders.BPEDecoder(suffix="</w>")
+    made.add_special_tokens(["<|endoftext|>"])
+    made.save(str(tmp_path / "x.json"))
+    if not complete:
+        with pytest.raises(ConfigError, match="under none of the usual names"):
+            open_tokenizer(tmp_path / "x.json")
+        with pytest.raises(ConfigError, match="which texts become as well"):
+            open_tokenizer(tmp_path / "x.json", "<|endoftext|>")
+        return
+    tokenizer = open_tokenizer(tmp_path / "x.json")
+    ids = tokenizer.encode(["abc de"])[0]
+    assert tokenizer.eos_id not in ids and tokenizer.text_bytes(ids) == b"abc de "
+
+
+def test_a_record_that_is_no_text_is_refused(tmp_path):
+    path = saved("byte-level", tmp_path)
+    with pytest.raises(DataError, match="has no separator"):
+        open_recorded(path, {"token": "\ud800", "id": 1}, None)
 
 
 def test_ids_that_are_no_token_stand_for_no_text(tokenizer):

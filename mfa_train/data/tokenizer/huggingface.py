@@ -47,9 +47,11 @@ class HuggingFaceTokenizer(Tokenizer):
         reach = Reach(given, self.vocabulary)
         self.of_texts = {name for name in self.vocabulary if len(name) == 1 and reach.makes(name)}
         """Tokens of one character, which texts become even where the file calls them special, as a `!` that pads."""
+        alphabet = list(_byte_alphabet()) if self.is_byte_level else None
+        in_texts = self.of_texts | reach.of_unknown_text(alphabet)
         separator = choose(Tokens(
-            path, {name: number for name, number in special.items() if name not in self.of_texts}, self.tokenizer.token_to_id,
-            lambda name: name not in self.of_texts and (name in ordinary or not reach.makes(name))))
+            path, {name: number for name, number in special.items() if name not in in_texts}, self.tokenizer.token_to_id,
+            lambda name: name not in in_texts and (name in ordinary or not reach.makes(name))))
         if not separator.in_texts:
             special[separator.token] = separator.id
         self.settings = for_training(given, special, reach)
@@ -77,11 +79,16 @@ class HuggingFaceTokenizer(Tokenizer):
         model = self.settings["model"]
         falls_back = model.get("byte_fallback", False)
         alphabet = _byte_alphabet()
+        before, behind = (model.get(key) for key in ("continuing_subword_prefix", "end_of_word_suffix"))  # signs of the model's own, no text
         space = next((step["replacement"] for step in steps(self.settings, "pre_tokenizer", "decoder")
                       if step.get("type") == "Metaspace"), SPACE)
         for piece, token in self.tokenizer.get_vocab(with_added_tokens=False).items():
             if piece == model.get("unk_token") or model.get("unk_id") == token:
                 continue
+            if behind and piece.endswith(behind):
+                piece = piece.removesuffix(behind) + ("Ġ" if self.is_byte_level else space)
+            if before and piece != before:
+                piece = piece.removeprefix(before)
             if self.is_byte_level:
                 pieces[token] = bytes(alphabet[character] for character in piece if character in alphabet)
             elif falls_back and re.fullmatch(r"<0x[0-9A-F]{2}>", piece):

@@ -91,10 +91,23 @@ class Reach:
 
     def unnamed(self) -> list[str]:
         """The names of what is no text and may not be called special: what stands for unknown text, and for bytes."""
-        unknown = self.model.get("unk_token")
+        return [*([self.unknown] if self.unknown else []), *(BYTES if self.model.get("byte_fallback") else [])]
+
+    @cached_property
+    def unknown(self) -> str | None:
         if isinstance(self.model.get("vocab"), list) and self.model.get("unk_id") is not None:
-            unknown = self.model["vocab"][self.model["unk_id"]][0]
-        return [*([unknown] if unknown else []), *(BYTES if self.model.get("byte_fallback") else [])]
+            return self.model["vocab"][self.model["unk_id"]][0]
+        return self.model.get("unk_token")
+
+    def of_unknown_text(self, alphabet: list[str] | None) -> set[str]:
+        """The token that stands for unknown text, where there may be such: the model lacks one of `alphabet`, which all texts are made of,
+        and of BYTES."""
+        before, behind = (self.model.get(key) or "" for key in ("continuing_subword_prefix", "end_of_word_suffix"))
+        needed = {f"{start}{sign}{end}" for sign in alphabet or () for start in ("", before) for end in ("", behind)}
+        falls_back = self.model.get("byte_fallback") and self.vocabulary.keys() >= set(BYTES)
+        in_parts = "merges" in self.model or isinstance(self.model.get("vocab"), list)
+        complete = needed and in_parts and self.vocabulary.keys() >= needed
+        return set() if not self.unknown or falls_back or complete else {self.unknown}
 
 
 def for_training(settings: dict[str, Any], special: dict[str, int], reach: Reach) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def recorded(record: Any) -> Choice:
         try:
             token, found = record["token"], record["id"]
             known = isinstance(token, str) and type(found) is int and tokens.id_of(token) == found
-        except (TypeError, KeyError):
+        except (TypeError, KeyError, ValueError):  # ValueError: half of a surrogate pair
             known = False
         if not known:
             raise DataError(f"{tokens.path}: not the tokenizer that its corpus was made with: it has no separator "

@@ -26,6 +26,8 @@ SIGNATURES = (
     (b"Rar!\x1a", "a rar archive: unpack it"),
     (b"ARROW1\0\0", "an Arrow file: type data=hub data.dataset=arrow"),
     (b"\xff\xff\xff\xff", "an Arrow stream, or no text: type data=hub data.dataset=arrow"),
+    (b"\xff\xfe\0\0", "UTF-32: convert it, as with iconv -f UTF-32 -t UTF-8"),
+    (b"\0\0\xfe\xff", "UTF-32: convert it, as with iconv -f UTF-32 -t UTF-8"),
     (b"\xff\xfe", "UTF-16: convert it, as with iconv -f UTF-16 -t UTF-8"),
     (b"\xfe\xff", "UTF-16: convert it, as with iconv -f UTF-16 -t UTF-8"),
     (b"Obj\x01", "Avro: convert it to JSON lines"),
@@ -34,6 +36,7 @@ SIGNATURES = (
     (b"SQLite format 3\0", "an SQLite database: convert it to JSON lines"),
     (b"\x89HDF", "an HDF5 file: convert it to JSON lines"),
     (b"\xd0\xcf\x11\xe0", "an Office document: save it as text"),
+    (b"\x1e", "JSON text sequences: type tr -d '\\036' < FILE > FILE.jsonl"),
     (b"{\\rtf", "RTF: save it as text"),
     (b"\x04\x22\x4d\x18", "lz4: unpack it, or compress it as .zst"),
     (b"\x1f\x9d", "compressed by compress: unpack it"),
@@ -92,9 +95,19 @@ def _json_form(ending: str, text: bytes, cut: bool, text_key: str) -> str:
         raise _not_lines(text)
     elif re.match(rb'[\[{]\s*(\{\s*)?"(\\.|[^"\\])*"\s*:', text):
         has_text = re.search(re.escape(json.dumps(text_key)).encode() + rb"\s*:", text[:HEAD])
-        if ending == "" or has_text and text[:1] == b"[":
+        if ending == "" or has_text and (text[:1] == b"[" or _is_record_and_more(text, text_key)):
             raise _not_lines(text)
     return "text"
+
+
+def _is_record_and_more(text: bytes, text_key: str) -> bool:
+    """Whether `text` is objects end to end, or parted by other than line breaks, the first with a text."""
+    told = text.decode("utf-8", errors="replace")
+    try:
+        record, end = json.JSONDecoder().raw_decode(told)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record.get(text_key), str) and told[end:].lstrip().startswith("{")
 
 
 def _records(text: bytes, cut: bool) -> list[Any]:

@@ -132,7 +132,10 @@ pyarrow.parquet.write_table(pyarrow.table({"text": ["x"]}), PARQUET)
     ("a.txt", b"PK\x03\x04", "zip archive"),
     ("a.tar.gz", gzip.compress(bytes(257) + b"ustar" + bytes(300), mtime=0), "a tar archive"),
     ("a.txt", b"<!DOCTYPE html><p>", "a page of HTML"),
-    ("a.txt", "text".encode("utf-16"), "UTF-16: .*iconv"), ("a.bin", b"ARROW1\0\0", "data.dataset=arrow"),
+    ("a.txt", "text".encode("utf-16"), "UTF-16: .*iconv"), ("a.txt", "text".encode("utf-32"), "UTF-32: .*iconv -f UTF-32"),
+    ("a.json-seq", b'\x1e{"text": "x"}\n\x1e{"text": "y"}\n', "JSON text sequences"),
+    ("a.txt", b'{"text": "x"}{"text": "y"}', "not one object a line"), ("a.dat", b'{"text": "x"}\r{"text": "y"}\r', "not one object a line"),
+    ("a.bin", b"ARROW1\0\0", "data.dataset=arrow"),
     ("a.parquet.gz", gzip.compress(PARQUET.getvalue(), mtime=0), "Parquet inside"),
     ("a.zst", zstandard.compress(PARQUET.getvalue()), "Parquet inside"), ("a.parquet", b"", "not a whole Parquet file"),
     ("a.jsonl.gz", gzip.compress(gzip.compress(b"x", mtime=0), mtime=0), "compressed twice"),
@@ -244,6 +247,18 @@ def test_a_pattern_takes_files_and_tells_what_it_passes_over(mixed):
         assert part in told
     assert "folders passed over, as" in read(f"{mixed}/*")[1]
     assert read(f"{mixed}/.*")[0] == read(f"{mixed}/.hidden/*")[0] == read(f"{mixed}/sub/.git/b.txt")[0] == ["text"]
+
+
+def test_folders_behind_links_are_told_of_wherever_a_pattern_would_go_through_them(tmp_path):
+    for name in ("disk/b.jsonl", "corpus/a.jsonl", "corpus/one/c.jsonl", "corpus/one/two/d.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(lines(["text"]))
+    for name in ("corpus/link", "corpus/one/two/link"):
+        (tmp_path / name).symlink_to(tmp_path / "disk")
+    told = "{} links to folders passed over, as " + f"{tmp_path}/corpus/link"
+    for pattern, count in (("**/*.jsonl", 2), ("**/*", 2), ("*/*.jsonl", 1), ("*/*/*.jsonl", 1), ("o*/**/*.jsonl", 2)):
+        assert told.format(count) in read(f"{tmp_path}/corpus/{pattern}")[1]
+    assert "links" not in read(f"{tmp_path}/corpus/*.jsonl")[1] and read(f"{tmp_path}/corpus/link/*.jsonl")[0] == ["text"]
 
 
 @pytest.mark.parametrize("name, told", [
