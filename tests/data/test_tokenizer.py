@@ -182,7 +182,7 @@ def test_a_corpus_from_before_records_keeps_its_separators(tmp_path):
 
 
 def test_long_texts_are_encoded_a_part_at_a_time(monkeypatch, tokenizer):
-    monkeypatch.setattr(base, "AT_ONCE", 2 * LONGEST)
+    monkeypatch.setattr(base.Tokenizer, "at_once", 2 * LONGEST)
     sizes, encode = [], tokenizer._encode
     monkeypatch.setattr(tokenizer, "_encode", lambda texts: sizes.append(sum(map(len, texts))) or encode(texts))
     texts = ["ab " * 200_000, *["a few words"] * 20_000, ""]
@@ -217,6 +217,19 @@ def test_a_record_that_is_no_text_is_refused(tmp_path):
     path = saved("byte-level", tmp_path)
     with pytest.raises(DataError, match="has no separator"):
         open_recorded(path, {"token": "\ud800", "id": 1}, None)
+
+
+def test_a_text_that_a_tokenizer_makes_far_too_long_is_refused(tmp_path, monkeypatch):
+    path = byte_level_tokenizer(tmp_path / "x.json", TEXTS)
+    settings = json.loads(path.read_text())
+    settings["normalizer"] = {"type": "NFKC"}
+    path.write_text(json.dumps(settings))
+    tokenizer = open_tokenizer(path)
+    assert tokenizer.at_once == base.AT_ONCE_CHANGED
+    monkeypatch.setattr(base, "MOST_TOKENS", 10_000)
+    assert len(tokenizer.encode(["a" * 10_000])[0]) <= 10_000
+    with pytest.raises(DataError, match="more than 10,000 tokens of one text of 2,000 characters"):
+        tokenizer.encode(["\ufdfa" * 2000])
 
 
 def test_ids_that_are_no_token_stand_for_no_text(tokenizer):

@@ -13,17 +13,23 @@ from pathlib import Path
 import numpy as np
 
 from mfa_train.data.tokenizer.separator import Separator
+from mfa_train.errors import DataError
 
 LONGEST = 2**17
 """Characters that are encoded in one piece. A tokenizer needs some hundred bytes of memory for each."""
 AT_ONCE = 2**22
 """Characters that are encoded at once, on all cores: enough for those, little enough for memory."""
+AT_ONCE_CHANGED = AT_ONCE // 8
+"""The same where the tokenizer changes texts first, and may make them many times as long."""
+MOST_TOKENS = 2**26
+"""Of one text, which a document of the most bytes has only at one byte a token."""
 
 
 class Tokenizer:
     """The tokenizer in the file `path`. Subclasses give `vocab_size`, `_encode` and `_pieces`."""
 
     vocab_size: int
+    at_once = AT_ONCE
 
     def __init__(self, path: Path, content: bytes, separator: Separator):
         self.path, self.content = path, content
@@ -36,9 +42,14 @@ class Tokenizer:
         """Token ids of each text, (tokens,) int32, without bos and eos, on all cores. Raises DataError for a text that the
         tokenizer fails at."""
         encoded: list[list[np.ndarray]] = [[] for _ in texts]
-        for group in _groups((number, part) for number, text in enumerate(texts) for part in cut(text, LONGEST)):
+        tokens = [0] * len(texts)
+        for group in _groups(((number, part) for number, text in enumerate(texts) for part in cut(text, LONGEST)), self.at_once):
             for (number, _), ids in zip(group, self._encode([part for _, part in group])):
                 encoded[number].append(ids)
+                tokens[number] += len(ids)
+                if tokens[number] > MOST_TOKENS:
+                    raise DataError(f"{self.path}: makes more than {MOST_TOKENS:,} tokens of one text of {len(texts[number]):,} "
+                                    "characters; split the document, or take a tokenizer that changes it less")
         return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -89,11 +100,11 @@ def cut(text: str, longest: int) -> Iterator[str]:
     yield text[start:]
 
 
-def _groups(parts: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    """`parts`, as many at a time as have AT_ONCE characters."""
+def _groups(parts: Iterable[tuple[int, str]], at_once: int) -> Iterator[list[tuple[int, str]]]:
+    """`parts`, as many at a time as have that many characters."""
     group, size = [], 0
     for number, part in parts:
-        if group and size + len(part) > AT_ONCE:
+        if group and size + len(part) > at_once:
             yield group
             group, size = [], 0
         group.append((number, part))

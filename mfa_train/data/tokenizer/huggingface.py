@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mfa_train.data.tokenizer.base import Tokenizer
+from mfa_train.data.tokenizer.base import AT_ONCE_CHANGED, Tokenizer
 from mfa_train.data.tokenizer.json_settings import Reach, for_training, model_ids, read_settings, require_bounded, steps
 from mfa_train.data.tokenizer.separator import Choice, Tokens, chosen
 from mfa_train.errors import ConfigError, DataError
@@ -61,6 +61,8 @@ class HuggingFaceTokenizer(Tokenizer):
         with failing(f"{path}: fails at encoding a text"), _silent():
             self.tokenizer.encode_batch_fast(PROBES, add_special_tokens=False)
         self.vocab_size = 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
+        if given.get("normalizer"):
+            self.at_once = AT_ONCE_CHANGED
         super().__init__(path, content, separator)
 
     @cached_property

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from mfa_train.data.tokenizer.base import Tokenizer
+from mfa_train.data.tokenizer.base import AT_ONCE_CHANGED, Tokenizer
 from mfa_train.data.tokenizer.separator import Choice, Tokens, chosen
 from mfa_train.errors import DataError
 
@@ -38,6 +38,8 @@ class SentencePieceTokenizer(Tokenizer):
         super().__init__(path, content, choose(Tokens(path, special, self._id_of, lambda piece: False, own if own >= 0 else None)))
         spelt = [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         is_exact = self.text_bytes(self._encode_alone(CHANGED)) == CHANGED.encode()
+        if not is_exact:
+            self.at_once = AT_ONCE_CHANGED
         self.spelt = np.array(spelt, np.int32) if is_exact and all(map(self.processor.is_byte, spelt)) else None
         """▁ in bytes, where the model has them and changes nothing else."""
 
