@@ -77,7 +77,7 @@ def test_quotes_escapes_and_null_keep_their_meaning():
     assert configs.load(["tracking.group=null"]).tracking.group is None
     assert configs.load(["data.files=[a b,c=d,[ab]*.txt,'x, y',1e4]"]).data.files == ["a b", "c=d", "[ab]*.txt", "x, y", "1e4"]
     assert configs.load(["plan.mfu=runs/mfa-nano-seed=1,x"]).plan.mfu == "runs/mfa-nano-seed=1,x"
-    for typed, told in (("name=null", "name=null: expected text: leave it out"), ("name=${HOME}", r"name: .*'HOME' not found; .* type \\\$\{"),
+    for typed, told in (("name=null", "name=null: expected text: leave it out"), ("name=${HOME}", r"name: .*'HOME' not found; .* type \\\$\{ for"),
                         ("precision=bf16,fp32", "several values are a sweep: type -m"), ("name=\udcff", "not UTF-8")):
         with pytest.raises(ConfigError, match=told):
             configs.load([typed])
@@ -248,3 +248,16 @@ def test_numbers_in_a_recipe_are_read_as_those_that_are_typed_and_an_empty_one_c
     assert configs.load(["experiment=mine"]) == DEFAULT
     (configs_here / "experiment" / "2026_11.yaml").write_text("# @package _global_\nseed: 5\n")
     assert configs.load(["experiment=2026_11"]).seed == 5
+
+
+@pytest.mark.parametrize("text, told", [("~: 2", "Incompatible key type 'NoneType'"),
+                                        ("seed: ${", r"configs/experiment/zz-odd.yaml, line 2: seed: no viable.*type \\\$\{ for"),
+                                        ("data:\n  files: [1]", r"line 3: data.files\[0\]=1: expected text: in quotes, as '1'$")])
+def test_what_hydra_only_names_the_kind_of_is_told(text, told):
+    file = ROOT / "configs" / "experiment" / "zz-odd.yaml"
+    file.write_text(f"# @package _global_\n{text}\n")
+    try:
+        with pytest.raises(ConfigError, match=told):
+            configs.load(["experiment=zz-odd"])
+    finally:
+        file.unlink()

@@ -70,7 +70,7 @@ def load(overrides: Sequence[str]) -> Config:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             tree = compose("train", overrides=words)
     except ComposeError as error:
-        raise explained(error) from error
+        raise _with_place(explained(error), overrides) from error
     except (ValueError, TypeError, AttributeError, KeyError, AssertionError, RecursionError, OSError) as error:
         # Hydra's own, as for `=3` or `model=null`
         odd = next((f"{word}: " for word in words if not key_of(word) or holds_choice(key_of(word))), "")

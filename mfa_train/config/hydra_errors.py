@@ -3,7 +3,7 @@
 import functools
 import re
 
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from mfa_train.config.ladder_schema import LadderConfig
@@ -28,6 +28,10 @@ def explained(error: Exception) -> ConfigError:
         return ConfigError(f"{group}={choice}: no such choice.{did_you_mean(choice, error.options)}")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return ConfigError(f"{error.missing_cfg_file}: no such file in configs/")
+    if isinstance(error, ConfigCompositionException) and not str(error) and isinstance(error.__cause__, OmegaConfBaseException):
+        because = error.__cause__  # of what stands in a file
+        key = f"{because.full_key}: " if because.full_key else ""
+        return ConfigError(f"{key}{first_line(because)}{_advice(because)}")
     if named := re.search(r"Could not override '([^']+)'", str(error)):
         because = error.__cause__  # tells the key within a mapping that was typed
         return _no_such_key(because.full_key if isinstance(because, OmegaConfBaseException) and because.full_key else named[1])

@@ -116,8 +116,8 @@ def _bool(key: str, value: Any) -> bool:
 
 def _str(key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ConfigError(f"{key}={value}: expected text: in quotes, as {key}=\"'{value}'\", or {key.split('.')[-1]}: "
-                          f"'{value}' in a file")
+        how = f"as '{value}'" if key.endswith("]") else f"as {key}=\"'{value}'\", or {key.split('.')[-1]}: '{value}' in a file"
+        raise ConfigError(f"{key}={value}: expected text: in quotes, {how}")
     if "\0" in value:
         raise ConfigError(f"{key}={value}: expected text without the character 0")
     try:

@@ -178,9 +178,11 @@ def _state(folder: Path, records: list[dict], submitted: dict) -> str:
     closed = _changed(folder / "summary.json")
     if _at(submitted) > max(alive, closed):
         return _submitted_state(folder, _at(submitted))
+    ended = _read(folder / "summary.json").get("status")
+    if ended in STATES:  # a run that goes on has removed it; times change when a folder is copied
+        return ended
     if closed >= alive:
-        state = _read(folder / "summary.json").get("status")
-        return state if state in STATES else "unreadable"
+        return "unreadable"
     holder = _read(folder / "run.lock")
     if holder.get("host") == socket.gethostname():
         return "running" if _lives(holder.get("pid"), folder) else "silent"

@@ -98,6 +98,11 @@ def test_a_clock_that_is_far_ahead_makes_no_run_a_running_one(tmp_path):
     assert statuses(tmp_path)[0].state == "silent"
 
 
+def test_a_finished_run_that_was_copied_in_any_order_is_finished(tmp_path):
+    os.utime(run_in(tmp_path, summary_json='{"status": "finished"}') / "summary.json", (1e9, 1e9))
+    assert statuses(tmp_path)[0].state == "finished"
+
+
 def test_what_is_no_run_is_passed_over(tmp_path):
     run = run_in(tmp_path)
     os.symlink("loop", tmp_path / "loop")
