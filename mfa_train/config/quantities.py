@@ -10,6 +10,7 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 Bytes = Annotated[int, "bytes"]
 """Of a field of the schema: a number of bytes, with a unit or without."""
+MOST_BYTES = 2**63
 MOST_DIGITS = 4_000
 """Of a number; Python doesn't print many more."""
 NUMBER = r"(?:\d+(?:_\d+)*(?:\.(?:\d+(?:_\d+)*)?)?|\.\d+(?:_\d+)*)(?:e[+-]?\d{1,4})?"
@@ -29,7 +30,7 @@ def bytes_of(key: str, value: Any) -> int:
     found = re.fullmatch(rf"({NUMBER})\s*([a-z]*)", str(value).strip(), re.IGNORECASE | re.ASCII)
     unit = UNITS.get(found[2].upper()) if found else None
     amount = _exact(Decimal(found[1].replace("_", "")) * unit) if unit else None
-    if not amount:
+    if not amount or amount >= MOST_BYTES:
         raise ConfigError(f"{key}={value}: expected a whole number of bytes above 0, as {key}=24576 or {key}=24KiB")
     return amount
 

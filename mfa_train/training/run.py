@@ -83,8 +83,9 @@ def run(config: Config) -> dict:
     zlib_bits = zlib_bits_per_byte(tokenizer, evaluate.targets)
     origin = ranks.on_first(lambda: provenance((folder.path / "config.yaml").read_bytes(), {
         "tokenizer_sha256": tokenizer.sha256, "train_sha256": batches.fingerprint, "held_out_sha256": held_out.fingerprint}))
+    peak = Peak(device, dtype, ranks.say)
     log = open_log(config, folder.path, plan, start) if ranks.first else SilentLog()
-    peak, status, record = Peak(device, dtype, ranks.say), "failed", log.last_record()
+    status, record = "failed", log.last_record()
     try:
         with StopSignals() as signals, Watchdog(ranks, config.guard.hang_seconds) as watchdog:
             checkpoints = Checkpoints(config, ranks, launch, data, log, signals)

@@ -59,7 +59,7 @@ MISTAKES = {
     "cluster.nodes=0": "cluster.nodes=0: expected a whole number of at least 1",
     "plan.cache_dtype=int4": "plan.cache_dtype=int4: expected one of bf16, fp8, fp32",
     "plan.mfu=1.5": "plan.mfu=1.5: expected a share above 0 and up to 1",
-    "plan.mfu=no/such/run": "plan.mfu=no/such/run: expected a share as 0.4, or a run folder",
+    "plan.mfu=no/such/run": "plan.mfu=no/such/run: no run with a metrics.jsonl is there; type plan.mfu=",
     "match.by=layers": "match.by=layers: expected one of intermediate_size, num_attention_heads",
     "match.kv_bytes_per_token=0": "match.kv_bytes_per_token=0: expected a whole number of bytes above 0",
     "match.kv_bytes_per_token=-1": "match.kv_bytes_per_token=-1: expected a whole number of bytes above 0",

@@ -146,7 +146,10 @@ def test_moving_aside_finds_a_free_name_beside_links_that_lead_nowhere(finished,
 
 
 def test_a_name_that_leaves_no_room_for_a_number_is_refused_in_one_line(tmp_path):
-    folder = folder_in(tmp_path, dataclasses.replace(CONFIG, resume="never", name="x" * 254))
+    config = dataclasses.replace(CONFIG, resume="never")
+    config.name = "x" * 254  # more than a config takes
+    config.runs_dir = str(tmp_path)
+    folder = RunFolder(config)
     folder.path.mkdir()
     (folder.path / "config.yaml").write_text("")
     with pytest.raises(ConfigError, match="cannot be moved to .*~1 .File name too long.; type name=…"):
