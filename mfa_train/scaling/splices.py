@@ -33,7 +33,7 @@ def why_not_its_config(folder: Path, config: Mapping[str, Any], summary: dict, c
     stretches = _stretches(summary)
     why = stretches and spliced(stretches)
     if not why and (not stretches or stretches[0]["from_step"] > 0):
-        why = _by_starts(folder / STARTS, config)
+        why = _by_starts(folder / STARTS, config, unknown_to=stretches[0]["from_step"] if stretches else 0)
     if not why and curve.off_rate is not None:
         off = curve.off_rate
         why = f"step {off['step']} had a learning rate of {off['lr']:.6g}, by config.yaml it has {off['expected']:.6g}"
@@ -63,11 +63,14 @@ def _is_step(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**15
 
 
-def _by_starts(path: Path, config: Mapping[str, Any]) -> str | None:
+def _by_starts(path: Path, config: Mapping[str, Any], unknown_to: int) -> str | None:
     """The stretches that the changes at each start make, backwards from the config. A start from an earlier step takes the
-    place of those behind it. Lines that cannot be read are left out: they say nothing."""
+    place of those behind it. Of the steps up to `unknown_to` nothing else tells with what they were trained."""
+    unknown = f"with what steps 1 to {unknown_to} were trained is not known: no line of {path.name} tells of them" if unknown_to else None
     if not path.is_file():
-        return None
+        return unknown
+    if path.with_name(f"{path.name}.damaged").exists():
+        return f"a line of {path.name} was damaged, so what had changed at that start is not known"
     if (size := path.stat().st_size) > LARGEST_BYTES:
         raise ValueError(f"{path.name}: {size:,} bytes, expected at most {LARGEST_BYTES:,}")
     changes: list[tuple[int, dict[str, Any]]] = []
@@ -76,11 +79,16 @@ def _by_starts(path: Path, config: Mapping[str, Any]) -> str | None:
             start = json.loads(line)
             step, changed = start["from_step"], [_change(told) for told in start["changed"]]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            if line.strip():
+                return f"a line of {path.name} is damaged, so what had changed at that start is not known"
             continue
         if _is_step(step):
+            unknown = None if step == 0 else unknown
             changes = [one for one in changes if one[0] < step]
             if before := {key: old for key, old in filter(None, changed)}:
                 changes.append((step, before))
+    if unknown:
+        return unknown
     settings = {key: config.get(key) for key in {*RATE, *(key for _, before in changes for key in before)}}
     settings["training.steps"] = steps_of(config)
     made: list[tuple[int, dict[str, Any]]] = []

@@ -79,10 +79,22 @@ def test_a_run_that_left_out_steps_or_samples_is_left_out(counted, few):
 ])
 def test_the_starts_of_a_run_of_an_older_version_tell_what_changed(starts, clean, few):
     run = next(few.glob("mfa-*"))
-    lines = [json.dumps({"from_step": step, "changed": changed}) for step, changed in starts]
-    (run / "starts.jsonl").write_text("\n".join([lines[0], '{"from_st\x00', "[3]", '{"from_step": 5, "changed": [4]}', *lines[1:]]))
+    (run / "starts.jsonl").write_text("\n".join(json.dumps({"from_step": step, "changed": changed}) for step, changed in starts))
     study = gather([few])
     assert (run.name in {one.name for one in study.used}) == clean, study.notices
+
+
+@pytest.mark.parametrize("line", ['{"from_st\x00', "[3]", '{"from_step": 5, "changed": [4]}', None])
+def test_where_a_start_is_damaged_or_missing_and_nothing_else_tells_of_its_steps_the_run_is_left_out(line, few):
+    run = next(few.glob("mfa-*"))
+    whole = json.dumps({"from_step": 0 if line else 8, "changed": []})
+    (run / "starts.jsonl").write_text(f"{whole}\n{line or ''}\n")
+    if line is None:  # a branch off a run of an older version
+        edit(run, stretches=stretches((8, COSINE)), **PLAIN)
+    study = gather([few])
+    assert run.name not in {one.name for one in study.used} and "known" in "\n".join(study.notices)
+    (run / "starts.jsonl").write_text(whole.replace("8", "0"))
+    assert run.name in {one.name for one in gather([few]).used}
 
 
 @pytest.mark.parametrize("factor, clean", [(1.0, True), (1.001, False)])
