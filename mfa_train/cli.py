@@ -126,19 +126,11 @@ def generate(arguments: argparse.Namespace) -> None:
         if not override.startswith(("sample.", "seed=")):
             raise ConfigError(f"{override}: expected keys of sample, or seed, as sample.temperature=0; the model is the run's")
     config = configs.of_run(arguments.run, arguments.overrides)
-    prompt = config.sample.prompt if arguments.prompt is None else _utf_8("--prompt", arguments.prompt)
+    prompt = config.sample.prompt if arguments.prompt is None else arguments.prompt
     config.sample = replace(config.sample, prompt=prompt)  # which asks whether it can be sampled so
     from mfa_train.training.sample import sample_from_run
 
     say_text(sample_from_run(config, arguments.run))
-
-
-def _utf_8(option: str, value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"{option} {value}: expected text in UTF-8, and this holds bytes that are not") from None
-    return value
 
 
 def export(arguments: argparse.Namespace) -> None:

@@ -69,7 +69,7 @@ def test_control_characters_of_names_and_values_are_shown_and_not_obeyed(streams
 
 
 @pytest.mark.parametrize("error, told", [
-    (PermissionError(errno.EACCES, "Permission denied", "/root/x"), "error: /root/x: Permission denied"),
+    (PermissionError(errno.EACCES, "Permission denied", "runs/x"), "error: runs/x: Permission denied"),
     (IsADirectoryError(errno.EISDIR, "Is a directory", b"/a\xff"), "error: /a\\udcff: Is a directory"),
     (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device"),
     (OSError(errno.ENAMETOOLONG, "File name too long", "xx"), "error: xx: File name too long"),

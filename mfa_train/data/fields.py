@@ -26,27 +26,27 @@ def finite(told: str, value: Any) -> float:
     return value
 
 
-def text(told: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{told} is {shown(value)}, expected text")
+def _kind(told: str, value: Any, kind: type, expected: str) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"{told} is {shown(value)}, expected {expected}")
     return value
+
+
+def text(told: str, value: Any) -> str:
+    return _kind(told, value, str, "text")
+
+
+def mapping(told: str, value: Any) -> dict:
+    return _kind(told, value, dict, "a mapping")
+
+
+def listing(told: str, value: Any) -> list:
+    return _kind(told, value, list, "a list")
 
 
 def sha256(told: str, value: Any) -> str:
     if not re.fullmatch("[0-9a-f]{64}", text(told, value), re.ASCII):
         raise ValueError(f"{told} is {shown(value)}, expected 64 hexadecimal digits")
-    return value
-
-
-def mapping(told: str, value: Any) -> dict:
-    if not isinstance(value, dict):
-        raise ValueError(f"{told} is {shown(value)}, expected a mapping")
-    return value
-
-
-def listing(told: str, value: Any) -> list:
-    if not isinstance(value, list):
-        raise ValueError(f"{told} is {shown(value)}, expected a list")
     return value
 
 

@@ -1,6 +1,5 @@
 """What other people wrote, the files of a run or the names in them, within bounds: or ValueError in one line."""
 
-import contextlib
 import json
 import zlib
 from pathlib import Path
@@ -28,14 +27,6 @@ def json_object(path: Path) -> dict | None:
     if not isinstance(found, dict):
         raise ValueError(f"{path.name}: no JSON object")
     return found
-
-
-def at_home(path: Path) -> Path:
-    """~ is the home folder, unless a folder of that name lies here."""
-    with contextlib.suppress(RuntimeError, OSError, ValueError):  # of no such user
-        if str(path).startswith("~") and not path.exists():
-            return path.expanduser()
-    return path
 
 
 def shown(value: Any, most: int = MOST_SHOWN) -> str:

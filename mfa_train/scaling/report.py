@@ -17,7 +17,7 @@ from mfa_train.errors import ConfigError
 from mfa_train.scaling.bounded import brief, told_thinned
 from mfa_train.scaling.compare import compare
 from mfa_train.scaling.page_file import page
-from mfa_train.scaling.plain_files import at_home, shown
+from mfa_train.scaling.plain_files import shown
 from mfa_train.scaling.study import Study
 from mfa_train.scaling.tables import tables, write_csv
 from mfa_train.scaling.told import told
@@ -36,7 +36,6 @@ LARGEST_READ = 2**27
 def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: str | None = None,
                  budgets: tuple[float, ...] = ()) -> dict:
     """Compares the study and writes the report into `out`; returns what fit.json holds. Raises UserError."""
-    out = at_home(out)
     _require_place(out, study.paths)
     result = compare(study, reference, budgets)
     made, cut = tables(result)

@@ -13,7 +13,7 @@ from pathlib import Path
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.scaling.data_orders import of_one_corpus, say_orders
 from mfa_train.scaling.points_file import MOST_ROWS, read_points
-from mfa_train.scaling.plain_files import at_home, shown
+from mfa_train.scaling.plain_files import shown
 from mfa_train.scaling.drawn import draw
 from mfa_train.scaling.runs import Run, beyond, is_run, read_run
 from mfa_train.scaling.variants import name_variants
@@ -64,7 +64,7 @@ def gather(paths: Iterable[Path], parameters: str = "total", per_byte: bool = Fa
     `parameters` (total | non_embedding) is what N counts. Raises ConfigError for a path that is none of these,
     DataError where no run is left or the losses are not comparable.
     """
-    runs, notices = _read(paths := tuple(map(at_home, paths)))
+    runs, notices = _read(paths := tuple(paths))
     study = Study(runs, parameters, per_byte, notices, paths)
     name_variants(runs, by)
     for run in study.used:

@@ -4,11 +4,13 @@ import copy
 import csv
 import json
 import random
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from mfa_train import cli
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.scaling import report as report_module
@@ -211,7 +213,8 @@ def test_a_report_takes_the_place_of_nothing_but_a_report(few, tmp_path, monkeyp
     assert file.read_text() == "mine" and (mine / "fit.json").read_text() == '{"my": "fit"}'
     monkeypatch.setenv("HOME", str(tmp_path))
     out = tmp_path / "report"
-    written(few, Path("~/report"))
+    monkeypatch.setattr(sys, "argv", ["mfa-train", "compare", str(few), "--out", "~/report", "tracking=none"])
+    assert cli.main() == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(ConfigError, match="runs.csv in it is what is to be compared"):
         written(out / "runs.csv", out)
