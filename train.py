@@ -28,8 +28,10 @@ def main() -> None:
     typed = sys.argv[1:]
     options = {word.split("=")[0] for word in typed if word.startswith("-")}
     if unknown := sorted(options - MULTIRUN - SHOWN):
-        raise ConfigError(f"{unknown[0]}: no such option. Keys are typed without dashes, as optimizer.lr=1e-3; python train.py "
-                          "--help lists them")
+        raise ConfigError(
+            f"{unknown[0]}: no such option. Keys are typed without dashes, as optimizer.lr=1e-3; python train.py "
+            "--help lists them"
+        )
     if options & SHOWN:
         sys.argv[1:] = configs.as_meant([word for word in typed if word not in MULTIRUN])
         show()

@@ -1,10 +1,10 @@
 """Reading and tokenising, beside public peers on the same tokens, text and cores.
 
-Reading: shuffled samples of 2048 tokens from local files in one process, batches of 64: this package's shards, `datasets`
-streaming from Parquet, litdata, mosaicml-streaming. Tokenising: 40 MB of Python sources: `mfa-train prepare` from JSONL to
-shards, sentencepiece's own batch encoding of the same texts in memory (the same model, all cores), Hugging Face's
-`tokenizers` (a byte-level BPE of the same size). Contenders take turns, each in a process of its own; medians of the rounds.
-The last line is JSON.
+Reading: shuffled samples of 2048 tokens from local files in one process, batches of 64: this package's shards,
+`datasets` streaming from Parquet, litdata, mosaicml-streaming. Tokenising: 40 MB of Python sources: `mfa-train prepare`
+from JSONL to shards, sentencepiece's own batch encoding of the same texts in memory (the same model, all cores),
+Hugging Face's `tokenizers` (a byte-level BPE of the same size). Contenders take turns, each in a process of its own;
+medians of the rounds. The last line is JSON.
 
     make bench-data        or        .venv/bin/python benchmarks/data.py [--rounds 5]
 """
@@ -69,8 +69,14 @@ def litdata(folder: Path) -> Iterator[np.ndarray]:
     import torch
 
     if not any(folder.glob("index.json")):
-        lit.optimize(_torch_documents, list(np.split(tokens(), 16)), str(folder), num_workers=1, chunk_bytes="16MB",
-                     item_loader=lit.TokensLoader(block_size=SEQUENCE))
+        lit.optimize(
+            _torch_documents,
+            list(np.split(tokens(), 16)),
+            str(folder),
+            num_workers=1,
+            chunk_bytes="16MB",
+            item_loader=lit.TokensLoader(block_size=SEQUENCE),
+        )
     while True:
         rows = lit.StreamingDataset(str(folder), item_loader=lit.TokensLoader(block_size=SEQUENCE), shuffle=True)
         yield from torch.utils.data.DataLoader(rows, batch_size=BATCH, drop_last=True)
@@ -106,7 +112,11 @@ def tokens() -> np.ndarray:
 
 
 READERS: dict[str, Callable[[Path], Iterator]] = {
-    "mfa_train": mfa_train, "datasets": datasets_streaming, "litdata": litdata, "mosaicml-streaming": mosaicml_streaming}
+    "mfa_train": mfa_train,
+    "datasets": datasets_streaming,
+    "litdata": litdata,
+    "mosaicml-streaming": mosaicml_streaming,
+}
 
 
 def read(name: str, folder: Path, pipe) -> None:
@@ -132,8 +142,14 @@ def tokenise_mfa_train(folder: Path) -> tuple[int, float]:
 
     if not (source := folder / "text.jsonl").exists():
         source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts()))
-    data = configs.load(["data=files", f"data.files=[{source}]", f"data.tokenizer={folder / 'tokenizer.model'}",
-                         f"data_dir={tempfile.mkdtemp(dir=folder)}"]).data
+    data = configs.load(
+        [
+            "data=files",
+            f"data.files=[{source}]",
+            f"data.tokenizer={folder / 'tokenizer.model'}",
+            f"data_dir={tempfile.mkdtemp(dir=folder)}",
+        ]
+    ).data
     start = time.perf_counter()
     splits = prepare(data, lambda message: None).manifest["splits"]
     return sum(split["tokens"] for split in splits.values()), time.perf_counter() - start
@@ -155,7 +171,11 @@ def tokenise_tokenizers(folder: Path) -> tuple[int, float]:
     return sum(len(found.ids) for found in tokenizer.encode_batch_fast(documents)), time.perf_counter() - start
 
 
-TOKENISERS = {"mfa_train": tokenise_mfa_train, "sentencepiece": tokenise_sentencepiece, "tokenizers": tokenise_tokenizers}
+TOKENISERS = {
+    "mfa_train": tokenise_mfa_train,
+    "sentencepiece": tokenise_sentencepiece,
+    "tokenizers": tokenise_tokenizers,
+}
 
 
 def make_tokenizers(folder: Path) -> None:
@@ -200,8 +220,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_tokenizers(folder)
-        result = {"reading": rounds_of(read, list(READERS), lambda name: folder / name, rounds),
-                  "tokenising": rounds_of(tokenise, list(TOKENISERS), lambda name: folder, rounds)}
+        result = {
+            "reading": rounds_of(read, list(READERS), lambda name: folder / name, rounds),
+            "tokenising": rounds_of(tokenise, list(TOKENISERS), lambda name: folder, rounds),
+        }
     for what, figures in result.items():
         print(f"\n{what}: million tokens/s")
         for name, figure in figures.items():

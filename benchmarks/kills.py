@@ -20,9 +20,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TIMINGS = {"seconds", "tokens_per_second", "mfu", "checkpoint/blocking_seconds"}
 SMALL = [
-    "model.hidden_size=64", "model.num_hidden_layers=2", "model.intermediate_size=96", "model.num_attention_heads=4",
-    "model.num_key_value_heads=2", "model.head_dim=16", "training.sequence_length=64", "training.log_every=3",
-    "training.eval_every=50", "training.eval_sequences=5", "sample.max_new_tokens=8", "tracking.wandb=disabled",
+    "model.hidden_size=64",
+    "model.num_hidden_layers=2",
+    "model.intermediate_size=96",
+    "model.num_attention_heads=4",
+    "model.num_key_value_heads=2",
+    "model.head_dim=16",
+    "training.sequence_length=64",
+    "training.log_every=3",
+    "training.eval_every=50",
+    "training.eval_sequences=5",
+    "sample.max_new_tokens=8",
+    "tracking.wandb=disabled",
 ]
 
 
@@ -33,8 +42,9 @@ def command(processes: int, name: str, overrides: list[str]) -> list[str]:
 
 def start(arguments: list[str]) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(arguments, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        arguments, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 def ranks_of(process: subprocess.Popen, processes: int) -> list[int]:
@@ -102,10 +112,15 @@ def study(kills: int, processes: int, folder: Path, overrides: list[str], seed: 
     ours, theirs = curve(folder / "killed"), curve(folder / "undisturbed")
     steps = [record["step"] for record in ours]
     lost = [kill["logged"] - kill["checkpoint"] for kill in done]
-    return {"kills": len(done), "of_all_ranks": sum(kill["ranks"] == processes for kill in done),
-            "during_save": sum(kill["during_save"] for kill in done), "records": len(ours),
-            "each_step_once": steps == sorted(set(steps)), "equal": ours == theirs,
-            "most_steps_lost": max(lost, default=0)}
+    return {
+        "kills": len(done),
+        "of_all_ranks": sum(kill["ranks"] == processes for kill in done),
+        "during_save": sum(kill["during_save"] for kill in done),
+        "records": len(ours),
+        "each_step_once": steps == sorted(set(steps)),
+        "equal": ours == theirs,
+        "most_steps_lost": max(lost, default=0),
+    }
 
 
 def main() -> None:

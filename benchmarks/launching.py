@@ -22,8 +22,9 @@ TRAIN, LAUNCH = ("train.py",), ("-m", "mfa_train.cli", "launch")
 
 def seconds(*command: str) -> float:
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     if done.returncode:
         sys.exit(done.stderr)
     return time.perf_counter() - start
@@ -42,14 +43,27 @@ def main() -> None:
             plain.append(seconds(*TRAIN, *here, "name=plain"))
             launched.append(seconds(*LAUNCH, *here, "name=launched"))
         for repeat in range(max(1, arguments.repeats - 1)):
-            by_hand.append(sum(seconds(*TRAIN, *common, f"runs_dir={runs}/hand{repeat}", f"attention={variant}")
-                               for variant in VARIANTS))
-            swept.append(seconds(*TRAIN, "-m", *common, f"runs_dir={runs}/swept{repeat}",
-                                 f"attention={','.join(VARIANTS)}"))
-    print(json.dumps({
-        "train_seconds": min(plain), "launch_seconds": min(launched),
-        "launch_overhead_seconds": min(launched) - min(plain), "members_by_hand_seconds": min(by_hand),
-        "sweep_seconds": min(swept), "sweep_ratio": min(swept) / min(by_hand)}))
+            by_hand.append(
+                sum(
+                    seconds(*TRAIN, *common, f"runs_dir={runs}/hand{repeat}", f"attention={variant}")
+                    for variant in VARIANTS
+                )
+            )
+            swept.append(
+                seconds(*TRAIN, "-m", *common, f"runs_dir={runs}/swept{repeat}", f"attention={','.join(VARIANTS)}")
+            )
+    print(
+        json.dumps(
+            {
+                "train_seconds": min(plain),
+                "launch_seconds": min(launched),
+                "launch_overhead_seconds": min(launched) - min(plain),
+                "members_by_hand_seconds": min(by_hand),
+                "sweep_seconds": min(swept),
+                "sweep_ratio": min(swept) / min(by_hand),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

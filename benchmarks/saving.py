@@ -21,8 +21,16 @@ from pathlib import Path
 
 from kills import ROOT, last_step, newest
 
-QUICK = ["training.batch_size=1", "training.sequence_length=64", "training.eval_sequences=1", "training.log_every=1",
-         "training.eval_every=1000000", "sample.max_new_tokens=1", "tracking.wandb=disabled", "schedule.warmup_steps=1"]
+QUICK = [
+    "training.batch_size=1",
+    "training.sequence_length=64",
+    "training.eval_sequences=1",
+    "training.log_every=1",
+    "training.eval_every=1000000",
+    "sample.max_new_tokens=1",
+    "tracking.wandb=disabled",
+    "schedule.warmup_steps=1",
+]
 EVERY = 8
 """Steps between two saves: enough that one is written before the next begins."""
 
@@ -57,8 +65,9 @@ def first_step(folder: Path, name: str, *overrides: str) -> float:
     for checkpoint in (run / "checkpoints").glob("step-*/*"):
         with checkpoint.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    process = start(folder, name, "training.steps=1000", "checkpoint.every_steps=2", "checkpoint.background=false",
-                    *overrides)
+    process = start(
+        folder, name, "training.steps=1000", "checkpoint.every_steps=2", "checkpoint.background=false", *overrides
+    )
     if before:
         until(process, lambda: last_step(run) == before)  # records behind the checkpoint are cut off first
     until(process, lambda: last_step(run) > before)
@@ -91,11 +100,20 @@ def main() -> None:
             shutil.rmtree(folder / "starts")
     background, waited = statistics.median(waits[True]), statistics.median(waits[False])
     fresh, resumed = (statistics.median(starts[kind]) for kind in ("fresh", "resumed"))
-    print(json.dumps({
-        "checkpoint_mb": round(size / 1e6), "background_s": background, "waited_s": waited,
-        "share": background / waited, "first_background_s": statistics.median(firsts[True]),
-        "fresh_s": fresh, "resumed_s": resumed,
-        "resumed_over_fresh": resumed / fresh}))
+    print(
+        json.dumps(
+            {
+                "checkpoint_mb": round(size / 1e6),
+                "background_s": background,
+                "waited_s": waited,
+                "share": background / waited,
+                "first_background_s": statistics.median(firsts[True]),
+                "fresh_s": fresh,
+                "resumed_s": resumed,
+                "resumed_over_fresh": resumed / fresh,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -48,12 +48,24 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     from mfa_train.training.signals import StopSignals
 
     folder = Path(tempfile.mkdtemp())
-    config = configs.load([
-        "attention=mha", "model=tiny", f"model.vocab_size={VOCAB}", f"training.batch_size={BATCH}", "precision=bf16",
-        f"training.compile={compiled}", f"training.log_every={STEPS}", "training.steps=1000000", "zero=1",
-        "training.eval_every=1000000", "checkpoint.every_steps=null", "tracking.wandb=offline", f"runs_dir={folder}",
-        f"data_dir={folder}",
-    ])
+    config = configs.load(
+        [
+            "attention=mha",
+            "model=tiny",
+            f"model.vocab_size={VOCAB}",
+            f"training.batch_size={BATCH}",
+            "precision=bf16",
+            f"training.compile={compiled}",
+            f"training.log_every={STEPS}",
+            "training.steps=1000000",
+            "zero=1",
+            "training.eval_every=1000000",
+            "checkpoint.every_steps=null",
+            "tracking.wandb=offline",
+            f"runs_dir={folder}",
+            f"data_dir={folder}",
+        ]
+    )
     write_shard(folder / "tokens", [np.random.default_rng(0).integers(0, VOCAB, 2**20)], VOCAB)
     shards = Shards(ShardStore(folder, ShardCache(folder, 0)), [Shard("tokens", 2**20, "uint16")], VOCAB)
     corpus = SimpleNamespace(train=shards, tokenizer=SimpleNamespace(sha256=""), identity=dict)
@@ -66,8 +78,20 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     inputs_of = ModelInputs(ranks.device, separator=None)
     with StopSignals() as signals:
         checkpoints = Checkpoints(config, ranks, 0, batches.identity(), log, signals)
-        for record in train(engine, config, batches, inputs_of, ranks, plan["flops"]["train_per_token"], 1e12, None,
-                            log.advance, Progress(), Guard(config.guard, print), checkpoints):
+        for record in train(
+            engine,
+            config,
+            batches,
+            inputs_of,
+            ranks,
+            plan["flops"]["train_per_token"],
+            1e12,
+            None,
+            log.advance,
+            Progress(),
+            Guard(config.guard, print),
+            checkpoints,
+        ):
             log.log(record)
             yield
 
@@ -77,12 +101,21 @@ def hugging_face(compiled: bool) -> Iterator[None]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    model = LlamaForCausalLM(LlamaConfig(
-        hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=INTERMEDIATE,
-        vocab_size=VOCAB, max_position_embeddings=SEQUENCE, tie_word_embeddings=False, use_cache=False,
-    ))
-    yield from _plain_loop(model, lambda tokens: model(input_ids=tokens, labels=tokens).loss, compiled,
-                           lambda: model.compile(), torch)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=HIDDEN,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            intermediate_size=INTERMEDIATE,
+            vocab_size=VOCAB,
+            max_position_embeddings=SEQUENCE,
+            tie_word_embeddings=False,
+            use_cache=False,
+        )
+    )
+    yield from _plain_loop(
+        model, lambda tokens: model(input_ids=tokens, labels=tokens).loss, compiled, lambda: model.compile(), torch
+    )
 
 
 def litgpt(compiled: bool) -> Iterator[None]:
@@ -92,11 +125,23 @@ def litgpt(compiled: bool) -> Iterator[None]:
     from litgpt.model import GPT
     from litgpt.utils import chunked_cross_entropy
 
-    model = GPT(Config(
-        n_layer=LAYERS, n_embd=HIDDEN, n_head=HEADS, head_size=HIDDEN // HEADS, intermediate_size=INTERMEDIATE,
-        vocab_size=VOCAB, padded_vocab_size=VOCAB, block_size=SEQUENCE, rotary_percentage=1.0, parallel_residual=False,
-        bias=False, norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP",
-    ))
+    model = GPT(
+        Config(
+            n_layer=LAYERS,
+            n_embd=HIDDEN,
+            n_head=HEADS,
+            head_size=HIDDEN // HEADS,
+            intermediate_size=INTERMEDIATE,
+            vocab_size=VOCAB,
+            padded_vocab_size=VOCAB,
+            block_size=SEQUENCE,
+            rotary_percentage=1.0,
+            parallel_residual=False,
+            bias=False,
+            norm_class_name="RMSNorm",
+            mlp_class_name="LLaMAMLP",
+        )
+    )
     model.max_seq_length = SEQUENCE
 
     def loss(tokens):
@@ -109,8 +154,9 @@ def _plain_loop(model, loss_of, compiled: bool, compile_model, torch) -> Iterato
     assert sum(p.numel() for p in model.parameters()) == parameters()
     if compiled:
         compile_model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY,
-                                  fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True
+    )
     generator = torch.Generator().manual_seed(0)
     while True:
         for _ in range(STEPS):
@@ -176,15 +222,21 @@ def main() -> None:
 
     peak = measured_flops(torch.bfloat16, seconds=2.0)
     result = {"peak_gflops": peak / 1e9, "rounds": arguments.rounds, "contenders": {}}
-    print(f"17M-parameter MHA decoder, bf16, sequence {SEQUENCE}, batch {BATCH}; {arguments.rounds} rounds of {STEPS} "
-          f"steps in turn; matrix-product peak {peak / 1e9:.0f} GFLOP/s\n")
+    print(
+        f"17M-parameter MHA decoder, bf16, sequence {SEQUENCE}, batch {BATCH}; {arguments.rounds} rounds of {STEPS} "
+        f"steps in turn; matrix-product peak {peak / 1e9:.0f} GFLOP/s\n"
+    )
     print(f"{'':20} {'eager':>8} {'compiled':>9}  {'of peak':>7}  {'mfa_train / it':>14}")
     best = {name: max(speeds[name, False], speeds[name, True]) for name in CONTENDERS}
     for name in CONTENDERS:
         share, ratio = best[name] * train_flops_per_token() / peak, best["mfa_train"] / best[name]
         print(f"{name:20} {speeds[name, False]:>8,.0f} {speeds[name, True]:>9,.0f}  {share:>7.1%}  {ratio:>14.2f}")
-        result["contenders"][name] = {"eager": speeds[name, False], "compiled": speeds[name, True],
-                                      "share_of_peak": share, "ratio": ratio}
+        result["contenders"][name] = {
+            "eager": speeds[name, False],
+            "compiled": speeds[name, True],
+            "share_of_peak": share,
+            "ratio": ratio,
+        }
     print(json.dumps(result))
 
 

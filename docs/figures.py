@@ -24,8 +24,14 @@ from mfa_train.tracking.metrics_file import read_metrics
 
 IMAGES = Path(__file__).resolve().parent / "images"
 STYLE = {
-    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4",
-    "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "mfa_train",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.hashsalt": "mfa_train",
 }
 
 
@@ -49,13 +55,26 @@ def loss_curves(runs: list[Path]) -> plt.Figure:
         records = read_metrics(run / "metrics.jsonl")
         held_out = [record for record in records if "val/loss" in record]
         tokens, losses = zip(*((record["tokens"] / 1e6, record["train/loss"]) for record in records))
-        line, = axes.plot(tokens, losses, linewidth=1.3, label=f"{run.name}: train/loss")
+        (line,) = axes.plot(tokens, losses, linewidth=1.3, label=f"{run.name}: train/loss")
         if held_out:
             at, values = zip(*((record["tokens"] / 1e6, record["val/loss"]) for record in held_out))
-            axes.plot(at, values, "o", color=line.get_color(), markeredgecolor="white", markersize=7,
-                      label=f"{run.name}: val/loss")
-            axes.annotate(f"{values[-1]:.3f}", (at[-1], values[-1]), xytext=(7, 4), textcoords="offset points",
-                          color=line.get_color(), annotation_clip=False)
+            axes.plot(
+                at,
+                values,
+                "o",
+                color=line.get_color(),
+                markeredgecolor="white",
+                markersize=7,
+                label=f"{run.name}: val/loss",
+            )
+            axes.annotate(
+                f"{values[-1]:.3f}",
+                (at[-1], values[-1]),
+                xytext=(7, 4),
+                textcoords="offset points",
+                color=line.get_color(),
+                annotation_clip=False,
+            )
     axes.set_xlabel("training tokens (millions)")
     axes.set_ylabel("loss (nats per token)")
     axes.set_xlim(left=0)
@@ -93,7 +112,9 @@ def cost_frontier() -> plt.Figure:
         points = {}
         for budget in BUDGETS_KIB:
             try:
-                config, _ = matched(configs.load([f"attention={attention}", f"match.kv_bytes_per_token={budget}KiB", *FRONTIER]))
+                config, _ = matched(
+                    configs.load([f"attention={attention}", f"match.kv_bytes_per_token={budget}KiB", *FRONTIER])
+                )
             except ConfigError:  # this variant has no such model
                 continue
             shape = measure(config.model, config.attention)

@@ -39,20 +39,31 @@ def _act() -> None:
     command.add_argument("--out", type=Path, help="the folder to write; RUN/export where it is not given")
     command.set_defaults(act=export, overrides=[])
     command = commands.add_parser("plan", help="parameters, KV bytes, FLOPs, memory, time and cost, before launch")
-    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE",
-                         help="train.py's; several values side by side: attention=mha,mla,mfa model=7b")
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="train.py's; several values side by side: attention=mha,mla,mfa model=7b",
+    )
     command.add_argument("--json", action="store_true", help="the same as JSON (docs/budget.md)")
-    command.add_argument("-m", "--multirun", action="store_true", help="of a sweep's command; all members are planned anyhow")
+    command.add_argument(
+        "-m", "--multirun", action="store_true", help="of a sweep's command; all members are planned anyhow"
+    )
     command.set_defaults(act=plan)
     command = commands.add_parser("compare", help="scaling laws, verdicts and a report from finished runs")
-    command.add_argument("overrides", nargs="+", metavar="RUN",
-                         help="run folders, folders of them, a CSV of N, D, loss; tracking's keys, as tracking=none")
+    command.add_argument(
+        "overrides",
+        nargs="+",
+        metavar="RUN",
+        help="run folders, folders of them, a CSV of N, D, loss; tracking's keys, as tracking=none",
+    )
     command.add_argument("--out", type=Path, default=Path("report"), help="the report's folder (default: report)")
     command.add_argument("--reference", metavar="VARIANT", help="what the others are held against (default: mha)")
     command.add_argument("--params", default="total", choices=("total", "non_embedding"), help="what N counts")
     command.add_argument("--per-byte", action="store_true", help="losses in bits per byte, across tokenizers")
-    command.add_argument("--by", metavar="KEY[,KEY]", default="",
-                         help="config keys that make a variant, beside the attention")
+    command.add_argument(
+        "--by", metavar="KEY[,KEY]", default="", help="config keys that make a variant, beside the attention"
+    )
     command.add_argument("--budget", metavar="FLOPS[,FLOPS]", default="", help="compute to answer for, as 1e21")
     command.set_defaults(act=compare)
     command = commands.add_parser("launch", help="the same run, or with -m a sweep: cluster=local | slurm | ssh")
@@ -61,7 +72,9 @@ def _act() -> None:
     command.add_argument("--dry-run", action="store_true", help="print exactly what would run")
     command.set_defaults(act=launch)
     command = commands.add_parser("status", help="how the runs of a folder stand: state, step, loss, tokens/s, ETA")
-    command.add_argument("overrides", nargs="*", metavar="RUNS_DIR", help="the folder; without it runs_dir, as train.py has it")
+    command.add_argument(
+        "overrides", nargs="*", metavar="RUNS_DIR", help="the folder; without it runs_dir, as train.py has it"
+    )
     command.set_defaults(act=status)
     command = commands.add_parser("dashboard", help="the comparison as a workspace in W&B (docs/wandb.md)")
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of tracking: entity, project, group")
@@ -124,7 +137,9 @@ def prepare(arguments: argparse.Namespace) -> None:
 def generate(arguments: argparse.Namespace) -> None:
     for override in arguments.overrides:
         if not override.startswith(("sample.", "seed=")):
-            raise ConfigError(f"{override}: expected keys of sample, or seed, as sample.temperature=0; the model is the run's")
+            raise ConfigError(
+                f"{override}: expected keys of sample, or seed, as sample.temperature=0; the model is the run's"
+            )
     config = configs.of_run(arguments.run, arguments.overrides)
     prompt = config.sample.prompt if arguments.prompt is None else arguments.prompt
     config.sample = replace(config.sample, prompt=prompt)  # which asks whether it can be sampled so
@@ -142,8 +157,9 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    tracked = [word for word in arguments.overrides
-               if word.startswith(("tracking=", "tracking.")) and not os.path.exists(word)]
+    tracked = [
+        word for word in arguments.overrides if word.startswith(("tracking=", "tracking.")) and not os.path.exists(word)
+    ]
     tracking = configs.load(tracked).tracking
     try:
         budgets = tuple(float(word) for word in arguments.budget.split(",") if word)
@@ -154,7 +170,11 @@ def compare(arguments: argparse.Namespace) -> None:
     from mfa_train.scaling.report import write_report
     from mfa_train.scaling.study import gather
 
-    paths = [Path(configs.local("RUN", word, "run's folder or CSV file")) for word in arguments.overrides if word not in tracked]
+    paths = [
+        Path(configs.local("RUN", word, "run's folder or CSV file"))
+        for word in arguments.overrides
+        if word not in tracked
+    ]
     by = tuple(key for key in arguments.by.split(",") if key)
     study = gather(paths, arguments.params, arguments.per_byte, by)
     write_report(study, arguments.out, tracking, arguments.reference, budgets)
@@ -173,7 +193,8 @@ def status(arguments: argparse.Namespace) -> None:
 
 
 def _runs_dir(words: list[str]) -> Path:
-    """The folder that is typed; else runs_dir as train.py would have it, with a machine's own habits (configs/local)."""
+    """The folder that is typed; else runs_dir as train.py would have it, with a machine's own habits
+    (configs/local)."""
     if len(words) == 1 and ("=" not in words[0] or os.path.isdir(words[0])):
         return Path(configs.local("RUNS_DIR", words[0]))
     if folders := [word for word in words if "=" not in word]:

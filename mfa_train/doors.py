@@ -1,5 +1,5 @@
-"""What every door (train.py, `mfa-train`) does with an error: one line for a user's mistake and for a machine's (no room, no
-right to), a traceback for a bug."""
+"""What every door (train.py, `mfa-train`) does with an error: one line for a user's mistake and for a machine's (no
+room, no right to), a traceback for a bug."""
 
 import errno
 import os
@@ -11,8 +11,24 @@ from mfa_train.config import ComposeError, explained, hidden
 from mfa_train.errors import Stopped, UserError
 from mfa_train.tracking.terminal import in_one_line, ready_streams, unbroken
 
-ORDINARY = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR,
-            errno.ELOOP, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.ETXTBSY, errno.EBUSY}
+ORDINARY = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EFBIG,
+    errno.ETXTBSY,
+    errno.EBUSY,
+}
 """What files and folders may do to any program."""
 LONGEST_LINE, LONGEST_WORD, BEGINNING = 2_000, 1_000, r"[\w.=+~-]{0,80}"
 
@@ -51,6 +67,7 @@ def report(main: Callable[[], object]) -> int:
 
 def _short(told: str) -> str:
     """With the beginning alone of a word that no one reads to its end."""
+
     def begun(word: re.Match) -> str:
         return f"{re.match(BEGINNING, word[0])[0]}… ({len(word[0]):,} characters)"
 
@@ -58,4 +75,8 @@ def _short(told: str) -> str:
 
 
 def _named(error: OSError) -> str:
-    return "" if error.filename is None else f"{os.fsdecode(error.filename) if not isinstance(error.filename, int) else error.filename}: "
+    return (
+        ""
+        if error.filename is None
+        else f"{os.fsdecode(error.filename) if not isinstance(error.filename, int) else error.filename}: "
+    )

@@ -52,12 +52,13 @@ MOST_KNOWN = 16
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """` Did you mean 'mfa'?`: keys that end in what was given (`optimizer.lr` for `lr`), or the nearest name; or the known
-    names where none is near, the first of them where they are many."""
+    """` Did you mean 'mfa'?`: keys that end in what was given (`optimizer.lr` for `lr`), or the nearest name; or the
+    known names where none is near, the first of them where they are many."""
     known, last = sorted(known), given.split(".")[-1].lower().replace("-", "_")
     alike = [name for name in known if name.rsplit(".", 1)[-1] == last and name != given]
-    near = (difflib.get_close_matches(given[:200], alike, n=3, cutoff=0)
-            or difflib.get_close_matches(given[:200], known, n=1, cutoff=0.5))
+    near = difflib.get_close_matches(given[:200], alike, n=3, cutoff=0) or difflib.get_close_matches(
+        given[:200], known, n=1, cutoff=0.5
+    )
     if near:
         return f" Did you mean {' or '.join(map(repr, near))}?"
     more = f", … ({len(known)} in all)" if len(known) > MOST_KNOWN else ""

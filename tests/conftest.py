@@ -17,8 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = variants()
 
 SMALL = [
-    "model.hidden_size=64", "model.num_hidden_layers=2", "model.intermediate_size=96", "model.num_attention_heads=4",
-    "model.num_key_value_heads=2", "model.head_dim=16", "model.vocab_size=199",
+    "model.hidden_size=64",
+    "model.num_hidden_layers=2",
+    "model.intermediate_size=96",
+    "model.num_attention_heads=4",
+    "model.num_key_value_heads=2",
+    "model.head_dim=16",
+    "model.vocab_size=199",
 ]
 """A decoder that a test can afford."""
 
@@ -26,12 +31,13 @@ SMALL = [
 @pytest.fixture
 def small_model():
     """`small_model(attention, *overrides)`: a small LanguageModel with weights large enough to tell things apart."""
+
     def make(attention: str, *overrides: str, std: float = 0.15) -> LanguageModel:
         config = configs.load([f"attention={attention}", *SMALL, f"model.initialization.std={std}", *overrides])
         model = LanguageModel(config.model, attention_config(config.attention))
         initialize(model, config.model.initialization, config.seed, config.model.num_hidden_layers)
         generator = torch.Generator().manual_seed(3)
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.ndim == 1:  # norms and gates off their trivial start
                 parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
         return model.eval()

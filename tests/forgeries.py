@@ -4,9 +4,30 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-ODD = [None, True, -1, 0, 10**30, 1.5, float("nan"), float("inf"), "", "../x", "/etc/passwd", "x\n\x1b[31m", "\0", "s3://b/x", "\ud800", [],
-       {}, [None], {"a": 1},
-       "0" * 64, "uint16", "float64"]
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    1.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "../x",
+    "/etc/passwd",
+    "x\n\x1b[31m",
+    "\0",
+    "s3://b/x",
+    "\ud800",
+    [],
+    {},
+    [None],
+    {"a": 1},
+    "0" * 64,
+    "uint16",
+    "float64",
+]
 """What a field may be changed to."""
 
 

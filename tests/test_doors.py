@@ -1,4 +1,5 @@
-"""What a person gets to see at every door: one line for what can be mended, and nothing that takes hold of the terminal."""
+"""What a person gets to see at every door: one line for what can be mended, and nothing that takes hold of the
+terminal."""
 
 import errno
 import io
@@ -18,12 +19,15 @@ from tests.conftest import ROOT
 def raising(error: BaseException):
     def main():
         raise error
+
     return main
 
 
 @pytest.fixture
 def streams(monkeypatch):
-    """`streams(encoding)` makes standard output and error such files; gives what was written to them so far, as a function."""
+    """`streams(encoding)` makes standard output and error such files; gives what was written to them so far, as a
+    function."""
+
     def make(encoding: str):
         made = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict") for _ in range(2)]
         for name, stream in zip(("stdout", "stderr"), made):
@@ -39,7 +43,9 @@ def streams(monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("encoding, shown", [("ascii", r"\u6f22\xe9"), ("latin-1", r"\u6f22é"), ("utf-8", "漢é"), ("cp1252", r"\u6f22é")])
+@pytest.mark.parametrize(
+    "encoding, shown", [("ascii", r"\u6f22\xe9"), ("latin-1", r"\u6f22é"), ("utf-8", "漢é"), ("cp1252", r"\u6f22é")]
+)
 def test_what_a_terminal_cannot_show_stops_nothing(encoding, shown, streams):
     written = streams(encoding)
 
@@ -57,7 +63,9 @@ def test_what_a_terminal_cannot_show_stops_nothing(encoding, shown, streams):
 
 def test_control_characters_of_names_and_values_are_shown_and_not_obeyed(streams, capsys):
     assert report(raising(ConfigError("name=a\x1b[31m\r\nerror: \u202eb\udcff\x9b\t: no"))) == 2
-    assert capsys.readouterr().err == "error: name=a\\x1b[31m\\x0d\\nerror: \\u202eb\\udcff\\x9b\\t: no\n".replace("\\x0d", "\\r")
+    assert capsys.readouterr().err == "error: name=a\\x1b[31m\\x0d\\nerror: \\u202eb\\udcff\\x9b\\t: no\n".replace(
+        "\\x0d", "\\r"
+    )
     say("a\x1b]0;title\x07\tb\nc")
     assert capsys.readouterr().out == "a\\x1b]0;title\\x07\tb\nc\n"
     say_text("made\x1b[2J\r\n")  # no terminal: exactly
@@ -68,26 +76,36 @@ def test_control_characters_of_names_and_values_are_shown_and_not_obeyed(streams
     assert len(capsys.readouterr().err) < 2100
 
 
-@pytest.mark.parametrize("error, told", [
-    (PermissionError(errno.EACCES, "Permission denied", "runs/x"), "error: runs/x: Permission denied"),
-    (IsADirectoryError(errno.EISDIR, "Is a directory", b"/a\xff"), "error: /a\\udcff: Is a directory"),
-    (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device"),
-    (OSError(errno.ENAMETOOLONG, "File name too long", "xx"), "error: xx: File name too long"),
-    (FileNotFoundError(errno.ENOENT, "No such file or directory", "runs/a/x"), "error: runs/a/x: No such file or directory"),
-    (MemoryError("Unable to allocate 7 TiB"), "error: not enough memory (Unable to allocate 7 TiB)"),
-])
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "runs/x"), "error: runs/x: Permission denied"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", b"/a\xff"), "error: /a\\udcff: Is a directory"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "xx"), "error: xx: File name too long"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "runs/a/x"),
+            "error: runs/a/x: No such file or directory",
+        ),
+        (MemoryError("Unable to allocate 7 TiB"), "error: not enough memory (Unable to allocate 7 TiB)"),
+    ],
+)
 def test_what_a_machine_refuses_is_told_in_one_line(error, told, capsys):
     assert report(raising(error)) == 1
     assert capsys.readouterr().err == f"{told}\n"
 
 
-@pytest.mark.parametrize("bug", [KeyError("x"), ValueError("x"), RecursionError("x"), OSError("odd"), FileNotFoundError("no file named")])
+@pytest.mark.parametrize(
+    "bug", [KeyError("x"), ValueError("x"), RecursionError("x"), OSError("odd"), FileNotFoundError("no file named")]
+)
 def test_a_bug_keeps_its_traceback(bug):
     with pytest.raises(type(bug)):
         report(raising(bug))
 
 
-def test_status_looks_where_train_py_would_put_runs_and_needs_no_habits_where_a_folder_is_typed(tmp_path, monkeypatch, capsys):
+def test_status_looks_where_train_py_would_put_runs_and_needs_no_habits_where_a_folder_is_typed(
+    tmp_path, monkeypatch, capsys
+):
     def status(*words: str) -> str:
         monkeypatch.setattr(sys, "argv", ["mfa-train", "status", *words])
         cli.main()
@@ -121,12 +139,27 @@ def test_an_unknown_option_or_command_is_told_in_one_line(monkeypatch, capsys):
 
 def test_control_characters_of_the_names_of_files_are_shown_by_prepare_and_by_compare(tmp_path, capsys, monkeypatch):
     (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "\x1b[31mred.json").write_text("".join(f'{{"text": "some text, {number}"}}\n' for number in range(200)))
-    monkeypatch.setattr(sys, "argv", ["mfa-train", "prepare", "data=files", f"data.files=[{tmp_path}/c/*]", f"data_dir={tmp_path}",
-                                      f"data.tokenizer={ROOT}/tests/first_round/corpus/tokenizer.model"])
+    (tmp_path / "c" / "\x1b[31mred.json").write_text(
+        "".join(f'{{"text": "some text, {number}"}}\n' for number in range(200))
+    )
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "mfa-train",
+            "prepare",
+            "data=files",
+            f"data.files=[{tmp_path}/c/*]",
+            f"data_dir={tmp_path}",
+            f"data.tokenizer={ROOT}/tests/first_round/corpus/tokenizer.model",
+        ],
+    )
     assert cli.main() == 0
-    monkeypatch.setattr(sys, "argv", ["mfa-train", "compare", f"{ROOT}/tests/first_round/runs", "tracking=none",
-                                      "--out", f"{tmp_path}/\x1b[32mout"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["mfa-train", "compare", f"{ROOT}/tests/first_round/runs", "tracking=none", "--out", f"{tmp_path}/\x1b[32mout"],
+    )
     told = capsys.readouterr().out
     assert cli.main() in (0, 2)  # 2: refused, as no name of a folder here
     told += "".join(capsys.readouterr())

@@ -1,5 +1,5 @@
-"""Runs of the first round (first_round/: made by commit 29e5ab9, with a checkpoint) are read by every later version as what they
-were: resumed, generated from, exported and compared."""
+"""Runs of the first round (first_round/: made by commit 29e5ab9, with a checkpoint) are read by every later version as
+what they were: resumed, generated from, exported and compared."""
 
 import json
 import os
@@ -23,11 +23,30 @@ from mfa_train.training.sample import sample_from_run
 from tests.conftest import ROOT
 
 TYPED = [
-    "data=prepared", "data.path=corpus", "runs_dir=runs", "name=mfa", "attention=mfa", "model.hidden_size=32",
-    "model.num_hidden_layers=2", "model.intermediate_size=48", "model.num_attention_heads=2", "model.num_key_value_heads=1",
-    "model.head_dim=16", "model.vocab_size=512", "model.name=first_round", "training.steps=12", "schedule.warmup_steps=2",
-    "training.batch_size=4", "training.sequence_length=64", "training.log_every=1", "training.eval_every=6",
-    "training.eval_sequences=4", "checkpoint.every_steps=8", "precision=fp32", "tracking=none", "sample.max_new_tokens=8",
+    "data=prepared",
+    "data.path=corpus",
+    "runs_dir=runs",
+    "name=mfa",
+    "attention=mfa",
+    "model.hidden_size=32",
+    "model.num_hidden_layers=2",
+    "model.intermediate_size=48",
+    "model.num_attention_heads=2",
+    "model.num_key_value_heads=1",
+    "model.head_dim=16",
+    "model.vocab_size=512",
+    "model.name=first_round",
+    "training.steps=12",
+    "schedule.warmup_steps=2",
+    "training.batch_size=4",
+    "training.sequence_length=64",
+    "training.log_every=1",
+    "training.eval_every=6",
+    "training.eval_sequences=4",
+    "checkpoint.every_steps=8",
+    "precision=fp32",
+    "tracking=none",
+    "sample.max_new_tokens=8",
     "optimizer.lr=3e-3",
 ]
 """With what the run was made."""
@@ -48,8 +67,14 @@ def test_it_is_known_to_have_finished_and_resumed_from_its_checkpoint_gives_the_
     run = folder / "runs" / "mfa"
 
     def train() -> str:
-        done = subprocess.run([sys.executable, ROOT / "train.py", *TYPED], cwd=folder, capture_output=True, text=True, timeout=300,
-                              env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+        done = subprocess.run(
+            [sys.executable, ROOT / "train.py", *TYPED],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -72,10 +97,18 @@ def test_a_key_that_its_checkpoint_does_not_know_has_not_changed(folder):
     assert changes(configs.completed(old), configs.of_run(run)) == ([], [])
 
 
-@pytest.mark.parametrize("then, now", [
-    ("eps: 1.0e-08", "eps: 0.0"), ("seed: 1", "seed: -1"), ("name: mfa", "name: ~x"), ("hang_seconds: 1800.0", "hang_seconds: 0.01"),
-    ("project: mfa_train", "project: team/llm"), ("max_new_tokens: 8", "max_new_tokens: 100000"), ("runs_dir: runs", "runs_dir: s3://b/runs"),
-])
+@pytest.mark.parametrize(
+    "then, now",
+    [
+        ("eps: 1.0e-08", "eps: 0.0"),
+        ("seed: 1", "seed: -1"),
+        ("name: mfa", "name: ~x"),
+        ("hang_seconds: 1800.0", "hang_seconds: 0.01"),
+        ("project: mfa_train", "project: team/llm"),
+        ("max_new_tokens: 8", "max_new_tokens: 100000"),
+        ("runs_dir: runs", "runs_dir: s3://b/runs"),
+    ],
+)
 def test_a_value_that_no_start_takes_any_more_is_still_that_of_the_run(folder, tmp_path, then, now):
     path = folder / "runs" / "mfa" / "config.yaml"
     assert f"{then}\n" in path.read_text()
@@ -105,8 +138,10 @@ def test_it_is_exported_with_the_weights_and_the_tokens_it_was_trained_with(fold
     ours = open_tokenizer(folder / "corpus").encode(["a </s> word, 漢字"])[0].tolist()
     assert tokenizer.encode("a </s> word, 漢字", add_special_tokens=False) == ours
     export(folder / "runs" / "mfa", tmp_path / "mfa")
-    exported, final = (load_file(path / "model.safetensors") for path in (
-        tmp_path / "mfa", folder / "runs" / "mfa" / "checkpoints" / "final"))
+    exported, final = (
+        load_file(path / "model.safetensors")
+        for path in (tmp_path / "mfa", folder / "runs" / "mfa" / "checkpoints" / "final")
+    )
     assert exported.keys() == final.keys() and all(exported[key].equal(final[key]) for key in final)
 
 

@@ -19,8 +19,28 @@ from mfa_train.training.resume import starting_point
 from mfa_train.training.run_folder import RunFolder
 
 FILES = Path(__file__).parent / "first_round"
-ODD = [None, True, -1, 0, 2**64, 10**400, 1e308, float("nan"), float("inf"), "", "\x1b[31mred", "\ud800", "x" * 10_000, "${oc.env:HOME}",
-       [], [1], {}, {"a": {"b": 1}}, "2026-11-28", "../../etc"]
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    2**64,
+    10**400,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "\x1b[31mred",
+    "\ud800",
+    "x" * 10_000,
+    "${oc.env:HOME}",
+    [],
+    [1],
+    {},
+    {"a": {"b": 1}},
+    "2026-11-28",
+    "../../etc",
+]
 RUN = FILES / "runs" / "mfa"
 NAMES = sorted(path.relative_to(RUN).as_posix() for path in RUN.rglob("*") if path.is_file())
 
@@ -57,8 +77,13 @@ def spoilt(content: bytes, name: str, dice: random.Random) -> bytes | None:
     if kind == "gone":
         return None
     at = dice.randrange(len(content))
-    return {"empty": b"", "cut": content[:at], "doubled": content + content, "zeros": content[:at] + b"\0" * 64 + content[at:],
-            "binary": dice.randbytes(300)}.get(kind, content[:at] + bytes([content[at] ^ 1 << dice.randrange(8)]) + content[at + 1 :])
+    return {
+        "empty": b"",
+        "cut": content[:at],
+        "doubled": content + content,
+        "zeros": content[:at] + b"\0" * 64 + content[at:],
+        "binary": dice.randbytes(300),
+    }.get(kind, content[:at] + bytes([content[at] ^ 1 << dice.randrange(8)]) + content[at + 1 :])
 
 
 def door(*words: object) -> tuple[int, str]:
@@ -80,8 +105,11 @@ def spoilt_run(folder: Path, name: str, number: int) -> Path:
 
 def anything_wrong(examples: int):
     """`name` of a file, `number` of what is wrong with it; the same ones each time."""
+
     def decorated(test):
-        quiet = settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        quiet = settings(
+            max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+        )
         return quiet(given(name=st.sampled_from(NAMES), number=st.integers(0, 2**32))(test))
 
     return decorated
@@ -100,7 +128,11 @@ def test_a_start_of_a_run_with_anything_wrong_in_one_file_goes_on_or_says_why_no
 @anything_wrong(12)
 def test_a_run_with_anything_wrong_in_one_file_ends_no_command_in_a_traceback(tmp_path_factory, name, number):
     run = spoilt_run(tmp_path_factory.mktemp("spoilt"), name, number)
-    for words in (["generate", run, "sample.max_new_tokens=2"], ["export", run], ["plan", "model=280k", f"plan.mfu={run}"]):
+    for words in (
+        ["generate", run, "sample.max_new_tokens=2"],
+        ["export", run],
+        ["plan", "model=280k", f"plan.mfu={run}"],
+    ):
         status, said = door(*words)
         assert status in (0, 1, 2), (words, said)
         assert status == 0 or said.strip().splitlines()[-1].startswith("error: "), said

@@ -17,7 +17,9 @@ FILES = ("config.yaml", "plan.json", "summary.json", "metrics.jsonl")
 
 
 def main() -> None:
-    typed = argparse.ArgumentParser(description="Copies the small files of a ladder's whole cells from one folder into another.")
+    typed = argparse.ArgumentParser(
+        description="Copies the small files of a ladder's whole cells from one folder into another."
+    )
     typed.add_argument("there", type=Path)
     typed.add_argument("here", type=Path)
     there, here = (given := typed.parse_args()).there, given.here

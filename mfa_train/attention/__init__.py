@@ -25,8 +25,11 @@ def attention_class(name: str) -> type[Attention]:
     if name not in variants():
         raise ConfigError(f"attention.name={name}: no such attention.{did_you_mean(name, variants())}")
     module = import_module(f"mfa_train.attention.{name}")
-    return next(value for value in vars(module).values()
-                if isinstance(value, type) and issubclass(value, Attention) and value.__module__ == module.__name__)
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Attention) and value.__module__ == module.__name__
+    )
 
 
 def attention_config(node: Mapping[str, Any]) -> AttentionConfig:

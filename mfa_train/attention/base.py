@@ -11,7 +11,7 @@ serves both, so the KV budget, the decode cache and the trained model cannot dri
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Optional
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -39,7 +39,7 @@ class AttentionConfig:
     name: str
     num_attention_heads: int
     rope_theta: float
-    rope_scaling: Optional[RopeScaling]
+    rope_scaling: RopeScaling | None
     rope_interleave: bool
     """Rotated pairs lie side by side (DeepSeek's layout) instead of in halves (Llama's)."""
     qk_norm: bool
@@ -55,10 +55,14 @@ class AttentionConfig:
             if type(value) is int:
                 require_positive(f"attention.{key}", value, 2**20)
         if self.rope_dim % 2:
-            raise ConfigError(f"attention.{self.rope_key}={self.rope_dim} is odd, and RoPE turns pairs of dimensions: "
-                              f"type attention.{self.rope_key}={self.rope_dim + 1}")
+            raise ConfigError(
+                f"attention.{self.rope_key}={self.rope_dim} is odd, and RoPE turns pairs of dimensions: "
+                f"type attention.{self.rope_key}={self.rope_dim + 1}"
+            )
         if not 0 < self.rope_theta <= 1e30:
-            raise ConfigError(f"attention.rope_theta={self.rope_theta}: expected a number above 0 and at most 1e30, as 10000")
+            raise ConfigError(
+                f"attention.rope_theta={self.rope_theta}: expected a number above 0 and at most 1e30, as 10000"
+            )
         require_choice("attention.kernel", self.kernel, ("auto", "sdpa", "flash", "tiled"))
 
     @property
@@ -66,7 +70,8 @@ class AttentionConfig:
         return getattr(self, self.rope_key)
 
     def cache_choices(self) -> Iterator[dict[str, int]]:
-        """Values for the keys that set the cache, the smallest cache first: what `match.kv_bytes_per_token` chooses from.
+        """Values for the keys that set the cache, the smallest cache first: what `match.kv_bytes_per_token` chooses
+        from.
 
         Without any the variant keeps its cache, as the reference the others are measured by.
         """
@@ -107,8 +112,9 @@ class Attention(nn.Module, ABC):
     def keys_values(self, *entry: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
         """Keys (batch, tokens, kv_heads, qk_head_dim) and values (..., v_head_dim) of the tokens at `positions`."""
 
-    def forward(self, x: Tensor, positions: Positions, cache: Optional[LayerCache] = None,
-                documents: Optional[Documents] = None) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Positions, cache: LayerCache | None = None, documents: Documents | None = None
+    ) -> Tensor:
         """Attention of x (batch, tokens, hidden_size) over itself and, where given, over the tokens in `cache`.
 
         `positions` are those of x. With `documents`, which has no cache beside it, a token sees its own document alone.

@@ -1,14 +1,13 @@
 """The decode cache: the entries of past tokens, and nothing else.
 
-Its buffers are laid out for `capacity` tokens, so its bytes are exactly capacity × the KV budget per token; above FIRST tokens
-they grow to it by doubling, as tokens come.
+Its buffers are laid out for `capacity` tokens, so its bytes are exactly capacity × the KV budget per token; above FIRST
+tokens they grow to it by doubling, as tokens come.
 """
 
 import torch
 from torch import Tensor
 
 from mfa_train.attention.rope import Positions
-
 
 FIRST = 2**14
 """Tokens that there is room for at once: who allows a million new ones seldom gets them."""
@@ -26,7 +25,10 @@ class LayerCache:
         start, end = self.cache.length, self.cache.length + entry[0].shape[1]
         if self.buffers is None or end > self.buffers[0].shape[1]:
             room = min(self.cache.capacity, max(FIRST, 2 * end))
-            grown = tuple(torch.empty(part.shape[0], room, *part.shape[2:], dtype=part.dtype, device=part.device) for part in entry)
+            grown = tuple(
+                torch.empty(part.shape[0], room, *part.shape[2:], dtype=part.dtype, device=part.device)
+                for part in entry
+            )
             for new, old in zip(grown, self.buffers or ()):
                 new[:, :start] = old[:, :start]
             self.buffers = grown

@@ -30,8 +30,14 @@ class Documents:
     """Each token's row in the groups laid end to end, (batch·tokens,) int64."""
 
     def to(self, device: torch.device) -> "Documents":
-        return replace(self, **{key: value.to(device, non_blocking=True) for key, value in vars(self).items()
-                                if isinstance(value, Tensor)})
+        return replace(
+            self,
+            **{
+                key: value.to(device, non_blocking=True)
+                for key, value in vars(self).items()
+                if isinstance(value, Tensor)
+            },
+        )
 
     @property
     def whole_windows(self) -> bool:

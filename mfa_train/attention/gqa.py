@@ -26,12 +26,16 @@ class GroupedQueryAttention(Attention):
                 near = max(kv for kv in range(1, self.num_key_value_heads + 1) if self.num_attention_heads % kv == 0)
                 raise ConfigError(
                     f"attention.num_key_value_heads={self.num_key_value_heads} does not divide "
-                    f"attention.num_attention_heads={self.num_attention_heads}: type attention.num_key_value_heads={near}"
+                    f"attention.num_attention_heads={self.num_attention_heads}: type "
+                    f"attention.num_key_value_heads={near}"
                 )
 
         def cache_choices(self) -> Iterator[dict[str, int]]:
-            return ({"num_key_value_heads": kv} for kv in range(1, self.num_attention_heads + 1)
-                    if self.num_attention_heads % kv == 0)
+            return (
+                {"num_key_value_heads": kv}
+                for kv in range(1, self.num_attention_heads + 1)
+                if self.num_attention_heads % kv == 0
+            )
 
     def __init__(self, hidden_size: int, config: Config):
         super().__init__(hidden_size, config, qk_head_dim=config.head_dim, v_head_dim=config.head_dim)

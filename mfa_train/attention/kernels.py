@@ -1,11 +1,11 @@
-"""The one place that multiplies queries, keys and values: torch's SDPA everywhere, flash-attn 2 on CUDA, tiles on a CPU.
+"""The one place that multiplies queries, keys and values: torch's SDPA everywhere, flash-attn 2 on CUDA, tiles on a
+CPU.
 
 Kernels differ in speed and rounding only. All are causal with the last query at the last key, so that a query block
 behind a longer cache sees all of it.
 """
 
 import importlib.util
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -36,12 +36,16 @@ def planned_kernel(device_type: str, kernel: str, q: Tensor, k: Tensor, v: Tenso
     """How `attention.kernel` would run on sequences of `tokens` on another machine's devices (cuda | cpu), everything
     installed there.
 
-    tiled, flash, fused (one of SDPA's own kernels) or math (all scores at once). What SDPA fuses is torch 2.13's. Raises
-    ConfigError where flash was asked for and cannot be.
+    tiled, flash, fused (one of SDPA's own kernels) or math (all scores at once). What SDPA fuses is torch 2.13's.
+    Raises ConfigError where flash was asked for and cannot be.
     """
     half, widest = q.dtype == torch.bfloat16, max(q.shape[-1], v.shape[-1])
     if kernel == "flash" and (device_type != "cuda" or widest > FLASH_MAX_HEAD_DIM):
-        missing = "a CUDA device" if device_type != "cuda" else f"heads of at most {FLASH_MAX_HEAD_DIM} dimensions, not {widest}"
+        missing = (
+            "a CUDA device"
+            if device_type != "cuda"
+            else f"heads of at most {FLASH_MAX_HEAD_DIM} dimensions, not {widest}"
+        )
         raise ConfigError(f"attention.kernel=flash needs {missing}: type attention.kernel=auto")
     if device_type == "cpu":
         if kernel in ("auto", "tiled") and half and tokens <= TILED_MAX_TOKENS:
@@ -63,7 +67,7 @@ def _flash_missing(head_dim: int) -> str | None:
     return None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, documents: Optional[Documents] = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, documents: Documents | None = None) -> Tensor:
     """Causal attention. q (batch, queries, heads, qk_dim), k and v (batch, keys, kv_heads, …) with keys >= queries.
 
     Returns (batch, queries, heads, v_dim). Query heads share key-value heads in equal groups. With `documents` (queries
@@ -97,13 +101,18 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     if 1 < queries < keys:
         mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
     out = F.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask,
-        is_causal=queries > 1 and mask is None, scale=scale, enable_gqa=q.shape[2] != k.shape[2],
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=queries > 1 and mask is None,
+        scale=scale,
+        enable_gqa=q.shape[2] != k.shape[2],
     )
     return out.transpose(1, 2)
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Optional[Documents] = None) -> Tensor:
+def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Documents | None = None) -> Tensor:
     # Version 2 wants one head_dim for q, k and v: zeros behind the shorter change no score and no value.
     dim = max(q.shape[-1], v.shape[-1])
     padded = [F.pad(x, (0, dim - x.shape[-1])) for x in (q, k, v)]
@@ -115,13 +124,22 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Optional[Do
         out = flash_attn_func(*padded, softmax_scale=scale, causal=True, deterministic=True)
     else:
         starts, longest = documents.cu_seqlens, documents.max_length
-        out = flash_attn_varlen_func(*(x.flatten(0, 1) for x in padded), starts, starts, longest, longest,
-                                     softmax_scale=scale, causal=True, deterministic=True).unflatten(0, q.shape[:2])
+        out = flash_attn_varlen_func(
+            *(x.flatten(0, 1) for x in padded),
+            starts,
+            starts,
+            longest,
+            longest,
+            softmax_scale=scale,
+            causal=True,
+            deterministic=True,
+        ).unflatten(0, q.shape[:2])
     return out[..., : v.shape[-1]]
 
 
 class _Fused(torch.autograd.Function):
-    """On the meta device: what flash-attn and the fused SDPA keep for the backward pass and give back, without a value."""
+    """On the meta device: what flash-attn and the fused SDPA keep for the backward pass and give back, without a
+    value."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

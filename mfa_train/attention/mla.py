@@ -7,7 +7,7 @@ out as in Hugging Face's DeepSeek-V3; its latent norms use eps 1e-6 whatever rms
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Optional
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from mfa_train.attention.rope import Positions, rotate
 class MultiHeadLatentAttention(Attention):
     @dataclass(kw_only=True)
     class Config(AttentionConfig):
-        q_lora_rank: Optional[int]
+        q_lora_rank: int | None
         """null: the query is of full rank, as in DeepSeek-V2-Lite."""
         kv_lora_rank: int
         qk_nope_head_dim: int
@@ -71,6 +71,7 @@ class MultiHeadLatentAttention(Attention):
         return Capacity(self.num_attention_heads * rank, min(self.latent_rope[0], self.kv_a_proj_with_mqa.in_features))
 
     def decode_widths(self) -> tuple[int, int]:
-        """The up-projections absorbed into query and output (arXiv 2405.04434, section 2.1.2): over the latent itself."""
+        """The up-projections absorbed into query and output (arXiv 2405.04434, section 2.1.2): over the latent
+        itself."""
         latent, rope = self.latent_rope
         return latent + rope, latent

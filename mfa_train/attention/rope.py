@@ -6,7 +6,7 @@ Scalings are named and computed as in Hugging Face configs (`rope_scaling`): `li
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class RopeScaling:
     """linear | yarn | llama3."""
     factor: float
     """By how much the context grows."""
-    original_max_position_embeddings: Optional[int] = None
+    original_max_position_embeddings: int | None = None
     """The context trained before (yarn, llama3)."""
     beta_fast: float = 32.0
     beta_slow: float = 1.0
@@ -34,12 +34,16 @@ class RopeScaling:
         for key in ("beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor"):
             require_number(f"attention.rope_scaling.{key}", getattr(self, key), 0, 1e6)
         if self.low_freq_factor >= self.high_freq_factor:
-            raise ConfigError(f"attention.rope_scaling.low_freq_factor={self.low_freq_factor}: expected less than "
-                              f"high_freq_factor={self.high_freq_factor}")
+            raise ConfigError(
+                f"attention.rope_scaling.low_freq_factor={self.low_freq_factor}: expected less than "
+                f"high_freq_factor={self.high_freq_factor}"
+            )
         if self.rope_type != "linear" and (self.original_max_position_embeddings or 0) < 1:
-            raise ConfigError("attention.rope_scaling.original_max_position_embeddings="
-                              f"{self.original_max_position_embeddings}: "
-                              f"{self.rope_type} needs the context length trained before, as 4096")
+            raise ConfigError(
+                "attention.rope_scaling.original_max_position_embeddings="
+                f"{self.original_max_position_embeddings}: "
+                f"{self.rope_type} needs the context length trained before, as 4096"
+            )
 
 
 class Positions(NamedTuple):
@@ -97,6 +101,7 @@ def inverse_frequencies(dim: int, theta: float, scaling: RopeScaling | None) -> 
         low, high = scaling.low_freq_factor, scaling.high_freq_factor
         keep = ((turns - low) / (high - low)).clamp(0, 1)
     else:
+
         def dimension_of(rotations: float) -> float:
             return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 

@@ -59,21 +59,25 @@ class _TiledAttention(torch.autograd.Function):
             rows, length = slice(start * ctx.group, end * ctx.group), end - start
             grad_p = torch.bmm(grad[:, rows], v[:, :end].transpose(1, 2), out=grad_p_of(length, end))
             grad_scores = torch.ops.aten._softmax_backward_data.out(
-                grad_p, p, -1, p.dtype, grad_input=grad_scores_of(length, end))
+                grad_p, p, -1, p.dtype, grad_input=grad_scores_of(length, end)
+            )
             torch.bmm(grad_scores, k[:, :end], out=grad_q[:, rows])
             grad_v[:, :end] += torch.bmm(p.transpose(1, 2), grad[:, rows])
             grad_k[:, :end] += torch.bmm(grad_scores.transpose(1, 2), q[:, rows])
-        return (_as_heads(grad_q.mul_(ctx.scale), ctx.kv_heads, ctx.tokens),
-                _as_heads(grad_k.mul_(ctx.scale).to(k.dtype), ctx.kv_heads, ctx.tokens),
-                _as_heads(grad_v.to(v.dtype), ctx.kv_heads, ctx.tokens), None)
+        return (
+            _as_heads(grad_q.mul_(ctx.scale), ctx.kv_heads, ctx.tokens),
+            _as_heads(grad_k.mul_(ctx.scale).to(k.dtype), ctx.kv_heads, ctx.tokens),
+            _as_heads(grad_v.to(v.dtype), ctx.kv_heads, ctx.tokens),
+            None,
+        )
 
 
 @contextlib.contextmanager
 def _exact_products_of_16_bit_values() -> Iterator[None]:
     """float32 matrix products whose factors hold bfloat16 values run as bfloat16 ones with float32 sums, twice as fast.
 
-    The factors lose nothing, the results are float32 as before: what is asked of oneDNN here is only not to look for bits
-    that are not there. Only matrix products of `tiled_attention` run meanwhile.
+    The factors lose nothing, the results are float32 as before: what is asked of oneDNN here is only not to look for
+    bits that are not there. Only matrix products of `tiled_attention` run meanwhile.
     """
     matmul = torch.backends.mkldnn.matmul
     before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
@@ -83,8 +87,11 @@ def _exact_products_of_16_bit_values() -> Iterator[None]:
         matmul.fp32_precision = before
 
 
-def _scratch(rows: Tensor, blocks: list[tuple[int, int]], group: int, dtype: torch.dtype) -> Callable[[int, int], Tensor]:
-    """One buffer for every block's (batch·kv_heads, length·group, keys) in turn: fresh memory is slower than arithmetic."""
+def _scratch(
+    rows: Tensor, blocks: list[tuple[int, int]], group: int, dtype: torch.dtype
+) -> Callable[[int, int], Tensor]:
+    """One buffer for every block's (batch·kv_heads, length·group, keys) in turn: fresh memory is slower than
+    arithmetic."""
     length = blocks[0][1] * group
     buffer = torch.empty(rows.shape[0] * length * blocks[-1][1], dtype=dtype, device=rows.device)
 
@@ -102,7 +109,8 @@ def _blocks(tokens: int, group: int) -> list[tuple[int, int]]:
 
 
 def _as_rows(x: Tensor, kv_heads: int) -> Tensor:
-    """(batch, tokens, heads, dim) as (batch·kv_heads, tokens·group, dim): a token's heads of one group follow each other."""
+    """(batch, tokens, heads, dim) as (batch·kv_heads, tokens·group, dim): a token's heads of one group follow each
+    other."""
     return x.unflatten(2, (kv_heads, -1)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
 

@@ -31,8 +31,10 @@ class TensorProductAttention(Attention):
         def __post_init__(self):
             super().__post_init__()
             if self.qk_norm and self.rope_scaling and self.rope_scaling.rope_type == "yarn":
-                raise ConfigError("attention.qk_norm=true undoes yarn's scale of the scores in tpa, whose heads are normed "
-                                  "after rotation: type attention.qk_norm=false, or another rope_type")
+                raise ConfigError(
+                    "attention.qk_norm=true undoes yarn's scale of the scores in tpa, whose heads are normed "
+                    "after rotation: type attention.qk_norm=false, or another rope_type"
+                )
 
         def cache_choices(self) -> Iterator[dict[str, int]]:
             """Both ranks, the keys' the larger by one where the sum is odd."""
@@ -50,16 +52,21 @@ class TensorProductAttention(Attention):
         return self._normed(_contract(self._head_factor(self.W_A_q, x), self._rotated(self.W_B_q, x, positions)))
 
     def cache_entry(self, x: Tensor, positions: Positions) -> tuple[Tensor, ...]:
-        return (self._head_factor(self.W_A_k, x), self._rotated(self.W_B_k, x, positions),
-                self._head_factor(self.W_A_v, x), heads(self.W_B_v(x), self.v_head_dim))
+        return (
+            self._head_factor(self.W_A_k, x),
+            self._rotated(self.W_B_k, x, positions),
+            self._head_factor(self.W_A_v, x),
+            heads(self.W_B_v(x), self.v_head_dim),
+        )
 
-    def keys_values(self, a_k: Tensor, b_k: Tensor, a_v: Tensor, b_v: Tensor, *,
-                    positions: Positions) -> tuple[Tensor, Tensor]:
+    def keys_values(
+        self, a_k: Tensor, b_k: Tensor, a_v: Tensor, b_v: Tensor, *, positions: Positions
+    ) -> tuple[Tensor, Tensor]:
         return self._normed(_contract(a_k, b_k)), _contract(a_v, b_v)
 
     def decode_widths(self) -> tuple[int, int]:
-        """Over the factors (arXiv 2501.06425, section 3.4): a head's query meets the dimension factors, then its own weights
-        of them."""
+        """Over the factors (arXiv 2501.06425, section 3.4): a head's query meets the dimension factors, then its own
+        weights of them."""
         k_rank, v_rank = (getattr(self, f"W_B_{name}").out_features // self.qk_head_dim for name in "kv")
         return k_rank * (self.qk_head_dim + 1), v_rank * (self.v_head_dim + 1)
 

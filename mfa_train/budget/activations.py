@@ -60,11 +60,15 @@ def _peak(pass_: Pass, layers: int, checkpointing: bool) -> int:
 
 def _kernel(pass_: Pass, model: LanguageModel) -> str:
     """Found by the shapes of one token's query, keys and values."""
-    x, positions = torch.empty(1, 1, pass_.model.hidden_size, dtype=pass_.dtype), model.model.rope(torch.zeros(1).long())
+    x, positions = (
+        torch.empty(1, 1, pass_.model.hidden_size, dtype=pass_.dtype),
+        model.model.rope(torch.zeros(1).long()),
+    )
     attention = model.model.layers[0].self_attn
     k, v = attention.keys_values(*attention.cache_entry(x, positions), positions=positions)
-    return planned_kernel(pass_.device_type, pass_.attention["kernel"], attention.query(x, positions), k, v,
-                          pass_.sequence_length)
+    return planned_kernel(
+        pass_.device_type, pass_.attention["kernel"], attention.query(x, positions), k, v, pass_.sequence_length
+    )
 
 
 def _drop_gradient(parameter: torch.Tensor) -> None:

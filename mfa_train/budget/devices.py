@@ -7,7 +7,6 @@ import torch
 
 from mfa_train.errors import ConfigError, did_you_mean
 
-
 PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 

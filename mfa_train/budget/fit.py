@@ -49,14 +49,26 @@ class Fit:
     def __init__(self, config: Config, shape: Shape, device: Device, dtype: torch.dtype, ranks: int, more_ranks: bool):
         """more_ranks: whether `smallest_change` may propose other numbers of devices."""
         self.shape, self.device, self.dtype, self.more_ranks = shape, device, dtype, more_ranks
-        self.setting = Setting(config.zero, ranks, config.training.micro_batch(ranks),
-                               config.training.activation_checkpointing, config.offload, config.checkpoint.background)
+        self.setting = Setting(
+            config.zero,
+            ranks,
+            config.training.micro_batch(ranks),
+            config.training.activation_checkpointing,
+            config.offload,
+            config.checkpoint.background,
+        )
         self.batch_size = config.training.batch_size
-        self.pass_ = Pass(config.model, config.attention, self.setting.micro_batch,
-                          config.training.sequence_length, dtype, device.type)
+        self.pass_ = Pass(
+            config.model,
+            config.attention,
+            self.setting.micro_batch,
+            config.training.sequence_length,
+            dtype,
+            device.type,
+        )
         self.usable_bytes = int(device.memory_bytes * (1 - RESERVE))
 
-    @functools.cache
+    @functools.cache  # noqa: B019 (it lives as long as one plan)
     def activations(self, micro_batch: int, checkpointing: bool) -> int:
         return activation_peak(replace(self.pass_, micro_batch=micro_batch), checkpointing)
 
@@ -75,12 +87,16 @@ class Fit:
         return self.states(setting).total(self.activations(setting.micro_batch, setting.checkpointing))
 
     def fits(self, setting: Setting) -> bool:
-        return self.states(setting).total(activations=0) < self.usable_bytes and self.total(setting) <= self.usable_bytes
+        return (
+            self.states(setting).total(activations=0) < self.usable_bytes and self.total(setting) <= self.usable_bytes
+        )
 
     def smallest_change(self) -> Setting | None:
-        """The first of these that fits: one change that costs little time, then two, then offloading, then more devices,
-        as many as the batch has sequences. None where nothing does."""
-        return next((setting for micro_batches in self._candidates() if (setting := self._largest(micro_batches))), None)
+        """The first of these that fits: one change that costs little time, then two, then offloading, then more
+        devices, as many as the batch has sequences. None where nothing does."""
+        return next(
+            (setting for micro_batches in self._candidates() if (setting := self._largest(micro_batches))), None
+        )
 
     def _largest(self, micro_batches: list[Setting]) -> Setting | None:
         """Of settings with ever smaller micro-batches the first that fits."""

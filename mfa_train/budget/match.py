@@ -1,9 +1,9 @@
 """Makes a comparison fair: shapes a variant to a KV-cache budget and a number of parameters.
 
-    1. The variant's own key sets the cache: the largest of its `cache_choices` that is not above the budget. MHA has none
-       and keeps its full cache, as the reference, unless `match.mha` names what it gives up.
-    2. `match.by` sets the parameters: the feed-forward's width, to the nearest multiple of `match.multiple_of`; or the number
-       of heads (as in arXiv 2412.19255), and the width only for what whole heads leave.
+    1. The variant's own key sets the cache: the largest of its `cache_choices` that is not above the budget. MHA has
+       none and keeps its full cache, as the reference, unless `match.mha` names what it gives up.
+    2. `match.by` sets the parameters: the feed-forward's width, to the nearest multiple of `match.multiple_of`; or the
+       number of heads (as in arXiv 2412.19255), and the width only for what whole heads leave.
 
 What was chosen is measured on the chosen model, not computed: the cache is never above the budget, the parameters are
 within 0.5%.
@@ -32,8 +32,8 @@ class _Unmet(ConfigError):
 
 
 def matched(config: Config) -> tuple[Config, dict | None]:
-    """The config with the shape that `match` asks for, and a report for plan.json; itself and None where it asks nothing.
-    Matching the result again changes nothing.
+    """The config with the shape that `match` asks for, and a report for plan.json; itself and None where it asks
+    nothing. Matching the result again changes nothing.
 
     Raises ConfigError, with what is possible instead, where no shape meets the targets.
     """
@@ -48,9 +48,10 @@ def matched(config: Config) -> tuple[Config, dict | None]:
             values = " ".join(f"match.{key}={value}" for key, value in change.items() if value is not None)
             instead = " instead of match.reference" if "reference" in change and config.match.reference else ""
             raise ConfigError(f"{unmet.told}: type {values}{instead}") from None
-        raise ConfigError(f"{unmet.told}; no other value of match.multiple_of or of the cache's budget helps: type other "
-                          f"parameters, another model=…, or match.{'params=null' if config.match.params else 'reference=null'}"
-                          ) from None
+        raise ConfigError(
+            f"{unmet.told}; no other value of match.multiple_of or of the cache's budget helps: type other "
+            f"parameters, another model=…, or match.{'params=null' if config.match.params else 'reference=null'}"
+        ) from None
 
 
 def _matched(config: Config) -> tuple[Config, dict | None]:
@@ -70,11 +71,18 @@ def _matched(config: Config) -> tuple[Config, dict | None]:
         model, attention = _with_heads(config, target)
     shape = measure(model, attention)
     if target is not None and abs(shape.params - target) > TOLERANCE * target:
-        raise _Unmet(f"match.multiple_of={match.multiple_of}: the nearest width, {model.intermediate_size}, misses "
-                     f"{target:,} parameters by {shape.params / target - 1:+.2%}", *_smaller_units(match.multiple_of),
-                     {"params": shape.params, "reference": None})
-    report = {"kv_cache": _cache_report(config, shape), "params": _params_report(config, shape, target),
-              "changed": _changes(config, model, attention), "by": match.by}
+        raise _Unmet(
+            f"match.multiple_of={match.multiple_of}: the nearest width, {model.intermediate_size}, misses "
+            f"{target:,} parameters by {shape.params / target - 1:+.2%}",
+            *_smaller_units(match.multiple_of),
+            {"params": shape.params, "reference": None},
+        )
+    report = {
+        "kv_cache": _cache_report(config, shape),
+        "params": _params_report(config, shape, target),
+        "changed": _changes(config, model, attention),
+        "by": match.by,
+    }
     # The target as a number: in this model the reference would have other parameters.
     resolved = replace(match, params=target, reference=None)
     return replace(config, model=model, attention=attention, match=resolved), report
@@ -95,7 +103,8 @@ def _choices(config: Config, attention: dict) -> list[dict[str, int]]:
 
 
 def _with_cache(config: Config, attention: dict) -> dict:
-    """`attention` with the largest cache that is not above the budget; itself without a budget or choices. Raises _Unmet."""
+    """`attention` with the largest cache that is not above the budget; itself without a budget or choices. Raises
+    _Unmet."""
     budget, choices = config.match.kv_bytes_per_token, _choices(config, attention)
     if budget is None or not choices:
         return attention
@@ -105,23 +114,30 @@ def _with_cache(config: Config, attention: dict) -> dict:
 
     above = bisect.bisect_right(choices, budget, key=bytes_of)
     if above == 0:
-        raise _Unmet(f"match.kv_bytes_per_token={budget}: no {attention['name']} of model={config.model.name} caches so little. "
-                     f"Nearest below: none; above: {bytes_of(choices[0])} ({_told(choices[0])})",
-                     *({"kv_bytes_per_token": bytes_of(choice)} for choice in _thinning(choices)))
+        raise _Unmet(
+            f"match.kv_bytes_per_token={budget}: no {attention['name']} of model={config.model.name} caches so little. "
+            f"Nearest below: none; above: {bytes_of(choices[0])} ({_told(choices[0])})",
+            *({"kv_bytes_per_token": bytes_of(choice)} for choice in _thinning(choices)),
+        )
     return attention | choices[above - 1]
 
 
 def _require_reachable(config: Config) -> None:
-    """Raises _Unmet where even the variant's largest cache is below the budget, and is not what the config had anyway."""
+    """Raises _Unmet where even the variant's largest cache is below the budget, and is not what the config had
+    anyway."""
     budget, choices = config.match.kv_bytes_per_token, _choices(config, config.attention)
     if budget is None or not choices or config.attention | choices[-1] == config.attention:
         return
     most = _bytes_per_token(config, cache_values(config.model, config.attention | choices[-1]))
     if most < budget:
-        raise _Unmet(f"match.kv_bytes_per_token={budget}: no {config.attention['name']} of model={config.model.name} caches so "
-                     f"much. Nearest below: {most} ({_told(choices[-1])}); above: none",
-                     *({"kv_bytes_per_token": _bytes_per_token(config, cache_values(config.model, config.attention | choice))}
-                       for choice in _thinning(choices[::-1])))
+        raise _Unmet(
+            f"match.kv_bytes_per_token={budget}: no {config.attention['name']} of model={config.model.name} caches so "
+            f"much. Nearest below: {most} ({_told(choices[-1])}); above: none",
+            *(
+                {"kv_bytes_per_token": _bytes_per_token(config, cache_values(config.model, config.attention | choice))}
+                for choice in _thinning(choices[::-1])
+            ),
+        )
 
 
 def _with_width(config: Config, model: ModelConfig, attention: dict, target: int) -> ModelConfig:
@@ -131,8 +147,11 @@ def _with_width(config: Config, model: ModelConfig, attention: dict, target: int
     exact = model.intermediate_size + (target - shape.params) / per_width
     width = round(exact / unit) * unit
     if width < unit and exact >= 1:
-        raise _Unmet(f"match.multiple_of={unit}: the width that gives {target:,} parameters is {exact:.0f}", *_smaller_units(unit),
-                     {"params": shape.params - (model.intermediate_size - unit) * per_width, "reference": None})
+        raise _Unmet(
+            f"match.multiple_of={unit}: the width that gives {target:,} parameters is {exact:.0f}",
+            *_smaller_units(unit),
+            {"params": shape.params - (model.intermediate_size - unit) * per_width, "reference": None},
+        )
     if width < unit:
         _impossible(config, attention, target, least=shape.params - (model.intermediate_size - unit) * per_width)
     return replace(model, intermediate_size=width)
@@ -184,8 +203,10 @@ def _impossible(config: Config, attention: dict, target: int, least: int) -> NoR
     """Raises _Unmet: `target` parameters cannot be met with `attention`, whose model has at least `least`."""
     match, budget = config.match, config.match.kv_bytes_per_token
     what = f"match.reference={match.reference}" if match.reference else f"match.params={target}"
-    told = (f"{what}: {attention['name']} of model={config.model.name} has at least {least:,} parameters, the target is "
-            f"{target:,}")
+    told = (
+        f"{what}: {attention['name']} of model={config.model.name} has at least {least:,} parameters, the target is "
+        f"{target:,}"
+    )
     if match.by == "intermediate_size":
         model, fewest = replace(config.model, intermediate_size=match.multiple_of), config.attention
     else:
@@ -195,11 +216,16 @@ def _impossible(config: Config, attention: dict, target: int, least: int) -> NoR
     possible = bisect.bisect_right(choices, target, key=lambda choice: measure(model, fewest | choice).params)
     least_params = {"params": least, "reference": None}
     if possible:
-        caches = [_bytes_per_token(config, cache_values(config.model, fewest | choice))
-                  for choice in _thinning(choices[:possible][::-1])]
-        raise _Unmet(f"match.kv_bytes_per_token={budget} with {told}. Nearest cache possible below: {caches[0]} "
-                     f"({_told(choices[possible - 1])}); above: none", *({"kv_bytes_per_token": cache} for cache in caches),
-                     least_params)
+        caches = [
+            _bytes_per_token(config, cache_values(config.model, fewest | choice))
+            for choice in _thinning(choices[:possible][::-1])
+        ]
+        raise _Unmet(
+            f"match.kv_bytes_per_token={budget} with {told}. Nearest cache possible below: {caches[0]} "
+            f"({_told(choices[possible - 1])}); above: none",
+            *({"kv_bytes_per_token": cache} for cache in caches),
+            least_params,
+        )
     raise _Unmet(f"{told}. Nearest possible below: none; above: {least}", least_params)
 
 
@@ -219,8 +245,12 @@ def _cache_report(config: Config, shape: Shape) -> dict | None:
 def _params_report(config: Config, shape: Shape, target: int | None) -> dict | None:
     if target is None:
         return None
-    return {"target": target, "reference": config.match.reference, "total": shape.params,
-            "difference": shape.params / target - 1}
+    return {
+        "target": target,
+        "reference": config.match.reference,
+        "total": shape.params,
+        "difference": shape.params / target - 1,
+    }
 
 
 def _changes(config: Config, model: ModelConfig, attention: dict) -> dict[str, list]:
@@ -237,8 +267,10 @@ def told(report: dict) -> list[str]:
     lines = []
     if cache := report["kv_cache"]:
         kept = " (the full-cache reference; match.mha=head_dim would shrink it)" if cache["role"] == "reference" else ""
-        lines.append(f"KV cache {cache['bytes_per_token']:,} bytes per token, budget {cache['target']:,} "
-                     f"({cache['difference']:+.2%}){kept}")
+        lines.append(
+            f"KV cache {cache['bytes_per_token']:,} bytes per token, budget {cache['target']:,} "
+            f"({cache['difference']:+.2%}){kept}"
+        )
     if params := report["params"]:
         of = f" of {params['reference']}" if params["reference"] else ""
         lines.append(f"{params['total']:,} parameters, target {params['target']:,}{of} ({params['difference']:+.3%})")

@@ -1,8 +1,8 @@
 """Memory of one device: what DeepSpeed (0.18-0.19, as `mfa_train.training.engine` sets it up) holds at each ZeRO stage.
 
 Counted while the gradients exist, the fullest moment of a step. Bytes per parameter on each of W ranks, b = 2 in bf16
-and 4 in fp32 (ZeRO, arXiv 1910.02054, section 5; the constants are those of DeepSpeed's own wrappers, read off the tensors
-of real ranks):
+and 4 in fp32 (ZeRO, arXiv 1910.02054, section 5; the constants are those of DeepSpeed's own wrappers, read off the
+tensors of real ranks):
 
     stage   weights             gradients                     optimizer (master weights and two moments, float32)
     0       b                   4                             12, in fp32 8: the weights are their own master
@@ -39,8 +39,9 @@ class States:
     transient: int
     """The most that buffers take at once: gradients on their way to be summed, parameters gathered for a layer."""
     early: int
-    """Of the buffers, those there while all activations are: of a small model the one for its gradients, or its gathered
-    parameters; of one with more gradients than a bucket all, since they are summed from early in the backward pass on."""
+    """Of the buffers, those there while all activations are: of a small model the one for its gradients, or its
+    gathered parameters; of one with more gradients than a bucket all, since they are summed from early in the backward
+    pass on."""
     offloaded: int = 0
     """Of these, in the host's memory instead."""
     kept_copy: int = 0
@@ -65,8 +66,9 @@ def reduce_bucket(params: int) -> int:
     return min(params, REDUCE_BUCKET)
 
 
-def model_states(parameter_sizes: tuple[tuple[int, int], ...], dtype: torch.dtype, stage: int, ranks: int,
-                 offload: str = "none") -> States:
+def model_states(
+    parameter_sizes: tuple[tuple[int, int], ...], dtype: torch.dtype, stage: int, ranks: int, offload: str = "none"
+) -> States:
     """parameter_sizes: (elements, how many parameters of that size)."""
     params, width = sum(size * count for size, count in parameter_sizes), dtype.itemsize
     half = dtype != torch.float32
@@ -82,15 +84,25 @@ def model_states(parameter_sizes: tuple[tuple[int, int], ...], dtype: torch.dtyp
         buffers = summed if ranks > 1 else 0
         return States(width * params, 6 * params, 2 * params, 12 * share, buffers, early(buffers, 0))
     if stage < 3:
-        # A bucket's gradients and the buffer they are copied into; in float32 their sum takes the place of some of them.
+        # A bucket's gradients and the buffer they are copied into; in float32 their sum takes the place of some of
+        # them.
         buffers = 2 * width * bucket + (summed or -4 * min(share, bucket))
         states = States(width * params, 4 * share, 4 * share, 12 * share, buffers, early(buffers, width * bucket))
     else:
         whole = sum(size * count for size, count in parameter_sizes if size <= PERSISTENT_PARAMETER) if ranks > 1 else 0
         gathered = width * min(params - whole, LIVE_PARAMETERS)
         buffers = gathered + width * bucket + summed
-        states = States(width * (share + whole), 4 * (share + bucket), 0, 12 * share, buffers,
-                        early(buffers, gathered if ranks > 1 else 0))
-    offloaded = {"none": 0, "optimizer": states.optimizer + 4 * share,
-                 "parameters": states.optimizer + 4 * share + width * share}[offload]
+        states = States(
+            width * (share + whole),
+            4 * (share + bucket),
+            0,
+            12 * share,
+            buffers,
+            early(buffers, gathered if ranks > 1 else 0),
+        )
+    offloaded = {
+        "none": 0,
+        "optimizer": states.optimizer + 4 * share,
+        "parameters": states.optimizer + 4 * share + width * share,
+    }[offload]
     return replace(states, passing=0 if offloaded else states.passing, offloaded=offloaded)

@@ -1,8 +1,8 @@
 """The share of a device's peak that a plan reckons with: assumed, typed, or measured by a run.
 
-A run's is the (lower) median of its last start's records, without the first step's. It is taken for devices of the same kind
-alone: a CPU's says nothing of a GPU. Records whose peak was wrong (above 1) are left out; where they are many the run is
-refused.
+A run's is the (lower) median of its last start's records, without the first step's. It is taken for devices of the same
+kind alone: a CPU's says nothing of a GPU. Records whose peak was wrong (above 1) are left out; where they are many the
+run is refused.
 """
 
 import statistics
@@ -23,8 +23,8 @@ MANY = 0.1
 
 
 def assumed_or_measured(given: Any, device: Device) -> tuple[float, str]:
-    """The share, above 0 and at most 1, and where it comes from; `given` is plan.mfu. Raises ConfigError for a run without
-    measurements that hold for the device."""
+    """The share, above 0 and at most 1, and where it comes from; `given` is plan.mfu. Raises ConfigError for a run
+    without measurements that hold for the device."""
     if given is None:
         return ASSUMED[device.type], "assumed"
     if isinstance(given, (int, float)):
@@ -35,7 +35,7 @@ def assumed_or_measured(given: Any, device: Device) -> tuple[float, str]:
         if not (run / FILE).is_file():
             raise ConfigError(f"plan.mfu={given}: no run with a {FILE} is there; {instead}")
         records, begun = last_records(run / FILE, RECORDS), starts(run)
-        plan = (run / "plan.json").is_file() and read_object(run / "plan.json") or {}
+        plan = ((run / "plan.json").is_file() and read_object(run / "plan.json")) or {}
     except (OSError, ValueError) as error:
         raise ConfigError(f"plan.mfu={given}: cannot be read ({error}); {instead}") from None
     measured_on = _measured_on(plan)
@@ -46,8 +46,10 @@ def assumed_or_measured(given: Any, device: Device) -> tuple[float, str]:
     shares = [share for one in told if (share := number(one)) is not None and 0 < share <= 1]
     wrong = [share for one in told if (share := number(one)) is not None and share > 1]
     if len(wrong) > MANY * (len(shares) + len(wrong)):
-        raise ConfigError(f"plan.mfu={given}: its mfu goes up to {max(wrong):.4g} and a share is at most 1: the peak of "
-                          f"that run's device was measured wrong; {instead}")
+        raise ConfigError(
+            f"plan.mfu={given}: its mfu goes up to {max(wrong):.4g} and a share is at most 1: the peak of "
+            f"that run's device was measured wrong; {instead}"
+        )
     if not shares:
         raise ConfigError(f"plan.mfu={given}: its last start logged no mfu; {instead}")
     return statistics.median_low(shares), f"median of {run / FILE}{measured_on and f', measured on {measured_on}'}"
@@ -66,8 +68,12 @@ def _require_same_kind(given: Any, measured_on: str, device: Device, instead: st
     if not measured_on and device.type == "cpu":  # the cautious guess, and the smaller harm
         return
     if not measured_on:
-        raise ConfigError(f"plan.mfu={given}: its plan.json does not say on which device it was measured, and the plan is "
-                          f"for {device.name}; {instead}")
+        raise ConfigError(
+            f"plan.mfu={given}: its plan.json does not say on which device it was measured, and the plan is "
+            f"for {device.name}; {instead}"
+        )
     if (measured_on.split(" in ")[0] == "cpu") != (device.type == "cpu"):
-        raise ConfigError(f"plan.mfu={given}: measured on {measured_on}, and the plan is for {device.name}: the one's share "
-                          f"says nothing of the other's; {instead}")
+        raise ConfigError(
+            f"plan.mfu={given}: measured on {measured_on}, and the plan is for {device.name}: the one's share "
+            f"says nothing of the other's; {instead}"
+        )

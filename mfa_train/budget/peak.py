@@ -1,9 +1,9 @@
 """The most FLOP/s of a device, and a run's share of it (MFU).
 
-A GPU's peak is its vendor's. A CPU's is measured: matrix products of several sizes, small enough that some run between two
-turns of whatever else the machine does, in bursts at different moments, and the best of all counts. What it gives up: on a
-machine that is busy in every burst the peak may be that of one core. Where a run does more than its peak, the peak is wrong:
-that is told, and no share of it is.
+A GPU's peak is its vendor's. A CPU's is measured: matrix products of several sizes, small enough that some run between
+two turns of whatever else the machine does, in bursts at different moments, and the best of all counts. What it gives
+up: on a machine that is busy in every burst the peak may be that of one core. Where a run does more than its peak, the
+peak is wrong: that is told, and no share of it is.
 """
 
 import time
@@ -21,8 +21,8 @@ _bursts: dict[torch.dtype, list[float]] = {}
 
 
 def peak_flops(device: Device, dtype: torch.dtype) -> float | None:
-    """Peak FLOP/s of one device; None where the table has none. A CPU is measured again each time, up to BURSTS times, and
-    the best so far is given."""
+    """Peak FLOP/s of one device; None where the table has none. A CPU is measured again each time, up to BURSTS times,
+    and the best so far is given."""
     if device.type == "cpu":
         bursts = _bursts.setdefault(dtype, [])
         if len(bursts) < BURSTS:
@@ -32,9 +32,9 @@ def peak_flops(device: Device, dtype: torch.dtype) -> float | None:
 
 
 def measured_flops(dtype: torch.dtype, seconds: float = BURST_SECONDS) -> float:
-    """FLOP/s of the fastest of some square matrix products on this CPU, by all threads and by one: where others take turns
-    on its cores, threads that wait for each other can be a hundred times slower than one alone. No random generator is
-    touched."""
+    """FLOP/s of the fastest of some square matrix products on this CPU, by all threads and by one: where others take
+    turns on its cores, threads that wait for each other can be a hundred times slower than one alone. No random
+    generator is touched."""
     threads, best = torch.get_num_threads(), 0.0
     counts = sorted({1, threads})
     try:
@@ -72,16 +72,18 @@ class Peak:
         """FLOP/s of the run at its best so far."""
 
     def share(self, flops: float) -> float | None:
-        """What share of the peak `flops` a second are: above 0 and at most 1; None where the peak is unknown, or proved too
-        low by this run. A CPU is measured anew: call it between steps."""
+        """What share of the peak `flops` a second are: above 0 and at most 1; None where the peak is unknown, or proved
+        too low by this run. A CPU is measured anew: call it between steps."""
         if self.flops is None:
             return None
         self.flops, self.most = peak_flops(self.device, self.dtype), max(self.most, flops)
         if self.most <= self.flops:
             return flops / self.flops or None
         if not self.told:
-            self.say(f"warning: mfu is left out: the run does {self.most / 1e9:,.4g} GFLOP/s on each {self.device.name}, "
-                     f"more than its peak of {self.flops / 1e9:,.4g}, which is wrong"
-                     + (" (measured while the machine was busy?)" if self.device.type == "cpu" else ""))
+            self.say(
+                f"warning: mfu is left out: the run does {self.most / 1e9:,.4g} GFLOP/s on each {self.device.name}, "
+                f"more than its peak of {self.flops / 1e9:,.4g}, which is wrong"
+                + (" (measured while the machine was busy?)" if self.device.type == "cpu" else "")
+            )
         self.told = True
         return None

@@ -1,9 +1,9 @@
 """What a run is and what it will cost: one JSON object, known before anything is allocated.
 
-    1. `match` shapes the variant, where the config asks for it.
-    2. One layer on the meta device tells parameters, cache and FLOPs (`shape`).
-    3. A step on the meta device tells the activations, DeepSpeed's bookkeeping the rest of the memory (`fit`).
-    4. FLOPs over an assumed or measured share of the device's peak tell the time, and a price the cost.
+1. `match` shapes the variant, where the config asks for it.
+2. One layer on the meta device tells parameters, cache and FLOPs (`shape`).
+3. A step on the meta device tells the activations, DeepSpeed's bookkeeping the rest of the memory (`fit`).
+4. FLOPs over an assumed or measured share of the device's peak tell the time, and a price the cost.
 """
 
 import math
@@ -22,11 +22,15 @@ from mfa_train.config import Config
 from mfa_train.errors import ConfigError
 
 MODEL_KEYS = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
-NO_SETTING = ("no setting makes it fit: take a smaller model or training.sequence_length, or more devices with a larger "
-              "training.batch_size")
+NO_SETTING = (
+    "no setting makes it fit: take a smaller model or training.sequence_length, or more devices with a larger "
+    "training.batch_size"
+)
 
 
-def make_plan(config: Config, device: Device | None = None, ranks: int | None = None, match: dict | None = None) -> dict:
+def make_plan(
+    config: Config, device: Device | None = None, ranks: int | None = None, match: dict | None = None
+) -> dict:
     """The plan of a config that is matched already (`budget.match.matched`, whose report is `match`).
 
     By default for cluster.device and the cluster's devices; with `ranks` for so many, no longer to be chosen. Raises
@@ -37,9 +41,11 @@ def make_plan(config: Config, device: Device | None = None, ranks: int | None = 
     except RuntimeError as error:
         if "overflow" not in str(error):
             raise
-        raise ConfigError(f"model={config.model.name} training.sequence_length={config.training.sequence_length} training.batch_size="
-                          f"{config.training.batch_size}: a tensor of this model and batch would have more bytes than 64 bits count: "
-                          "type smaller ones") from error
+        raise ConfigError(
+            f"model={config.model.name} training.sequence_length={config.training.sequence_length} training.batch_size="
+            f"{config.training.batch_size}: a tensor of this model and batch would have more bytes than 64 bits count: "
+            "type smaller ones"
+        ) from error
 
 
 def _made(config: Config, device: Device | None, ranks: int | None, match: dict | None) -> dict:
@@ -86,19 +92,24 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
 
 
 def require_fit(config: Config, memory: dict) -> None:
-    """Raises ConfigError, with the smallest change that helps, where `memory` (of its plan) says that the run cannot fit."""
+    """Raises ConfigError, with the smallest change that helps, where `memory` (of its plan) says that the run cannot
+    fit."""
     if memory["fits"]:
         return
     needed, usable = (f"{memory[key] / 2**30:,.1f} GiB" for key in ("total", "usable"))
     change = f"type {' '.join(memory['change'])}" if memory["change"] else NO_SETTING
-    raise ConfigError(f"model={config.model.name}: the run needs about {needed} on each {memory['device']}, where {usable} "
-                      f"are usable: {change} (plan.check=false starts it all the same)")
+    raise ConfigError(
+        f"model={config.model.name}: the run needs about {needed} on each {memory['device']}, where {usable} "
+        f"are usable: {change} (plan.check=false starts it all the same)"
+    )
 
 
 def _memory(fit: Fit, devices_per_node: int) -> dict:
     """Bytes on one device."""
     setting, states = fit.setting, fit.states(fit.setting)
-    activations = {checkpointing: fit.activations(setting.micro_batch, checkpointing) for checkpointing in (False, True)}
+    activations = {
+        checkpointing: fit.activations(setting.micro_batch, checkpointing) for checkpointing in (False, True)
+    }
     fits = fit.fits(setting)
     change = None if fits else fit.smallest_change()
     offloads = {0: "none", 3: setting.offload}  # stages 1 and 2 can offload the optimizer alone

@@ -66,8 +66,10 @@ def countable() -> Iterator[None]:
     except (RuntimeError, OverflowError, TypeError) as error:
         if not re.search("overflow|too large to convert|too big|must be tuple of ints", str(error), re.IGNORECASE):
             raise
-        raise ConfigError("model, training.batch_size or training.sequence_length: a tensor of this size cannot even be "
-                          f"counted ({str(error).splitlines()[0]}); type smaller ones, or training.micro_batch_size=1") from None
+        raise ConfigError(
+            "model, training.batch_size or training.sequence_length: a tensor of this size cannot even be "
+            f"counted ({str(error).splitlines()[0]}); type smaller ones, or training.micro_batch_size=1"
+        ) from None
 
 
 @countable()
@@ -115,7 +117,8 @@ def cache_values(model: ModelConfig, attention: dict) -> int:
         typed = attention_config(attention | {"kernel": "sdpa"})
         module = attention_class(typed.name)
         entry = module(model.hidden_size, typed).cache_entry(
-            torch.empty(1, 1, model.hidden_size), module.make_rope(typed)(torch.zeros(1, dtype=torch.long)))
+            torch.empty(1, 1, model.hidden_size), module.make_rope(typed)(torch.zeros(1, dtype=torch.long))
+        )
     return sum(part[0, 0].numel() for part in entry)
 
 

@@ -20,25 +20,36 @@ def table(titles: list[str], plans: list[dict]) -> str:
     label = max(len(name) for name, _ in rows)
     widths = [max(len(values[column]) for _, values in rows) for column in range(len(plans))]
     lines.append("")
-    lines += ["  ".join([name.ljust(label), *(value.rjust(width) for value, width in zip(values, widths))]).rstrip()
-              for name, values in rows]
+    lines += [
+        "  ".join([name.ljust(label), *(value.rjust(width) for value, width in zip(values, widths))]).rstrip()
+        for name, values in rows
+    ]
     lines += ["", *(f"{title}: {_verdict(plan['memory'])}" for title, plan in zip(titles, plans))]
     return "\n".join(lines)
 
 
 def _shared(plan: dict) -> str:
     memory, time = plan["memory"], plan["time"]
-    mfu = f"MFU {time['mfu']:.0%} ({time['mfu_source']})" if time["peak_flops"] else "peak FLOP/s unknown: no time, no cost"
-    return (f"{memory['world_size']} × {memory['device']}, zero={memory['zero']}, micro-batch {memory['micro_batch_size']}, "
-            f"{mfu}; decoding at {plan['kv_cache']['context']:,} tokens of {plan['kv_cache']['dtype']} cache")
+    mfu = (
+        f"MFU {time['mfu']:.0%} ({time['mfu_source']})"
+        if time["peak_flops"]
+        else "peak FLOP/s unknown: no time, no cost"
+    )
+    return (
+        f"{memory['world_size']} × {memory['device']}, zero={memory['zero']}, micro-batch "
+        f"{memory['micro_batch_size']}, "
+        f"{mfu}; decoding at {plan['kv_cache']['context']:,} tokens of {plan['kv_cache']['dtype']} cache"
+    )
 
 
 def _model(plans: list[dict]) -> list[Row]:
     shapes = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
     return [
         *((key, [str(plan["model"][key]) for plan in plans]) for key in shapes),
-        *((f"parameters, {key.replace('_', ' ')}", [_count(plan["params"][key]) for plan in plans])
-          for key in ("total", "non_embedding", "attention_per_layer", "ffn_per_layer")),
+        *(
+            (f"parameters, {key.replace('_', ' ')}", [_count(plan["params"][key]) for plan in plans])
+            for key in ("total", "non_embedding", "attention_per_layer", "ffn_per_layer")
+        ),
     ]
 
 
@@ -48,41 +59,56 @@ def _cache(plans: list[dict]) -> list[Row]:
         ("KV values per token and layer", [f"{cache['values_per_token_per_layer']:,}" for cache in caches]),
         ("KV bytes per token", [f"{cache['bytes_per_token']:,}" for cache in caches]),
         ("KV bytes read per decoded token", [_bytes(cache["bytes_at_context"]) for cache in caches]),
-        *((name, [f"{plan['capacity'][key]:,}" if plan["capacity"] else "-" for plan in plans])
-          for name, key in (("total effective rank", "total_effective_rank"),
-                            ("shared latent dimension", "shared_latent_dim"))),
+        *(
+            (name, [f"{plan['capacity'][key]:,}" if plan["capacity"] else "-" for plan in plans])
+            for name, key in (
+                ("total effective rank", "total_effective_rank"),
+                ("shared latent dimension", "shared_latent_dim"),
+            )
+        ),
     ]
 
 
 def _flops(plans: list[dict]) -> list[Row]:
-    return [(f"FLOPs, {name}", [f"{_size(plan['flops'][key]):.3g}" for plan in plans]) for name, key in (
-        ("training, per token", "train_per_token"),
-        ("training, the run", "train_total"),
-        ("decoding, scores and values", "decode_attention_per_token"),
-        ("decoding, projections", "decode_linear_per_token"),
-        ("decoding, the rest", "decode_rest_per_token"),
-    )]
+    return [
+        (f"FLOPs, {name}", [f"{_size(plan['flops'][key]):.3g}" for plan in plans])
+        for name, key in (
+            ("training, per token", "train_per_token"),
+            ("training, the run", "train_total"),
+            ("decoding, scores and values", "decode_attention_per_token"),
+            ("decoding, projections", "decode_linear_per_token"),
+            ("decoding, the rest", "decode_rest_per_token"),
+        )
+    ]
 
 
 def _memory(plans: list[dict]) -> list[Row]:
     memories = [plan["memory"] for plan in plans]
-    rows = [(f"memory, {key}", [_bytes(memory[key]) for memory in memories])
-            for key in ("weights", "gradients", "optimizer", "transient", "activations")]
+    rows = [
+        (f"memory, {key}", [_bytes(memory[key]) for memory in memories])
+        for key in ("weights", "gradients", "optimizer", "transient", "activations")
+    ]
     if any(memory["offloaded"] for memory in memories):
         rows.insert(3, ("  of it in the host's memory", [_bytes(memory["offloaded"]) for memory in memories]))
     if any(memory["device"] == "cpu" for memory in memories):  # a GPU's host has it
         rows.append(("memory, copy for checkpoints", [_bytes(memory["checkpoint_copy"]) for memory in memories]))
-    rows += [("memory, activations checkpointed", [_bytes(memory["activations_checkpointed"]) for memory in memories]),
-             ("memory per device", [_bytes(memory["total"]) for memory in memories])]
-    return rows + [(f"  with zero={stage}", [_bytes(memory["total_by_stage"][str(stage)]) for memory in memories])
-                   for stage in range(4)]
+    rows += [
+        ("memory, activations checkpointed", [_bytes(memory["activations_checkpointed"]) for memory in memories]),
+        ("memory per device", [_bytes(memory["total"]) for memory in memories]),
+    ]
+    return rows + [
+        (f"  with zero={stage}", [_bytes(memory["total_by_stage"][str(stage)]) for memory in memories])
+        for stage in range(4)
+    ]
 
 
 def _time(plans: list[dict]) -> list[Row]:
     times = [plan["time"] for plan in plans]
-    rows = [("step", [_duration(time["step_seconds"]) for time in times]),
-            ("run", [_duration(time["run_seconds"]) for time in times]),
-            ("device-hours", [_number(time["device_hours"]) for time in times])]
+    rows = [
+        ("step", [_duration(time["step_seconds"]) for time in times]),
+        ("run", [_duration(time["run_seconds"]) for time in times]),
+        ("device-hours", [_number(time["device_hours"]) for time in times]),
+    ]
     if any(time["cost"] is not None for time in times):
         rows.append(("cost", [_number(time["cost"]) for time in times]))
     return rows
@@ -95,7 +121,9 @@ def _match(plans: list[dict]) -> list[Row]:
         if any(reports):
             rows.append((name, [_difference(report) for report in reports]))
     changes = [plan["match"]["changed"] if plan["match"] else {} for plan in plans]
-    return rows + [(f"set: {key}", [_set(change.get(key)) for change in changes]) for key in sorted(set().union(*changes))]
+    return rows + [
+        (f"set: {key}", [_set(change.get(key)) for change in changes]) for key in sorted(set().union(*changes))
+    ]
 
 
 def _difference(report: dict | None) -> str:

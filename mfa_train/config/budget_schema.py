@@ -1,10 +1,10 @@
 """The part of the schema that is about costs: to what a variant is matched, what a plan assumes."""
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
-from mfa_train.config.quantities import bytes_of
 from mfa_train.config.places import local
+from mfa_train.config.quantities import bytes_of
 from mfa_train.config.requirements import require_choice, require_positive
 from mfa_train.errors import ConfigError
 
@@ -18,9 +18,9 @@ class MatchConfig:
 
     kv_bytes_per_token: Any
     """Bytes, all layers together, in plan.cache_dtype: a whole number, or text as 24KiB."""
-    params: Optional[float]
+    params: float | None
     """Of the whole model, embeddings too."""
-    reference: Optional[str]
+    reference: str | None
     """The attention whose parameters, in a model of this size, are the target."""
     by: str
     """intermediate_size | num_attention_heads: the key that makes the parameters equal."""
@@ -34,16 +34,21 @@ class MatchConfig:
             self.kv_bytes_per_token = bytes_of("match.kv_bytes_per_token", self.kv_bytes_per_token)
             require_positive("match.kv_bytes_per_token", self.kv_bytes_per_token, 2**50)
         if self.params is not None and not 1 <= self.params <= 1e15:
-            raise ConfigError(f"match.params={self.params}: expected a number of parameters up to 1e15, as match.params=1.3e9")
+            raise ConfigError(
+                f"match.params={self.params}: expected a number of parameters up to 1e15, as match.params=1.3e9"
+            )
         if self.params is not None and self.reference is not None:
-            raise ConfigError(f"match.params={self.params:g} and match.reference={self.reference} are two targets: "
-                              "type one of them")
+            raise ConfigError(
+                f"match.params={self.params:g} and match.reference={self.reference} are two targets: type one of them"
+            )
         require_choice("match.by", self.by, ("intermediate_size", "num_attention_heads"))
         require_choice("match.mha", self.mha, ("reference", "head_dim", "num_attention_heads"))
         require_positive("match.multiple_of", self.multiple_of, 2**20)
         if self.mha == self.by == "num_attention_heads":
-            raise ConfigError("match.mha=num_attention_heads and match.by=num_attention_heads set the same key to two ends: "
-                              "type match.mha=head_dim, or match.by=intermediate_size")
+            raise ConfigError(
+                "match.mha=num_attention_heads and match.by=num_attention_heads set the same key to two ends: "
+                "type match.mha=head_dim, or match.by=intermediate_size"
+            )
 
     @property
     def wanted(self) -> bool:
@@ -69,7 +74,7 @@ class PlanConfig:
         require_positive("plan.context", self.context, 2**40)
         require_choice("plan.cache_dtype", self.cache_dtype, tuple(CACHE_BYTES))
         require_choice("plan.decode_counting", self.decode_counting, ("exact", "step3"))
-        if isinstance(self.mfu, bool) or isinstance(self.mfu, (int, float)) and not 0 < self.mfu <= 1:
+        if isinstance(self.mfu, bool) or (isinstance(self.mfu, (int, float)) and not 0 < self.mfu <= 1):
             raise ConfigError(f"plan.mfu={self.mfu}: expected a share above 0 and up to 1, as plan.mfu=0.4")
         if isinstance(self.mfu, str):
             self.mfu = local("plan.mfu", self.mfu, "share as 0.4, or a run's folder")

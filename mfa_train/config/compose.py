@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.file_config_source import FileConfigSource as HydrasFiles
@@ -27,14 +27,15 @@ GLOBAL = ("experiment", "local")
 
 OmegaConf.register_new_resolver("times", lambda factor, value: int(factor * value), replace=True)
 OmegaConf.register_new_resolver("scaled", lambda factor, value: float(f"{factor * value:.3g}"), replace=True)
-OmegaConf.register_new_resolver("tokenizer_name", lambda tokenizer, vocab_size: _tokenizer_name(tokenizer, vocab_size),
-                                replace=True)
+OmegaConf.register_new_resolver(
+    "tokenizer_name", lambda tokenizer, vocab_size: _tokenizer_name(tokenizer, vocab_size), replace=True
+)
 
 
 class FileConfigSource(HydrasFiles):
     """Hydra's, which opens what it finds with the checks of `read_yaml`. Of the same name, as Hydra wants it."""
 
-    opened: list[tuple[Path, bool]] = []
+    opened: ClassVar[list[tuple[Path, bool]]] = []
     """The files that were, and whether each sets keys of all groups."""
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -43,7 +44,9 @@ class FileConfigSource(HydrasFiles):
         with path.open(encoding="utf-8") as file:
             header = self._get_header_dict(file.read(512))
         self.opened.append((path, header.get("package") == "_global_"))
-        return ConfigResult(config=OmegaConf.create(tree), path=f"file://{self.path}", provider=self.provider, header=header)
+        return ConfigResult(
+            config=OmegaConf.create(tree), path=f"file://{self.path}", provider=self.provider, header=header
+        )
 
     def is_config(self, config_path: str) -> bool:
         return os.path.exists(Path(self.path) / self._normalize_file_name(config_path))  # a folder of that name is told
@@ -74,7 +77,9 @@ def load(overrides: Sequence[str]) -> Config:
     except (ValueError, TypeError, AttributeError, KeyError, AssertionError, RecursionError, OSError) as error:
         # Hydra's own, as for `=3` or `model=null`
         odd = next((f"{word}: " for word in words if not key_of(word) or holds_choice(key_of(word))), "")
-        told = "leads back to itself" if isinstance(error, RecursionError) else f"{first_line(error).rstrip('.')}: {FORM}"
+        told = (
+            "leads back to itself" if isinstance(error, RecursionError) else f"{first_line(error).rstrip('.')}: {FORM}"
+        )
         raise ConfigError(f"{odd}{told}") from error
     try:
         return from_hydra(tree, words)
@@ -88,7 +93,9 @@ def from_hydra(tree: DictConfig, words: Sequence[str] = ()) -> Config:
     for group in GLOBAL:
         if node.pop(group, None):
             raise ConfigError(_without_header(group, words))
-    if isinstance(node.get("sweep"), dict) and {field.name for field in dataclasses.fields(Config)} & set(node["sweep"]):
+    if isinstance(node.get("sweep"), dict) and {field.name for field in dataclasses.fields(Config)} & set(
+        node["sweep"]
+    ):
         raise ConfigError(_without_header("sweep", words))
     as_written = converted(Config, node | {"attention": _attention(node.get("attention"))}, unresolved=True)
     resolvable = OmegaConf.create(as_written)
@@ -109,14 +116,19 @@ def from_hydra(tree: DictConfig, words: Sequence[str] = ()) -> Config:
 
 
 def _attention(node: Any) -> Any:
-    """Whole numbers as whole numbers (1e2) where the variant's defaults are none with a fraction: the node has no schema here."""
+    """Whole numbers as whole numbers (1e2) where the variant's defaults are none with a fraction: the node has no
+    schema here."""
     if not isinstance(node, Mapping):
         return node
     if "name" not in node:
         raise ConfigError("attention.name is missing")
-    fractions = {key for key, value in read_yaml(CONFIG_DIR / "attention_common.yaml").items() if isinstance(value, float)}
-    return {key: int(value) if isinstance(value, float) and value.is_integer() and key not in fractions else value
-            for key, value in node.items()}
+    fractions = {
+        key for key, value in read_yaml(CONFIG_DIR / "attention_common.yaml").items() if isinstance(value, float)
+    }
+    return {
+        key: int(value) if isinstance(value, float) and value.is_integer() and key not in fractions else value
+        for key, value in node.items()
+    }
 
 
 def _as_typed(told: str, as_written: dict[str, Any]) -> str:
@@ -140,14 +152,16 @@ def _with_advice(error: ConfigError, overrides: Sequence[str]) -> ConfigError:
 def _with_place(error: ConfigError, overrides: Sequence[str]) -> ConfigError:
     """With the file and the line of a key that nobody typed: a recipe's, or a machine's own."""
     key = re.match(r"[\w.]*", str(error))[0]
-    if any(key == typed or key.startswith(f"{typed}.") and not holds_choice(typed) for typed in map(key_of, overrides)):
+    if any(
+        key == typed or (key.startswith(f"{typed}.") and not holds_choice(typed)) for typed in map(key_of, overrides)
+    ):
         return error
     for path, everywhere in reversed(FileConfigSource.opened):
         group = [] if everywhere else list(path.relative_to(CONFIG_DIR).parent.parts)
         keys = key.split(".")
-        if (everywhere or group and "no such key" in str(error)) and keys[: len(group)] == group:
-            if line := line_of(path, keys[len(group) :]):
-                return ConfigError(f"{shown(path)}, line {line}: {error}")
+        told_here = everywhere or (group and "no such key" in str(error))
+        if told_here and keys[: len(group)] == group and (line := line_of(path, keys[len(group) :])):
+            return ConfigError(f"{shown(path)}, line {line}: {error}")
     return error
 
 
@@ -172,5 +186,8 @@ def default_attention(name: str, model: ModelConfig) -> dict[str, Any]:
 def differences(old: dict, new: dict) -> list[str]:
     """`key: old -> new` for each value that differs between two configs as plain mappings, keys dotted."""
     before, after = flat(old), flat(new)
-    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in sorted(before | after)
-            if before.get(key) != after.get(key)]
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted(before | after)
+        if before.get(key) != after.get(key)
+    ]

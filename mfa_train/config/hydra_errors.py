@@ -28,24 +28,37 @@ def explained(error: Exception) -> ConfigError:
         return ConfigError(f"{group}={choice}: no such choice.{did_you_mean(choice, error.options)}")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return ConfigError(f"{error.missing_cfg_file}: no such file in configs/")
-    if isinstance(error, ConfigCompositionException) and not str(error) and isinstance(error.__cause__, OmegaConfBaseException):
+    if (
+        isinstance(error, ConfigCompositionException)
+        and not str(error)
+        and isinstance(error.__cause__, OmegaConfBaseException)
+    ):
         because = error.__cause__  # of what stands in a file
         key = f"{because.full_key}: " if because.full_key else ""
         return ConfigError(f"{key}{first_line(because)}{_advice(because)}")
     if named := re.search(r"Could not override '([^']+)'", str(error)):
         because = error.__cause__  # tells the key within a mapping that was typed
-        return _no_such_key(because.full_key if isinstance(because, OmegaConfBaseException) and because.full_key else named[1])
+        return _no_such_key(
+            because.full_key if isinstance(because, OmegaConfBaseException) and because.full_key else named[1]
+        )
     if merging := re.match("Error merging override (.*)", str(error), re.DOTALL):
         because = error.__cause__ or error
         return ConfigError(f"{merging[1]}: {first_line(because)}{_advice(because)}")
     if "raised while composing config" in str(error):
         lines = str(error).splitlines()
-        return ConfigError(f"{lines[0].split(':')[0].removeprefix('In ')}: {lines[1] if len(lines) > 1 else 'cannot be composed'}")
+        return ConfigError(
+            f"{lines[0].split(':')[0].removeprefix('In ')}: {lines[1] if len(lines) > 1 else 'cannot be composed'}"
+        )
     if "Ambiguous value" in str(error):
-        return ConfigError(f"{first_line(error).removesuffix('.')}: several values are a sweep; type -m as well, as python train.py -m …")
+        return ConfigError(
+            f"{first_line(error).removesuffix('.')}: several values are a sweep; type -m as well, as python train.py "
+            "-m …"
+        )
     if isinstance(error, OverrideParseException) and "=" in error.override:
-        return ConfigError(f"{error.override}: cannot be read: a value with spaces or signs stands in quotes of its own, as "
-                           "'sample.prompt=\"a (b); c\"'")
+        return ConfigError(
+            f"{error.override}: cannot be read: a value with spaces or signs stands in quotes of its own, as "
+            "'sample.prompt=\"a (b); c\"'"
+        )
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return ConfigError(f"{error.full_key}: {first_line(error)}{_advice(error)}")
     return ConfigError(f"{first_line(error).rstrip('.')}: {FORM}")

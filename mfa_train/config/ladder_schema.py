@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from mfa_train.config.requirements import require_choice
 from mfa_train.errors import ConfigError, did_you_mean
@@ -16,10 +16,10 @@ class RungConfig:
 
     model: str
     """A choice of the group model."""
-    seeds: Optional[list[int]] = None
-    tokens_per_parameter: Optional[list[float]] = None
-    flops: Optional[list[float]] = None
-    batch_size: Optional[int] = None
+    seeds: list[int] | None = None
+    tokens_per_parameter: list[float] | None = None
+    flops: list[float] | None = None
+    batch_size: int | None = None
     """Sequences in a step."""
 
 
@@ -28,16 +28,16 @@ class LadderConfig:
     """Every variant at every rung, seed and token budget; see `mfa_train.scaling.ladder`."""
 
     variants: dict[str, Any]
-    """Overrides of each, by its name; `attention` is the name where it isn't one of them, `kv_shares` the ladder's. null
-    leaves one out that a ladder below has."""
+    """Overrides of each, by its name; `attention` is the name where it isn't one of them, `kv_shares` the ladder's.
+    null leaves one out that a ladder below has."""
     rungs: list[RungConfig]
     """None: one, of the config's own model."""
     seeds: list[int]
     kv_shares: list[float]
     """KV caches that variants are matched to, as shares of what the size's MHA has."""
-    tokens_per_parameter: Optional[list[float]]
+    tokens_per_parameter: list[float] | None
     """Token budgets as multiples of the reference's parameters, embeddings included."""
-    flops: Optional[list[float]]
+    flops: list[float] | None
     """Instead: of the reference's training at each token budget. The other variants get the same tokens."""
     learning_rate: str
     """step_law (arXiv 2503.04715, at the largest budget) | size (the model's own)."""
@@ -56,18 +56,25 @@ class LadderConfig:
             if not re.fullmatch(r"[\w.-]+", name):
                 raise ConfigError(f"sweep.ladder.variants: {name!r}: expected a name of letters, digits, _, - and .")
             if not isinstance(overrides, dict):
-                raise ConfigError(f"sweep.ladder.variants.{name}={overrides}: expected overrides, as {{kv_shares: [0.25]}}, "
-                                  "{} for none, or null to leave it out")
+                raise ConfigError(
+                    f"sweep.ladder.variants.{name}={overrides}: expected overrides, as {{kv_shares: [0.25]}}, "
+                    "{} for none, or null to leave it out"
+                )
             _require_shares(f"sweep.ladder.variants.{name}.kv_shares", overrides.get("kv_shares") or [])
         for key in ("learning_rate", "batch_size"):
             require_choice(f"sweep.ladder.{key}", getattr(self, key), RULES)
         for name, factor in self.learning_rate_factors.items():
             _require_above_zero(f"sweep.ladder.learning_rate_factors.{name}", factor)
             if name.split("@")[0] not in self.variants:
-                raise ConfigError(f"sweep.ladder.learning_rate_factors.{name}: no such variant."
-                                  f"{did_you_mean(name.split('@')[0], self.variants)}")
+                raise ConfigError(
+                    f"sweep.ladder.learning_rate_factors.{name}: no such variant."
+                    f"{did_you_mean(name.split('@')[0], self.variants)}"
+                )
         _require_shares("sweep.ladder.kv_shares", self.kv_shares)
-        for where, rung in [("sweep.ladder", self), *((f"sweep.ladder.rungs: {rung.model}", rung) for rung in self.rungs)]:
+        for where, rung in [
+            ("sweep.ladder", self),
+            *((f"sweep.ladder.rungs: {rung.model}", rung) for rung in self.rungs),
+        ]:
             if rung.seeds == []:
                 raise ConfigError(f"{where}.seeds=[]: expected seeds, as [1,2,3]")
             if rung.seeds and len(set(rung.seeds)) < len(rung.seeds):
@@ -75,7 +82,9 @@ class LadderConfig:
             if isinstance(rung.batch_size, int) and rung.batch_size < 1:
                 raise ConfigError(f"{where}.batch_size={rung.batch_size}: expected a whole number of at least 1")
             if None not in (rung.tokens_per_parameter, rung.flops):
-                raise ConfigError(f"{where}: tokens_per_parameter and flops both say how long: type null for one of them")
+                raise ConfigError(
+                    f"{where}: tokens_per_parameter and flops both say how long: type null for one of them"
+                )
             for key in ("tokens_per_parameter", "flops"):
                 for value in getattr(rung, key) or []:
                     _require_above_zero(f"{where}.{key}", value)

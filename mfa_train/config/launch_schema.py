@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from mfa_train.config.ladder_schema import LadderConfig
 from mfa_train.config.places import local
@@ -22,18 +22,18 @@ class ClusterConfig:
     """auto (this machine's) or a name of `mfa_train.budget.devices`."""
     nodes: int
     devices_per_node: int
-    price_per_device_hour: Optional[float]
-    port: Optional[int]
+    price_per_device_hour: float | None
+    port: int | None
     """On the first node, where the ranks meet; null: chosen."""
-    environment: Optional[str]
+    environment: str | None
     """A file of KEY=VALUE lines that every rank gets."""
     shared: list[str]
     """Folders that all nodes see. Where some are named, runs and data must lie in them."""
-    time_limit: Optional[str]
+    time_limit: str | None
     """SLURM's, as 24:00:00; null: the partition's."""
-    template: Optional[str]
+    template: str | None
     """The job script for SLURM."""
-    hostfile: Optional[str]
+    hostfile: str | None
     """Of ssh: a line for each host, as `node-1 slots=8`."""
 
     def __post_init__(self):
@@ -44,9 +44,13 @@ class ClusterConfig:
             require_not_negative("cluster.price_per_device_hour", self.price_per_device_hour, 1e12)
         if self.port is not None and not 1 <= self.port <= 65535:
             raise ConfigError(f"cluster.port={self.port}: expected a port from 1 to 65535, or null")
-        if self.time_limit is not None and not re.fullmatch(r"([0-9]{1,5}-)?[0-9]{1,8}(:[0-9]{1,2}){0,2}", self.time_limit):
-            raise ConfigError(f"cluster.time_limit={ascii(self.time_limit)[1:-1][:40]}: expected SLURM's form, as "
-                              "cluster.time_limit='24:00:00' or '2-12:00:00'")
+        if self.time_limit is not None and not re.fullmatch(
+            r"([0-9]{1,5}-)?[0-9]{1,8}(:[0-9]{1,2}){0,2}", self.time_limit
+        ):
+            raise ConfigError(
+                f"cluster.time_limit={ascii(self.time_limit)[1:-1][:40]}: expected SLURM's form, as "
+                "cluster.time_limit='24:00:00' or '2-12:00:00'"
+            )
         for key in ("environment", "template", "hostfile"):
             if (file := getattr(self, key)) is not None:
                 setattr(self, key, local(f"cluster.{key}", file, "file"))
@@ -63,9 +67,9 @@ class SweepConfig:
 
     over: dict[str, list[Any]]
     """Values of each key that a ready sweep goes over; a key that is typed goes before."""
-    ladder: Optional[LadderConfig]
+    ladder: LadderConfig | None
     """Instead of `over`."""
-    parallel: Optional[int]
+    parallel: int | None
     """Members at a time; null: one on this machine, as many as the scheduler lets on SLURM."""
     retries: int
     """Of a failed member, on this machine."""

@@ -1,9 +1,10 @@
 """What is typed, in Hydra's grammar and as it was meant.
 
-    1. Text typed for a key that holds text is that text: `name=2026_11_28`, `data.path=/a (b)/c=d`. Hydra alone would read
-       a number, or not read it. In quotes it is what Hydra reads in them; ${KEY} stands for that key's value, \\${ for itself.
-    2. In a sweep commas part values; within quotes and brackets they don't.
-    3. `written` is the way back: what is handed on to another process arrives as it was.
+1. Text typed for a key that holds text is that text: `name=2026_11_28`, `data.path=/a (b)/c=d`. Hydra alone would read
+   a number, or not read it. In quotes it is what Hydra reads in them; ${KEY} stands for that key's value, \\${ for
+   itself.
+2. In a sweep commas part values; within quotes and brackets they don't.
+3. `written` is the way back: what is handed on to another process arrives as it was.
 """
 
 import functools

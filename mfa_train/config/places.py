@@ -22,8 +22,10 @@ def place(key: str, value: str) -> str:
         value = _from_home(key, value)
     parts = [len(part.encode()) for part in value.split("/")]
     if max(parts) > PART_BYTES or sum(parts) > PATH_BYTES:
-        raise ConfigError(f"{key}={value[:60]}…: a path of {sum(parts)} bytes is too long: file systems take {PART_BYTES} for a name "
-                          f"and {PATH_BYTES} for the whole")
+        raise ConfigError(
+            f"{key}={value[:60]}…: a path of {sum(parts)} bytes is too long: file systems take {PART_BYTES} for a name "
+            f"and {PATH_BYTES} for the whole"
+        )
     return value
 
 
@@ -37,8 +39,11 @@ def local(key: str, value: str, what: str = "folder") -> str:
 def _from_home(key: str, value: str) -> str:
     expanded = os.path.expanduser(value)
     if expanded.startswith("~") or not os.path.isabs(expanded):
-        raise ConfigError(f"{key}={value}: no home folder of {value.split('/')[0]} is known here: type the path in full, or ./{value} "
-                          "for a folder of that name")
+        raise ConfigError(
+            f"{key}={value}: no home folder of {value.split('/')[0]} is known here: type the path in full, or "
+            f"./{value} "
+            "for a folder of that name"
+        )
     return expanded
 
 

@@ -1,7 +1,6 @@
 """The part of the schema that is about surviving: what is kept on the way, and what a run does about bad numbers."""
 
 from dataclasses import dataclass
-from typing import Optional
 
 from mfa_train.config.requirements import STEPS, require_choice, require_number, require_positive, require_whole
 
@@ -10,11 +9,11 @@ from mfa_train.config.requirements import STEPS, require_choice, require_number,
 class CheckpointConfig:
     """When the whole state is saved and which saves stay; see `mfa_train.training.checkpoint`."""
 
-    every_steps: Optional[int]
-    every_minutes: Optional[float]
+    every_steps: int | None
+    every_minutes: float | None
     """Of wall time since the last save, beside every_steps or instead of it."""
     keep_last: int
-    keep_every: Optional[int]
+    keep_every: int | None
     """Checkpoints of steps that are multiples of this stay for good."""
     at_steps: list[int]
     """Saved after these steps too, and these stay for good: what other runs branch off."""

@@ -29,10 +29,12 @@ def require_whole(key: str, value: int, least: int, most: int) -> None:
 
 def require_number(key: str, value: float, least: float, most: float, above: bool = False) -> None:
     """`above`: `least` itself is not enough."""
-    if not least <= value <= most or above and value == least:
+    if not least <= value <= most or (above and value == least):
         below = f"above {least:g}" if above else f"of at least {least:g}"
         too_much = math.isnan(value) or value > most
-        raise ConfigError(f"{key}={_short(value)}: expected a number {below}{f' and at most {most:g}' if too_much else ''}")
+        raise ConfigError(
+            f"{key}={_short(value)}: expected a number {below}{f' and at most {most:g}' if too_much else ''}"
+        )
 
 
 def require_not_negative(key: str, value: float, most: float = 1e38) -> None:
@@ -57,10 +59,14 @@ def require_printable(key: str, value: str) -> None:
 def require_folder_name(key: str, value: str) -> None:
     require_printable(key, value)
     if not value or "/" in value or value[0] in ".-~ " or value[-1] == " ":
-        raise ConfigError(f"{key}={value!r}: expected a plain folder name, as {key}=my-run: no / in it, no dot, dash, ~ or space "
-                          "in front, no space behind")
+        raise ConfigError(
+            f"{key}={value!r}: expected a plain folder name, as {key}=my-run: no / in it, no dot, dash, ~ or space "
+            "in front, no space behind"
+        )
     if len(value.encode()) > NAME_BYTES:
-        raise ConfigError(f"{key}={_short(value)}: expected a name of at most {NAME_BYTES} bytes, not {len(value.encode())}")
+        raise ConfigError(
+            f"{key}={_short(value)}: expected a name of at most {NAME_BYTES} bytes, not {len(value.encode())}"
+        )
 
 
 def require_wandb_name(key: str, value: str | None, forbidden: str = "") -> None:
@@ -69,8 +75,10 @@ def require_wandb_name(key: str, value: str | None, forbidden: str = "") -> None
         return
     require_printable(key, value)
     if not value.strip() or len(value) > 128 or set(forbidden) & set(value):
-        raise ConfigError(f"{key}={_short(value)}: W&B takes names of 1 to 128 characters"
-                          f"{f' without {forbidden}' if forbidden else ''}")
+        raise ConfigError(
+            f"{key}={_short(value)}: W&B takes names of 1 to 128 characters"
+            f"{f' without {forbidden}' if forbidden else ''}"
+        )
 
 
 def _short(value: Any) -> str:

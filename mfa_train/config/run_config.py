@@ -1,8 +1,8 @@
 """A run's config.yaml: the whole truth of that run, as plain data.
 
-Nothing in it is looked up when it is read, neither in configs/ (a machine's habits in configs/local are no part of a run
-that is over) nor in the environment: what looks like ${KEY} is text. A null is a null. A key that it lacks, as it was made
-before that key existed, means what held then: `BEFORE`.
+Nothing in it is looked up when it is read, neither in configs/ (a machine's habits in configs/local are no part of a
+run that is over) nor in the environment: what looks like ${KEY} is text. A null is a null. A key that it lacks, as it
+was made before that key existed, means what held then: `BEFORE`.
 """
 
 import dataclasses
@@ -22,21 +22,60 @@ from mfa_train.config.typed import as_it_was, flat
 from mfa_train.errors import ConfigError, did_you_mean
 
 BEFORE = {
-    "data.files": [], "data.held_out_files": [], "data.text_key": "text", "data.dataset": None, "data.dataset_config": None,
-    "data.dataset_split": "train", "data.tokenizer": None, "data.eos_token": None, "data.tokenizer_bytes": 2**30,
-    "data.shard_bytes": 2**28, "data.corpora": None, "data.weights": None, "data.lanes": 64, "data.shuffle_tokens": 2**24,
-    "data.cache_bytes": 2**36, "data.document_mask": False,
-    "checkpoint.every_steps": 100, "checkpoint.every_minutes": None, "checkpoint.keep_last": 2, "checkpoint.keep_every": None,
-    "checkpoint.at_steps": [], "checkpoint.background": True,
-    "guard.nonfinite": "stop", "guard.spikes": "log", "guard.spike_factor": 6.0, "guard.spike_window": 128,
-    "guard.max_skips": 10, "guard.max_rollbacks": 3, "guard.hang_seconds": 1800.0,
-    "match.kv_bytes_per_token": None, "match.params": None, "match.reference": None, "match.by": "intermediate_size",
-    "match.multiple_of": 8, "match.mha": "reference",
-    "plan.cache_dtype": "bf16", "plan.mfu": None, "plan.decode_counting": "exact", "plan.check": True,
-    "cluster.launcher": "local", "cluster.device": "auto", "cluster.nodes": 1, "cluster.devices_per_node": 1,
-    "cluster.price_per_device_hour": None, "cluster.port": None, "cluster.environment": None, "cluster.shared": [],
-    "cluster.time_limit": None, "cluster.template": None, "cluster.hostfile": None,
-    "sweep.over": {}, "sweep.ladder": None, "sweep.parallel": None, "sweep.retries": 0,
+    "data.files": [],
+    "data.held_out_files": [],
+    "data.text_key": "text",
+    "data.dataset": None,
+    "data.dataset_config": None,
+    "data.dataset_split": "train",
+    "data.tokenizer": None,
+    "data.eos_token": None,
+    "data.tokenizer_bytes": 2**30,
+    "data.shard_bytes": 2**28,
+    "data.corpora": None,
+    "data.weights": None,
+    "data.lanes": 64,
+    "data.shuffle_tokens": 2**24,
+    "data.cache_bytes": 2**36,
+    "data.document_mask": False,
+    "checkpoint.every_steps": 100,
+    "checkpoint.every_minutes": None,
+    "checkpoint.keep_last": 2,
+    "checkpoint.keep_every": None,
+    "checkpoint.at_steps": [],
+    "checkpoint.background": True,
+    "guard.nonfinite": "stop",
+    "guard.spikes": "log",
+    "guard.spike_factor": 6.0,
+    "guard.spike_window": 128,
+    "guard.max_skips": 10,
+    "guard.max_rollbacks": 3,
+    "guard.hang_seconds": 1800.0,
+    "match.kv_bytes_per_token": None,
+    "match.params": None,
+    "match.reference": None,
+    "match.by": "intermediate_size",
+    "match.multiple_of": 8,
+    "match.mha": "reference",
+    "plan.cache_dtype": "bf16",
+    "plan.mfu": None,
+    "plan.decode_counting": "exact",
+    "plan.check": True,
+    "cluster.launcher": "local",
+    "cluster.device": "auto",
+    "cluster.nodes": 1,
+    "cluster.devices_per_node": 1,
+    "cluster.price_per_device_hour": None,
+    "cluster.port": None,
+    "cluster.environment": None,
+    "cluster.shared": [],
+    "cluster.time_limit": None,
+    "cluster.template": None,
+    "cluster.hostfile": None,
+    "sweep.over": {},
+    "sweep.ladder": None,
+    "sweep.parallel": None,
+    "sweep.retries": 0,
 }
 """What held before these keys existed. A new key comes with a line here; the lines never change."""
 DERIVED_BEFORE = {
@@ -47,7 +86,8 @@ DERIVED_BEFORE = {
 
 
 OVER = ("optimizer", "checkpoint", "guard", "cluster", "sweep", "tracking", "sample")
-"""What is over when a run is read. Its values may be such as no start takes any more; the rest says what the weights are."""
+"""What is over when a run is read. Its values may be such as no start takes any more; the rest says what the weights
+are."""
 
 
 def to_yaml(config: Config) -> str:
@@ -56,8 +96,8 @@ def to_yaml(config: Config) -> str:
 
 
 def plain(folder: Path) -> dict[str, Any]:
-    """The config of the run in `folder` as it stands there, with what held before the keys that it lacks; not held against the
-    schema. Raises ConfigError."""
+    """The config of the run in `folder` as it stands there, with what held before the keys that it lacks; not held
+    against the schema. Raises ConfigError."""
     if not (tree := yaml_file.read_yaml(folder / "config.yaml")):
         raise ConfigError("config.yaml: no keys with values")
     return completed(tree)
@@ -86,7 +126,9 @@ def of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
         typed_keys.append(key)
     if not typed_keys:
         return config
-    config = as_it_was(Config, tree, {group for group in OVER if not any(key.startswith(f"{group}.") for key in typed_keys)})
+    config = as_it_was(
+        Config, tree, {group for group in OVER if not any(key.startswith(f"{group}.") for key in typed_keys)}
+    )
     if "seed" in typed_keys:
         require_whole("seed", config.seed, 0, MOST_SEED)
     return config

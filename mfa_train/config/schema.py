@@ -6,13 +6,13 @@ that a new variant is one file.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from mfa_train.config.budget_schema import MatchConfig, PlanConfig
 from mfa_train.config.launch_schema import ClusterConfig, SweepConfig
+from mfa_train.config.places import in_mapping, local, place
 from mfa_train.config.quantities import Bytes
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
-from mfa_train.config.places import in_mapping, local, place
 from mfa_train.config.requirements import (
     MOST_SEED,
     STEPS,
@@ -67,15 +67,23 @@ class ModelConfig:
     initialization: InitializationConfig
 
     def __post_init__(self):
-        for key, most in (("hidden_size", WIDTH), ("num_hidden_layers", LAYERS), ("intermediate_size", 16 * WIDTH),
-                          ("num_attention_heads", WIDTH), ("num_key_value_heads", WIDTH), ("head_dim", WIDTH),
-                          ("vocab_size", 16 * WIDTH), ("max_position_embeddings", SEQUENCE)):
+        for key, most in (
+            ("hidden_size", WIDTH),
+            ("num_hidden_layers", LAYERS),
+            ("intermediate_size", 16 * WIDTH),
+            ("num_attention_heads", WIDTH),
+            ("num_key_value_heads", WIDTH),
+            ("head_dim", WIDTH),
+            ("vocab_size", 16 * WIDTH),
+            ("max_position_embeddings", SEQUENCE),
+        ):
             require_positive(f"model.{key}", getattr(self, key), most)
         require_number("model.rms_norm_eps", self.rms_norm_eps, 1e-30, 1)
         require_not_negative("model.learning_rate", self.learning_rate)
         require_not_negative("model.initialization.std", self.initialization.std)
-        require_choice("model.initialization.method", self.initialization.method,
-                       ("normal", "scaled", "mfa", "zero_output"))
+        require_choice(
+            "model.initialization.method", self.initialization.method, ("normal", "scaled", "mfa", "zero_output")
+        )
 
 
 @dataclass
@@ -91,13 +99,13 @@ class DataConfig:
     """Token shards (megatron) that are never trained on, instead of held_out_fraction."""
     text_key: str
     """Where a JSONL line, a Parquet row or a data set's row has its text."""
-    dataset: Optional[str]
+    dataset: str | None
     """Of source hub: a name on the Hugging Face Hub, a folder, or a loader."""
-    dataset_config: Optional[str]
+    dataset_config: str | None
     dataset_split: str
-    tokenizer: Optional[str]
+    tokenizer: str | None
     """null: trained on the corpus; or the path or URL of a sentencepiece model or a tokenizer.json."""
-    eos_token: Optional[str]
+    eos_token: str | None
     """What ends a document in data.tokenizer; null: found by its usual names."""
     path: str
     """Folder of the prepared corpus: tokenizer, token shards, manifest."""
@@ -109,10 +117,11 @@ class DataConfig:
     """Text that the tokenizer is trained on."""
     shard_bytes: Bytes
     """Text in one shard."""
-    corpora: Optional[dict[str, str]]
+    corpora: dict[str, str] | None
     """Of source mixture: the folder or URL of each prepared corpus, by name."""
     weights: Any
-    """Of source mixture: {name: share of the tokens}, or a list of such with from_tokens; see `mfa_train.data.reading.mixture`."""
+    """Of source mixture: {name: share of the tokens}, or a list of such with from_tokens; see
+    `mfa_train.data.reading.mixture`."""
     lanes: int
     """Stretches of the corpus that are read side by side; see `mfa_train.data.reading.samples`."""
     shuffle_tokens: int
@@ -137,7 +146,9 @@ class DataConfig:
             if (several := getattr(self, key)) is not None:
                 setattr(self, key, in_mapping(f"data.{key}", several))
         if not 0 < self.held_out_fraction < 1:
-            raise ConfigError(f"data.held_out_fraction={self.held_out_fraction}: expected a share between 0 and 1, as 0.05")
+            raise ConfigError(
+                f"data.held_out_fraction={self.held_out_fraction}: expected a share between 0 and 1, as 0.05"
+            )
 
 
 @dataclass
@@ -151,8 +162,9 @@ class OptimizerConfig:
 
     def __post_init__(self):
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"optimizer.betas={self.betas}: expected two numbers in [0, 1), as "
-                              "optimizer.betas=[0.9,0.95]")
+            raise ConfigError(
+                f"optimizer.betas={self.betas}: expected two numbers in [0, 1), as optimizer.betas=[0.9,0.95]"
+            )
         for key in ("lr", "weight_decay"):
             require_not_negative(f"optimizer.{key}", getattr(self, key))
         require_number("optimizer.eps", self.eps, 1e-30, 1e30)  # where a gradient is 0 it alone divides
@@ -180,12 +192,12 @@ class ScheduleConfig:
 class TrainingConfig:
     """How long, in what batches, and how often to look."""
 
-    steps: Optional[int]
-    tokens: Optional[int]
+    steps: int | None
+    tokens: int | None
     """Instead of steps: rounded up to whole steps."""
     batch_size: int
     """Sequences in a step, all ranks together."""
-    micro_batch_size: Optional[int]
+    micro_batch_size: int | None
     """Sequences in one pass of one rank; null: as many as make one pass a step."""
     sequence_length: int
     log_every: int
@@ -199,8 +211,15 @@ class TrainingConfig:
     compile: bool
 
     def __post_init__(self):
-        for key, most in (("batch_size", BATCH), ("micro_batch_size", BATCH), ("sequence_length", SEQUENCE), ("log_every", STEPS),
-                          ("eval_every", STEPS), ("steps", STEPS), ("tokens", TOKENS)):
+        for key, most in (
+            ("batch_size", BATCH),
+            ("micro_batch_size", BATCH),
+            ("sequence_length", SEQUENCE),
+            ("log_every", STEPS),
+            ("eval_every", STEPS),
+            ("steps", STEPS),
+            ("tokens", TOKENS),
+        ):
             if getattr(self, key) is not None:
                 require_positive(f"training.{key}", getattr(self, key), most)
         require_whole("training.eval_sequences", self.eval_sequences, 0, BATCH)
@@ -212,8 +231,10 @@ class TrainingConfig:
                 "type training.tokens=… training.steps=null, or training.steps=… alone"
             )
         if (tokens := self.total_steps * self.batch_size * self.sequence_length) > 2 * TOKENS:
-            raise ConfigError(f"training.steps={self.total_steps} of {self.batch_size} × {self.sequence_length} tokens: {tokens:.1e} "
-                              f"tokens are more than a run can count ({TOKENS:.0e}): type fewer steps")
+            raise ConfigError(
+                f"training.steps={self.total_steps} of {self.batch_size} × {self.sequence_length} tokens: {tokens:.1e} "
+                f"tokens are more than a run can count ({TOKENS:.0e}): type fewer steps"
+            )
 
     @property
     def total_steps(self) -> int:
@@ -239,8 +260,8 @@ class TrackingConfig:
     wandb: str
     """auto (online when logged in, else offline) | online | offline | disabled."""
     project: str
-    entity: Optional[str]
-    group: Optional[str]
+    entity: str | None
+    group: str | None
 
     def __post_init__(self):
         require_choice("tracking.wandb", self.wandb, ("auto", "online", "offline", "disabled"))
@@ -257,8 +278,8 @@ class SampleConfig:
     max_new_tokens: int
     temperature: float
     """0: greedy."""
-    top_k: Optional[int]
-    top_p: Optional[float]
+    top_k: int | None
+    top_p: float | None
 
     def __post_init__(self):
         try:

@@ -17,8 +17,17 @@ from urllib.parse import unquote
 from mfa_train.errors import ConfigError
 
 _FLAG, _NAME = "(?:true|false|yes|no|[01])?", r"[\w.-]{1,64}"
-ALLOWED_QUERY = {"download": _FLAG, "raw": _FLAG, "dl": _FLAG, "alt": "media|json", "ref": _NAME, "revision": _NAME,
-                 "version": _NAME, "versionId": _NAME, "generation": r"\d{1,20}"}
+ALLOWED_QUERY = {
+    "download": _FLAG,
+    "raw": _FLAG,
+    "dl": _FLAG,
+    "alt": "media|json",
+    "ref": _NAME,
+    "revision": _NAME,
+    "version": _NAME,
+    "versionId": _NAME,
+    "generation": r"\d{1,20}",
+}
 """Keys of a URL's query that choose among contents, and their values."""
 FREE_TEXT = ("sample.prompt",)
 """Keys whose value is text that the model reads."""
@@ -29,13 +38,16 @@ _SCHEME = re.compile(r"[a-z][\w+.-]*", re.ASCII | re.IGNORECASE)
 
 
 def require_no_secrets(node: Any, key: str = "") -> None:
-    """Raises ConfigError for a string below the plain mapping `node`, names of keys too, in which a URL may hold one."""
+    """Raises ConfigError for a string below the plain mapping `node`, names of keys too, in which a URL may hold
+    one."""
     for where, text in _strings(node, key):
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ConfigError(f"{where}={ascii(text)[1:61]}: is not UTF-8 text")
         if reason := may_hold_secret(text):
-            raise ConfigError(f"{where}: the value as typed (not repeated here) {reason}; credentials stand in the environment, as "
-                              "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+            raise ConfigError(
+                f"{where}: the value as typed (not repeated here) {reason}; credentials stand in the environment, as "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
 
 
 def may_hold_secret(text: str) -> str | None:
@@ -54,10 +66,11 @@ def may_hold_secret(text: str) -> str | None:
 
 def hidden(told: str) -> str:
     """`told`, for the terminal, with every word left out in which a URL may hold a secret; KEY= in front stays."""
+
     def shown(word: re.Match) -> str:
         key = re.match(r"([\w.+~-]+=)?", word[0])[0]
-        value = word[0][len(key):].rstrip(":;,.")
-        return f"{key}(not repeated here){word[0][len(key) + len(value):]}" if may_hold_secret(value) else word[0]
+        value = word[0][len(key) :].rstrip(":;,.")
+        return f"{key}(not repeated here){word[0][len(key) + len(value) :]}" if may_hold_secret(value) else word[0]
 
     return re.sub(r"[^\s'\"()]+", shown, told)
 
@@ -78,7 +91,7 @@ def _in_url(scheme: str, rest: str) -> str | None:
         return "has an odd scheme in front of ://"
     if "#" in rest:
         return "is a URL with a part behind #"
-    if "@" in host or "@" in path and not (scheme.endswith("hf") and re.fullmatch(r"[^:@]*@[^:@]*", path)):
+    if "@" in host or ("@" in path and not (scheme.endswith("hf") and re.fullmatch(r"[^:@]*@[^:@]*", path))):
         return "is a URL with an @, in front of which a name or a password stands"
     if not _HOST.fullmatch(host):
         return "is a URL whose host is not a plain name with a port or without"
@@ -92,7 +105,7 @@ def _in_text(text: str) -> str | None:
         return "has the form of user:password@host"
     if re.match(r"(https?|ftp|s3a?|gs|gcs|az|abfss?|hf):.*[@?#;]", text, re.IGNORECASE):
         return "is a URL without //"
-    if "#" in text and _NAMED.search(text[text.index("#"):]):
+    if "#" in text and _NAMED.search(text[text.index("#") :]):
         return "has a NAME=VALUE behind #"
     return _in_query(text.partition("?")[2]) if _NAMED.search(text) else None
 

@@ -62,15 +62,19 @@ def members(overrides: Sequence[str]) -> list[Member]:
             raise ConfigError(f"{twice} stands twice among the values to sweep over: type it once")
     given = {key_of(word) for word in overrides}
     ready = chosen_sweep(overrides)
-    found = [_member(list(chosen), fixed, "name" in given, ready)
-             for typed in itertools.product(*choices)
-             for chosen in _with_ready(list(typed), fixed, given)]
+    found = [
+        _member(list(chosen), fixed, "name" in given, ready)
+        for typed in itertools.product(*choices)
+        for chosen in _with_ready(list(typed), fixed, given)
+    ]
     by_folder: dict[Path, Member] = {}
     for member in found:
         other = by_folder.setdefault(member.config.run_dir, member)
         if other is not member:
-            raise ConfigError(f"{' '.join(other.swept)} and {' '.join(member.swept)} would both be the run "
-                              f"{member.config.run_dir}: type name=… with values that differ, or none")
+            raise ConfigError(
+                f"{' '.join(other.swept)} and {' '.join(member.swept)} would both be the run "
+                f"{member.config.run_dir}: type name=… with values that differ, or none"
+            )
     return found
 
 
@@ -81,7 +85,9 @@ def require_one(config: Config, typed: Sequence[str]) -> None:
         raise ConfigError(f"{ready} is a ladder of many runs: type -m as well")
     for key, choices in config.sweep.over.items():
         if not any(word.startswith(f"{key}=") for word in typed):
-            raise ConfigError(f"{ready} goes over {key}: type -m as well, or one member, as {key}={written(choices[0])}")
+            raise ConfigError(
+                f"{ready} goes over {key}: type -m as well, or one member, as {key}={written(choices[0])}"
+            )
 
 
 def chosen_sweep(typed: Sequence[str]) -> str | None:
@@ -101,8 +107,10 @@ def _choices(word: str) -> list[str]:
     if not override.is_discrete_sweep():
         raise ConfigError(f"{word}: expected values one by one, as attention=mha,mfa")
     try:
-        found = [f"{override.get_key_element()}={one}"
-                 for one in itertools.islice(override.sweep_string_iterator(), MOST_MEMBERS + 1)]
+        found = [
+            f"{override.get_key_element()}={one}"
+            for one in itertools.islice(override.sweep_string_iterator(), MOST_MEMBERS + 1)
+        ]
     except (HydraException, ValueError, TypeError, ArithmeticError) as error:  # as of range(1,9,0)
         raise ConfigError(f"{word}: {first_line(error)}: expected values one by one, as seed=1,2,3") from error
     if not found:
@@ -117,7 +125,9 @@ def _require_few(choices: list[list[str]]) -> None:
         number *= len(several)
     if number > MOST_MEMBERS:
         most = max(choices, key=len)
-        raise ConfigError(f"{most[0]}, …: more than {MOST_MEMBERS:,} members: type fewer values, and the rest as another sweep")
+        raise ConfigError(
+            f"{most[0]}, …: more than {MOST_MEMBERS:,} members: type fewer values, and the rest as another sweep"
+        )
 
 
 def _with_ready(typed: list[str], fixed: list[str], given: set[str]) -> list[list[str]]:

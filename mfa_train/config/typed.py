@@ -1,8 +1,8 @@
 """A plain mapping as an object of a dataclass, or one line that says which key is wrong.
 
-    1. `converted` gives every value the type that the schema says, as exactly as it was written: 1e2 is a whole number, text
-       is text. What stands for another key's value, ${...}, is left as it is.
-    2. `typed` makes the objects of it, whose own checks then run.
+1. `converted` gives every value the type that the schema says, as exactly as it was written: 1e2 is a whole number,
+   text is text. What stands for another key's value, ${...}, is left as it is.
+2. `typed` makes the objects of it, whose own checks then run.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ def typed(schema: type[Schema], node: Any, where: str = "") -> Schema:
 
 
 def as_it_was(schema: type[Schema], node: Any, over: Collection[str]) -> Schema:
-    """The same of values that may have been right once: what `schema` itself and its parts in `over` ask beyond types is not asked.
-    Raises ConfigError."""
+    """The same of values that may have been right once: what `schema` itself and its parts in `over` ask beyond types
+    is not asked. Raises ConfigError."""
     return _unasked(schema, converted(schema, node), over)
 
 
@@ -48,8 +48,11 @@ def converted(schema: type, node: Any, where: str = "", unresolved: bool = False
     for field in fields:
         if field.name not in node and field.default is field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{prefix}{field.name} is missing")
-    return {field.name: _value(field.type, node[field.name], prefix + field.name, unresolved)
-            for field in fields if field.name in node}
+    return {
+        field.name: _value(field.type, node[field.name], prefix + field.name, unresolved)
+        for field in fields
+        if field.name in node
+    }
 
 
 def alternatives(kind: Any) -> tuple[Any, bool]:
@@ -71,8 +74,11 @@ def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _value(kind: Any, value: Any, key: str, unresolved: bool) -> Any:
     kind, optional = alternatives(kind)
-    if kind is Any or value is None and optional or unresolved and isinstance(value, str) and (
-            "${" in value or value == "???"):
+    if (
+        kind is Any
+        or (value is None and optional)
+        or (unresolved and isinstance(value, str) and ("${" in value or value == "???"))
+    ):
         return value
     if dataclasses.is_dataclass(kind):
         return converted(kind, value, key, unresolved)
@@ -116,7 +122,11 @@ def _bool(key: str, value: Any) -> bool:
 
 def _str(key: str, value: Any) -> str:
     if not isinstance(value, str):
-        how = f"as '{value}'" if key.endswith("]") else f"as {key}=\"'{value}'\", or {key.split('.')[-1]}: '{value}' in a file"
+        how = (
+            f"as '{value}'"
+            if key.endswith("]")
+            else f"as {key}=\"'{value}'\", or {key.split('.')[-1]}: '{value}' in a file"
+        )
         raise ConfigError(f"{key}={value}: expected text: in quotes, {how}")
     if "\0" in value:
         raise ConfigError(f"{key}={value}: expected text without the character 0")
@@ -131,8 +141,13 @@ _SCALARS = {int: _int, float: _float, bool: _bool, str: _str}
 
 
 def _built(schema: type[Schema], values: dict[str, Any]) -> Schema:
-    return schema(**{field.name: _objects(field.type, values[field.name]) for field in dataclasses.fields(schema)
-                     if field.name in values})
+    return schema(
+        **{
+            field.name: _objects(field.type, values[field.name])
+            for field in dataclasses.fields(schema)
+            if field.name in values
+        }
+    )
 
 
 def _unasked(schema: type[Schema], values: dict[str, Any], over: Collection[str]) -> Schema:
@@ -159,8 +174,11 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     """Nested keys as one, with dots."""
     if not isinstance(node, dict):
         return {prefix: node}
-    return {key: value for name, child in node.items()
-            for key, value in flat(child, f"{prefix}.{name}" if prefix else str(name)).items()}
+    return {
+        key: value
+        for name, child in node.items()
+        for key, value in flat(child, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
 
 
 def first_line(error: Exception) -> str:

@@ -16,8 +16,11 @@ MOST_DEPTH = 50
 MOST_NODES = 100_000
 """With every alias spelled out."""
 TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq", "merge", "value")}
-FLOAT = re.compile(r"""[-+]?[0-9]+(?:_[0-9]+)*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+(?:_[0-9]+)*[eE][-+]?[0-9]+
-                       |[-+]?\.[0-9]+(?:_[0-9]+)*(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)""", re.X)
+FLOAT = re.compile(
+    r"""[-+]?[0-9]+(?:_[0-9]+)*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+(?:_[0-9]+)*[eE][-+]?[0-9]+
+                       |[-+]?\.[0-9]+(?:_[0-9]+)*(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)""",
+    re.X,
+)
 INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)")
 NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
@@ -35,16 +38,21 @@ class _Dumper(yaml.SafeDumper):
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, form) for tag, form in resolvers if not tag.endswith((":float", ":int", ":timestamp"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"^(?:{INT.pattern})$"), list("-+0123456789"))
 for one in (_Loader, _Dumper):
-    one.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{FLOAT.pattern})$", re.X), list("-+0123456789."))
+    one.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(f"^(?:{FLOAT.pattern})$", re.X), list("-+0123456789.")
+    )
 _Dumper.add_representer(str, _Dumper.text)
 
 
 def to_yaml(tree: dict) -> str:
     """Plain data as text that `read_yaml` gives back exactly."""
-    return yaml.dump(tree, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False, width=math.inf)
+    return yaml.dump(
+        tree, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False, width=math.inf
+    )
 
 
 def read_yaml(path: Path) -> dict:
@@ -85,8 +93,8 @@ def shown(path: Path) -> Path:
 
 
 def line_of(path: Path, keys: list[str]) -> int | None:
-    """The line where a file that `read_yaml` reads has the value of nested `keys`, or the first of them that it has alone; None
-    where it has not even the first."""
+    """The line where a file that `read_yaml` reads has the value of nested `keys`, or the first of them that it has
+    alone; None where it has not even the first."""
     node, line = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader), None
     for place, key in enumerate(keys):
         named = (key, ".".join(keys[place:]))
@@ -119,8 +127,10 @@ def _text(path: Path) -> str:
     try:
         return content.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise _Wrong(content.count(b"\n", 0, error.start) + 1,
-                     f"the byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8") from None
+        raise _Wrong(
+            content.count(b"\n", 0, error.start) + 1,
+            f"the byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8",
+        ) from None
 
 
 def _composed(text: str) -> yaml.Node | None:
@@ -141,9 +151,8 @@ def _constructed(node: yaml.Node) -> Any:
 
 def _check_depth(text: str) -> None:
     """Before anything is built, as what builds it recurses."""
-    depth, events = 0, 0
-    for event in yaml.parse(text, Loader=_Loader):
-        events += 1
+    depth = 0
+    for events, event in enumerate(yaml.parse(text, Loader=_Loader), start=1):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MOST_DEPTH or events > 2 * MOST_NODES:
             much = f"nested more than {MOST_DEPTH} deep" if depth > MOST_DEPTH else f"more than {MOST_NODES:,} values"
@@ -157,7 +166,9 @@ def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
     sizes[id(node)] = math.inf  # an alias within itself
     line = node.start_mark.line + 1
     if node.tag not in TAGS:
-        raise _Wrong(line, f"the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is not read here; write plain values")
+        raise _Wrong(
+            line, f"the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is not read here; write plain values"
+        )
     if isinstance(node, yaml.ScalarNode):
         if node.tag.endswith((":int", ":float")) and len(node.value) > MOST_DIGITS:
             raise _Wrong(line, f"a number of {len(node.value):,} digits")
@@ -166,7 +177,9 @@ def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
         seen = set()
         for key, _ in node.value:
             if (named := (key.tag, str(key.value))) in seen and not key.tag.endswith(":merge"):
-                raise _Wrong(key.start_mark.line + 1, f"the key {key.value} stands twice in one mapping; remove one of them")
+                raise _Wrong(
+                    key.start_mark.line + 1, f"the key {key.value} stands twice in one mapping; remove one of them"
+                )
             seen.add(named)
         children = [one for pair in node.value for one in pair]
     else:

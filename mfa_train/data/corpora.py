@@ -13,21 +13,29 @@ from mfa_train.errors import ConfigError
 
 
 def prepare_all(data: DataConfig, say: Callable[[str], None] = print, check: bool = False) -> None:
-    """Makes the corpus in data.path where it isn't there yet; with `check` holds every file against its manifest, and says what to type
-    next. Corpora that only are read (data=prepared, data=mixture) are opened. Raises UserError."""
+    """Makes the corpus in data.path where it isn't there yet; with `check` holds every file against its manifest, and
+    says what to type next. Corpora that only are read (data=prepared, data=mixture) are opened. Raises UserError."""
     if data.source in ("prepared", "mixture"):
         for corpus in open_all(data, say, check).values():
             if corpus.tokenizer.separator.in_texts:
                 say(f"warning: {corpus.path}: {corpus.tokenizer.separator.warning}")
             say(f"{corpus.path}: {corpus.train.num_tokens:,} tokens, a vocabulary of {corpus.vocab_size:,}")
     elif is_url(data.path):
-        raise ConfigError(f"data.path={data.path}: corpora are prepared on disk; prepare it in a folder, copy that there, and "
-                          "read it with data=prepared")
+        raise ConfigError(
+            f"data.path={data.path}: corpora are prepared on disk; prepare it in a folder, copy that there, and "
+            "read it with data=prepared"
+        )
     else:
         corpus = prepare(data, say, check)
         if check:
-            say(f"{corpus.path}: {corpus.train.num_tokens:,} tokens, a vocabulary of {corpus.vocab_size:,}; train on it with")
-            say(f"  python train.py data=prepared {_override('data.path', corpus.path)} data.vocab_size={corpus.vocab_size}")
+            say(
+                f"{corpus.path}: {corpus.train.num_tokens:,} tokens, a vocabulary of {corpus.vocab_size:,}; train on "
+                "it with"
+            )
+            say(
+                f"  python train.py data=prepared {_override('data.path', corpus.path)} "
+                f"data.vocab_size={corpus.vocab_size}"
+            )
 
 
 def _override(key: str, value: str) -> str:
@@ -38,14 +46,18 @@ def _override(key: str, value: str) -> str:
     return shlex.quote(f"{key}='{quoted}'")
 
 
-def open_all(data: DataConfig, say: Callable[[str], None] = lambda message: None, check: bool = False) -> dict[str, Corpus]:
+def open_all(
+    data: DataConfig, say: Callable[[str], None] = lambda message: None, check: bool = False
+) -> dict[str, Corpus]:
     """The corpora by name, in the order of the config: one, but for a mixture. Raises UserError."""
     paths = {data.name: data.path}
     if data.source == "mixture":
         paths = data.corpora or {}
         if not paths:
-            raise ConfigError("data.corpora: expected a name and the folder or URL of each prepared corpus, as "
-                              "data.corpora='{code: data/code-16384, web: s3://bucket/web-16384}'")
+            raise ConfigError(
+                "data.corpora: expected a name and the folder or URL of each prepared corpus, as "
+                "data.corpora='{code: data/code-16384, web: s3://bucket/web-16384}'"
+            )
     for name, path in paths.items():
         told = f"data.corpora.{name}={path}" if data.source == "mixture" else f"data.path={path}"
         if not path.strip() or "\0" in path:
@@ -59,8 +71,12 @@ def require_readable(config: Config, corpora: dict[str, Corpus]) -> None:
     """Raises ConfigError where the model can't read their tokens, or the mask can't find their documents."""
     for corpus in corpora.values():
         if config.data.document_mask and not corpus.manifest.get("separator", True):
-            raise ConfigError(f"data.document_mask=true: {corpus.path} has no separator between its documents (its manifest says "
-                              "so); type data.document_mask=false")
+            raise ConfigError(
+                f"data.document_mask=true: {corpus.path} has no separator between its documents (its manifest says "
+                "so); type data.document_mask=false"
+            )
         if corpus.vocab_size > config.model.vocab_size:
-            raise ConfigError(f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's vocabulary of "
-                              f"{corpus.vocab_size}: type model.vocab_size={corpus.vocab_size}")
+            raise ConfigError(
+                f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's vocabulary of "
+                f"{corpus.vocab_size}: type model.vocab_size={corpus.vocab_size}"
+            )

@@ -1,8 +1,8 @@
 """A prepared corpus: its tokenizer, the shards of each split, and manifest.json, which vouches for them.
 
-A split's shards are SPLIT-00000.bin/.idx, SPLIT-00001.bin/.idx, …, in the order of the documents, or shards made elsewhere
-(preparing/megatron.py). The folder may lie behind a URL; then manifest and tokenizer (tokenizer.model or tokenizer.json) are read when
-it is opened, and shards as they are needed.
+A split's shards are SPLIT-00000.bin/.idx, SPLIT-00001.bin/.idx, …, in the order of the documents, or shards made
+elsewhere (preparing/megatron.py). The folder may lie behind a URL; then manifest and tokenizer (tokenizer.model or
+tokenizer.json) are read when it is opened, and shards as they are needed.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from mfa_train.errors import ConfigError, DataError
 
 
 class Corpus:
-    """The corpus at `path`, a folder or a URL; what lies behind URLs passes through `cache`. With `check` every file on disk is read and held against
-    the manifest's checksum now, instead of each shard when it is first read.
+    """The corpus at `path`, a folder or a URL; what lies behind URLs passes through `cache`. With `check` every file on
+    disk is read and held against the manifest's checksum now, instead of each shard when it is first read.
 
     Raises DataError where it is incomplete or damaged.
     """
@@ -38,11 +38,15 @@ class Corpus:
         try:
             self.tokenizer = open_recorded(tokenizer, self.manifest.get("separator_token"), self.manifest["eos_token"])
         except ConfigError as error:  # it was right when the corpus was prepared
-            raise DataError(f"{self.path}/manifest.json: not of this tokenizer, or damaged ({' '.join(str(error).split())}); remove "
-                            f"{self.path} and prepare it again") from error
+            raise DataError(
+                f"{self.path}/manifest.json: not of this tokenizer, or damaged ({' '.join(str(error).split())}); "
+                "remove "
+                f"{self.path} and prepare it again"
+            ) from error
         self.vocab_size = self.tokenizer.vocab_size
         self.train, self.held_out = (
-            Shards(self.store, [Shard.of(entry) for entry in self.entries(split)], self.vocab_size) for split in SPLITS)
+            Shards(self.store, [Shard.of(entry) for entry in self.entries(split)], self.vocab_size) for split in SPLITS
+        )
         if check and not is_url(self.path):
             self._vouch_for_all()
 
@@ -52,12 +56,18 @@ class Corpus:
 
     def identity(self) -> dict[str, Any]:
         """What makes its training tokens these and no others, wherever they lie."""
-        return {"tokens": self.train.num_tokens, "tokenizer": self.manifest["tokenizer_sha256"][:16],
-                "shards": self.fingerprint("train")[:16]}
+        return {
+            "tokens": self.train.num_tokens,
+            "tokenizer": self.manifest["tokenizer_sha256"][:16],
+            "shards": self.fingerprint("train")[:16],
+        }
 
     def fingerprint(self, split: str) -> str:
         """Of a split's tokens and how they lie in shards."""
-        told = [[entry["tokens"], entry.get("first_token", 0), entry["dtype"], entry["sha256"]] for entry in self.entries(split)]
+        told = [
+            [entry["tokens"], entry.get("first_token", 0), entry["dtype"], entry["sha256"]]
+            for entry in self.entries(split)
+        ]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def _vouch_for_all(self) -> None:
@@ -74,5 +84,6 @@ class Corpus:
 
     def _vouch(self, path: Path, sha256: str) -> None:
         if not path.is_file() or sha256_of(path) != sha256:
-            raise DataError(f"{path}: {'damaged' if path.is_file() else 'missing'}; remove {self.path} and prepare the "
-                            "corpus again")
+            raise DataError(
+                f"{path}: {'damaged' if path.is_file() else 'missing'}; remove {self.path} and prepare the corpus again"
+            )

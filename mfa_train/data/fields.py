@@ -1,4 +1,5 @@
-"""What the fields of a file that someone else may have written must be. Each check gives the value or raises ValueError, naming the field."""
+"""What the fields of a file that someone else may have written must be. Each check gives the value or raises
+ValueError, naming the field."""
 
 import math
 import re

@@ -1,7 +1,8 @@
 """manifest.json of a prepared corpus, held against what it can be before any of it is used.
 
-Shards have plain names, beside the manifest. Those of data=megatron lie elsewhere: a manifest on this machine's disk may name paths and
-URLs; one that came from a URL only URLs of the same host (or bucket), so that whoever writes there reads no one else's files.
+Shards have plain names, beside the manifest. Those of data=megatron lie elsewhere: a manifest on this machine's disk
+may name paths and URLs; one that came from a URL only URLs of the same host (or bucket), so that whoever writes there
+reads no one else's files.
 """
 
 import json
@@ -60,7 +61,9 @@ def _require(manifest: dict, path: str) -> None:
     """Raises ValueError, naming the field."""
     fields.sha256("tokenizer_sha256", fields.of("", manifest, "tokenizer_sha256"))
     if fields.of("", manifest, "tokenizer_file") not in list(FILES):
-        raise ValueError(f"tokenizer_file is {fields.shown(manifest['tokenizer_file'])}, expected one of {', '.join(FILES)}")
+        raise ValueError(
+            f"tokenizer_file is {fields.shown(manifest['tokenizer_file'])}, expected one of {', '.join(FILES)}"
+        )
     if (eos := fields.of("", manifest, "eos_token")) is not None:
         fields.text("eos_token", eos).encode()  # which raises ValueError for half of a surrogate pair
     if "vocab_size" in manifest:
@@ -79,7 +82,8 @@ def _require(manifest: dict, path: str) -> None:
 
 
 def require_shard(split: str, entry: dict, path: str, elsewhere: bool) -> None:
-    """Of a split of the corpus at `path`; with `elsewhere` it may lie outside of it. Raises ValueError, naming the field."""
+    """Of a split of the corpus at `path`; with `elsewhere` it may lie outside of it. Raises ValueError, naming the
+    field."""
     name = fields.text(f"{split}: name", fields.of(split, entry, "name"))
     told = f"{split}: {fields.shown(name)}"
     _require_place(told, name, path, elsewhere)
@@ -105,9 +109,12 @@ def _require_place(told: str, name: str, path: str, elsewhere: bool) -> None:
     if is_url(path):
         here, there = urlsplit(path), urlsplit(name)
         if (here.scheme, here.netloc) != (there.scheme, there.netloc) or ".." in there.path.split("/"):
-            raise ValueError(f"{told}: lies elsewhere than this manifest, which came from {here.scheme}://{here.netloc}; prepare the "
-                             "corpus (data=megatron) where it is read")
-    elif not is_url(name) and not os.path.isabs(name) or "\0" in name:
+            raise ValueError(
+                f"{told}: lies elsewhere than this manifest, which came from {here.scheme}://{here.netloc}; prepare "
+                "the "
+                "corpus (data=megatron) where it is read"
+            )
+    elif (not is_url(name) and not os.path.isabs(name)) or "\0" in name:
         raise ValueError(f"{told}: expected a plain name, an absolute path or a URL")
 
 

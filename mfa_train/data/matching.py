@@ -1,7 +1,7 @@
 """Which files paths, patterns and URLs mean, and what of that is passed over.
 
-A pattern takes files alone, and none whose name, or a folder's below the pattern's fixed part, begins with a dot, unless the
-pattern says so (as a shell's). What is named in full is taken, or refused where it is no file.
+A pattern takes files alone, and none whose name, or a folder's below the pattern's fixed part, begins with a dot,
+unless the pattern says so (as a shell's). What is named in full is taken, or refused where it is no file.
 """
 
 import math
@@ -56,13 +56,15 @@ def found(key: str, patterns: list[str]) -> Found:
             raise ConfigError(f"{told}: an empty name; expected a path, a pattern or a URL")
         reach.require_place(told, pattern)
         with reaching(told, ConfigError):
-            is_path = "://" not in pattern and "::" not in pattern or os.path.lexists(pattern)
+            is_path = ("://" not in pattern and "::" not in pattern) or os.path.lexists(pattern)
         before = passed_over.counts.total()
         matching = _on_disk(key, pattern, passed_over) if is_path else _at_url(key, pattern, passed_over)
         if not matching:
             if skipped := passed_over.counts.total() - before:
-                raise ConfigError(f"{told}: matches no file, but {skipped:,} that are passed over ({'; '.join(passed_over.told())}); "
-                                  "name them in full, or type PATTERN/**/* for the files of folders")
+                raise ConfigError(
+                    f"{told}: matches no file, but {skipped:,} that are passed over ({'; '.join(passed_over.told())}); "
+                    "name them in full, or type PATTERN/**/* for the files of folders"
+                )
             raise ConfigError(f"{told}: no such file, or no such bucket")
         files |= {reach.name(file): file for file in matching}
     return Found([files[file] for file in sorted(files)], passed_over)
@@ -106,7 +108,8 @@ def _on_disk(key: str, pattern: str, passed_over: PassedOver) -> list[OpenFile]:
 
 
 def _links_to_folders(pattern: str, takes_dots: bool) -> Iterator[str]:
-    """Those that `pattern` would have to go through, where a folder stands behind its first sign of a pattern: they aren't followed."""
+    """Those that `pattern` would have to go through, where a folder stands behind its first sign of a pattern: they
+    aren't followed."""
     root = _fixed_part(pattern)
     depth = math.inf if "**" in pattern else pattern[len(root) :].count("/")
     for folder, folders, _ in os.walk(root) if depth else ():
@@ -148,7 +151,9 @@ def _listed(key: str, pattern: str, is_pattern: bool, is_http: bool, passed_over
 
 
 def _folder(key: str, pattern: str) -> ConfigError:
-    return ConfigError(f"{key}={pattern}: a folder; type {key}='[{pattern.rstrip('/')}/**/*]' for all files in it, or name some")
+    return ConfigError(
+        f"{key}={pattern}: a folder; type {key}='[{pattern.rstrip('/')}/**/*]' for all files in it, or name some"
+    )
 
 
 def _takes_dots(pattern: str) -> bool:

@@ -27,8 +27,9 @@ TOKENIZER_BYTES = 2**28
 
 @contextlib.contextmanager
 def reaching(told: str, error_type: type[ConfigError] | type[DataError]) -> Iterator[None]:
-    """Turns what goes wrong on the way to a file into one `error_type` behind `told`: KEY=VALUE or a name. Inside stand calls
-    of fsspec alone: a dozen libraries raise what they like, and no bug of ours may pass for a file that can't be read."""
+    """Turns what goes wrong on the way to a file into one `error_type` behind `told`: KEY=VALUE or a name. Inside stand
+    calls of fsspec alone: a dozen libraries raise what they like, and no bug of ours may pass for a file that can't be
+    read."""
     try:
         yield
     except UserError:
@@ -55,7 +56,11 @@ def reaching(told: str, error_type: type[ConfigError] | type[DataError]) -> Iter
 def really(error: Exception) -> Exception:
     """Why a file isn't there: fsspec tells of a server that can't be reached, over HTTP, as of a file that isn't."""
     cause = error.__cause__
-    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception) or isinstance(cause, FileNotFoundError):
+    if (
+        not isinstance(error, FileNotFoundError)
+        or not isinstance(cause, Exception)
+        or isinstance(cause, FileNotFoundError)
+    ):
         return error
     return error if getattr(cause, "status", None) in (404, 410) else cause
 
@@ -67,7 +72,8 @@ def require_place(told: str, url: str) -> None:
 
 
 class Raw(io.RawIOBase):
-    """The bytes of an open file, whichever kind its file system gives: what goes wrong is a DataError that names `name`."""
+    """The bytes of an open file, whichever kind its file system gives: what goes wrong is a DataError that names
+    `name`."""
 
     def __init__(self, file: BinaryIO, name: str):
         self.file, self.name, self.taken = file, name, 0
@@ -98,7 +104,8 @@ class Raw(io.RawIOBase):
 
 
 def promptly(call: Callable[[], Result]) -> Result:
-    """What `call` gives or raises; TimeoutError where nothing comes for ANSWER_SECONDS. Its thread is left behind then."""
+    """What `call` gives or raises; TimeoutError where nothing comes for ANSWER_SECONDS. Its thread is left behind
+    then."""
     done: list[tuple[Result | None, BaseException | None]] = []
 
     def act() -> None:
@@ -142,6 +149,7 @@ def content(key: str, url: str) -> bytes:
             raise ConfigError(f"{key}={url}: a folder; expected the file in it, as {url.rstrip('/')}/tokenizer.json")
         if not stat.S_ISREG(mode):
             raise ConfigError(f"{key}={url}: {irregular(mode)}, not a file")
+
     def read() -> bytes:
         with fsspec.open(url, "rb") as file:
             return file.read(TOKENIZER_BYTES + 1)
@@ -155,7 +163,12 @@ def content(key: str, url: str) -> bytes:
 
 def irregular(mode: int) -> str:
     """What something on disk is that is neither file nor folder."""
-    kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
+    kinds = (
+        (stat.S_ISFIFO, "a pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    )
     return next((told for is_kind, told in kinds if is_kind(mode)), "something odd")
 
 

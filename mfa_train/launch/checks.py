@@ -1,10 +1,11 @@
 """What is checked before a job is handed over, so that no queue is waited in vain. Each check raises ConfigError in one
 line.
 
-    1. The variant is matched, the batch divides over the ranks, the schedule fits, and so does the model; the devices can what is
-       asked of them (training.before_start, as the run itself asks).
+    1. The variant is matched, the batch divides over the ranks, the schedule fits, and so does the model; the devices
+       can what is asked of them (training.before_start, as the run itself asks).
     2. The corpus is there, made with these settings, its tokens are the model's, and it is long enough.
-    3. The checkpoint that resume names is there and is of this model and these data. (That of a ladder's branch comes later.)
+    3. The checkpoint that resume names is there and is of this model and these data. (That of a ladder's branch comes
+       later.)
     4. The run's folder holds no other run, nobody works in it, and it lies where all nodes see it, as far as that is
        declared (cluster.shared). A job itself says which node does not see it.
 
@@ -89,8 +90,21 @@ def _what_is_planned(config: Config) -> str:
     """Of a ladder's members, those that differ in steps and seed alone are planned once."""
     training = dataclasses.replace(config.training, steps=1, tokens=None)
     fits = 0 <= config.schedule.warmup_steps <= config.training.total_steps
-    return str((config.model, config.attention, config.match, config.plan, config.cluster, config.zero, config.offload,
-                config.precision, training, fits, config.sample))
+    return str(
+        (
+            config.model,
+            config.attention,
+            config.match,
+            config.plan,
+            config.cluster,
+            config.zero,
+            config.offload,
+            config.precision,
+            training,
+            fits,
+            config.sample,
+        )
+    )
 
 
 def _opened(config: Config) -> dict:
@@ -98,8 +112,10 @@ def _opened(config: Config) -> dict:
 
     data = config.data
     if data.source not in ("prepared", "mixture") and not (Path(data.path) / "manifest.json").is_file():
-        raise ConfigError(f"data.path={data.path}: no prepared corpus is there, and the nodes of a cluster don't "
-                          "prepare one: type mfa-train prepare with the same overrides first")
+        raise ConfigError(
+            f"data.path={data.path}: no prepared corpus is there, and the nodes of a cluster don't "
+            "prepare one: type mfa-train prepare with the same overrides first"
+        )
     prepare_all(data, lambda _: None)  # which finds it there, and holds it against the config
     return open_all(data)
 
@@ -121,6 +137,8 @@ def _require_shared(config: Config) -> None:
     shared = [Path(folder).absolute() for folder in config.cluster.shared]
     for key, path in (("runs_dir", config.runs_dir), ("data.path", config.data.path)):
         if shared and "://" not in path and not any(Path(path).absolute().is_relative_to(folder) for folder in shared):
-            raise ConfigError(f"{key}={path}: not in a folder that all nodes share "
-                              f"(cluster.shared={','.join(map(str, shared))}): type "
-                              f"{key}={shared[0] / Path(path).name}")
+            raise ConfigError(
+                f"{key}={path}: not in a folder that all nodes share "
+                f"(cluster.shared={','.join(map(str, shared))}): type "
+                f"{key}={shared[0] / Path(path).name}"
+            )

@@ -17,6 +17,7 @@ def die_with_parent() -> None:
 
 def dies_with(parent: int) -> Callable[[], None]:
     """What a child of process `parent` does before it is another program (`preexec_fn`)."""
+
     def first() -> None:
         die_with_parent()
         if os.getppid() != parent:  # it ended before

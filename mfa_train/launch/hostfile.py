@@ -15,11 +15,14 @@ def read_hosts(cluster: ClusterConfig) -> list[str]:
         # A name of plain characters: pdsh and shells have a meaning for others.
         found = re.fullmatch(r"([\w.][\w.:@-]*)\s+slots=([0-9]{1,6})", line, re.ASCII)
         if not found:
-            raise ConfigError(f"cluster.hostfile={path}: line {number}: expected a host and its slots, as node-1 "
-                              f"slots=8, not {line}")
+            raise ConfigError(
+                f"cluster.hostfile={path}: line {number}: expected a host and its slots, as node-1 slots=8, not {line}"
+            )
         if found[1] in slots:
-            raise ConfigError(f"cluster.hostfile={path}: host {found[1]} stands there twice: leave one of the lines, "
-                              "with all its slots")
+            raise ConfigError(
+                f"cluster.hostfile={path}: host {found[1]} stands there twice: leave one of the lines, "
+                "with all its slots"
+            )
         if not int(found[2]):
             raise ConfigError(f"host {found[1]}: slots=0 in {path}: type how many ranks it starts, or delete the line")
         slots[found[1]] = int(found[2])
@@ -27,10 +30,14 @@ def read_hosts(cluster: ClusterConfig) -> list[str]:
         raise ConfigError(f"cluster.hostfile={path}: names no host: a line for each, as node-1 slots=8")
     for host, count in slots.items():
         if count != cluster.devices_per_node:
-            raise ConfigError(f"host {host}: slots={count} in {path}, but "
-                              f"cluster.devices_per_node={cluster.devices_per_node}: all hosts start the same number; "
-                              f"type cluster.devices_per_node={count}, or change the line")
+            raise ConfigError(
+                f"host {host}: slots={count} in {path}, but "
+                f"cluster.devices_per_node={cluster.devices_per_node}: all hosts start the same number; "
+                f"type cluster.devices_per_node={count}, or change the line"
+            )
     if len(slots) != cluster.nodes:
-        raise ConfigError(f"cluster.nodes={cluster.nodes}: {path} names {len(slots)} host{'s'[:len(slots) > 1]}: type "
-                          f"cluster.nodes={len(slots)}")
+        raise ConfigError(
+            f"cluster.nodes={cluster.nodes}: {path} names {len(slots)} host{'s'[: len(slots) > 1]}: type "
+            f"cluster.nodes={len(slots)}"
+        )
     return list(slots)

@@ -71,8 +71,9 @@ def read_job(word: str) -> Job:
             raise TypeError("a member without run_dir or overrides")
         return job
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): runs_dir must be a folder that all nodes "
-                          "share") from None
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}): runs_dir must be a folder that all nodes share"
+        ) from None
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{path}: not a job of this version ({error}); launch it again") from None
 
@@ -88,10 +89,18 @@ def make_job(members: Sequence[Member], cwd: Path, part: str = "") -> Job:
     # An older run is moved aside once, when the job is launched: what it then finds is its own.
     again = [["resume=auto"] if member.config.resume == "never" else [] for member in members]
     environment(file := first.cluster.environment)  # read by the ranks; here for its mistakes alone
-    return Job(str(folder), [{"run_dir": str(run), "overrides": [*member.overrides, *auto]}
-                             for run, member, auto in zip(runs, members, again)],
-               first.cluster.nodes, first.cluster.devices_per_node, first.cluster.port,
-               None if file is None else str(cwd / file), versions())
+    return Job(
+        str(folder),
+        [
+            {"run_dir": str(run), "overrides": [*member.overrides, *auto]}
+            for run, member, auto in zip(runs, members, again)
+        ],
+        first.cluster.nodes,
+        first.cluster.devices_per_node,
+        first.cluster.port,
+        None if file is None else str(cwd / file),
+        versions(),
+    )
 
 
 def make_folder(folder: Path) -> None:
@@ -99,8 +108,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"runs_dir: {folder} cannot be made ({error.strerror}); type runs_dir=FOLDER with one where it "
-                          "can") from None
+        raise ConfigError(
+            f"runs_dir: {folder} cannot be made ({error.strerror}); type runs_dir=FOLDER with one where it can"
+        ) from None
 
 
 def sweep_name(config: Config) -> str:

@@ -19,7 +19,9 @@ def lines_of(key: str, file: str, expected: str) -> list[tuple[int, str]]:
                 raise ConfigError(f"{told}: not a plain file: expected {expected}")
             content = opened.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{told}: cannot be read ({getattr(error, 'strerror', None) or error}): expected {expected}") from None
+        raise ConfigError(
+            f"{told}: cannot be read ({getattr(error, 'strerror', None) or error}): expected {expected}"
+        ) from None
     if len(content) > MOST_BYTES:
         raise ConfigError(f"{told}: is larger than 1 MiB: expected {expected}")
     found = []
@@ -29,8 +31,10 @@ def lines_of(key: str, file: str, expected: str) -> list[tuple[int, str]]:
         except UnicodeDecodeError:
             raise ConfigError(f"{told}: line {number}: is not UTF-8 text: save the file as UTF-8") from None
         if any(not character.isprintable() and character != "\t" for character in line):
-            raise ConfigError(f"{told}: line {number}: holds characters that a terminal doesn't show (as a byte order mark): "
-                              "delete them")
+            raise ConfigError(
+                f"{told}: line {number}: holds characters that a terminal doesn't show (as a byte order mark): "
+                "delete them"
+            )
         if line and not line.startswith("#"):
             found.append((number, line))
     return found

@@ -16,20 +16,25 @@ def describe(member: Member, job: Job) -> str:
     """What `launch` would run."""
     ranks = member.config.cluster.devices_per_node
     return f"{ranks} rank{'s' if ranks > 1 else ''} of train.py on this machine, each with\n  " + "\n  ".join(
-        job.members[0]["overrides"])
+        job.members[0]["overrides"]
+    )
 
 
 def require_one_node(member: Member) -> None:
     if (nodes := member.config.cluster.nodes) != 1:
-        raise ConfigError(f"cluster.nodes={nodes}: cluster=local is this machine alone: type cluster.nodes=1, or "
-                          "cluster=slurm or cluster=ssh")
+        raise ConfigError(
+            f"cluster.nodes={nodes}: cluster=local is this machine alone: type cluster.nodes=1, or "
+            "cluster=slurm or cluster=ssh"
+        )
     ranks, most = member.config.cluster.devices_per_node, max(8, 2 * len(os.sched_getaffinity(0)))
     if ranks > most:
         import torch
 
         if ranks > max(most, torch.cuda.device_count()):
-            raise ConfigError(f"cluster.devices_per_node={ranks}: this machine has {torch.cuda.device_count()} GPUs and "
-                              f"{len(os.sched_getaffinity(0))} cores: type cluster.devices_per_node={torch.cuda.device_count() or 1}")
+            raise ConfigError(
+                f"cluster.devices_per_node={ranks}: this machine has {torch.cuda.device_count()} GPUs and "
+                f"{len(os.sched_getaffinity(0))} cores: type cluster.devices_per_node={torch.cuda.device_count() or 1}"
+            )
 
 
 def launch(member: Member, job: Job) -> int:

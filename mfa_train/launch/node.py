@@ -51,8 +51,11 @@ class Node:
         self.run_dir = Path(job.members[member]["run_dir"])
         self.first = node * job.devices_per_node
         self.environment = os.environ | {
-            "MASTER_ADDR": address, "MASTER_PORT": str(port), "WORLD_SIZE": str(job.world_size),
-            "LOCAL_WORLD_SIZE": str(job.devices_per_node)}
+            "MASTER_ADDR": address,
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(job.world_size),
+            "LOCAL_WORLD_SIZE": str(job.devices_per_node),
+        }
         self.ranks: list[subprocess.Popen] = []
         self.asked, self.interrupts = False, 0
 
@@ -64,10 +67,14 @@ class Node:
             signal.signal(number, self._pass_on)
         for local in range(self.job.devices_per_node):
             # A session of its own: a terminal's Ctrl-C comes through this process alone.
-            self.ranks.append(subprocess.Popen(
-                [sys.executable, "-u", "-m", "mfa_train.launch.rank", self.job.word, str(self.member), self.start],
-                env=self.environment | {"RANK": str(self.first + local), "LOCAL_RANK": str(local)},
-                start_new_session=True, preexec_fn=dies_with(os.getpid())))
+            self.ranks.append(
+                subprocess.Popen(
+                    [sys.executable, "-u", "-m", "mfa_train.launch.rank", self.job.word, str(self.member), self.start],
+                    env=self.environment | {"RANK": str(self.first + local), "LOCAL_RANK": str(local)},
+                    start_new_session=True,
+                    preexec_fn=dies_with(os.getpid()),
+                )
+            )
         first = self._first_to_fail()
         if first is not None:
             self._end_the_others()
@@ -113,8 +120,9 @@ class Node:
             if rank.poll() is None:
                 # SIGINT as SIGTERM: to a rank a second SIGINT, as a scheduler may have sent it one too, means not to
                 # save.
-                rank.send_signal(signal.SIGKILL if self.interrupts > 1 else
-                                 signal.SIGTERM if number == signal.SIGINT else number)
+                rank.send_signal(
+                    signal.SIGKILL if self.interrupts > 1 else signal.SIGTERM if number == signal.SIGINT else number
+                )
 
 
 def main() -> int:
@@ -126,8 +134,9 @@ def main() -> int:
         found = versions()
         for name, there in job.versions.items():
             if (here := found.get(name)) != there:
-                raise ConfigError(f"{name} {here} is installed here, {there} where the job was launched: all nodes "
-                                  "must have the same")
+                raise ConfigError(
+                    f"{name} {here} is installed here, {there} where the job was launched: all nodes must have the same"
+                )
         environment(job.environment)
         node, port = int(slurm["SLURM_NODEID"]), job.port or port_of(int(slurm["SLURM_JOB_ID"]))
         if node == 0:
@@ -156,8 +165,10 @@ def require_free(port: int) -> None:
         try:
             listener.bind(("", port))
         except OSError as error:
-            raise ConfigError(f"cluster.port={port}: {error.strerror}: type cluster.port={port % 60000 + 1024}, or end "
-                              "what listens there") from None
+            raise ConfigError(
+                f"cluster.port={port}: {error.strerror}: type cluster.port={port % 60000 + 1024}, or end "
+                "what listens there"
+            ) from None
 
 
 if __name__ == "__main__":
@@ -167,6 +178,6 @@ if __name__ == "__main__":
     sys.stderr.flush()
     if ended not in ASKED:
         time.sleep(1)  # srun ends the step at once, and with it what it has not passed on of these words yet
-    # Not sys.exit: it gives signals their default meaning back while it still works, and srun, which sends SIGTERM to a node
-    # as soon as another has ended, would take its death for the job's.
+    # Not sys.exit: it gives signals their default meaning back while it still works, and srun, which sends SIGTERM to a
+    # node # as soon as another has ended, would take its death for the job's.
     os._exit(ended)

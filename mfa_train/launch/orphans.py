@@ -2,8 +2,8 @@
 
     python -m mfa_train.launch.orphans JOB PID HOST…      # PID: DeepSpeed's launcher, the first of its process group
 
-The launcher holds the other end of its standard input, and says there that all is well. On one machine a process can ask the kernel
-to be killed with its parent (`family`); over ssh nobody else notices.
+The launcher holds the other end of its standard input, and says there that all is well. On one machine a process can
+ask the kernel to be killed with its parent (`family`); over ssh nobody else notices.
 """
 
 import contextlib
@@ -27,8 +27,13 @@ class Orphans:
         self.command = [sys.executable, "-m", "mfa_train.launch.orphans", job.word, str(launcher), *hosts]
 
     def __enter__(self) -> "Orphans":
-        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                        start_new_session=True)
+        self.process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         return self
 
     def __exit__(self, *_) -> None:

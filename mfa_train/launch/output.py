@@ -41,8 +41,11 @@ class RankOutput:
             os.dup2(log, descriptor)
         sys.stdout.reconfigure(line_buffering=True, encoding="utf-8", errors="replace")
         sys.stderr.reconfigure(encoding="utf-8", errors="replace")
-        print(f"=== {time.strftime('%Y-%m-%dT%H:%M:%S%z')} start {start}, rank {rank} on {socket.gethostname()}, "
-              f"process {os.getpid()}", flush=True)
+        print(
+            f"=== {time.strftime('%Y-%m-%dT%H:%M:%S%z')} start {start}, rank {rank} on {socket.gethostname()}, "
+            f"process {os.getpid()}",
+            flush=True,
+        )
         if rank == 0:
             sys.stdout, sys.stderr = Both(output, sys.stdout), Both(self.terminal, sys.stderr)
 

@@ -1,6 +1,6 @@
 """What a host tells of itself before ranks are started there; `hosts` asks it over ssh.
 
-    ssh HOST 'cd FOLDER && python -m mfa_train.launch.probe' < question.json > answer.json
+ssh HOST 'cd FOLDER && python -m mfa_train.launch.probe' < question.json > answer.json
 """
 
 import contextlib
@@ -62,19 +62,32 @@ def answer(question: Question) -> Answer:
     sees_data = question.data is None or Path(question.data).is_file()
     sees_environment = question.environment is None or os.access(question.environment, os.R_OK)
     machine = f"{socket.gethostname()} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
-    return Answer(versions(), ended, Path(question.token).is_file(), sees_data, sees_environment, gpus, _port(question),
-                  time.time(), machine)
+    return Answer(
+        versions(),
+        ended,
+        Path(question.token).is_file(),
+        sees_data,
+        sees_environment,
+        gpus,
+        _port(question),
+        time.time(),
+        machine,
+    )
 
 
 def end_ranks(job: str, launchers: bool = False) -> int:
-    """Kills the ranks of `job` on this machine, with `launchers` DeepSpeed's launcher of them too; how many there were."""
+    """Kills the ranks of `job` on this machine, with `launchers` DeepSpeed's launcher of them too; how many there
+    were."""
     ended = 0
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if process.name.isdigit():
                 words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                if "mfa_train.launch.rank" in words and job in words and (
-                        launchers or "deepspeed.launcher.launch" not in words):
+                if (
+                    "mfa_train.launch.rank" in words
+                    and job in words
+                    and (launchers or "deepspeed.launcher.launch" not in words)
+                ):
                     os.kill(int(process.name), signal.SIGKILL)
                     ended += 1
     return ended
@@ -90,4 +103,10 @@ def _port(question: Question) -> int | None:
 
 if __name__ == "__main__":
     asked = json.load(sys.stdin)
-    print(json.dumps({"ended": end_ranks(asked["end"], asked["launchers"])} if "end" in asked else asdict(answer(Question(**asked)))))
+    print(
+        json.dumps(
+            {"ended": end_ranks(asked["end"], asked["launchers"])}
+            if "end" in asked
+            else asdict(answer(Question(**asked)))
+        )
+    )

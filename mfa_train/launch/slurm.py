@@ -41,14 +41,22 @@ class Submission:
         """sbatch as it is called; `first` is the number of the submission before."""
         config, array = self.members[0].config, bool(self.members[0].swept)
         options = {
-            "job-name": Path(self.job.folder).name if array else config.name, "nodes": str(self.job.nodes),
+            "job-name": Path(self.job.folder).name if array else config.name,
+            "nodes": str(self.job.nodes),
             "output": self.output,
             "gpus-per-node": str(self.job.devices_per_node) if on_gpus(config.cluster) else None,
-            "time": config.cluster.time_limit, "array": _array(self.members) if array else None,
+            "time": config.cluster.time_limit,
+            "array": _array(self.members) if array else None,
             "dependency": f"afterany:{first}" if self.branches else None,
         }
-        return ["sbatch", "--parsable", *(f"--{name}={value}" for name, value in options.items() if value is not None),
-                str(Path(self.job.folder) / "job.sbatch"), sys.executable, self.job.word]
+        return [
+            "sbatch",
+            "--parsable",
+            *(f"--{name}={value}" for name, value in options.items() if value is not None),
+            str(Path(self.job.folder) / "job.sbatch"),
+            sys.executable,
+            self.job.word,
+        ]
 
 
 def submissions(members: Sequence[Member], cwd: Path) -> list[Submission]:
@@ -56,8 +64,10 @@ def submissions(members: Sequence[Member], cwd: Path) -> list[Submission]:
     runs = {member.config.run_dir for member in members}
     first = [member for member in members if member.after not in runs]
     branches = [member for member in members if member.after in runs]
-    return [_submission(first, make_job(first, cwd), False),
-            *([_submission(branches, make_job(branches, cwd, "-branches"), True)] if branches else [])]
+    return [
+        _submission(first, make_job(first, cwd), False),
+        *([_submission(branches, make_job(branches, cwd, "-branches"), True)] if branches else []),
+    ]
 
 
 def _submission(members: Sequence[Member], job: Job, branches: bool) -> Submission:
@@ -75,8 +85,9 @@ def describe(submitted: Sequence[Submission]) -> str:
     """What `launch` would do, exactly, but for FIRST, the number of the first job."""
     parts = []
     for one in submitted:
-        told = "\n".join(f"member {number}:\n  " + "\n  ".join(member["overrides"])
-                         for number, member in enumerate(one.job.members))
+        told = "\n".join(
+            f"member {number}:\n  " + "\n  ".join(member["overrides"]) for number, member in enumerate(one.job.members)
+        )
         parts.append(f"{shlex.join(one.command('FIRST'))}\n\n{told}")
     script = submitted[0].script
     shown = script.read_text(encoding="utf-8", errors="replace")  # sbatch takes any encoding
@@ -87,8 +98,9 @@ def launch(submitted: Sequence[Submission]) -> list[str]:
     """Submits them; the jobs' numbers. Raises ConfigError for what would fail in the queue or in the job, and with the
     scheduler's own words where it refuses."""
     if shutil.which("sbatch") is None:
-        raise ConfigError("cluster=slurm: there is no sbatch on this machine: type this on a login node, or "
-                          "cluster=local")
+        raise ConfigError(
+            "cluster=slurm: there is no sbatch on this machine: type this on a login node, or cluster=local"
+        )
     require_trainable([member for one in submitted for member in one.members])
     for one in submitted:
         _require_idle(one.job)
@@ -108,8 +120,10 @@ def _submit(one: Submission, first: str) -> str:
     done = subprocess.run(one.command(first), capture_output=True, text=True)
     if done.returncode:
         left = f"; job {first}, off which they branch, is submitted: type the same when it has ended" if first else ""
-        raise ConfigError(f"sbatch refused the {'branches' if first else 'job'}: "
-                          f"{' '.join(done.stderr.split()).replace('sbatch: error: ', '')}{left}")
+        raise ConfigError(
+            f"sbatch refused the {'branches' if first else 'job'}: "
+            f"{' '.join(done.stderr.split()).replace('sbatch: error: ', '')}{left}"
+        )
     number = done.stdout.strip().split(";")[0]
     for index, member in enumerate(one.job.members):
         _note(Path(member["run_dir"]), f"{number}_{index}" if one.members[0].swept else number)
@@ -124,13 +138,21 @@ def told(submitted: Sequence[Submission], numbers: Sequence[str]) -> str:
         output = f"{folder}/{pattern.replace('%j', number).replace('%A', number).replace('%a', '0')}"
         first = Path(one.job.members[0]["run_dir"])
         runs = f"{len(one.members)} in {first.parent}" if one.members[0].swept else str(first)
-        lines += [f"job         {number}", f"run folder  {runs}",
-                  *([f"waits for   {numbers[0]}, off whose runs these branch"] if one.branches else []),
-                  f"follow      tail -F {shlex.quote(output.replace('%%', '%'))}"]
+        lines += [
+            f"job         {number}",
+            f"run folder  {runs}",
+            *([f"waits for   {numbers[0]}, off whose runs these branch"] if one.branches else []),
+            f"follow      tail -F {shlex.quote(output.replace('%%', '%'))}",
+        ]
     runs_dir, jobs = Path(submitted[0].job.members[0]["run_dir"]).parent, " ".join(numbers)
-    return "\n".join((*lines, f"            mfa-train status {shlex.quote(str(runs_dir))}",
-                      f"cancel      scancel {jobs}",
-                      f"            scancel --signal=USR1 {jobs}    (save, and queue it again)"))
+    return "\n".join(
+        (
+            *lines,
+            f"            mfa-train status {shlex.quote(str(runs_dir))}",
+            f"cancel      scancel {jobs}",
+            f"            scancel --signal=USR1 {jobs}    (save, and queue it again)",
+        )
+    )
 
 
 def _array(members: Sequence[Member]) -> str:
@@ -151,8 +173,11 @@ def _require_idle(job: Job) -> None:
             number = json.loads((Path(member["run_dir"]) / LAUNCH / SUBMITTED).read_text())["job"]
         except (OSError, ValueError, KeyError):
             continue
-        queued = subprocess.run(["squeue", "--noheader", "--format=%T", f"--jobs={number}"], capture_output=True,
-                                text=True)
+        queued = subprocess.run(
+            ["squeue", "--noheader", "--format=%T", f"--jobs={number}"], capture_output=True, text=True
+        )
         if state := queued.stdout.split():
-            raise ConfigError(f"{member['run_dir']}: job {number} of this run is {state[0].lower()} already: type "
-                              f"scancel {number} first, or name=… for a run beside it")
+            raise ConfigError(
+                f"{member['run_dir']}: job {number} of this run is {state[0].lower()} already: type "
+                f"scancel {number} first, or name=… for a run beside it"
+            )

@@ -2,8 +2,8 @@
 
     1. All hosts are asked whether they are reachable and alike (`hosts`).
     2. DeepSpeed's launcher starts `cluster.devices_per_node` ranks on each; rank 0's words come back to the terminal.
-    3. Ctrl-C, SIGTERM and SIGUSR1 ask the run to save and stop, through its first rank; a second Ctrl-C, whatever came before the
-       first, kills it.
+    3. Ctrl-C, SIGTERM and SIGUSR1 ask the run to save and stop, through its first rank; a second Ctrl-C, whatever came
+       before the first, kills it.
     4. A launcher that gets SIGKILL leaves nothing behind (`orphans`).
     5. A host that fails or is cut off takes the others along: within half a minute nothing runs on those in reach, and
        the same command goes on from the last checkpoint.
@@ -42,16 +42,35 @@ PLAIN = re.compile(r"[\w@%+=:,./-]+")
 
 def command_of(config: Config, job: Job, port: int | str, start: str) -> list[str]:
     """DeepSpeed's launcher as it is called."""
-    return [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(config.cluster.hostfile),
-            "--launcher", "pdsh", "--launcher_args=-N", "--force_multi", "--quiet", "--no_local_rank",
-            "--master_port", str(port), "--module", "mfa_train.launch.rank", job.word, "0", start]
+    return [
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.runner",
+        "--hostfile",
+        str(config.cluster.hostfile),
+        "--launcher",
+        "pdsh",
+        "--launcher_args=-N",
+        "--force_multi",
+        "--quiet",
+        "--no_local_rank",
+        "--master_port",
+        str(port),
+        "--module",
+        "mfa_train.launch.rank",
+        job.word,
+        "0",
+        start,
+    ]
 
 
 def describe(member: Member, job: Job) -> str:
     """What `launch` would run."""
     hosts = read_hosts(member.config.cluster)
-    return (f"{shlex.join(command_of(member.config, job, job.port or 'FREE', 'START'))}\n\non {', '.join(hosts)}, each "
-            "rank with\n  " + "\n  ".join(job.members[0]["overrides"]))
+    return (
+        f"{shlex.join(command_of(member.config, job, job.port or 'FREE', 'START'))}\n\non {', '.join(hosts)}, each "
+        "rank with\n  " + "\n  ".join(job.members[0]["overrides"])
+    )
 
 
 def launch(member: Member, job: Job) -> int:
@@ -60,12 +79,15 @@ def launch(member: Member, job: Job) -> int:
     hosts = read_hosts(member.config.cluster)
     for tool in ("ssh", "pdsh"):
         if shutil.which(tool) is None:
-            raise ConfigError(f"cluster=ssh: {tool} is not installed here: apt-get install pdsh openssh-client (or "
-                              "dnf)")
+            raise ConfigError(
+                f"cluster=ssh: {tool} is not installed here: apt-get install pdsh openssh-client (or dnf)"
+            )
     for place in (os.getcwd(), sys.executable):
         if not PLAIN.fullmatch(place):
-            raise ConfigError(f"cluster=ssh: DeepSpeed's launcher can't pass {place!r} on: type this in a folder, and "
-                              "with a Python, of plain characters")
+            raise ConfigError(
+                f"cluster=ssh: DeepSpeed's launcher can't pass {place!r} on: type this in a folder, and "
+                "with a Python, of plain characters"
+            )
     if not unfinished([member]):
         print(f"{member.config.run_dir} holds this run, finished before. To train it again: resume=never")
         return 0
@@ -88,8 +110,15 @@ class _Run:
         options = shlex.join([*SSH_OPTIONS, *ALIVE_OPTIONS])
         appended = f"{os.environ.get('PDSH_SSH_ARGS_APPEND', '')} {options}".strip()
         self.launcher = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", start_new_session=True, env=os.environ | {"PDSH_SSH_ARGS_APPEND": appended})
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            env=os.environ | {"PDSH_SSH_ARGS_APPEND": appended},
+        )
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, lambda number, _: self._ask(number))
         with Orphans(self.job, self.launcher.pid, self.hosts):
@@ -103,7 +132,7 @@ class _Run:
         while self.launcher.poll() is None:
             if self.ended and deadline is None:
                 deadline = time.monotonic() + GRACE_SECONDS.get(next(iter(self.ended.values())), 10)
-            if self.killed or deadline and time.monotonic() > deadline:
+            if self.killed or (deadline and time.monotonic() > deadline):
                 self.launcher.terminate()  # it then ends the ranks everywhere, if slowly
                 self.launcher.wait()
                 end_everywhere([host for host in self.hosts if self.ended.get(host) != 255], self.job)
@@ -121,8 +150,12 @@ class _Run:
         self.interrupts += number == signal.SIGINT
         if not self.asked:
             self.asked = True
-            print(f"\n{signal.Signals(number).name}: asking the run to save and stop; Ctrl-C {'once more' if self.interrupts else 'twice'}"
-                  " kills it", flush=True)
+            print(
+                f"\n{signal.Signals(number).name}: asking the run to save and stop; Ctrl-C "
+                f"{'once more' if self.interrupts else 'twice'}"
+                " kills it",
+                flush=True,
+            )
             self.killed = not signal_first(self.hosts, self.job)
         self.killed |= self.interrupts > 1
 
@@ -131,11 +164,18 @@ class _Run:
             raise Stopped("the run, killed on all hosts; the same command goes on from its last checkpoint")
         lost = [host for host, status in self.ended.items() if status == 255]
         if lost:
-            raise TrainingError(f"host {lost[0]} can't be reached any more: the run was ended on the others. When it "
-                                "is back, the same command goes on from the last checkpoint")
+            raise TrainingError(
+                f"host {lost[0]} can't be reached any more: the run was ended on the others. When it "
+                "is back, the same command goes on from the last checkpoint"
+            )
         first = next(iter(self.ended.items()), None)
-        if first and first[1] != Stopped.exit_status and not failure_file(
-                Path(self.job.members[0]["run_dir"]), self.start).exists():
-            raise TrainingError(f"host {first[0]}: its ranks ended with status {first[1]} and no words; their logs are "
-                                f"in {self.job.members[0]['run_dir']}/logs")
+        if (
+            first
+            and first[1] != Stopped.exit_status
+            and not failure_file(Path(self.job.members[0]["run_dir"]), self.start).exists()
+        ):
+            raise TrainingError(
+                f"host {first[0]}: its ranks ended with status {first[1]} and no words; their logs are "
+                f"in {self.job.members[0]['run_dir']}/logs"
+            )
         return first[1] if first else self.launcher.returncode

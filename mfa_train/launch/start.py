@@ -29,8 +29,9 @@ def launch(overrides: Sequence[str], multirun: bool, dry_run: bool) -> int:
     way = local if launcher == "local" else ssh
     if not dry_run and members[0].swept:
         if launcher == "ssh" and (members[0].config.sweep.parallel or 1) > 1:
-            raise ConfigError("sweep.parallel: members of a sweep over ssh have all hosts, one after another: type "
-                              "sweep.parallel=1")
+            raise ConfigError(
+                "sweep.parallel: members of a sweep over ssh have all hosts, one after another: type sweep.parallel=1"
+            )
         run_sweep(members, AGAIN)
         return 0
     if launcher == "local":
@@ -45,13 +46,16 @@ def launch(overrides: Sequence[str], multirun: bool, dry_run: bool) -> int:
 def _submit(members: list[Member], dry_run: bool) -> int:
     for key, value in vars(members[0].config.cluster).items():
         if other := [one for member in members if (one := getattr(member.config.cluster, key)) != value]:
-            raise ConfigError(f"cluster.{key}={value},{other[0]}: one for all members of a job array: launch a sweep for "
-                              "each")
+            raise ConfigError(
+                f"cluster.{key}={value},{other[0]}: one for all members of a job array: launch a sweep for each"
+            )
     left = members if dry_run else unfinished(members)
     for member in members:
         if member not in left:
-            print(f"{member.config.run_dir}: finished before" + ("" if member.swept else ". To train it again: "
-                                                                                         "resume=never"))
+            print(
+                f"{member.config.run_dir}: finished before"
+                + ("" if member.swept else ". To train it again: resume=never")
+            )
     if not left:
         return 0
     submitted = slurm.submissions(left, Path.cwd())

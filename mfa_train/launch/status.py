@@ -6,6 +6,7 @@ that did not is running while its records come; on its own host the process itse
 `silent`: killed, or on a step that takes unusually long.
 """
 
+import itertools
 import os
 import socket
 import statistics
@@ -64,7 +65,9 @@ def statuses(runs_dir: Path) -> list[Status]:
     except FileNotFoundError:
         raise ConfigError(f"{runs_dir}: no such folder; type the one that holds the runs, as runs") from None
     except OSError as error:
-        raise ConfigError(f"{runs_dir}: cannot be read ({error.strerror}); type the folder that holds the runs") from None
+        raise ConfigError(
+            f"{runs_dir}: cannot be read ({error.strerror}); type the folder that holds the runs"
+        ) from None
     found = [status for name in names if (status := _status(runs_dir / name))]
     if not found:
         raise ConfigError(f"{runs_dir}: holds no run; type the folder above the runs, as runs")
@@ -72,25 +75,40 @@ def statuses(runs_dir: Path) -> list[Status]:
 
 
 def table(found: list[Status]) -> str:
-    rows = [HEADER] + [(printable(one.name), one.state, f"{one.step:,}/{one.steps:,}" if one.steps else "-",
-                        "-" if one.loss is None else f"{one.loss:.4f}" if abs(one.loss) < 1e6 else f"{one.loss:.3g}",
-                        "-" if one.tokens_per_second is None else f"{one.tokens_per_second:,.0f}",
-                        "-" if one.seconds_left is None else _duration(one.seconds_left), printable(one.job) or "-")
-                       for one in found]
+    rows = [HEADER] + [
+        (
+            printable(one.name),
+            one.state,
+            f"{one.step:,}/{one.steps:,}" if one.steps else "-",
+            "-" if one.loss is None else f"{one.loss:.4f}" if abs(one.loss) < 1e6 else f"{one.loss:.3g}",
+            "-" if one.tokens_per_second is None else f"{one.tokens_per_second:,.0f}",
+            "-" if one.seconds_left is None else _duration(one.seconds_left),
+            printable(one.job) or "-",
+        )
+        for one in found
+    ]
     widths = [min(WIDEST, max(map(_width, column))) for column in zip(*rows)]
-    lines = ["  ".join(_padded(cell, width, left=place in (0, 1, 6))
-                       for place, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
+    lines = [
+        "  ".join(
+            _padded(cell, width, left=place in (0, 1, 6)) for place, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
+    ]
     return "\n".join(lines + [f"{printable(one.name)}: {printable(one.why)}" for one in found if one.why])
 
 
 def printable(text: str) -> str:
     """The text with what a terminal would obey or not show written out, as \\x1b."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in text)
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in text
+    )
 
 
 def _width(text: str) -> int:
     """Columns on a terminal."""
-    return sum(0 if unicodedata.combining(sign) else 2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text)
+    return sum(
+        0 if unicodedata.combining(sign) else 2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text
+    )
 
 
 def _padded(text: str, width: int, left: bool) -> str:
@@ -125,7 +143,11 @@ def _status(folder: Path) -> Status | None:
 
 def _line(error: Exception) -> str:
     said = (str(error).splitlines() or [type(error).__name__])[0]
-    return said if said.startswith("config.yaml") else f"config.yaml is no run's ({said[:200]}); correct it, or rename the folder"
+    return (
+        said
+        if said.startswith("config.yaml")
+        else f"config.yaml is no run's ({said[:200]}); correct it, or rename the folder"
+    )
 
 
 def _of_run(folder: Path, steps: int, tokens_per_step: int, submitted: dict, job: str) -> Status:
@@ -154,8 +176,10 @@ def _training(path: Path) -> tuple[int, int]:
     per_step = batch * sequence if _whole(batch) and _whole(sequence) else 0
     steps = steps if _whole(steps) else -(-tokens // per_step) if _whole(tokens) and per_step else 0
     if not (steps and per_step):
-        raise ValueError("config.yaml is no run's: it does not say training.steps, training.batch_size and "
-                         "training.sequence_length; correct it, or rename the folder")
+        raise ValueError(
+            "config.yaml is no run's: it does not say training.steps, training.batch_size and "
+            "training.sequence_length; correct it, or rename the folder"
+        )
     return steps, per_step
 
 
@@ -187,7 +211,7 @@ def _state(folder: Path, records: list[dict], submitted: dict) -> str:
     if holder.get("host") == socket.gethostname():
         return "running" if _lives(holder.get("pid"), folder) else "silent"
     seconds = [at for record in records if (at := number(record.get("seconds"))) is not None]
-    usual = statistics.median([later - earlier for earlier, later in zip(seconds, seconds[1:])] or [0])
+    usual = statistics.median([later - earlier for earlier, later in itertools.pairwise(seconds)] or [0])
     # A clock of another machine may be ahead; what is written far in the future tells nothing.
     return "running" if abs(time.time() - alive) < max(SILENT_SECONDS, 10 * usual) else "silent"
 
@@ -208,8 +232,11 @@ def _lives(pid: object, folder: Path) -> bool:
         return False
     try:
         lock = (folder / "run.lock").stat()
-        return any(os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), lock) for name in os.listdir(f"/proc/{pid}/fd")
-                   if os.path.exists(f"/proc/{pid}/fd/{name}"))
+        return any(
+            os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), lock)
+            for name in os.listdir(f"/proc/{pid}/fd")
+            if os.path.exists(f"/proc/{pid}/fd/{name}")
+        )
     except OSError:
         return False
 

@@ -68,7 +68,7 @@ class _Sweep:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._on_signal)
         failed = []
-        while self.running or self.waiting and not self.asked:
+        while self.running or (self.waiting and not self.asked):
             while self.free and not self.asked and (ready := self._ready()):
                 self.waiting.remove(ready)
                 self._start(*ready)
@@ -76,8 +76,9 @@ class _Sweep:
                 failed += [f"{' '.join(member.swept)} (not begun: {member.after} failed)" for member, _ in self.waiting]
                 break
             time.sleep(0.05)
-            for attempt, tries in [(attempt, tries) for attempt, tries in self.running.items()
-                                   if attempt.process.poll() is not None]:
+            for attempt, tries in [
+                (attempt, tries) for attempt, tries in self.running.items() if attempt.process.poll() is not None
+            ]:
                 del self.running[attempt]
                 self.free.append(attempt.slot)
                 status = attempt.process.returncode
@@ -100,8 +101,11 @@ class _Sweep:
 
     def _ready(self) -> tuple[Member, int] | None:
         """The first that waits for no other."""
-        unfinished = {member.config.run_dir for member, _ in self.waiting} | {
-            attempt.member.config.run_dir for attempt in self.running} | self.failed
+        unfinished = (
+            {member.config.run_dir for member, _ in self.waiting}
+            | {attempt.member.config.run_dir for attempt in self.running}
+            | self.failed
+        )
         return next((waiting for waiting in self.waiting if waiting[0].after not in unfinished), None)
 
     def _start(self, member: Member, tries: int) -> None:
@@ -117,8 +121,14 @@ class _Sweep:
             if self.devices[slot] is not None:
                 environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot]
         say(f"\n=== {' '.join(member.swept)}{again}")
-        process = subprocess.Popen([*self.command, *member.overrides], stdout=output, stderr=output, env=environment,
-                                   start_new_session=True, preexec_fn=dies_with(os.getpid()))
+        process = subprocess.Popen(
+            [*self.command, *member.overrides],
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=dies_with(os.getpid()),
+        )
         self.running[_Attempt(member, slot, process)] = tries
 
     def _tell(self, attempt: _Attempt, status: int) -> None:
@@ -154,8 +164,10 @@ def _device_shares(member: Member, parallel: int) -> list[str | None]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
     devices = visible.split(",")
     if parallel * each > len(devices):
-        raise ConfigError(f"sweep.parallel={parallel}: {parallel} × {each} GPUs are needed and {len(devices)} are "
-                          f"here: type sweep.parallel={max(1, len(devices) // each)}")
+        raise ConfigError(
+            f"sweep.parallel={parallel}: {parallel} × {each} GPUs are needed and {len(devices)} are "
+            f"here: type sweep.parallel={max(1, len(devices) // each)}"
+        )
     return [",".join(devices[slot * each : (slot + 1) * each]) for slot in range(parallel)]
 
 

@@ -4,8 +4,6 @@ Parameters are named as in Hugging Face's Llama, DeepSeek-V3 and Step3 text mode
 without a translation table: `model.layers.0.self_attn.q_proj.weight`, …
 """
 
-from typing import Optional
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -27,8 +25,9 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
 
-    def forward(self, x: Tensor, positions: Positions, cache: Optional[LayerCache] = None,
-                documents: Optional[Documents] = None) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Positions, cache: LayerCache | None = None, documents: Documents | None = None
+    ) -> Tensor:
         """x (batch, tokens, hidden_size)"""
         x = x + self.self_attn(self.input_layernorm(x), positions, cache, documents)
         return x + self.mlp(self.post_attention_layernorm(x))
@@ -45,8 +44,7 @@ class Decoder(nn.Module):
         self.rope = attention_class(attention.name).make_rope(attention)
         self.activation_checkpointing = False
 
-    def forward(self, tokens: Tensor, cache: Optional[DecodeCache] = None,
-                documents: Optional[Documents] = None) -> Tensor:
+    def forward(self, tokens: Tensor, cache: DecodeCache | None = None, documents: Documents | None = None) -> Tensor:
         start = cache.length if cache else 0
         all_positions = self.rope(torch.arange(start + tokens.shape[1], device=tokens.device))
         positions = all_positions.since(start) if documents is None else all_positions.at(documents.positions)
@@ -73,8 +71,13 @@ class LanguageModel(nn.Module):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def forward(self, tokens: Tensor, targets: Optional[Tensor] = None, cache: Optional[DecodeCache] = None,
-                documents: Optional[Documents] = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        cache: DecodeCache | None = None,
+        documents: Documents | None = None,
+    ) -> Tensor:
         """Mean loss in nats per target, float32; without targets the logits (batch, tokens, vocab_size).
 
         tokens and targets (batch, tokens); with a `cache`, tokens follow those it holds; with `documents` instead, each

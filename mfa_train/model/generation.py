@@ -1,7 +1,5 @@
 """Text, token by token, through the decode cache."""
 
-from typing import Optional
-
 import torch
 from torch import Tensor
 
@@ -11,15 +9,24 @@ from mfa_train.model.decoder import LanguageModel
 
 
 @torch.no_grad()
-def generate(model: LanguageModel, prompt: Tensor, max_new_tokens: int, *, temperature: float = 1.0,
-             top_k: Optional[int] = None, top_p: Optional[float] = None, seed: int = 0,
-             eos_id: Optional[int] = None, known: Optional[Tensor] = None) -> Tensor:
+def generate(
+    model: LanguageModel,
+    prompt: Tensor,
+    max_new_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    eos_id: int | None = None,
+    known: Tensor | None = None,
+) -> Tensor:
     """Continues `prompt` (batch, tokens) by up to `max_new_tokens`; returns both, (batch, tokens + new).
 
     temperature 0 is greedy. top_k keeps the k likeliest tokens, top_p the smallest set that holds that probability
-    (nucleus sampling, arXiv 1904.09751). Stops early when every sequence has ended in `eos_id`. Ids where `known` (ids,) is
-    False, and those behind its end, are never drawn. Equal seeds give equal text on one device. Raises DataError where the
-    model gives no probabilities.
+    (nucleus sampling, arXiv 1904.09751). Stops early when every sequence has ended in `eos_id`. Ids where `known`
+    (ids,) is False, and those behind its end, are never drawn. Equal seeds give equal text on one device. Raises
+    DataError where the model gives no probabilities.
     """
     was_training = model.training
     model.eval()
@@ -31,8 +38,10 @@ def generate(model: LanguageModel, prompt: Tensor, max_new_tokens: int, *, tempe
         hidden = model.model(new, cache)[:, -1:]
         logits = model.lm_head(hidden)[:, 0].float()
         if not logits.isfinite().all():
-            raise DataError("the model's logits hold NaN or infinity, so no token can be drawn: its weights have diverged, or are "
-                            "damaged")
+            raise DataError(
+                "the model's logits hold NaN or infinity, so no token can be drawn: its weights have diverged, or are "
+                "damaged"
+            )
         if known is not None:
             logits = logits[:, : len(known)].masked_fill(~known[: logits.shape[1]], -torch.inf)
         new = choose(logits, temperature, top_k, top_p, generator)
@@ -46,8 +55,9 @@ def generate(model: LanguageModel, prompt: Tensor, max_new_tokens: int, *, tempe
     return tokens
 
 
-def choose(logits: Tensor, temperature: float, top_k: Optional[int], top_p: Optional[float],
-           generator: torch.Generator) -> Tensor:
+def choose(
+    logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator
+) -> Tensor:
     """The next tokens (batch, 1) from logits (batch, vocab_size); -inf is never drawn."""
     if temperature == 0:
         return logits.argmax(dim=-1, keepdim=True)

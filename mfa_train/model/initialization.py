@@ -25,11 +25,20 @@ from mfa_train.config import InitializationConfig
 Gather = Callable[[Tensor], AbstractContextManager]
 
 
-def initialize(model: nn.Module, config: InitializationConfig, seed: int, num_layers: int,
-               gather: Gather = lambda parameter: nullcontext()) -> None:
+def initialize(
+    model: nn.Module,
+    config: InitializationConfig,
+    seed: int,
+    num_layers: int,
+    gather: Gather = lambda parameter: nullcontext(),
+) -> None:
     """Fills every matrix of `model`. `gather` makes a sharded parameter whole while it is written."""
-    uniform_bounds = {f"{prefix}.{name}": bound for prefix, module in model.named_modules()
-                      if isinstance(module, Attention) for name, bound in module.uniform_bounds().items()}
+    uniform_bounds = {
+        f"{prefix}.{name}": bound
+        for prefix, module in model.named_modules()
+        if isinstance(module, Attention)
+        for name, bound in module.uniform_bounds().items()
+    }
     for name, parameter in model.named_parameters():
         with gather(parameter), torch.no_grad():
             if parameter.ndim < 2:

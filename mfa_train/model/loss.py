@@ -4,8 +4,6 @@ The loss is computed chunk by chunk of tokens in float32, and each chunk's gradi
 scales them, so nothing is computed twice (as in Liger Kernel, arXiv 2410.10989, section 3.2).
 """
 
-from typing import Optional
-
 import torch
 from torch import Tensor, nn
 
@@ -28,20 +26,32 @@ class LanguageModelHead(nn.Module):
         self.max_chunks = None
         """For plans, which look at memory alone: stop after so many chunks."""
 
-    def forward(self, hidden: Tensor, targets: Optional[Tensor] = None) -> Tensor:
+    def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
         """hidden (batch, tokens, hidden_size), targets (batch, tokens)."""
         if targets is None:
             return hidden @ self.weight.t()
         z_loss = self.z_loss if self.training else 0.0
-        return _ChunkedCrossEntropy.apply(hidden.flatten(0, 1), self.weight, targets.flatten(), z_loss,
-                                          self.chunk_logits or CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"]),
-                                          self.max_chunks)
+        return _ChunkedCrossEntropy.apply(
+            hidden.flatten(0, 1),
+            self.weight,
+            targets.flatten(),
+            z_loss,
+            self.chunk_logits or CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"]),
+            self.max_chunks,
+        )
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float, chunk_logits: int,
-                max_chunks: Optional[int]) -> Tensor:
+    def forward(
+        ctx,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        z_loss: float,
+        chunk_logits: int,
+        max_chunks: int | None,
+    ) -> Tensor:
         tokens, vocab_size = hidden.shape[0], weight.shape[0]
         training = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -74,4 +84,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_loss: Tensor):
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_loss, grad_weight * grad_loss, None, None, None, None  # a scalar changes no tensor's type
+        return (
+            grad_hidden * grad_loss,
+            grad_weight * grad_loss,
+            None,
+            None,
+            None,
+            None,
+        )  # a scalar changes no tensor's type

@@ -25,11 +25,16 @@ def costs_of(variants: dict[str, list[Run]], accounting: str) -> dict[str, CostO
     return {name: cost for name, cost in costs.items() if cost is not None}
 
 
-def at_budgets(variants: dict[str, list[Run]], fits: dict[str, VariantFit], reference: str, accounting: str,
-               wanted: tuple[float, ...]) -> list[dict]:
-    """A row for each budget and fitted variant. Budgets are those `wanted`, or spread over what all variants were measured
-    at. `difference` is between the best each can do with the compute, `difference_at_same_shape` at equal parameters and
-    tokens, those that are best for the reference."""
+def at_budgets(
+    variants: dict[str, list[Run]],
+    fits: dict[str, VariantFit],
+    reference: str,
+    accounting: str,
+    wanted: tuple[float, ...],
+) -> list[dict]:
+    """A row for each budget and fitted variant. Budgets are those `wanted`, or spread over what all variants were
+    measured at. `difference` is between the best each can do with the compute, `difference_at_same_shape` at equal
+    parameters and tokens, those that are best for the reference."""
     costs = costs_of(_fitted(variants, fits), accounting)
     if not costs:
         return []
@@ -40,20 +45,33 @@ def at_budgets(variants: dict[str, list[Run]], fits: dict[str, VariantFit], refe
             law, draws, start = fits[name].law, fits[name].draws, _middle(variants[name])
             loss, drawn = best_loss(law, cost, compute, start), best_loss(draws, cost, compute, start)
             (n, d), (many_n, many_d) = optimum(law, cost, compute, start), optimum(draws, cost, compute, start)
-            row = {"accounting": accounting, "compute": float(compute), "variant": name, "reference": reference,
-                   "loss": interval(loss, drawn), "difference": None, "difference_at_same_shape": None,
-                   "multiplier": None,
-                   "params": interval(n, many_n), "tokens": interval(d, many_d),
-                   "extrapolated": _outside(variants[name], float(n), float(d))}
+            row = {
+                "accounting": accounting,
+                "compute": float(compute),
+                "variant": name,
+                "reference": reference,
+                "loss": interval(loss, drawn),
+                "difference": None,
+                "difference_at_same_shape": None,
+                "multiplier": None,
+                "params": interval(n, many_n),
+                "tokens": interval(d, many_d),
+                "extrapolated": _outside(variants[name], float(n), float(d)),
+            }
             if name != reference and reference in costs:
                 base = fits[reference], costs[reference], _middle(variants[reference])
-                row["difference"] = interval(loss - best_loss(base[0].law, base[1], compute, base[2]),
-                                             drawn - best_loss(base[0].draws, base[1], compute, base[2]))
+                row["difference"] = interval(
+                    loss - best_loss(base[0].law, base[1], compute, base[2]),
+                    drawn - best_loss(base[0].draws, base[1], compute, base[2]),
+                )
                 at, many_at = (optimum(each, base[1], compute, base[2]) for each in (base[0].law, base[0].draws))
-                row["difference_at_same_shape"] = interval(law(*at) - base[0].law(*at),
-                                                           draws(*many_at) - base[0].draws(*many_at))
-                row["multiplier"] = interval(compute_for(base[0].law, base[1], loss, base[2]) / compute,
-                                             compute_for(base[0].draws, base[1], drawn, base[2]) / compute)
+                row["difference_at_same_shape"] = interval(
+                    law(*at) - base[0].law(*at), draws(*many_at) - base[0].draws(*many_at)
+                )
+                row["multiplier"] = interval(
+                    compute_for(base[0].law, base[1], loss, base[2]) / compute,
+                    compute_for(base[0].draws, base[1], drawn, base[2]) / compute,
+                )
             rows.append(row)
     return rows
 
@@ -121,5 +139,7 @@ def _middle(runs: list[Run]) -> float:
 
 
 def _outside(runs: list[Run], n: float, d: float) -> bool:
-    return any(not min(values) / BEYOND <= at <= max(values) * BEYOND
-               for at, values in ((n, [run.params for run in runs]), (d, [run.tokens for run in runs])))
+    return any(
+        not min(values) / BEYOND <= at <= max(values) * BEYOND
+        for at, values in ((n, [run.params for run in runs]), (d, [run.tokens for run in runs]))
+    )

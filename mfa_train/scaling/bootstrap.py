@@ -4,8 +4,8 @@ A draw weights every unit (the runs that share a size and a seed, and so a start
 number (Rubin 1981); variants that were trained with the same seeds get the same weights, so that what their runs have
 in common drops out of differences. Unlike resampling it never loses a size altogether, which a small ladder could not
 bear. It is too narrow for few units: the draws are spread about the estimate by sqrt((u + 1)/(u - k)) for u units and k
-fitted parameters (of a mean, k = 1, that is its unbiased variance), and by the ratio of Student's quantile to the normal
-one. The coverage that results is tested
+fitted parameters (of a mean, k = 1, that is its unbiased variance), and by the ratio of Student's quantile to the
+normal one. The coverage that results is tested
 (tests/scaling/test_fits.py).
 """
 

@@ -1,5 +1,5 @@
-"""What is listed of a large study, so that its report can be opened: thinned evenly, and said. Numbers are of all runs that are
-compared (drawn.py)."""
+"""What is listed of a large study, so that its report can be opened: thinned evenly, and said. Numbers are of all runs
+that are compared (drawn.py)."""
 
 from typing import Any
 
@@ -26,8 +26,8 @@ def evenly(rows: list, most: int) -> list:
 
 
 def brief(result: dict, most: int = LISTED) -> dict:
-    """`result` with no list longer than `most`, and under `thinned` how many of how many each lists; itself where nothing is
-    too long."""
+    """`result` with no list longer than `most`, and under `thinned` how many of how many each lists; itself where
+    nothing is too long."""
     found = result | {key: evenly(result[key], most) for key in THINNED}
     if len(result["runs"]) > most:
         found["runs"] = evenly([run for run in result["runs"] if run["excluded"] != NOT_DRAWN], most)
@@ -49,7 +49,9 @@ def brief(result: dict, most: int = LISTED) -> dict:
 
 def told_thinned(result: dict) -> str:
     """In words; empty where nothing is."""
-    return ", ".join(f"{some:,} of {of:,} {key.replace('_', ' ')}" for key, (some, of) in result.get("thinned", {}).items())
+    return ", ".join(
+        f"{some:,} of {of:,} {key.replace('_', ' ')}" for key, (some, of) in result.get("thinned", {}).items()
+    )
 
 
 def few_notices(notices: list[str]) -> list[str]:
@@ -62,7 +64,8 @@ def few_notices(notices: list[str]) -> list[str]:
 
 
 def _named(rows: list[dict], key: str, share: int) -> list[dict]:
-    """Rows whose lists (or objects) of runs are together no longer than about `share`; how long they were stands beside."""
+    """Rows whose lists (or objects) of runs are together no longer than about `share`; how long they were stands
+    beside."""
     if sum(len(row[key]) for row in rows) <= share:
         return rows
     most = max(10, share // len(rows))

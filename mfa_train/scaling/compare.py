@@ -41,8 +41,14 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
         notices.append(why_no_pairs(variants, len(study.runs) - len(study.used)))
     notices += settings_beside(pairs, attentions)
     listed = study.runs if len(study.runs) <= ROWS else _listed(study.runs)
-    thinned = {} if len(listed) == len(study.runs) else {
-        "thinned": {"runs": [len(listed), len(study.runs)]}, "counts": {"runs": len(study.runs), "used": len(study.used)}}
+    thinned = (
+        {}
+        if len(listed) == len(study.runs)
+        else {
+            "thinned": {"runs": [len(listed), len(study.runs)]},
+            "counts": {"runs": len(study.runs), "used": len(study.used)},
+        }
+    )
     return {
         "format": FORMAT,
         "conventions": _conventions(study),
@@ -75,11 +81,13 @@ def _budgets(wanted: tuple[float, ...]) -> tuple[float, ...]:
 def _reference(variants: dict[str, list[Run]], wanted: str | None) -> str:
     if wanted is None:
         of_mha = [name for name, runs in variants.items() if runs[0].attention == "mha"]
-        return min(of_mha or variants, key=lambda name: (len(name) if of_mha else 0))
+        return min(of_mha or variants, key=lambda name: len(name) if of_mha else 0)
     if wanted not in variants:
         same = [name for name, runs in variants.items() if runs[0].attention == wanted]
-        raise ConfigError(f"--reference {shown(wanted)}: no such variant." + (
-            f" Of {wanted} there are: {', '.join(same[:8])}" if same else did_you_mean(wanted, variants)))
+        raise ConfigError(
+            f"--reference {shown(wanted)}: no such variant."
+            + (f" Of {wanted} there are: {', '.join(same[:8])}" if same else did_you_mean(wanted, variants))
+        )
     return wanted
 
 
@@ -105,8 +113,8 @@ def _conventions(study: Study) -> dict:
         "kv_bytes": "values of all layers' cache entries, 2 bytes each unless plan.cache_dtype says otherwise",
         "intervals": f"{LEVEL:.0%}; Bayesian bootstrap of {DRAWS} draws (seed {SEED}) over units of one size and seed, "
         "spread for few units; of paired differences and of means over seeds: Student's t",
-        "between_budgets": "at equal FLOPs and at equal loss, interpolated over log tokens (PCHIP) between three and more "
-        "of a variant's own token budgets of the size and seed (by: measured), else by its law (by: law)",
+        "between_budgets": "at equal FLOPs and at equal loss, interpolated over log tokens (PCHIP) between three and "
+        "more of a variant's own token budgets of the size and seed (by: measured), else by its law (by: law)",
         "p": "paired t-test and sign-flip permutation over units of one size and seed; p_holm: the former, corrected "
         "for the number of pairs of variants; at equal FLOPs likewise",
     }
@@ -116,8 +124,13 @@ def _variant(name: str, runs: list[Run], fit: VariantFit) -> dict:
     return {
         "attention": runs[0].attention,
         "runs": [run.name for run in runs],
-        "fit": {"method": fit.method, "reason": fit.reason, "notices": fit.notices, **fit.quality,
-                **(fit.parameters() if fit.law is not None else {})},
+        "fit": {
+            "method": fit.method,
+            "reason": fit.reason,
+            "notices": fit.notices,
+            **fit.quality,
+            **(fit.parameters() if fit.law is not None else {}),
+        },
     }
 
 

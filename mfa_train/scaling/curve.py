@@ -30,8 +30,8 @@ class Curve:
 
 
 def read_curve(path: Path, rate: Callable[[int], float] | None) -> Curve:
-    """`rate` gives the learning rate of a step, the first being 0; None where it isn't known. Raises ValueError for a file too
-    large to be one."""
+    """`rate` gives the learning rate of a step, the first being 0; None where it isn't known. Raises ValueError for a
+    file too large to be one."""
     found = Curve()
     if not path.is_file():
         return found
@@ -59,7 +59,9 @@ def read_curve(path: Path, rate: Callable[[int], float] | None) -> Curve:
                 index += 1
     if found.last:
         by_index = dict([*kept, *evaluations, last])
-        found.records = [{key: _drawn(by_index[index].get(key), most) for key, most in FIELDS.items()} for index in sorted(by_index)]
+        found.records = [
+            {key: _drawn(by_index[index].get(key), most) for key, most in FIELDS.items()} for index in sorted(by_index)
+        ]
     return found
 
 
@@ -73,4 +75,8 @@ def _off_rate(record: dict, rate: Callable[[int], float]) -> dict | None:
     if logged is None or not isinstance(step, int) or isinstance(step, bool) or not 1 <= step <= 10**15:
         return None
     expected = rate(step - 1)
-    return None if abs(logged - expected) <= 1e-6 * abs(expected) + 1e-15 else {"step": step, "lr": logged, "expected": expected}
+    return (
+        None
+        if abs(logged - expected) <= 1e-6 * abs(expected) + 1e-15
+        else {"step": step, "lr": logged, "expected": expected}
+    )

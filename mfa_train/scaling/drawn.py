@@ -1,7 +1,8 @@
 """Of very many runs some are compared: what laws and verdicts say is then hardly another, and all would take hours.
 
-Whole units are drawn, the runs that share a size and a seed, the same of every variant, so that pairs stay pairs and curves over
-tokens stay whole. Where units are few, or seeds unknown, rows are. A variant of few runs is kept, and its units are.
+Whole units are drawn, the runs that share a size and a seed, the same of every variant, so that pairs stay pairs and
+curves over tokens stay whole. Where units are few, or seeds unknown, rows are. A variant of few runs is kept, and its
+units are.
 """
 
 import zlib
@@ -41,8 +42,11 @@ def draw(used: list[Run]) -> str | None:
             else:
                 kept += 1
     what = "sizes and seeds" if of is _unit else "cells"
-    return (f"{kept:,} of {len(used):,} runs are compared, drawn by their {what}, the same of every variant: name fewer to compare "
-            "them all")
+    return (
+        f"{kept:,} of {len(used):,} runs are compared, drawn by their {what}, the same of every variant: name fewer "
+        "to compare "
+        "them all"
+    )
 
 
 def _unit(run: Run) -> Hashable:

@@ -1,11 +1,11 @@
 """For which variants a law can be fitted, by which runs, with what uncertainty; where it can't, why not.
 
-    1. Each variant with at least three sizes, three token budgets and six runs is fitted alone.
-    2. If one of them is too few for that, or its exponents come out undetermined, the variants are fitted together with
-       shared exponents, each with its own E, A and B.
-    3. Runs of one size and seed share their start and their data, and are one unit of the bootstrap. Only where both
-       ways have too few units does each run count as one, and that is said.
-    4. What is undetermined even then has no law, and is told so instead of numbers.
+1. Each variant with at least three sizes, three token budgets and six runs is fitted alone.
+2. If one of them is too few for that, or its exponents come out undetermined, the variants are fitted together with
+   shared exponents, each with its own E, A and B.
+3. Runs of one size and seed share their start and their data, and are one unit of the bootstrap. Only where both
+   ways have too few units does each run count as one, and that is said.
+4. What is undetermined even then has no law, and is told so instead of numbers.
 """
 
 from collections.abc import Callable, Hashable
@@ -21,7 +21,8 @@ WIDEST_EXPONENT = 1.0
 """An interval wider than that says nothing about an exponent."""
 FEW_UNITS = "too few data: independent units"
 EACH_RUN = (
-    "too few sizes and seeds to take the runs that share both as one: every run counts as independent, and the intervals "
+    "too few sizes and seeds to take the runs that share both as one: every run counts as independent, and the "
+    "intervals "
     "are narrower than they should be if those runs err together"
 )
 WORST_EXPLAINED, POOR_EXPLAINED = 0.5, 0.9
@@ -69,8 +70,9 @@ def fit_variants(variants: dict[str, list[Run]]) -> dict[str, VariantFit]:
     return fits
 
 
-def _together(variants: dict[str, list[Run]], fits: dict[str, VariantFit],
-              unit_of: Callable[[Run], Hashable]) -> tuple[dict[str, VariantFit], str]:
+def _together(
+    variants: dict[str, list[Run]], fits: dict[str, VariantFit], unit_of: Callable[[Run], Hashable]
+) -> tuple[dict[str, VariantFit], str]:
     """Fits with shared exponents of the variants that have enough for that; or none, and why."""
     able = {name: runs for name, runs in variants.items() if not _too_few(runs, 2)}
     all_runs, fitted = [run for runs in able.values() for run in runs], 2 + 3 * len(able)
@@ -131,14 +133,21 @@ def _fit(variants: dict[str, list[Run]], method: str, unit_of: Callable[[Run], H
         law, draws = fit.law(index), fit.law(index, within)
         explained = 1 - (_scatter(residual[part]) / _scatter(fit.target[part])) ** 2
         quality = {
-            "runs": len(part), "independent_units": smallest, "objective": fit.objective, "starts": fit.starts,
-            "starts_at_the_optimum": fit.agreeing, "explained": float(explained),
+            "runs": len(part),
+            "independent_units": smallest,
+            "objective": fit.objective,
+            "starts": fit.starts,
+            "starts_at_the_optimum": fit.agreeing,
+            "explained": float(explained),
             "rms_residual": float(np.sqrt(np.mean((loss[part] * residual[part]) ** 2))),
             "seed_scatter": _seed_scatter(variants[name]),
         }
         reason = _undetermined(law, fit.law(index, theta), explained)
-        made[name] = VariantFit("none", reason, quality=quality) if reason else VariantFit(
-            method, "", law, draws, quality, _caveats(law, draws, quality) + notices, residual[part])
+        made[name] = (
+            VariantFit("none", reason, quality=quality)
+            if reason
+            else VariantFit(method, "", law, draws, quality, _caveats(law, draws, quality) + notices, residual[part])
+        )
     return made
 
 

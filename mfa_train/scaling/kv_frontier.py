@@ -2,8 +2,8 @@
 
 A cell is a size and a token budget that at least two variants were trained at, with parameters as many as the
 reference's. Its losses are measured: means over seeds, with Student's interval where there are two or more. At equal
-training FLOPs each variant has the tokens that the reference's FLOPs would have bought it: its loss there is that between
-its own token budgets, seed by seed, or else its law's.
+training FLOPs each variant has the tokens that the reference's FLOPs would have bought it: its loss there is that
+between its own token budgets, seed by seed, or else its law's.
 """
 
 import itertools
@@ -41,26 +41,39 @@ def cells_of(runs: list[Run]) -> Cells:
 def loss_over_kv(runs: list[Run], fits: dict[str, VariantFit], reference: str) -> tuple[list[dict], list[str]]:
     """A row for each cell, accounting and variant whose cache is known; and what is to be said of those left out.
 
-    `on_frontier`: whether no other with a cache as small is shown to have a lower loss; None where only one seed says so.
+    `on_frontier`: whether no other with a cache as small is shown to have a lower loss; None where only one seed says
+    so.
     """
     rows, unmatched, unreached = [], set(), set()
     measured = {name: Measured([run for run in runs if run.variant == name]) for name in fits}
     for (size, tokens), members in cells_of([run for run in runs if run.kv_bytes_per_token]).items():
         base = members.get(reference) or next(iter(members.values()))
-        matched = {name: own for name, own in members.items()
-                   if abs(np.log(_mean(own, "params") / _mean(base, "params"))) <= PARAMS_WITHIN}
+        matched = {
+            name: own
+            for name, own in members.items()
+            if abs(np.log(_mean(own, "params") / _mean(base, "params"))) <= PARAMS_WITHIN
+        }
         unmatched |= {(name, size) for name in members.keys() - matched.keys()}
         for accounting in ("parameters", "flops"):
-            found = [row for name, own in matched.items()
-                     if (row := _row(name, own, base, measured[name], fits[name], accounting))]
-            unreached |= {(name, size, tokens) for name in matched.keys() - {row["variant"] for row in found}
-                          if all(run.flops for run in matched[name] + base)}
+            found = [
+                row
+                for name, own in matched.items()
+                if (row := _row(name, own, base, measured[name], fits[name], accounting))
+            ]
+            unreached |= {
+                (name, size, tokens)
+                for name in matched.keys() - {row["variant"] for row in found}
+                if all(run.flops for run in matched[name] + base)
+            }
             if len(found) > 1:
                 rows += [row | {"size": size, "cell_tokens": tokens, "reference": base[0].variant} for row in found]
     _mark_frontier(rows)
     return rows, _of_unreached(unreached) + [
-        f"{name} at size {size}: parameters differ from the reference's by more than {PARAMS_WITHIN:.0%}, so it is not among "
-        "the losses over KV" for name, size in sorted(unmatched)]
+        f"{name} at size {size}: parameters differ from the reference's by more than {PARAMS_WITHIN:.0%}, so it is "
+        "not among "
+        "the losses over KV"
+        for name, size in sorted(unmatched)
+    ]
 
 
 def _of_unreached(cells: set[tuple[str, str, float]]) -> list[str]:
@@ -69,31 +82,42 @@ def _of_unreached(cells: set[tuple[str, str, float]]) -> list[str]:
     for size, tokens in sorted({cell[1:] for cell in cells}):
         names = tuple(sorted(name for name, *where in cells if where == [size, tokens]))
         at[names].append(f"{size} ({tokens:.3g} tokens)")
-    return [f"{', '.join(names)}: not among the losses over KV at equal FLOPs at size {', '.join(where)}; neither their "
-            "own token budgets nor a law reach to the reference's FLOPs" for names, where in at.items()]
+    return [
+        f"{', '.join(names)}: not among the losses over KV at equal FLOPs at size {', '.join(where)}; neither their "
+        "own token budgets nor a law reach to the reference's FLOPs"
+        for names, where in at.items()
+    ]
 
 
 def _mark_frontier(rows: list[dict]) -> None:
     """Sets each row's `on_frontier`.
 
     `other` is shown to have a lower loss where the mean over shared seeds of its difference is below zero by more than
-    Student's quantile, and there are two and more. How much the difference varies with the seed is pooled over the sizes,
-    each at its budget of the same rank (of a size alone, two seeds would say next to nothing); the mean is the cell's own.
+    Student's quantile, and there are two and more. How much the difference varies with the seed is pooled over the
+    sizes, each at its budget of the same rank (of a size alone, two seeds would say next to nothing); the mean is the
+    cell's own.
     """
     cells: dict[tuple, dict[str, dict]] = defaultdict(dict)
     budgets = defaultdict(set)
     for row in rows:
         cells[row["accounting"], row["size"], row["cell_tokens"]][row["variant"]] = row
         budgets[row["size"]].add(row["cell_tokens"])
-    rank = {(size, tokens): index for size, own in budgets.items() for index, tokens in enumerate(sorted(own, reverse=True))}
-    apart: dict[tuple, list[np.ndarray]] = defaultdict(list)  # (accounting, rank, other, one): a size's differences each
+    rank = {
+        (size, tokens): index for size, own in budgets.items() for index, tokens in enumerate(sorted(own, reverse=True))
+    }
+    apart: dict[tuple, list[np.ndarray]] = defaultdict(
+        list
+    )  # (accounting, rank, other, one): a size's differences each
     for (accounting, size, tokens), cell in cells.items():
         for one, other in itertools.permutations(cell, 2):
             apart[accounting, rank[size, tokens], other, one].append(_apart(cell[other], cell[one]))
     for (accounting, size, tokens), cell in cells.items():
         for one, row in cell.items():
-            shown = [_shown_lower(cell[other], row, apart[accounting, rank[size, tokens], other, one])
-                     for other in cell if other != one and cell[other]["kv_bytes_per_token"] <= row["kv_bytes_per_token"]]
+            shown = [
+                _shown_lower(cell[other], row, apart[accounting, rank[size, tokens], other, one])
+                for other in cell
+                if other != one and cell[other]["kv_bytes_per_token"] <= row["kv_bytes_per_token"]
+            ]
             row["on_frontier"] = False if True in shown else None if None in shown else True
 
 
@@ -104,8 +128,8 @@ def _apart(other: dict, one: dict) -> np.ndarray:
 
 
 def _shown_lower(other: dict, one: dict, of_sizes: list[np.ndarray]) -> bool | None:
-    """Whether the loss of `other` is; the variance is pooled over `of_sizes`. None where it is lower and cannot be shown to
-    be: fewer than two seeds are shared here, or every difference is the same."""
+    """Whether the loss of `other` is; the variance is pooled over `of_sizes`. None where it is lower and cannot be
+    shown to be: fewer than two seeds are shared here, or every difference is the same."""
     values = _apart(other, one)
     mean = values.mean() if len(values) else other["loss"]["value"] - one["loss"]["value"]
     if mean >= 0:
@@ -134,9 +158,10 @@ def kv_at_equal_loss(rows: list[dict], attentions: dict[str, str]) -> list[dict]
         for attention, family in families.items():
             family.sort(key=lambda row: row["loss"]["value"])
             for other in members if len({row["kv_bytes_per_token"] for row in family}) > 1 else []:
-                if attentions[other["variant"]] != attention:
-                    found.append({"accounting": accounting, "size": size, "cell_tokens": tokens, "attention": attention,
-                                  "variant": other["variant"], **_kv_for(other, family)})
+                if attentions[other["variant"]] == attention:
+                    continue
+                cell = {"accounting": accounting, "size": size, "cell_tokens": tokens}
+                found.append({**cell, "attention": attention, "variant": other["variant"], **_kv_for(other, family)})
     return found
 
 
@@ -158,8 +183,12 @@ def _kv_for(other: dict, family: list[dict]) -> dict:
         if whole["low"] is not None and whole["high"] - whole["low"] > UNDETERMINED:
             reason, whole = "not determined: the seeds leave it a factor of more than 100", dict.fromkeys(whole)
     needed = {key: value if value is None else float(np.exp(value)) for key, value in whole.items()}
-    return {"kv_bytes_needed": needed, "kv_bytes_per_token": own,
-            "ratio": {key: value and value / own for key, value in needed.items()}, "reason": reason}
+    return {
+        "kv_bytes_needed": needed,
+        "kv_bytes_per_token": own,
+        "ratio": {key: value and value / own for key, value in needed.items()},
+        "reason": reason,
+    }
 
 
 def _log_kv(loss: float, losses: list[float], sizes: np.ndarray) -> float:
@@ -180,8 +209,10 @@ def _draws_of_log_kv(other: dict, family: list[dict], sizes: np.ndarray) -> np.n
     weights = unit_weights([(other["size"], seed) for seed in seeds])
     weights /= weights.sum(axis=1, keepdims=True)
     # Shifted to the means over all seeds, which the value itself rests on.
-    own, *theirs = [row["loss"]["value"] + (weights - 1 / len(seeds)) @ np.array([row["by_seed"][seed] for seed in seeds])
-                    for row in (other, *family)]
+    own, *theirs = [
+        row["loss"]["value"] + (weights - 1 / len(seeds)) @ np.array([row["by_seed"][seed] for seed in seeds])
+        for row in (other, *family)
+    ]
     drawn = np.array([_log_kv(loss, list(losses), sizes) for loss, losses in zip(own, np.stack(theirs, axis=1))])
     at = _log_kv(other["loss"]["value"], [row["loss"]["value"] for row in family], sizes)
     return (drawn - at) * spread(len(seeds), 1)
@@ -191,7 +222,9 @@ def _mean(runs: list[Run], key: str) -> float:
     return float(np.mean([getattr(run, key) for run in runs]))
 
 
-def _row(name: str, own: list[Run], base: list[Run], measured: Measured, fit: VariantFit, accounting: str) -> dict | None:
+def _row(
+    name: str, own: list[Run], base: list[Run], measured: Measured, fit: VariantFit, accounting: str
+) -> dict | None:
     params, tokens, kv = (_mean(own, key) for key in ("params", "tokens", "kv_bytes_per_token"))
     losses, moved, by = np.array([run.loss for run in own]), tokens, "measured"
     if accounting == "flops":
@@ -213,7 +246,14 @@ def _row(name: str, own: list[Run], base: list[Run], measured: Measured, fit: Va
         low, high = mean - half, mean + half
     for run, loss in zip(own, losses):
         by_seed[str(run.seed)].append(float(loss))
-    return {"accounting": accounting, "variant": name, "params": params, "tokens": moved, "by": by,
-            "kv_bytes_per_token": kv, "runs": [run.name for run in own],
-            "by_seed": {seed: float(np.mean(found)) for seed, found in by_seed.items()},
-            "loss": {"value": mean, "low": low, "high": high}}
+    return {
+        "accounting": accounting,
+        "variant": name,
+        "params": params,
+        "tokens": moved,
+        "by": by,
+        "kv_bytes_per_token": kv,
+        "runs": [run.name for run in own],
+        "by_seed": {seed: float(np.mean(found)) for seed, found in by_seed.items()},
+        "loss": {"value": mean, "low": low, "high": high},
+    }

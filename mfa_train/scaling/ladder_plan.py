@@ -1,4 +1,5 @@
-"""What a whole ladder costs, before any of it starts: runs, tokens, FLOPs, device-hours, price, and what does not fit."""
+"""What a whole ladder costs, before any of it starts: runs, tokens, FLOPs, device-hours, price, and what does not
+fit."""
 
 from collections.abc import Sequence
 
@@ -37,15 +38,42 @@ def ladder_plan(members: Sequence[Member]) -> dict:
 
 def ladder_table(plan: dict) -> str:
     """The plan for a person."""
-    head = ("size", "variant", "KV bytes", "parameters", "lr", "batch", "seeds", "token budgets", "runs", "FLOPs",
-            "device-hours", "memory", *(["cost"] if plan["total"]["cost"] is not None else []))
+    head = (
+        "size",
+        "variant",
+        "KV bytes",
+        "parameters",
+        "lr",
+        "batch",
+        "seeds",
+        "token budgets",
+        "runs",
+        "FLOPs",
+        "device-hours",
+        "memory",
+        *(["cost"] if plan["total"]["cost"] is not None else []),
+    )
     lines = [head, *(_cells(row, len(head)) for row in plan["rows"])]
     total = plan["total"]
-    lines.append(("total", *[""] * 7, f"{total['runs']}", f"{total['flops']:.3g}", _number(total["device_hours"]), "",
-                  _number(total["cost"]))[: len(head)])
+    lines.append(
+        (
+            "total",
+            *[""] * 7,
+            f"{total['runs']}",
+            f"{total['flops']:.3g}",
+            _number(total["device_hours"]),
+            "",
+            _number(total["cost"]),
+        )[: len(head)]
+    )
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    told = ["  ".join(cell.ljust(width) if column < 2 else cell.rjust(width)
-                      for column, (cell, width) in enumerate(zip(line, widths))).rstrip() for line in lines]
+    told = [
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in lines
+    ]
     time = plan["plans"][0]["time"]
     told += ["", f"MFU {time['mfu']:.0%} ({time['mfu_source']}); FLOPs of a branch count from where it branches off"]
     if (sizes := len({row["model"] for row in plan["rows"]})) < SIZES:
@@ -58,11 +86,24 @@ def _variant(member: Member) -> str:
 
 
 def _row(key: tuple, config: Config, plan: dict) -> dict:
-    return {"model": key[0], "variant": " ".join(key[1:2] + key[3:]), "kv_bytes_per_token": plan["kv_cache"]["bytes_per_token"],
-            "params": plan["params"]["total"], "learning_rate": config.optimizer.lr,
-            "batch_size": config.training.batch_size, "budgets": set(), "seeds": set(), "runs": 0, "tokens": 0,
-            "flops": 0, "device_hours": None, "cost": None, "fits": plan["memory"]["fits"],
-            "memory": plan["memory"]["total"], "change": plan["memory"]["change"]}
+    return {
+        "model": key[0],
+        "variant": " ".join(key[1:2] + key[3:]),
+        "kv_bytes_per_token": plan["kv_cache"]["bytes_per_token"],
+        "params": plan["params"]["total"],
+        "learning_rate": config.optimizer.lr,
+        "batch_size": config.training.batch_size,
+        "budgets": set(),
+        "seeds": set(),
+        "runs": 0,
+        "tokens": 0,
+        "flops": 0,
+        "device_hours": None,
+        "cost": None,
+        "fits": plan["memory"]["fits"],
+        "memory": plan["memory"]["total"],
+        "change": plan["memory"]["change"],
+    }
 
 
 def _add(row: dict, config: Config, plan: dict) -> None:
@@ -81,11 +122,21 @@ def _add(row: dict, config: Config, plan: dict) -> None:
 
 
 def _cells(row: dict, count: int) -> tuple[str, ...]:
-    return (row["model"], row["variant"], f"{row['kv_bytes_per_token']:,}", f"{row['params']:,}",
-            f"{row['learning_rate']:.3g}", str(row["batch_size"]), ",".join(map(str, row["seeds"])),
-            " ".join(f"{tokens:.3g}".replace("e+0", "e").replace("e+", "e") for tokens in row["budgets"]),
-            str(row["runs"]), f"{row['flops']:.3g}", _number(row["device_hours"]),
-            "fits" if row["fits"] else " ".join(["does not fit;", *(row["change"] or ["nothing helps"])]), _number(row["cost"]))[:count]
+    return (
+        row["model"],
+        row["variant"],
+        f"{row['kv_bytes_per_token']:,}",
+        f"{row['params']:,}",
+        f"{row['learning_rate']:.3g}",
+        str(row["batch_size"]),
+        ",".join(map(str, row["seeds"])),
+        " ".join(f"{tokens:.3g}".replace("e+0", "e").replace("e+", "e") for tokens in row["budgets"]),
+        str(row["runs"]),
+        f"{row['flops']:.3g}",
+        _number(row["device_hours"]),
+        "fits" if row["fits"] else " ".join(["does not fit;", *(row["change"] or ["nothing helps"])]),
+        _number(row["cost"]),
+    )[:count]
 
 
 def _number(value: float | None) -> str:

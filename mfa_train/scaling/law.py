@@ -100,7 +100,9 @@ class Fit:
     def refit(self, weights: np.ndarray) -> np.ndarray:
         """theta (draws, parameters) with the points weighted by `weights` (draws, points), each from the fit of all."""
         blocks = np.array_split(weights, -(-weights.size // BLOCK)) if weights.size > BLOCK else [weights]
-        return np.concatenate([self._descend(np.repeat(self.theta[None], len(block), axis=0), block, 100)[0] for block in blocks])
+        return np.concatenate(
+            [self._descend(np.repeat(self.theta[None], len(block), axis=0), block, 100)[0] for block in blocks]
+        )
 
     def _log_loss(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """log L and the shares of E, A/N^alpha and B/D^beta in L, each (draws, points)."""
@@ -149,7 +151,8 @@ class Fit:
             if not moving.any():
                 break
             at, theta, damping, value, log_loss, target, weights = (
-                each[moving] for each in (at, theta, damping, value, log_loss, target, weights))
+                each[moving] for each in (at, theta, damping, value, log_loss, target, weights)
+            )
             shares = [share[moving] for share in shares]
         return ends, values
 

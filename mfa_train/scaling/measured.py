@@ -29,8 +29,9 @@ class Measured:
             if run.order is not None:
                 series[_series(run)].append(run)
         budgets = {key: _budgets(own) for key, own in series.items()}
-        self._curves = {key: PchipInterpolator(*zip(*found))
-                        for key, found in budgets.items() if len(found) >= LEAST_BUDGETS}
+        self._curves = {
+            key: PchipInterpolator(*zip(*found)) for key, found in budgets.items() if len(found) >= LEAST_BUDGETS
+        }
 
     def loss(self, run: Run, tokens: float) -> float | None:
         """Of the run, had it been trained on so many; None where there is no curve or it does not reach there."""
@@ -43,14 +44,17 @@ class Measured:
         return float(curve(inside) + curve(inside, 1) * (at - inside))
 
     def tokens(self, run: Run, loss: float) -> float | None:
-        """That the run needs for the loss; None where there is no curve, or it has the loss nowhere or more than once."""
+        """That the run needs for the loss; None where there is no curve, or it has the loss nowhere or more than
+        once."""
         if (curve := self._curves.get(_series(run))) is None:
             return None
         found = list(curve.solve(loss, extrapolate=False))
         for end, sign in ((curve.x[0], -1), (curve.x[-1], 1)):
             if (slope := curve(end, 1)) and 0 < sign * (past := (loss - curve(end)) / slope) <= BEYOND:
                 found.append(end + past)
-        if not found or np.isnan(found).any() or np.ptp(found) > 1e-9:  # NaN: a level stretch; a budget may be found twice
+        if (
+            not found or np.isnan(found).any() or np.ptp(found) > 1e-9
+        ):  # NaN: a level stretch; a budget may be found twice
             return None
         return float(np.exp(found[0]))
 

@@ -17,8 +17,8 @@ ALL_CURVE_POINTS = 60_000
 
 
 def page(result: dict, runs: list[Run]) -> tuple[str, dict]:
-    """The page of `compare`'s result and the loss curves of its runs, and the result as it lists it: with less, evenly, where it
-    would be too large to open."""
+    """The page of `compare`'s result and the loss curves of its runs, and the result as it lists it: with less, evenly,
+    where it would be too large to open."""
     html, style, *scripts = ((PARTS / name).read_text(encoding="utf-8") for name in FILES)
     html = html.replace("{{style}}", style).replace("{{script}}", "".join(scripts))
     result = brief(result)
@@ -48,8 +48,11 @@ def thinned(records: list[dict], most: int) -> list[dict]:
     stride = -(-len(records) // most)
     last = len(records) - 1
     few_evaluations = sum(record["val/loss"] is not None for record in records) <= most
-    return [record for index, record in enumerate(records)
-            if index % stride == 0 or index == last or few_evaluations and record["val/loss"] is not None]
+    return [
+        record
+        for index, record in enumerate(records)
+        if index % stride == 0 or index == last or (few_evaluations and record["val/loss"] is not None)
+    ]
 
 
 def _columns(records: list[dict]) -> dict[str, list]:

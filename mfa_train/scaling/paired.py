@@ -1,5 +1,5 @@
-"""Two variants, run by run: pairs have the same size, tokens, seed, data order and held-out windows. Several runs of one
-variant that share all of these are one, with their mean loss.
+"""Two variants, run by run: pairs have the same size, tokens, seed, data order and held-out windows. Several runs of
+one variant that share all of these are one, with their mean loss.
 
 Runs of one size and seed share their start and their data, so their differences (at several token budgets) are averaged
 first: a unit is one size and seed. Over the units: the mean difference with Student's interval, the p of the paired
@@ -29,10 +29,15 @@ def verdicts(variants: dict[str, list[Run]], fits: dict[str, VariantFit]) -> lis
     (Holm 1979)."""
     measured = {name: Measured(runs) for name, runs in variants.items()}
     by_key = {name: _by_key(runs) for name, runs in variants.items()}
-    found = [verdict for a, b in itertools.combinations(variants, 2)
-             if (verdict := _verdict(a, b, _pairs(by_key[a], by_key[b]), fits[b], measured))]
+    found = [
+        verdict
+        for a, b in itertools.combinations(variants, 2)
+        if (verdict := _verdict(a, b, _pairs(by_key[a], by_key[b]), fits[b], measured))
+    ]
     for kind in ("", "_at_equal_flops"):
-        tested = sorted((verdict for verdict in found if verdict[f"p_t{kind}"] is not None), key=lambda one: one[f"p_t{kind}"])
+        tested = sorted(
+            (verdict for verdict in found if verdict[f"p_t{kind}"] is not None), key=lambda one: one[f"p_t{kind}"]
+        )
         lowest = 0.0
         for rank, verdict in enumerate(tested):
             lowest = max(lowest, min(1.0, (len(tested) - rank) * verdict[f"p_t{kind}"]))
@@ -48,8 +53,10 @@ def settings_beside(result: list[dict], attentions: dict[str, str]) -> list[str]
     for verdict in result:
         if verdict["also_differ"] and attentions[verdict["a"]] != attentions[verdict["b"]]:
             said.setdefault(tuple(verdict["also_differ"]), set()).update((verdict["a"], verdict["b"]))
-    return [f"pairs of {', '.join(sorted(names))} differ in {', '.join(keys)} beside the attention"
-            for keys, names in said.items()]
+    return [
+        f"pairs of {', '.join(sorted(names))} differ in {', '.join(keys)} beside the attention"
+        for keys, names in said.items()
+    ]
 
 
 def _says(verdict: dict) -> str:
@@ -65,8 +72,11 @@ def _says(verdict: dict) -> str:
         if found and (p := verdict[f"p_holm{kind}"]) is not None and p < 0.05:
             told.append(f"{where}{'' if told else verdict['a'] + ' is '}{_worth(found)}")
     if difference["high"] - difference["low"] < ROUNDING:
-        told = ["the same loss in every pair" if abs(difference["value"]) < ROUNDING else
-                f"the same difference in every unit, {difference['value']:.2g}"]
+        told = [
+            "the same loss in every pair"
+            if abs(difference["value"]) < ROUNDING
+            else f"the same difference in every unit, {difference['value']:.2g}"
+        ]
     return ", ".join((told or ["no difference shown"]) + _of_cache(verdict))
 
 
@@ -99,22 +109,28 @@ def _by_key(runs: list[Run]) -> dict[tuple, list[Run]]:
 
 def _pairs(first: dict[tuple, list[Run]], second: dict[tuple, list[Run]]) -> list[tuple[list[Run], list[Run]]]:
     """Of each key that both have, the runs on either side."""
-    return [(own, second[key]) for key, own in first.items() if key in second
-            and abs(np.log(_mean(own).params / _mean(second[key]).params)) <= PARAMS_WITHIN]
+    return [
+        (own, second[key])
+        for key, own in first.items()
+        if key in second and abs(np.log(_mean(own).params / _mean(second[key]).params)) <= PARAMS_WITHIN
+    ]
 
 
 def _mean(runs: list[Run]) -> Run:
     """A run with the means of their numbers and all their names."""
     if len(runs) == 1:
         return runs[0]
-    known = {key: [value for run in runs if (value := getattr(run, key)) is not None]
-             for key in ("loss", "flops", "params", "kv_bytes_per_token")}
+    known = {
+        key: [value for run in runs if (value := getattr(run, key)) is not None]
+        for key in ("loss", "flops", "params", "kv_bytes_per_token")
+    }
     means = {key: float(np.mean(values)) if len(values) == len(runs) else None for key, values in known.items()}
     return replace(runs[0], name=" + ".join(run.name for run in runs), **means)
 
 
-def _verdict(a: str, b: str, shared: list[tuple[list[Run], list[Run]]], fit: VariantFit,
-             measured: dict[str, Measured]) -> dict | None:
+def _verdict(
+    a: str, b: str, shared: list[tuple[list[Run], list[Run]]], fit: VariantFit, measured: dict[str, Measured]
+) -> dict | None:
     if not shared:
         return None
     pairs = [(_mean(one), _mean(other)) for one, other in shared]
@@ -125,18 +141,33 @@ def _verdict(a: str, b: str, shared: list[tuple[list[Run], list[Run]]], fit: Var
     difference = _means(np.array([one.loss - other.loss for one, other in pairs]), units)
     plain, known = summary(difference), (pairs, units, measured[a], measured[b], fit)
     (at_flops, flops_by), (multiplier, multiplier_by) = _at_equal_flops(*known), _token_multiplier(*known)
-    kv = [float(np.mean([run.kv_bytes_per_token for run in side])) if all(run.kv_bytes_per_token for run in side) else None
-          for side in zip(*pairs)]
+    kv = [
+        float(np.mean([run.kv_bytes_per_token for run in side]))
+        if all(run.kv_bytes_per_token for run in side)
+        else None
+        for side in zip(*pairs)
+    ]
     ratios = [one.kv_bytes_per_token / other.kv_bytes_per_token for one, other in pairs] if all(kv) else []
     return {
-        "a": a, "b": b, "pairs": len(pairs), "units": len(units), "seeds": len({str(seed) for _, seed in units}),
+        "a": a,
+        "b": b,
+        "pairs": len(pairs),
+        "units": len(units),
+        "seeds": len({str(seed) for _, seed in units}),
         "also_differ": sorted(set().union(*differ)),
-        "difference": plain["interval"], "p_t": plain["p_t"], "p_signs": plain["p_signs"], "p_holm": None,
+        "difference": plain["interval"],
+        "p_t": plain["p_t"],
+        "p_signs": plain["p_signs"],
+        "p_holm": None,
         "difference_at_equal_flops": at_flops and at_flops["interval"],
-        "p_t_at_equal_flops": at_flops and at_flops["p_t"], "p_holm_at_equal_flops": None,
+        "p_t_at_equal_flops": at_flops and at_flops["p_t"],
+        "p_holm_at_equal_flops": None,
         "equal_flops_by": flops_by,
-        "token_multiplier": multiplier, "token_multiplier_by": multiplier_by,
-        "kv_bytes_a": kv[0], "kv_bytes_b": kv[1], "kv_ratio": float(stats.gmean(ratios)) if ratios else None,
+        "token_multiplier": multiplier,
+        "token_multiplier_by": multiplier_by,
+        "kv_bytes_a": kv[0],
+        "kv_bytes_b": kv[1],
+        "kv_ratio": float(stats.gmean(ratios)) if ratios else None,
         "kv_ratio_range": [min(ratios), max(ratios)] if ratios else None,
         "largest_params_difference": max(abs(one.params / other.params - 1) for one, other in pairs),
         "runs": [[one.name, other.name, one.loss - other.loss] for one, other in pairs],
@@ -155,9 +186,11 @@ def summary(values: np.ndarray, beside: float = 0.0) -> dict:
         return {"interval": {"value": mean, "low": None, "high": None}, "p_t": None, "p_signs": None}
     error = float(np.hypot(values.std(ddof=1) / np.sqrt(count), beside))
     half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * error
-    return {"interval": {"value": mean, "low": mean - half, "high": mean + half},
-            "p_t": finite(2 * stats.t.sf(abs(mean) / error, count - 1)) if error else None,
-            "p_signs": _sign_flips(values)}
+    return {
+        "interval": {"value": mean, "low": mean - half, "high": mean + half},
+        "p_t": finite(2 * stats.t.sf(abs(mean) / error, count - 1)) if error else None,
+        "p_signs": _sign_flips(values),
+    }
 
 
 def _sign_flips(values: np.ndarray) -> float:
@@ -172,8 +205,9 @@ def _sign_flips(values: np.ndarray) -> float:
     return float((means >= abs(values.sum()) - 1e-12).mean())
 
 
-def _at_equal_flops(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]], of_a: Measured, of_b: Measured,
-                    fit: VariantFit) -> tuple[dict | None, str | None]:
+def _at_equal_flops(
+    pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]], of_a: Measured, of_b: Measured, fit: VariantFit
+) -> tuple[dict | None, str | None]:
     """The summary of the differences at equal FLOPs, and what they rest on.
 
     "measured": in each pair one of the two has the loss that its own token budgets give it. Where they don't reach,
@@ -195,8 +229,9 @@ def _at_equal_flops(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]],
     return summary(_means(difference - gains[:, 0], units), float(of_law)), "law"
 
 
-def _token_multiplier(pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]], of_a: Measured, of_b: Measured,
-                      fit: VariantFit) -> tuple[dict | None, str | None]:
+def _token_multiplier(
+    pairs: list[tuple[Run, Run]], units: dict[tuple, list[int]], of_a: Measured, of_b: Measured, fit: VariantFit
+) -> tuple[dict | None, str | None]:
     """How many times its tokens b needs for a's loss, and what that rests on.
 
     "measured": the geometric mean over pairs of what b's own token budgets say of a's loss, or else a's of b's, with

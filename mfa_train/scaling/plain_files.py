@@ -30,13 +30,15 @@ def json_object(path: Path) -> dict | None:
 
 
 def shown(value: Any, most: int = MOST_SHOWN) -> str:
-    """A name or value of another's as one line that any file, terminal and picture can hold: no control characters, no halves
-    of characters, not too long, and different where it is different."""
+    """A name or value of another's as one line that any file, terminal and picture can hold: no control characters, no
+    halves of characters, not too long, and different where it is different."""
     whole = str(value)
     if len(whole) <= most and whole.isprintable():
         return whole
-    text = "".join(sign if sign.isprintable() or sign in LEFT else
-                   sign.encode("unicode_escape", "surrogatepass").decode() for sign in whole[:most])
+    text = "".join(
+        sign if sign.isprintable() or sign in LEFT else sign.encode("unicode_escape", "surrogatepass").decode()
+        for sign in whole[:most]
+    )
     if len(whole) <= most:
         return text
     return f"{text[:most]}…{zlib.crc32(whole.encode('utf-8', 'surrogatepass')):08x}"

@@ -18,8 +18,14 @@ from mfa_train.scaling.page_file import ALL_CURVE_POINTS, thinned
 from mfa_train.scaling.runs import Run
 
 STYLE = {
-    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4",
-    "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "mfa_train",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.hashsalt": "mfa_train",
 }
 LONGEST_NAME = 60
 SIDE_BY_SIDE = 9
@@ -85,30 +91,50 @@ def _over_kv(rows: list[dict], colors: dict, result: dict) -> plt.Figure:
     margin = 0.06 * (high - low) or 0.1
     axes.set_ylim(low - margin, high + margin)
     notes = ["hollow: another with a cache no larger is shown to have a lower loss"] * any(
-        row["on_frontier"] is False for row in rows)
+        row["on_frontier"] is False for row in rows
+    )
     if ends and (min(ends) < low - margin or max(ends) > high + margin):
         notes.append("bars that leave the picture go on")
-    axes.set_xlabel("\n".join([f"KV cache (bytes per token); {last['params']:.3g} parameters, {last['cell_tokens']:.3g} tokens",
-                               *notes]))
+    axes.set_xlabel(
+        "\n".join(
+            [f"KV cache (bytes per token); {last['params']:.3g} parameters, {last['cell_tokens']:.3g} tokens", *notes]
+        )
+    )
     sizes = [row["kv_bytes_per_token"] for row in rows]
     axes.set_xlim(min(sizes) / 1.25, max(sizes) * 1.6)
     groups = _of_one_cache(rows)
-    axes.set_xticks([same[0]["kv_bytes_per_token"] for same in groups],
-                    [f"{same[0]['kv_bytes_per_token']:,.0f}" for same in groups])
+    axes.set_xticks(
+        [same[0]["kv_bytes_per_token"] for same in groups], [f"{same[0]['kv_bytes_per_token']:,.0f}" for same in groups]
+    )
     axes.minorticks_off()
     for same in groups:
         labels = _apart([row["loss"]["value"] for row in same], 0.05 * (high - low + 2 * margin))
         for index, (row, label) in enumerate(zip(same, labels)):
             loss, color = row["loss"], colors[row["variant"]]
             aside = SIDE_BY_SIDE * (index - (len(same) - 1) / 2)
-            error = [[0], [0]] if loss["low"] is None else [[max(0.0, loss["value"] - loss["low"])],
-                                                            [max(0.0, loss["high"] - loss["value"])]]  # rounding
-            axes.errorbar(row["kv_bytes_per_token"], loss["value"], error, fmt="o", color=color, markersize=7,
-                          markerfacecolor="white" if row["on_frontier"] is False else color,
-                          transform=offset_copy(axes.transData, figure, x=aside, units="points"))
-            axes.annotate(_plain(re.sub(SHARE, "", row["variant"])), (row["kv_bytes_per_token"], label),
-                          xytext=(SIDE_BY_SIDE * (len(same) - 1) / 2 + 7, 0), textcoords="offset points", va="center",
-                          color=color)
+            error = (
+                [[0], [0]]
+                if loss["low"] is None
+                else [[max(0.0, loss["value"] - loss["low"])], [max(0.0, loss["high"] - loss["value"])]]
+            )  # rounding
+            axes.errorbar(
+                row["kv_bytes_per_token"],
+                loss["value"],
+                error,
+                fmt="o",
+                color=color,
+                markersize=7,
+                markerfacecolor="white" if row["on_frontier"] is False else color,
+                transform=offset_copy(axes.transData, figure, x=aside, units="points"),
+            )
+            axes.annotate(
+                _plain(re.sub(SHARE, "", row["variant"])),
+                (row["kv_bytes_per_token"], label),
+                xytext=(SIDE_BY_SIDE * (len(same) - 1) / 2 + 7, 0),
+                textcoords="offset points",
+                va="center",
+                color=color,
+            )
     return figure
 
 
@@ -140,10 +166,14 @@ def _over_compute(
     figure, axes = _axes(result, label)
     for curve in curves:
         color = colors[curve["variant"]]
-        compute, value, low, high = (np.array([point[key] for point in curve["points"]], dtype=float)
-                                     for key in ("compute", "value", "low", "high"))
+        compute, value, low, high = (
+            np.array([point[key] for point in curve["points"]], dtype=float)
+            for key in ("compute", "value", "low", "high")
+        )
         axes.fill_between(compute, low, high, color=color, alpha=0.15, linewidth=0)
-        axes.plot(compute, value, color=color, linestyle=_dash(curve["variant"], colors), label=_plain(curve["variant"]))
+        axes.plot(
+            compute, value, color=color, linestyle=_dash(curve["variant"], colors), label=_plain(curve["variant"])
+        )
         own = [run for run in used if run.variant == curve["variant"]]
         spent = [run.flops if accounting == "flops" else 6 * run.params * run.tokens for run in own]
         axes.plot(spent, [run.loss for run in own], ".", color=color, markersize=4)
@@ -189,8 +219,15 @@ def _curves(runs: list[Run], colors: dict, over: str, label: str) -> plt.Figure:
                     x += [*(record[over] for record in evaluated), np.nan]
                     y += [*(record[key] for record in evaluated), np.nan]
             if np.isfinite(y).any():
-                axes.plot(x, y, color=color, linewidth=0.9, alpha=0.8, linestyle=":" if excluded else _dash(name, colors),
-                          label=None if excluded else _plain(name))
+                axes.plot(
+                    x,
+                    y,
+                    color=color,
+                    linewidth=0.9,
+                    alpha=0.8,
+                    linestyle=":" if excluded else _dash(name, colors),
+                    label=None if excluded else _plain(name),
+                )
     axes.legend(fontsize=8, loc="upper right")
     return figure
 
@@ -200,6 +237,7 @@ def _dash(name: str, colors: dict) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name as it is: matplotlib would typeset what stands between dollar signs, and keep what begins with _ from legends."""
+    """A name as it is: matplotlib would typeset what stands between dollar signs, and keep what begins with _ from
+    legends."""
     short = " ".join((name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…").split())
     return f" {short}".replace("$", r"\$") if short.startswith("_") else short.replace("$", r"\$")

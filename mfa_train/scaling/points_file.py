@@ -1,9 +1,9 @@
 """Points of a scaling study from anywhere: a CSV with a row for each trained model.
 
 Columns, by any of these names in any case, the first that is there: the number of parameters, the tokens, the loss;
-and, if known, training FLOPs, variant, seed, KV bytes per token. Where tokens are missing they are C / 6N. No number but
-one above zero is known: a row without one of the first three takes no part. Rows whose parameters are within 2% are of
-one size. Columns end with commas, or with semicolons or tabs where the header does.
+and, if known, training FLOPs, variant, seed, KV bytes per token. Where tokens are missing they are C / 6N. No number
+but one above zero is known: a row without one of the first three takes no part. Rows whose parameters are within 2% are
+of one size. Columns end with commas, or with semicolons or tabs where the header does.
 """
 
 import csv
@@ -32,8 +32,8 @@ MOST_ROWS = 1_000_000
 
 
 def read_points(path: Path) -> list[Run]:
-    """A run for each row. Raises DataError naming file, line and column for what is no such table, OSError where it can't be
-    read."""
+    """A run for each row. Raises DataError naming file, line and column for what is no such table, OSError where it
+    can't be read."""
     runs: list[Run] = []
     rows = _rows(path)
     line, header = next(rows, (1, []))
@@ -42,7 +42,9 @@ def read_points(path: Path) -> list[Run]:
     at, told = _columns(path, line, header), _told(path)
     for line, row in rows:
         if len(runs) == MOST_ROWS:
-            raise DataError(f"{_told(path)}:{line}: more than {MOST_ROWS:,} rows; leave out some of them: 6,000 are as good")
+            raise DataError(
+                f"{_told(path)}:{line}: more than {MOST_ROWS:,} rows; leave out some of them: 6,000 are as good"
+            )
         if any(cell.strip() for cell in row):
             runs.append(_run(path, line, row, at, told))
     smallest = 0.0
@@ -80,8 +82,10 @@ def _lines(path: Path, file) -> Iterator[str]:
     while line := file.readline(LONGEST_LINE):
         number += 1
         if len(line) == LONGEST_LINE:
-            raise DataError(f"{_told(path)}:{number}: a line of {LONGEST_LINE:,} characters and more; expected a row for each run")
-        if "\0" in line or not line.isascii() and any("\udc80" <= sign <= "\udcff" for sign in line):
+            raise DataError(
+                f"{_told(path)}:{number}: a line of {LONGEST_LINE:,} characters and more; expected a row for each run"
+            )
+        if "\0" in line or (not line.isascii() and any("\udc80" <= sign <= "\udcff" for sign in line)):
             raise DataError(f"{_told(path)}:{number}: not text in UTF-8; save the table as CSV in UTF-8")
         yield line
 
@@ -91,15 +95,24 @@ def _columns(path: Path, line: int, header: list[str]) -> dict[str, int]:
     if len(header) > MOST_COLUMNS:
         raise DataError(f"{_told(path)}:{line}: {len(header):,} columns, expected a header as N,D,loss,group")
     names = [name.strip().lower() for name in header]
-    at = {what: names.index(named[0]) for what, known in COLUMNS.items() if (named := [one for one in known if one in names])}
-    for what, needed in (("parameters, as N", "params" in at), ("loss", "loss" in at),
-                         ("tokens, as D (or of training FLOPs, as C)", {"tokens", "flops"} & set(at))):
+    at = {
+        what: names.index(named[0])
+        for what, known in COLUMNS.items()
+        if (named := [one for one in known if one in names])
+    }
+    for what, needed in (
+        ("parameters, as N", "params" in at),
+        ("loss", "loss" in at),
+        ("tokens, as D (or of training FLOPs, as C)", {"tokens", "flops"} & set(at)),
+    ):
         if not needed:
             given = shown(", ".join(header), 200)
             raise DataError(f"{_told(path)}: no column of {what}, among {given}; expected a header as N,D,loss,group")
-    for what, place in at.items():
+    for place in at.values():
         if names.count(names[place]) > 1:
-            raise DataError(f"{_told(path)}:{line}: two columns are named {shown(header[place].strip())}; leave one of them")
+            raise DataError(
+                f"{_told(path)}:{line}: two columns are named {shown(header[place].strip())}; leave one of them"
+            )
     return at
 
 
@@ -116,8 +129,13 @@ def _run(path: Path, line: int, row: list[str], at: dict[str, int], told: str) -
             raise DataError(f"{told}:{line}: {what} is '{shown(text)}', expected a number") from None
         values[what] = value if 0 < value < math.inf else None
     variant = cell("variant")
-    run = Run(f"{shown(path.stem)}:{line}", f"{told}:{line}", variant=shown(variant or path.stem),
-              seed=(seed := cell("seed")) and shown(seed), **values)
+    run = Run(
+        f"{shown(path.stem)}:{line}",
+        f"{told}:{line}",
+        variant=shown(variant or path.stem),
+        seed=(seed := cell("seed")) and shown(seed),
+        **values,
+    )
     for what in ("params", "loss", "flops" if cell("tokens") is None else "tokens"):
         if values[what] is None:
             run.excluded = f"its {what} is {shown(cell(what))}, expected a number above 0"

@@ -1,9 +1,9 @@
 """`mfa-train compare`: the comparison, written into a folder and told at the terminal.
 
-    1. The runs are gathered and compared: fit.json.
-    2. Tables become CSV, pictures PNG and SVG, everything together index.html: beside an older report, whose place they take
-       when all are whole.
-    3. The same goes to W&B, where it isn't turned off.
+1. The runs are gathered and compared: fit.json.
+2. Tables become CSV, pictures PNG and SVG, everything together index.html: beside an older report, whose place they
+   take when all are whole.
+3. The same goes to W&B, where it isn't turned off.
 """
 
 import json
@@ -27,14 +27,17 @@ from mfa_train.tracking.terminal import say
 NOTICES_TOLD = 12
 UNFINISHED = ".report-"
 """What the folder of a report in the making is named by."""
-OURS = (r"(runs|laws|law_differences|at_budgets|frontiers|loss_over_kv|kv_at_equal_loss|verdicts|pairs)\.csv|"
-        r"(laws|loss_over_(kv|compute)_(parameters|flops)|loss_over_(tokens|flops|seconds))\.(png|svg)")
+OURS = (
+    r"(runs|laws|law_differences|at_budgets|frontiers|loss_over_kv|kv_at_equal_loss|verdicts|pairs)\.csv|"
+    r"(laws|loss_over_(kv|compute)_(parameters|flops)|loss_over_(tokens|flops|seconds))\.(png|svg)"
+)
 """Files of a report, beside fit.json and index.html."""
 LARGEST_READ = 2**27
 
 
-def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: str | None = None,
-                 budgets: tuple[float, ...] = ()) -> dict:
+def write_report(
+    study: Study, out: Path, tracking: TrackingConfig, reference: str | None = None, budgets: tuple[float, ...] = ()
+) -> dict:
     """Compares the study and writes the report into `out`; returns what fit.json holds. Raises UserError."""
     _require_place(out, study.paths)
     result = compare(study, reference, budgets)
@@ -46,11 +49,15 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
             for name, rows in made.items():
                 write_csv(beside / f"{name}.csv", rows, result["conventions"])
             pictures, without = _pictures(result, study, beside)
-            result["files"] = [*(f"{name}.csv" for name in made),
-                               *(f"{picture.stem}.{suffix}" for picture in pictures for suffix in ("png", "svg"))]
+            result["files"] = [
+                *(f"{name}.csv" for name in made),
+                *(f"{picture.stem}.{suffix}" for picture in pictures for suffix in ("png", "svg")),
+            ]
             html, on_page = page(result, study.runs)
             (beside / "index.html").write_text(html, encoding="utf-8")
-            (beside / "fit.json").write_text(json.dumps(brief(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            (beside / "fit.json").write_text(
+                json.dumps(brief(result), indent=1, allow_nan=False) + "\n", encoding="utf-8"
+            )
             _remove_older(out)
             for name in ("fit.json", "index.html", *result["files"]):  # fit.json first: by it a report is known for one
                 (beside / name).replace(out / name)
@@ -64,8 +71,11 @@ def write_report(study: Study, out: Path, tracking: TrackingConfig, reference: s
         say(f"notice: {notice}")
     if (more := len(result["notices"]) - NOTICES_TOLD) > 0:
         say(f"notice: {more} more in {out / 'index.html'}")
-    listings = [(where, some) for where, listing in (("index.html", on_page), ("fit.json", brief(result)))
-                if (some := told_thinned(listing))]
+    listings = [
+        (where, some)
+        for where, listing in (("index.html", on_page), ("fit.json", brief(result)))
+        if (some := told_thinned(listing))
+    ]
     listings += [(f"{name}.csv", f"{len(made[name]):,} of {many:,} rows") for name, many in cut.items()]
     for where, some in listings:
         say(f"thinned: {where} lists {some}, evenly; the numbers are of all that are compared")
@@ -93,7 +103,9 @@ def _require_place(out: Path, inputs: Iterable[Path]) -> None:
         for path in out.iterdir():
             if path.name in ("fit.json", "index.html") or re.fullmatch(OURS, path.name):
                 if path.is_dir():
-                    raise ConfigError(f"{told}: {path.name} in it is a folder, where the report has a file of that name; {another}")
+                    raise ConfigError(
+                        f"{told}: {path.name} in it is a folder, where the report has a file of that name; {another}"
+                    )
                 if any(one.exists() and path.samefile(one) for one in inputs):
                     raise ConfigError(f"{told}: {path.name} in it is what is to be compared; {another}")
     except OSError as error:

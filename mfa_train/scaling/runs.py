@@ -1,7 +1,7 @@
 """A run as `compare` sees it, read from its folder: config.yaml, plan.json, metrics.jsonl, summary.json, starts.jsonl.
 
-Nothing here raises for a run that is broken or odd: it comes back with `excluded` saying why, so that one of a thousand can
-neither stop the others nor change what is found of them.
+Nothing here raises for a run that is broken or odd: it comes back with `excluded` saying why, so that one of a thousand
+can neither stop the others nor change what is found of them.
 """
 
 import contextlib
@@ -26,12 +26,29 @@ TOKENS_WITHIN = 0.01
 """Token budgets as near as that are one."""
 FLOPS_WITHIN = 1e-4
 """FLOPs as near as that are equal."""
-BOUNDS = {"loss": (1e-6, 1e3), "params": (1e-6, 1e16), "tokens": (1e-6, 1e19), "flops": (1e-6, 1e36),
-          "kv_bytes_per_token": (1e-6, 1e15)}
+BOUNDS = {
+    "loss": (1e-6, 1e3),
+    "params": (1e-6, 1e16),
+    "tokens": (1e-6, 1e19),
+    "flops": (1e-6, 1e36),
+    "kv_bytes_per_token": (1e-6, 1e15),
+}
 """What such a number can be, whatever its unit: beyond them it is no measurement, and fits would be of it alone."""
-NUMBERS = ("model.num_hidden_layers", "model.hidden_size", "model.head_dim", "model.num_attention_heads", "optimizer.lr",
-           "training.steps", "training.tokens", "training.batch_size", "training.sequence_length", "training.eval_sequences",
-           "schedule.warmup_steps", "schedule.min_lr_ratio", "schedule.decay_fraction")
+NUMBERS = (
+    "model.num_hidden_layers",
+    "model.hidden_size",
+    "model.head_dim",
+    "model.num_attention_heads",
+    "optimizer.lr",
+    "training.steps",
+    "training.tokens",
+    "training.batch_size",
+    "training.sequence_length",
+    "training.eval_sequences",
+    "schedule.warmup_steps",
+    "schedule.min_lr_ratio",
+    "schedule.decay_fraction",
+)
 WORDS = ("attention.name", "plan.cache_dtype", "schedule.name", "precision", "tracking.group")
 """Keys of config.yaml that something is computed from, by what they must be where they are there."""
 FINGERPRINT = re.compile(r"[0-9a-zA-Z]{64}")
@@ -113,8 +130,11 @@ def _read(folder: Path, run: Run) -> None:
     run.seconds = number(summary.get("seconds", last.get("seconds")))
     run.loss, run.bits_per_byte = number(summary.get("val_loss")), number(summary.get("val_bits_per_byte"))
     run.seed = config.get("seed")
-    run.shape = {shown(key): value for key, value in list(model.items())[:50]
-                 if isinstance(value, bool) or number(value) is not None}
+    run.shape = {
+        shown(key): value
+        for key, value in list(model.items())[:50]
+        if isinstance(value, bool) or number(value) is not None
+    }
     run.size = "{}x{}".format(*(config.get(f"model.{key}") for key in ("num_hidden_layers", "hidden_size")))
     prints = {key: _fingerprint(data, key) for key in ("tokenizer_sha256", "train_sha256", "held_out_sha256")}
     tokenizer = prints["tokenizer_sha256"] or corpus_of(config)
@@ -122,9 +142,13 @@ def _read(folder: Path, run: Run) -> None:
     run.order = (tokenizer, prints["train_sha256"], run.seed, sequence)
     run.evaluated_on = (tokenizer, prints["held_out_sha256"], config.get("training.eval_sequences"), sequence)
     versions, commit = summary.get("versions"), summary.get("code_commit")
-    run.trace = {"config_sha256": hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest(), "data": _strings(data), "tokenizer": tokenizer,
-                 "code_commit": commit and shown(commit),
-                 "versions": _strings(versions) if isinstance(versions, dict) else versions and shown(versions)}
+    run.trace = {
+        "config_sha256": hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest(),
+        "data": _strings(data),
+        "tokenizer": tokenizer,
+        "code_commit": commit and shown(commit),
+        "versions": _strings(versions) if isinstance(versions, dict) else versions and shown(versions),
+    }
     run.edited = summary.get("config_sha256") not in (None, run.trace["config_sha256"])
     if run.excluded is None:
         run.status = _word("summary.json: status", summary.get("status", "unfinished"))

@@ -1,10 +1,10 @@
 """Whether a run's loss is the function of its config that it claims to be, by all that its files say.
 
-    1. summary.json holds the stretches of the run (`mfa_train.training.stretches`), and how many steps were skipped, samples
-       left out and rollbacks made.
-    2. Of a run of an older version, or one that went on from such a checkpoint, starts.jsonl holds what had changed at each
-       start.
-    3. Whatever these say, the learning rates in metrics.jsonl are those of the config's schedule, or the run isn't it.
+1. summary.json holds the stretches of the run (`mfa_train.training.stretches`), and how many steps were skipped,
+   samples left out and rollbacks made.
+2. Of a run of an older version, or one that went on from such a checkpoint, starts.jsonl holds what had changed at each
+   start.
+3. Whatever these say, the learning rates in metrics.jsonl are those of the config's schedule, or the run isn't it.
 """
 
 import json
@@ -24,10 +24,13 @@ COUNTED = ("rollbacks", "samples left out", "steps skipped")
 
 
 def why_not_its_config(folder: Path, config: Mapping[str, Any], summary: dict, curve: Curve) -> str | None:
-    """In one line, as it is told of a run that is left out; None where nothing says so. Raises ValueError for a history that is
-    none."""
-    counted = (summary.get("rollbacks"), summary.get("left_out_samples"),
-               summary.get("skipped_steps", curve.last.get("skipped_steps")))
+    """In one line, as it is told of a run that is left out; None where nothing says so. Raises ValueError for a history
+    that is none."""
+    counted = (
+        summary.get("rollbacks"),
+        summary.get("left_out_samples"),
+        summary.get("skipped_steps", curve.last.get("skipped_steps")),
+    )
     if left := [f"{found:g} {what}" for what, value in zip(COUNTED, counted) if (found := number(value)) and found > 0]:
         return f"its loss is not its config's alone: {', '.join(left)}"
     stretches = _stretches(summary)
@@ -51,7 +54,9 @@ def _stretches(summary: dict) -> list[dict]:
     found = summary.get("stretches")
     if found is None:
         return []
-    if not isinstance(found, list) or not all(isinstance(one, dict) and _is_step(one.get("from_step")) for one in found):
+    if not isinstance(found, list) or not all(
+        isinstance(one, dict) and _is_step(one.get("from_step")) for one in found
+    ):
         raise ValueError("summary.json: stretches is no list of objects with from_step")
     steps = [one["from_step"] for one in found]
     if steps != sorted(set(steps)):
@@ -64,9 +69,13 @@ def _is_step(value: Any) -> bool:
 
 
 def _by_starts(path: Path, config: Mapping[str, Any], unknown_to: int) -> str | None:
-    """The stretches that the changes at each start make, backwards from the config. A start from an earlier step takes the
-    place of those behind it. Of the steps up to `unknown_to` nothing else tells with what they were trained."""
-    unknown = f"with what steps 1 to {unknown_to} were trained is not known: no line of {path.name} tells of them" if unknown_to else None
+    """The stretches that the changes at each start make, backwards from the config. A start from an earlier step takes
+    the place of those behind it. Of the steps up to `unknown_to` nothing else tells with what they were trained."""
+    unknown = (
+        f"with what steps 1 to {unknown_to} were trained is not known: no line of {path.name} tells of them"
+        if unknown_to
+        else None
+    )
     if not path.is_file():
         return unknown
     if path.with_name(f"{path.name}.damaged").exists():
@@ -85,7 +94,7 @@ def _by_starts(path: Path, config: Mapping[str, Any], unknown_to: int) -> str | 
         if _is_step(step):
             unknown = None if step == 0 else unknown
             changes = [one for one in changes if one[0] < step]
-            if before := {key: old for key, old in filter(None, changed)}:
+            if before := dict(filter(None, changed)):
                 changes.append((step, before))
     if unknown:
         return unknown
@@ -106,9 +115,10 @@ def _by_starts(path: Path, config: Mapping[str, Any], unknown_to: int) -> str | 
 
 
 def _change(told: str) -> tuple[str, Any] | None:
-    """(key, what it was) of `key: old -> new`; None where it changes no number, or one of the two did not know the key."""
+    """(key, what it was) of `key: old -> new`; None where it changes no number, or one of the two did not know the
+    key."""
     key, _, values = told.partition(": ")
     old, _, new = values.partition(" -> ")
-    if key.startswith(HARMLESS) or "None" in (old, new) and key not in ("training.steps", "training.tokens"):
+    if key.startswith(HARMLESS) or ("None" in (old, new) and key not in ("training.steps", "training.tokens")):
         return None
     return key, None if old == "None" else read_value(old)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.scaling.data_orders import of_one_corpus, say_orders
-from mfa_train.scaling.points_file import MOST_ROWS, read_points
-from mfa_train.scaling.plain_files import shown
 from mfa_train.scaling.drawn import draw
+from mfa_train.scaling.plain_files import shown
+from mfa_train.scaling.points_file import MOST_ROWS, read_points
 from mfa_train.scaling.runs import Run, beyond, is_run, read_run
 from mfa_train.scaling.variants import name_variants
 
@@ -25,7 +25,14 @@ PARAMETERS = {
 
 
 MOST_VARIANTS = 100
-CORPUS = ("data.name", "data.source", "data.dataset", "data.dataset_config", "data.dataset_split", "data.held_out_fraction")
+CORPUS = (
+    "data.name",
+    "data.source",
+    "data.dataset",
+    "data.dataset_config",
+    "data.dataset_split",
+    "data.held_out_fraction",
+)
 """What tells corpora of different tokenizers apart; of one tokenizer it is a fingerprint of the tokens."""
 
 
@@ -84,8 +91,10 @@ def gather(paths: Iterable[Path], parameters: str = "total", per_byte: bool = Fa
         why = "; ".join(study.notices[:3]) or "type run folders, a folder of them or a CSV, as runs/* or points.csv"
         raise DataError(f"no finished run to compare: {why}")
     if len(named := {run.variant for run in study.used}) > MOST_VARIANTS:
-        raise DataError(f"{len(named):,} variants ({', '.join(sorted(named)[:3])}, …), of which each two would be compared: name "
-                        f"runs of {MOST_VARIANTS} at most, or type --by KEY with the one that was varied")
+        raise DataError(
+            f"{len(named):,} variants ({', '.join(sorted(named)[:3])}, …), of which each two would be compared: name "
+            f"runs of {MOST_VARIANTS} at most, or type --by KEY with the one that was varied"
+        )
     _require_comparable(study)
     _say_what_differs(study)
     if drawn := draw(study.used):
@@ -100,15 +109,20 @@ def _read(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
             if path.is_file():
                 runs += read_points(path)
                 if len(runs) > MOST_ROWS:
-                    raise DataError(f"{shown(path, 300)}: with it there are more than {MOST_ROWS:,} rows; name fewer tables")
+                    raise DataError(
+                        f"{shown(path, 300)}: with it there are more than {MOST_ROWS:,} rows; name fewer tables"
+                    )
                 continue
             folders = _folders(path, notices)
         except OSError as error:
-            raise ConfigError(f"{shown(path, 300)}: cannot be read ({error.strerror}); type run folders, a folder of them or a CSV"
-                              ) from None
+            raise ConfigError(
+                f"{shown(path, 300)}: cannot be read ({error.strerror}); type run folders, a folder of them or a CSV"
+            ) from None
         for folder in folders:
             if folder != path and re.search(r"~\d+$", folder.name):
-                notices.append(f"left out: {shown(folder.name)}: moved aside by a later run; name it itself to compare it")
+                notices.append(
+                    f"left out: {shown(folder.name)}: moved aside by a later run; name it itself to compare it"
+                )
             elif (where := folder.resolve()) not in seen:
                 seen.add(where)
                 runs.append(read_run(folder))
@@ -130,13 +144,19 @@ def _folders(path: Path, notices: list[str]) -> list[Path]:
     below = []
     for folder in inside:
         try:
-            if not folder.name.startswith(".") and not is_run(folder) and any(map(is_run, filter(Path.is_dir, folder.iterdir()))):
+            if (
+                not folder.name.startswith(".")
+                and not is_run(folder)
+                and any(map(is_run, filter(Path.is_dir, folder.iterdir())))
+            ):
                 below.append(folder)
         except OSError as error:
             notices.append(f"{shown(folder, 300)}: cannot be looked into ({error.strerror})")
     if below:
-        notices.append(f"{shown(path, 300)}: folders below it hold runs as well: type "
-                       f"{' '.join(shown(folder, 300) for folder in below[:3])}")
+        notices.append(
+            f"{shown(path, 300)}: folders below it hold runs as well: type "
+            f"{' '.join(shown(folder, 300) for folder in below[:3])}"
+        )
     elif not folders and not re.search(r"~\d+$", path.name):
         notices.append(f"{shown(path, 300)}: holds no run (no config.yaml)")
     return folders
@@ -147,7 +167,9 @@ def _require_comparable(study: Study) -> None:
     if len(tokenizers) > 1:
         if not study.per_byte:
             example = {run.evaluated_on[0]: run.name for run in study.used if run.evaluated_on}
-            several = "; ".join(f"{count} × {name[:12]}, as of {example[name]}" for name, count in tokenizers.most_common(3))
+            several = "; ".join(
+                f"{count} × {name[:12]}, as of {example[name]}" for name, count in tokenizers.most_common(3)
+            )
             raise DataError(
                 f"the runs have {len(tokenizers)} tokenizers ({several}), and losses per token of different tokens "
                 "are not comparable: type --per-byte to compare bits per byte, or name runs of one tokenizer"
@@ -159,11 +181,13 @@ def _require_comparable(study: Study) -> None:
         for key in CORPUS:
             if len(values := sorted({str(run.config[key]) for run in study.used if key in run.config})) > 1:
                 raise DataError(
-                    f"the runs were evaluated on different held-out texts ({key} is {', '.join(values)}): name runs of one corpus"
+                    f"the runs were evaluated on different held-out texts ({key} is {', '.join(values)}): name runs "
+                    "of one corpus"
                 )
         if any(run.evaluated_on[2] for run in study.used if run.evaluated_on):
             study.notices.append(
-                "a number of sequences is another stretch of text with another tokenizer: train with training.eval_sequences=0 "
+                "a number of sequences is another stretch of text with another tokenizer: train with "
+                "training.eval_sequences=0 "
                 "to evaluate on all of the held-out text"
             )
         if len({str(run.config.get("data.files")) for run in study.used if run.config}) > 1:
@@ -193,23 +217,31 @@ def _say_what_differs(study: Study) -> None:
     study.notices += say_orders(study.runs)
     if damaged := [run for run in study.runs if run.damaged_records]:
         told = ", ".join(f"{run.name} {run.damaged_records}" for run in damaged[:3])
-        study.notices.append(f"records of metrics.jsonl that cannot be read are missing from the curves: {told}"
-                             f"{', …' if len(damaged) > 3 else ''}")
+        study.notices.append(
+            f"records of metrics.jsonl that cannot be read are missing from the curves: {told}"
+            f"{', …' if len(damaged) > 3 else ''}"
+        )
     if unknown := sum(not run.trace.get("data") for run in measured):
         study.notices.append(
             f"{unknown} of {len(measured)} runs hold no fingerprint of their data (an older version's): they "
             "are taken to be of one corpus where data.path is the same"
         )
     if edited := [run.name for run in measured if run.edited]:
-        study.notices.append(f"config.yaml is not what the run was trained with (its hash is not summary.json's): "
-                             f"{', '.join(edited[:3])}{', …' if len(edited) > 3 else ''}")
+        study.notices.append(
+            f"config.yaml is not what the run was trained with (its hash is not summary.json's): "
+            f"{', '.join(edited[:3])}{', …' if len(edited) > 3 else ''}"
+        )
     points = [run for run in study.used if not run.evaluated_on]
     if unseeded := sum(run.seed is None for run in points):
-        study.notices.append(f"{unseeded} of {len(points)} rows of tables have no seed, and count as independent: of rows that are "
-                             "checkpoints of one run the intervals are too narrow")
+        study.notices.append(
+            f"{unseeded} of {len(points)} rows of tables have no seed, and count as independent: of rows that are "
+            "checkpoints of one run the intervals are too narrow"
+        )
     for what, key in (("commits of the code", "code_commit"), ("sets of library versions", "versions")):
         if len(made := {str(found) for run in measured if (found := run.trace.get(key))}) > 1:
-            study.notices.append(f"the runs are of {len(made)} {what} (runs.csv): that they train alike is taken on trust")
+            study.notices.append(
+                f"the runs are of {len(made)} {what} (runs.csv): that they train alike is taken on trust"
+            )
     rows = Counter((run.variant, run.params, run.tokens, run.seed, run.loss) for run in points)
     if many := sum(count > 1 for count in rows.values()):
         study.notices.append(f"{many} rows of the table stand there twice, and count twice in the laws")

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
 from mfa_train.scaling.bounded import ROWS, evenly
 
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "|", "%")
@@ -18,8 +19,11 @@ def tables(result: dict) -> tuple[dict[str, list[dict]], dict[str, int]]:
     """Rows of plain values, by the table's name; and of those with too many, how many there would be."""
     many = sum(len(verdict["runs"]) for verdict in result["verdicts"])
     most = many if many <= ROWS else ROWS // len(result["verdicts"])
-    pairs = [{"a": verdict["a"], "b": verdict["b"], "run_a": one, "run_b": other, "loss_difference": difference}
-             for verdict in result["verdicts"] for one, other, difference in evenly(verdict["runs"], most)]
+    pairs = [
+        {"a": verdict["a"], "b": verdict["b"], "run_a": one, "run_b": other, "loss_difference": difference}
+        for verdict in result["verdicts"]
+        for one, other, difference in evenly(verdict["runs"], most)
+    ]
     found = {
         "runs": result["runs"],
         "laws": [
@@ -53,7 +57,7 @@ def write_csv(path: Path, rows: Iterable[dict], conventions: dict) -> None:
     """The rows under their header; the first column's name carries no convention, so each row ends with them."""
     rows = list(rows)
     told = "; ".join(f"{key}: {conventions[key]}" for key in ("estimator", "parameters", "flops", "loss"))
-    columns = list(dict.fromkeys(key for row in rows for key in row)) + ["conventions"]
+    columns = [*dict.fromkeys(key for row in rows for key in row), "conventions"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

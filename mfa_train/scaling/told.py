@@ -23,9 +23,10 @@ def told(result: dict) -> str:
                 head += f" ({budgets - 1} smaller budgets: at_budgets.csv)"
             parts.append(head + "\n" + _table(FRONTIER, [_answer(row) for row in rows]))
     if result["verdicts"]:
-        parts.append("Pairs of one size, token budget, seed and data order; below zero the first is better; p is corrected for\n"
-                     "the number of pairs\n"
-                     + _table(VERDICTS, [_verdict(row) for row in result["verdicts"]]))
+        parts.append(
+            "Pairs of one size, token budget, seed and data order; below zero the first is better; p is corrected for\n"
+            "the number of pairs\n" + _table(VERDICTS, [_verdict(row) for row in result["verdicts"]])
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -37,9 +38,15 @@ def _law(name: str, fit: dict) -> list[str]:
 
 def _answer(row: dict) -> list[str]:
     beyond = " (extrapolated)" if row["extrapolated"] else ""
-    return [row["variant"], _number(row["loss"], 4), _number(row["difference"], 2),
-            _number(row["difference_at_same_shape"], 2), _number(row["multiplier"], 3), _number(row["params"], 3),
-            _number(row["tokens"], 3) + beyond]
+    return [
+        row["variant"],
+        _number(row["loss"], 4),
+        _number(row["difference"], 2),
+        _number(row["difference_at_same_shape"], 2),
+        _number(row["multiplier"], 3),
+        _number(row["params"], 3),
+        _number(row["tokens"], 3) + beyond,
+    ]
 
 
 def _verdict(row: dict) -> list[str]:

@@ -1,8 +1,8 @@
 """What the runs are grouped by: the attention, and whatever else was varied at one size, token budget and seed.
 
-A variant of two KV budgets is named by its share of MHA's cache, and one of another learning rate by its multiple of the
-usual one, since both, unlike bytes and rates, are the same at every size. A value that more than half of an attention's
-runs have is the usual one, and goes untold.
+A variant of two KV budgets is named by its share of MHA's cache, and one of another learning rate by its multiple of
+the usual one, since both, unlike bytes and rates, are the same at every size. A value that more than half of an
+attention's runs have is the usual one, and goes untold.
 """
 
 from collections import Counter, defaultdict
@@ -59,7 +59,9 @@ def name_variants(runs: list[Run], by: tuple[str, ...] = ()) -> None:
     known = sorted({key for run in runs for key in run.config})
     for key in by:
         if not known:
-            raise ConfigError(f"--by {shown(key)}: tables of points have no configs; their variants are the column group")
+            raise ConfigError(
+                f"--by {shown(key)}: tables of points have no configs; their variants are the column group"
+            )
         if key not in known:
             raise ConfigError(f"--by {shown(key)}: no such key in the runs' configs.{did_you_mean(key, known)}")
     attentions = defaultdict(list)
@@ -70,8 +72,14 @@ def name_variants(runs: list[Run], by: tuple[str, ...] = ()) -> None:
     told = _teller(runs)
     for attention, members in attentions.items():
         keys = [key for key in by if key != "attention.name"] if by else _varied(members)
-        usable = [run for run in members if run.excluded is None] or members  # one that is left out changes no other's name
-        usual = set() if by else {text for key in keys if key != BUDGET and (text := _usual([told(key, run) for run in usable]))}
+        usable = [
+            run for run in members if run.excluded is None
+        ] or members  # one that is left out changes no other's name
+        usual = (
+            set()
+            if by
+            else {text for key in keys if key != BUDGET and (text := _usual([told(key, run) for run in usable]))}
+        )
         for run in members:
             words = [told(key, run) for key in keys]
             run.variant = " ".join([str(attention), *(word for word in words if word and word not in usual)])
@@ -88,8 +96,11 @@ def _tell_precision(runs: list[Run]) -> None:
 def settings_that_differ(one: Run, other: Run) -> set[str]:
     """Keys of two runs' configs that make a difference, but for the attention and what follows from it."""
     ours, theirs = ({key: str(value) for key, value in run.config.items()} for run in (one, other))
-    return {key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key]
-            and not key.startswith((*NOT_VARIED, *SHAPED, "match."))}
+    return {
+        key
+        for key in ours.keys() & theirs.keys()
+        if ours[key] != theirs[key] and not key.startswith((*NOT_VARIED, *SHAPED, "match."))
+    }
 
 
 def _cells(runs: list[Run]) -> list[list[Run]]:
@@ -125,14 +136,19 @@ def _shapes_by_hand(runs: list[Run]) -> set[str]:
         for run in cell:
             given = (str(value) for key, value in sorted(run.config.items()) if key.startswith("match."))
             matched[(index, *given)].append(run)
-    return {key for same in matched.values() for key in same[0].config
-            if key.startswith("attention.") and not key.startswith(NOT_VARIED)
-            and len({str(run.config.get(key)) for run in same}) > 1}
+    return {
+        key
+        for same in matched.values()
+        for key in same[0].config
+        if key.startswith("attention.")
+        and not key.startswith(NOT_VARIED)
+        and len({str(run.config.get(key)) for run in same}) > 1
+    }
 
 
 def _teller(runs: list[Run]) -> Told:
-    """What a key of a run is told as. A learning rate is a multiple of the usual one of its size, token budget and seed,
-    whatever the attention, where all of these have one; a width of the attention is one of head_dim where that
+    """What a key of a run is told as. A learning rate is a multiple of the usual one of its size, token budget and
+    seed, whatever the attention, where all of these have one; a width of the attention is one of head_dim where that
     differs."""
     widths = {run.config.get("model.head_dim") for run in runs if run.config}
     usual = {id(run): _usual([other.config.get(RATE) for other in cell]) for cell in _cells(runs) for run in cell}
@@ -147,7 +163,8 @@ def _teller(runs: list[Run]) -> Told:
         if key == BUDGET:
             return _share(run, value)
         if key == RATE and value and rates_known:
-            if base := usual.get(id(run)) or _usual(rates[run.size]):  # a run that is left out has no cell
+            base = usual.get(id(run)) or _usual(rates[run.size])  # a run that is left out has no cell
+            if base:
                 return "" if value == base else f"lr×{value / base:.3g}"
         width = run.config.get("model.head_dim")
         if key.startswith("attention.") and key.endswith(WIDTHS) and number(value) and width and len(widths) > 1:

@@ -18,8 +18,12 @@ def log_report(
     config: TrackingConfig, folder: Path, result: dict, tables: dict[str, list[dict]], pictures: list[Path]
 ) -> None:
     """Logs what the report in `folder` shows. Whatever fails in W&B is told and changes nothing here."""
-    told = {"reference": result["reference"], "conventions": result["conventions"], "made_by": result["made_by"],
-            "runs": [run["name"] for run in result["runs"]]}
+    told = {
+        "reference": result["reference"],
+        "conventions": result["conventions"],
+        "made_by": result["made_by"],
+        "runs": [run["name"] for run in result["runs"]],
+    }
     forget_run(os.environ)
     run = WandbRun(config, f"compare-{folder.resolve().name}", folder, told)
     if run.run is None:

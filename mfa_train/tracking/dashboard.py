@@ -25,29 +25,50 @@ def dashboard(tracking: TrackingConfig):
     group = panels.Config(GROUP_BY)
 
     def line(title: str, metric: str, x: str, **options):
-        return panels.LinePlot(title=title, x=x, y=[metric], groupby=group, groupby_aggfunc="mean",
-                               groupby_rangefunc="minmax", **options)
+        return panels.LinePlot(
+            title=title, x=x, y=[metric], groupby=group, groupby_aggfunc="mean", groupby_rangefunc="minmax", **options
+        )
 
-    curves = [line(f"{title} over {x}", metric, x, log_x=x == "flops")
-              for title, metric in (("held-out loss", "val/loss"), ("training loss", "train/loss"),
-                                    ("held-out bits per byte", "val/bits_per_byte"))
-              for x in ("tokens", "flops")]
+    curves = [
+        line(f"{title} over {x}", metric, x, log_x=x == "flops")
+        for title, metric in (
+            ("held-out loss", "val/loss"),
+            ("training loss", "train/loss"),
+            ("held-out bits per byte", "val/bits_per_byte"),
+        )
+        for x in ("tokens", "flops")
+    ]
     cost = [
-        panels.ScatterPlot(title="held-out loss against KV bytes per token", log_x=True,
-                           x=panels.SummaryMetric("kv_bytes_per_token"), y=panels.SummaryMetric("val_loss")),
-        panels.ScatterPlot(title="held-out loss against training FLOPs", x=panels.SummaryMetric("flops"),
-                           y=panels.SummaryMetric("val_loss"), log_x=True),
+        panels.ScatterPlot(
+            title="held-out loss against KV bytes per token",
+            log_x=True,
+            x=panels.SummaryMetric("kv_bytes_per_token"),
+            y=panels.SummaryMetric("val_loss"),
+        ),
+        panels.ScatterPlot(
+            title="held-out loss against training FLOPs",
+            x=panels.SummaryMetric("flops"),
+            y=panels.SummaryMetric("val_loss"),
+            log_x=True,
+        ),
         panels.BarPlot(title="held-out loss", metrics=["val/loss"], groupby=group, groupby_aggfunc="mean"),
     ]
-    health = [line(metric, metric, "tokens") for metric in
-              ("tokens_per_second", "mfu", "grad_norm", "lr", "skipped_steps", "checkpoint/blocking_seconds")]
+    health = [
+        line(metric, metric, "tokens")
+        for metric in ("tokens_per_second", "mfu", "grad_norm", "lr", "skipped_steps", "checkpoint/blocking_seconds")
+    ]
     filters = [workspaces.Metric("group") == tracking.group] if tracking.group else []
     return workspaces.Workspace(
-        name=NAME, entity=tracking.entity, project=tracking.project,
-        sections=[workspaces.Section(name=name, panels=shown, is_open=True)
-                  for name, shown in (("Loss", curves), ("What it costs", cost), ("How it runs", health))],
+        name=NAME,
+        entity=tracking.entity,
+        project=tracking.project,
+        sections=[
+            workspaces.Section(name=name, panels=shown, is_open=True)
+            for name, shown in (("Loss", curves), ("What it costs", cost), ("How it runs", health))
+        ],
         settings=workspaces.WorkspaceSettings(x_axis="tokens"),
-        runset_settings=workspaces.RunsetSettings(groupby=[workspaces.Config(GROUP_BY)], filters=filters))
+        runset_settings=workspaces.RunsetSettings(groupby=[workspaces.Config(GROUP_BY)], filters=filters),
+    )
 
 
 def spec(workspace) -> str:
@@ -60,5 +81,7 @@ def save(workspace) -> str:
     try:
         return workspace.save().url
     except Exception as error:  # W&B's own failures have no common type
-        raise TrackingError(f"W&B: {(str(error).strip().splitlines() or [type(error).__name__])[0]}: is this machine "
-                            "logged in (wandb login), and may it write to tracking.entity?") from error
+        raise TrackingError(
+            f"W&B: {(str(error).strip().splitlines() or [type(error).__name__])[0]}: is this machine "
+            "logged in (wandb login), and may it write to tracking.entity?"
+        ) from error

@@ -1,8 +1,8 @@
 """metrics.jsonl: one JSON object a logged step, the interface between training and comparing.
 
 Each step stands there once, however often a run was killed: what lies behind the step it resumes from is cut off, a
-line torn by the kill too. What is damaged is set aside and costs itself alone (`records`, `survey`). A file is read once
-when it is opened, in bounded memory, and from then on from its end.
+line torn by the kill too. What is damaged is set aside and costs itself alone (`records`, `survey`). A file is read
+once when it is opened, in bounded memory, and from then on from its end.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
 """The records of a metrics.jsonl as a kill, a power cut or a bad disk can leave them: a damaged one costs itself alone.
 
-Damaged is what is no JSON object in UTF-8, has no `step` that is a whole number from 1 on, contradicts the other records
-(its `tokens` are not `step` × the tokens of a step as most have it, or its step does not rise among theirs), or is longer
-than LONGEST. Records that lost the newline between them are told apart again. What a flip makes of a number that nothing
-contradicts cannot be seen.
+Damaged is what is no JSON object in UTF-8, has no `step` that is a whole number from 1 on, contradicts the other
+records (its `tokens` are not `step` × the tokens of a step as most have it, or its step does not rise among theirs), or
+is longer than LONGEST. Records that lost the newline between them are told apart again. What a flip makes of a number
+that nothing contradicts cannot be seen.
 """
 
 import json
@@ -13,7 +13,7 @@ import sys
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -83,7 +83,7 @@ def consistent(steps: Sequence[int], tokens: Sequence[int]) -> Sequence[int]:
     ratio, agreeing = ratios.most_common(1)[0] if ratios else (0, 0)
     if ratio and len(steps) / 2 < agreeing < len(steps):
         kept = [index for index in kept if tokens[index] == ratio * steps[index]]
-    if all(steps[one] < steps[later] for one, later in zip(kept, kept[1:])):
+    if all(steps[one] < steps[later] for one, later in pairwise(kept)):
         return kept
     return _rising(kept, steps)
 
@@ -125,7 +125,8 @@ def lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
 
 
 def backwards(file: BinaryIO, within: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """(start, line) from the last on, of the last `within` bytes; of one above LONGEST a stretch that cannot be sound."""
+    """(start, line) from the last on, of the last `within` bytes; of one above LONGEST a stretch that cannot be
+    sound."""
     start, rest, beyond = file.seek(0, 2), b"", b"\0" + NEWLINE
     least = 0 if within is None else max(0, start - within)
     while start > least:
@@ -134,7 +135,7 @@ def backwards(file: BinaryIO, within: int | None = None) -> Iterator[tuple[int, 
         file.seek(start)
         first, *whole = LINE.findall(file.read(size) + rest)
         yield from reversed(list(zip(accumulate(map(len, whole), initial=start + len(first)), whole)))
-        rest = beyond if len(first) > LONGEST or rest is beyond and not whole else first
+        rest = beyond if len(first) > LONGEST or (rest is beyond and not whole) else first
     if rest and not start:
         yield 0, rest
 

@@ -12,12 +12,19 @@ from mfa_train.tracking.wandb_run import WandbRun
 class RunLog:
     """metrics.jsonl, the progress bar and W&B of the run in `folder`, which goes on from `from_step`.
 
-    `wandb_id` is the W&B run of an earlier start: it is continued, and steps it holds are not logged again. Without one,
-    records that are there already are logged to the new one.
+    `wandb_id` is the W&B run of an earlier start: it is continued, and steps it holds are not logged again. Without
+    one, records that are there already are logged to the new one.
     """
 
-    def __init__(self, config: TrackingConfig, folder: Path, run_config: dict, steps: int, from_step: int = 0,
-                 wandb_id: str | None = None):
+    def __init__(
+        self,
+        config: TrackingConfig,
+        folder: Path,
+        run_config: dict,
+        steps: int,
+        from_step: int = 0,
+        wandb_id: str | None = None,
+    ):
         self.metrics = MetricsFile(folder / FILE, from_step)
         logged_to = self.metrics.logged_to if wandb_id else 0
         self.wandb = WandbRun(config, folder.name, folder, run_config, wandb_id, logged_to)

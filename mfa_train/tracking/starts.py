@@ -17,8 +17,19 @@ from mfa_train.tracking.records import lines, parsed
 from mfa_train.tracking.terminal import say
 
 FILE = "starts.jsonl"
-JOB_KEYS = ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_CLUSTER_NAME", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID",
-            "SLURM_JOB_NODELIST", "SLURM_RESTART_COUNT", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "TORCHELASTIC_RUN_ID")
+JOB_KEYS = (
+    "SLURM_JOB_ID",
+    "SLURM_JOB_NAME",
+    "SLURM_CLUSTER_NAME",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_JOB_NODELIST",
+    "SLURM_RESTART_COUNT",
+    "PBS_JOBID",
+    "LSB_JOBID",
+    "JOB_ID",
+    "TORCHELASTIC_RUN_ID",
+)
 
 
 def starts(folder: Path) -> list[dict]:
@@ -32,9 +43,14 @@ def starts(folder: Path) -> list[dict]:
 
 def this_start(from_step: int, changed: list[str], world_size: int) -> dict:
     return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "pid": os.getpid(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
         "job": {key: os.environ[key] for key in JOB_KEYS if key in os.environ},
-        "world_size": world_size, "from_step": from_step, "changed": changed, "versions": versions(),
+        "world_size": world_size,
+        "from_step": from_step,
+        "changed": changed,
+        "versions": versions(),
     }
 
 
@@ -50,5 +66,6 @@ def add_start(folder: Path, start: dict) -> None:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in (
-        "torch", "deepspeed", "numpy", "safetensors", "sentencepiece", "wandb")}
+    return {"python": platform.python_version()} | {
+        name: version(name) for name in ("torch", "deepspeed", "numpy", "safetensors", "sentencepiece", "wandb")
+    }

@@ -1,5 +1,6 @@
 """What of a file of JSON lines is damaged, found in one pass and bounded memory, and set aside: metrics.jsonl keeps its
-sound records, metrics.jsonl.damaged gets the rest. Without room for that it stays where it is, and readers pass it over.
+sound records, metrics.jsonl.damaged gets the rest. Without room for that it stays where it is, and readers pass it
+over.
 """
 
 import contextlib
@@ -18,8 +19,10 @@ SHOWN = 3
 """Line numbers that are told."""
 NUMBER = rb"-?(?:0|[1-9]\d*+)(?:\.\d++)?(?:e[+-]\d++)?"
 KEY = rb'"[^"\\\x00-\x1f\x7f-\xff]++"'
-WRITTEN = re.compile(rb'\{"step": ([1-9]\d{0,17})(?:, "tokens": ([1-9]\d{0,17}))?'
-                     rb"(?:, " + KEY + rb": (?>" + NUMBER + rb"|null))*+\}\n")
+WRITTEN = re.compile(
+    rb'\{"step": ([1-9]\d{0,17})(?:, "tokens": ([1-9]\d{0,17}))?'
+    rb"(?:, " + KEY + rb": (?>" + NUMBER + rb"|null))*+\}\n"
+)
 """A record as this version writes it: told to be sound in half the time that parsing takes."""
 
 TORN = re.compile(rb'\{(?:"step": (\d{1,18}),)?')
@@ -29,8 +32,8 @@ Stretch = tuple[int, int]
 
 
 class Survey:
-    """Of a metrics.jsonl: the records that are sound by themselves, which of them are `kept`, the `last` of their steps, and
-    what is `damaged`. `saved`: the last step that a checkpoint holds."""
+    """Of a metrics.jsonl: the records that are sound by themselves, which of them are `kept`, the `last` of their
+    steps, and what is `damaged`. `saved`: the last step that a checkpoint holds."""
 
     def __init__(self, path: Path, saved: int = 0):
         self.path, self.damaged = path, []
@@ -69,8 +72,8 @@ class Survey:
 
 
 def _torn(line: bytes, saved: int) -> bool:
-    """Whether a kill can have left it as the last one: begun, not ended, and not of a step up to `saved`, whose record the
-    disk had before its checkpoint."""
+    """Whether a kill can have left it as the last one: begun, not ended, and not of a step up to `saved`, whose record
+    the disk had before its checkpoint."""
     step = TORN.match(line)
     return bool(step) and b"}" not in line and b"\0" not in line and not (step[1] and int(step[1]) <= saved)
 
@@ -78,8 +81,7 @@ def _torn(line: bytes, saved: int) -> bool:
 def damaged_lines(path: Path) -> list[Stretch]:
     """Those of any file of JSON lines that are no object."""
     with path.open("rb") as file:
-        return [(start, end) for start, end, line in lines(file)
-                if line.strip(SPACE) and parsed(line) is None]
+        return [(start, end) for start, end, line in lines(file) if line.strip(SPACE) and parsed(line) is None]
 
 
 def set_aside(path: Path, damaged: list[Stretch], kept: str, say: Callable[[str], None]) -> None:

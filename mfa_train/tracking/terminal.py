@@ -1,5 +1,5 @@
-"""What a person sees, of a run and of every other command. A terminal that has gone stops nothing, nor does what it cannot
-show; and names, values and errors reach it as text alone, never as its own control sequences."""
+"""What a person sees, of a run and of every other command. A terminal that has gone stops nothing, nor does what it
+cannot show; and names, values and errors reach it as text alone, never as its own control sequences."""
 
 import io
 import os
@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 Result = TypeVar("Result")
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-"""What moves a terminal's cursor, colours it, turns what stands behind it around or is half a character; tab and newline
-aside."""
+"""What moves a terminal's cursor, colours it, turns what stands behind it around or is half a character; tab and
+newline aside."""
 
 
 class ProgressBar:
@@ -21,8 +21,17 @@ class ProgressBar:
 
     def __init__(self, steps: int, from_step: int = 0):
         interval = 0.1 if sys.stderr.isatty() else 20.0
-        self.bar = unbroken(sys.stderr, lambda: tqdm(total=steps, initial=from_step, unit="step", mininterval=interval,
-                                                     maxinterval=interval, dynamic_ncols=True))
+        self.bar = unbroken(
+            sys.stderr,
+            lambda: tqdm(
+                total=steps,
+                initial=from_step,
+                unit="step",
+                mininterval=interval,
+                maxinterval=interval,
+                dynamic_ncols=True,
+            ),
+        )
         self.shown: dict[str, str] = {}
 
     def advance(self, done: int) -> None:

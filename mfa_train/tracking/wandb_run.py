@@ -3,8 +3,8 @@
 A resumed run is the same W&B run. W&B's step only rises and it drops what is logged behind it, so steps that are made
 again after a kill are not logged again.
 
-What W&B's own variables say holds where tracking.wandb is auto: WANDB_MODE=disabled (or WANDB_DISABLED=true) means none,
-offline and dryrun offline. A variable that W&B refuses, as a key that can't be one, leaves the run offline.
+What W&B's own variables say holds where tracking.wandb is auto: WANDB_MODE=disabled (or WANDB_DISABLED=true) means
+none, offline and dryrun offline. A variable that W&B refuses, as a key that can't be one, leaves the run offline.
 
 Every metric is drawn over `tokens`, or over `flops` by choosing it as the x-axis. The run's config holds the resolved
 config and the plan's numbers, so that runs can be grouped by attention and KV budget.
@@ -26,7 +26,8 @@ REFUSABLE = (*ONE_RUN, "WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_I
 
 
 def forget_run(environment: MutableMapping[str, str]) -> None:
-    """What runs in `environment` is a run of its own in W&B: of a sweep's members, and of a run that is trained anew."""
+    """What runs in `environment` is a run of its own in W&B: of a sweep's members, and of a run that is trained
+    anew."""
     for name in ONE_RUN:
         environment.pop(name, None)
 
@@ -37,15 +38,26 @@ class WandbRun:
     `run_id` is that of the run to continue, `logged_to` the last step it holds.
     """
 
-    def __init__(self, config: TrackingConfig, name: str, folder: Path, run_config: dict, run_id: str | None = None,
-                 logged_to: int = -1, say=say):
+    def __init__(
+        self,
+        config: TrackingConfig,
+        name: str,
+        folder: Path,
+        run_config: dict,
+        run_id: str | None = None,
+        logged_to: int = -1,
+        say=say,
+    ):
         self.say, self.run_id, self.logged_to = say, run_id, logged_to
         self.run = None
         mode = _by_environment() if config.wandb == "auto" else config.wandb
         if mode == "disabled":
             if config.wandb == "auto":
-                say("W&B: off, as WANDB_MODE or WANDB_DISABLED in the environment says; type tracking.wandb=offline to log all the "
-                    "same")
+                say(
+                    "W&B: off, as WANDB_MODE or WANDB_DISABLED in the environment says; type tracking.wandb=offline "
+                    "to log all the "
+                    "same"
+                )
             return
         try:
             self.run = self._start(config, mode, name, folder, run_config)
@@ -55,11 +67,21 @@ class WandbRun:
     def _start(self, config: TrackingConfig, mode: str, name: str, folder: Path, run_config: dict):
         import wandb
 
-        why, options = "", {
-            "project": config.project, "entity": config.entity, "group": config.group, "name": name,
-            "dir": str(folder), "config": run_config, "reinit": "finish_previous",
-            "id": self.run_id, "resume": "allow" if self.run_id else None, "allow_val_change": True,
-        }
+        why, options = (
+            "",
+            {
+                "project": config.project,
+                "entity": config.entity,
+                "group": config.group,
+                "name": name,
+                "dir": str(folder),
+                "config": run_config,
+                "reinit": "finish_previous",
+                "id": self.run_id,
+                "resume": "allow" if self.run_id else None,
+                "allow_val_change": True,
+            },
+        )
 
         def begin(mode: str):
             settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_SECONDS)

@@ -172,7 +172,7 @@ class Reader:
             for entry in content["files"]:
                 file = safe_open(checkpoint / entry["name"], framework="pt")
                 self.files.append(file)
-                for key in file.keys():
+                for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
                     if key != RNG:
                         told = file.get_slice(key)
                         kind, name, start, stop = stretch_of(key, told.get_shape(), told.get_dtype())

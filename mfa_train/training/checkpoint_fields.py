@@ -34,7 +34,9 @@ def require_files(content: dict) -> None:
     for rank, entry in enumerate(fields.listing("files", fields.of("", content, "files"))):
         fields.mapping("a file", entry)
         if fields.of("a file", entry, "name") != f"rank-{rank:05d}.safetensors":
-            raise ValueError(f"file {rank} is called {fields.shown(entry['name'])}, expected rank-{rank:05d}.safetensors")
+            raise ValueError(
+                f"file {rank} is called {fields.shown(entry['name'])}, expected rank-{rank:05d}.safetensors"
+            )
         fields.count(f"bytes of {entry['name']}", fields.of(entry["name"], entry, "bytes"))
         fields.sha256(f"sha256 of {entry['name']}", fields.of(entry["name"], entry, "sha256"))
 
@@ -75,14 +77,17 @@ def stretch_of(key: str, shape: list[int], dtype: str) -> tuple[str, str, int, i
 
 
 def require_cover(stretches: dict[tuple[str, str], Iterable[tuple]]) -> None:
-    """Of each parameter and kind the stretches (start, stop, …) lie end to end from 0 on, and all kinds are of one length."""
+    """Of each parameter and kind the stretches (start, stop, …) lie end to end from 0 on, and all kinds are of one
+    length."""
     lengths: dict[str, set[int]] = {}
     for (kind, name), parts in stretches.items():
         end = 0
         for start, stop in sorted(part[:2] for part in parts):
             if start != end:
                 what = "there twice" if start < end else "missing"
-                raise ValueError(f"values of {kind} of {name} are {what} between {min(start, end)} and {max(start, end)}")
+                raise ValueError(
+                    f"values of {kind} of {name} are {what} between {min(start, end)} and {max(start, end)}"
+                )
             end = stop
         lengths.setdefault(name, set()).add(end)
     for name, found in lengths.items():

@@ -19,8 +19,9 @@ from mfa_train.training.signals import StopSignals
 class Checkpoints:
     """`launch` is how many times the run was started before, `data` what its samples are a function of."""
 
-    def __init__(self, config: Config, ranks: Ranks, launch: int, data: dict, log: RunLog | SilentLog,
-                 signals: StopSignals):
+    def __init__(
+        self, config: Config, ranks: Ranks, launch: int, data: dict, log: RunLog | SilentLog, signals: StopSignals
+    ):
         self.config, self.ranks, self.data, self.log, self.signals = config, ranks, data, log, signals
         self.orders = Orders(ranks)
         self.folder = config.run_dir / "checkpoints"
@@ -35,9 +36,13 @@ class Checkpoints:
         if keys.every_minutes and self.ranks.first and time.monotonic() - self.saved_at > 60 * keys.every_minutes:
             self.orders.give(by_clock, done)
         self.stopping = self.orders.due("stop", done)
-        return (self.stopping or done == self.config.training.total_steps
-                or bool(keys.every_steps) and done % keys.every_steps == 0 or done in keys.at_steps
-                or bool(keys.every_minutes) and self.orders.due(by_clock, done))
+        return (
+            self.stopping
+            or done == self.config.training.total_steps
+            or (bool(keys.every_steps) and done % keys.every_steps == 0)
+            or done in keys.at_steps
+            or (bool(keys.every_minutes) and self.orders.due(by_clock, done))
+        )
 
     @property
     def _by_clock(self) -> str:
@@ -53,10 +58,18 @@ class Checkpoints:
     def save(self, engine, progress: Progress, guard: Guard) -> None:
         start = time.monotonic()
         self.log.flush()
-        self.saver.save(engine, progress.step, {
-            "progress": dataclasses.asdict(progress), "guard": guard.state(), "data": self.data,
-            "config": dataclasses.asdict(self.config), "versions": versions(), "wandb": self.log.wandb_identity(),
-        })
+        self.saver.save(
+            engine,
+            progress.step,
+            {
+                "progress": dataclasses.asdict(progress),
+                "guard": guard.state(),
+                "data": self.data,
+                "config": dataclasses.asdict(self.config),
+                "versions": versions(),
+                "wandb": self.log.wandb_identity(),
+            },
+        )
         self.saved_at = time.monotonic()
         self.blocking_seconds += self.saved_at - start
 
@@ -77,5 +90,7 @@ class Checkpoints:
         self.finish()
         checkpoint = folder_of(self.folder, done)
         saved = f"saved in {checkpoint}" if checkpoint.is_dir() else "this step could not be saved"
-        raise Stopped(f"{self.signals.received or 'a signal to another rank'} after step {done}; {saved}; the same "
-                      "command goes on from the newest checkpoint")
+        raise Stopped(
+            f"{self.signals.received or 'a signal to another rank'} after step {done}; {saved}; the same "
+            "command goes on from the newest checkpoint"
+        )

@@ -36,10 +36,14 @@ def make_summary(status: str, plan: dict, record: dict, zlib_bits: float) -> dic
 
 
 def history(progress: Progress, guard: Guard) -> dict:
-    """What summary.json holds of the way there: where it isn't all of one stretch and nothing was left out, the loss may be
-    another than the config alone would give."""
-    return {"stretches": progress.stretches, "rollbacks": progress.rollbacks, "left_out_samples": progress.left_out,
-            "skipped_steps": guard.skipped}
+    """What summary.json holds of the way there: where it isn't all of one stretch and nothing was left out, the loss
+    may be another than the config alone would give."""
+    return {
+        "stretches": progress.stretches,
+        "rollbacks": progress.rollbacks,
+        "left_out_samples": progress.left_out,
+        "skipped_steps": guard.skipped,
+    }
 
 
 def zlib_bits_per_byte(tokenizer: Tokenizer, tokens: np.ndarray) -> float:
@@ -50,6 +54,7 @@ def zlib_bits_per_byte(tokenizer: Tokenizer, tokens: np.ndarray) -> float:
 
 def closing_table(summary: dict) -> str:
     """Two columns, for a person; `-` for what a summary lacks."""
+
     def told(key: str, form: str) -> str:
         return "-" if (value := number(summary.get(key))) is None else format(value, form)
 
@@ -57,8 +62,11 @@ def closing_table(summary: dict) -> str:
         ("attention", str(summary.get("attention", "-"))),
         ("parameters", f"{told('params', ',')} ({told('non_embedding_params', ',')} without embeddings)"),
         ("KV cache", f"{told('kv_bytes_per_token', ',')} bytes per token"),
-        ("trained on", f"{told('tokens', ',')} tokens in {told('seconds', '.0f')} s "
-                       f"({told('tokens_per_second', ',.0f')} tokens/s)"),
+        (
+            "trained on",
+            f"{told('tokens', ',')} tokens in {told('seconds', '.0f')} s "
+            f"({told('tokens_per_second', ',.0f')} tokens/s)",
+        ),
         ("held-out loss", f"{told('val_loss', '.4f')} nats per token"),
         ("held-out bits per byte", told("val_bits_per_byte", ".3f")),
         ("zlib -9, same bytes", told("zlib_bits_per_byte", ".3f")),

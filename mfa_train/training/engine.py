@@ -19,8 +19,12 @@ UNCLIPPED = 1e30
 """A norm that no gradient exceeds: DeepSpeed keeps the norm only where it clips, and the guard needs it always."""
 
 
-def build_model(config: Config, sharded: contextlib.AbstractContextManager = contextlib.nullcontext(),
-                gather: Gather = lambda parameter: contextlib.nullcontext(), fresh: bool = True) -> LanguageModel:
+def build_model(
+    config: Config,
+    sharded: contextlib.AbstractContextManager = contextlib.nullcontext(),
+    gather: Gather = lambda parameter: contextlib.nullcontext(),
+    fresh: bool = True,
+) -> LanguageModel:
     """The config's model with its initial weights, in float32 on the CPU; or as `sharded` makes and `gather` opens it.
     Without `fresh` its weights are not set: a checkpoint's are about to be."""
     with sharded:
@@ -31,21 +35,25 @@ def build_model(config: Config, sharded: contextlib.AbstractContextManager = con
 
 
 def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool = True):
-    """A DeepSpeedEngine around the model and AdamW. Its learning rate is the caller's to set before each step; its weights are the
-    initial ones only where it is `fresh`."""
+    """A DeepSpeedEngine around the model and AdamW. Its learning rate is the caller's to set before each step; its
+    weights are the initial ones only where it is `fresh`."""
     import deepspeed
     from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
-    # An extension for sums between processes of one CPU. It is compiled at the first start, and a start that is killed then
-    # leaves a lock for which every later one waits for ever (torch.utils.file_baton).
+    # An extension for sums between processes of one CPU. It is compiled at the first start, and a start that is killed
+    # then # leaves a lock for which every later one waits for ever (torch.utils.file_baton).
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     settings = deepspeed_config(config, ranks, dtype)
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its memory here, whatever its log level
         if config.zero == 3:
-            model = build_model(config, deepspeed.zero.Init(config_dict_or_path=settings),
-                                lambda parameter: deepspeed.zero.GatheredParameters(parameter, modifier_rank=0), fresh)
+            model = build_model(
+                config,
+                deepspeed.zero.Init(config_dict_or_path=settings),
+                lambda parameter: deepspeed.zero.GatheredParameters(parameter, modifier_rank=0),
+                fresh,
+            )
         else:
             model = build_model(config, fresh=fresh)
         model.model.activation_checkpointing = config.training.activation_checkpointing
@@ -55,12 +63,14 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool =
             model.lm_head.compile()
         optimizer = make_optimizer(model, config)
         settings["zero_optimization"]["reduce_bucket_size"] = reduce_bucket(
-            sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters()))
+            sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+        )
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     if config.zero == 0:
         _mend_stage_0(engine, optimizer, dtype)
     if ranks.world_size == 1 and isinstance(engine.optimizer, BF16_Optimizer):
-        # It would flatten all gradients, sum them over one process and copy them back. (Other wrappers work in that pass.)
+        # It would flatten all gradients, sum them over one process and copy them back. (Other wrappers work in that
+        # pass.)
         engine.enable_backward_allreduce = False
     return engine
 
@@ -74,9 +84,11 @@ def _mend_stage_0(engine, optimizer: torch.optim.AdamW, dtype: torch.dtype) -> N
     where the other stages use float32.
     """
     if dtype == torch.float32:
+
         def clip_and_keep_norm() -> None:
-            engine._global_grad_norm = torch.nn.utils.clip_grad_norm_(engine.module.parameters(),
-                                                                      engine.gradient_clipping())
+            engine._global_grad_norm = torch.nn.utils.clip_grad_norm_(
+                engine.module.parameters(), engine.gradient_clipping()
+            )
 
         engine.clip_fp32_gradients = clip_and_keep_norm
         return

@@ -83,8 +83,11 @@ def _of_stage_0(engine, rank: int) -> Iterator[tuple[str, Tensor, int, int, int]
     """(name, flat tensor, place in it, place in the parameter, length); so for the other stages."""
     masters = {}
     if hasattr(engine.optimizer, "fp32_groups"):  # bf16
-        masters = {id(weight): master for group in zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups)
-                   for weight, master in zip(*group)}
+        masters = {
+            id(weight): master
+            for group in zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups)
+            for weight, master in zip(*group)
+        }
     for name, parameter in engine.module.named_parameters():
         yield name, masters.get(id(parameter), parameter), 0, 0, parameter.numel()
 
@@ -95,8 +98,13 @@ def _of_stages_1_and_2(engine, rank: int) -> Iterator[tuple[str, Tensor, int, in
     flats = getattr(optimizer, "single_partition_of_fp32_groups", None) or optimizer.fp32_groups_flat_partition
     for name, parameter in engine.module.named_parameters():
         if (mapping := parameter._hp_mapping) is not None:
-            yield (name, flats[mapping.param_group_index], mapping.hp_fragment_address.start,
-                   mapping.lp_fragment_address.start, mapping.hp_fragment_address.numel)
+            yield (
+                name,
+                flats[mapping.param_group_index],
+                mapping.hp_fragment_address.start,
+                mapping.lp_fragment_address.start,
+                mapping.hp_fragment_address.numel,
+            )
 
 
 def _of_stage_3(engine, rank: int) -> Iterator[tuple[str, Tensor, int, int, int]]:

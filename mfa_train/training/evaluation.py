@@ -17,19 +17,23 @@ class Evaluator:
     `token_bytes` (vocab_size,): bytes of text each token stands for.
     """
 
-    def __init__(self, held_out: HeldOut, inputs_of: ModelInputs, micro_batch: int, ranks: Ranks, token_bytes: np.ndarray):
+    def __init__(
+        self, held_out: HeldOut, inputs_of: ModelInputs, micro_batch: int, ranks: Ranks, token_bytes: np.ndarray
+    ):
         self.held_out, self.inputs_of, self.micro_batch, self.ranks = held_out, inputs_of, micro_batch, ranks
         self.on_pass: Callable[[], None] = lambda: None
         """Called after every pass."""
-        targets = {name: held_out.at(name, windows)[:, 1:] for name, windows in held_out.windows.items() if len(windows)}
+        targets = {
+            name: held_out.at(name, windows)[:, 1:] for name, windows in held_out.windows.items() if len(windows)
+        }
         self.targets = np.concatenate([tokens.ravel() for tokens in targets.values()])
         self.sizes = {name: (tokens.size, int(token_bytes[tokens].sum())) for name, tokens in targets.items()}
         """Tokens and bytes of text of each corpus."""
 
     @torch.no_grad()
     def __call__(self, model: torch.nn.Module) -> dict[str, float]:
-        """Metrics of `model(tokens, targets)`, a mean loss: val/loss (nats per token) and val/bits_per_byte, of several corpora
-        each one's too. Every rank makes the same number of passes: under ZeRO 3 a pass is a collective."""
+        """Metrics of `model(tokens, targets)`, a mean loss: val/loss (nats per token) and val/bits_per_byte, of several
+        corpora each one's too. Every rank makes the same number of passes: under ZeRO 3 a pass is a collective."""
         model.eval()
         nats = {name: self._nats(model, name) for name in self.sizes}
         model.train()
@@ -38,7 +42,9 @@ class Evaluator:
         told = {}
         for name, (total, tokens, num_bytes) in (of_all | of_each).items():
             told[f"val/loss{name}"] = total / tokens
-            told[f"val/bits_per_byte{name}"] = total / (math.log(2) * num_bytes) if num_bytes else math.nan  # separators alone
+            told[f"val/bits_per_byte{name}"] = (
+                total / (math.log(2) * num_bytes) if num_bytes else math.nan
+            )  # separators alone
         return told
 
     def _nats(self, model: torch.nn.Module, name: str) -> float:

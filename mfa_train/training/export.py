@@ -1,9 +1,9 @@
 """A run's weights for other tools: model.safetensors, config.json and the tokenizer, as `transformers` loads them.
 
-    mha, gqa, mqa   Llama; with attention.qk_norm Qwen3
-    mla             DeepSeek-V3 with dense layers alone
-    mfa, mfa_kr, tpa  no class of transformers computes these: the same files under the same names, and a config.json of
-                    our own keys, for who brings the class
+mha, gqa, mqa   Llama; with attention.qk_norm Qwen3
+mla             DeepSeek-V3 with dense layers alone
+mfa, mfa_kr, tpa  no class of transformers computes these: the same files under the same names, and a config.json of
+                our own keys, for who brings the class
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ LLAMA_LIKE = ("mha", "gqa", "mqa")
 def export(run: Path, out: Path) -> str:
     """Writes the folder `out`, whole or not at all, and gives the lines that say what can load it.
 
-    Raises DataError where the run has no final weights, ConfigError where `out` is there or can't be written, or transformers
-    cannot say it.
+    Raises DataError where the run has no final weights, ConfigError where `out` is there or can't be written, or
+    transformers cannot say it.
     """
     if os.path.lexists(out):
         raise ConfigError(f"--out={out} is there already; type --out=FOLDER with another, or remove it")
@@ -43,22 +43,33 @@ def export(run: Path, out: Path) -> str:
         require_weights_of(LanguageModel(config.model, attention), weights, final)
     if attention.name in LLAMA_LIKE and attention.rope_interleave:
         weights = {name: _in_halves(name, weight, attention.head_dim) for name, weight in weights.items()}
-    told |= {"dtype": str(next(iter(weights.values())).dtype).removeprefix("torch."),
-             # In training each document stands behind the separator that ends the one before.
-             "bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
+    told |= {
+        "dtype": str(next(iter(weights.values())).dtype).removeprefix("torch."),
+        # In training each document stands behind the separator that ends the one before.
+        "bos_token_id": tokenizer.eos_id,
+        "eos_token_id": tokenizer.eos_id,
+    }
     files, said = tokenizer_files(tokenizer, config.model.max_position_embeddings)
     files |= {"config.json": as_file(told)}
-    if never := [token for token in range(config.model.vocab_size) if token >= len(tokenizer.known) or not tokenizer.known[token]]:
-        files |= {"generation_config.json": as_file({
-            "bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id, "suppress_tokens": never})}
+    if never := [
+        token for token in range(config.model.vocab_size) if token >= len(tokenizer.known) or not tokenizer.known[token]
+    ]:
+        files |= {
+            "generation_config.json": as_file(
+                {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id, "suppress_tokens": never}
+            )
+        }
     _write(out, weights, files)
     if "architectures" in told:
         line = f"{out}: loads in transformers as {told['architectures'][0]}"
     else:
-        line = (f"{out}: weights, config and tokenizer; transformers has no class for attention={attention.name}, so "
-                "AutoModelForCausalLM cannot load it")
+        line = (
+            f"{out}: weights, config and tokenizer; transformers has no class for attention={attention.name}, so "
+            "AutoModelForCausalLM cannot load it"
+        )
     if never:
-        line += f"\nids that are no token ({len(never):,}, as {never[0]}) are kept from being drawn by generation_config.json"
+        line += f"\nids that are no token ({len(never):,}, as {never[0]}) are kept from being drawn"
+        line += " by generation_config.json"
     return f"{line}\n{said}" if said else line
 
 
@@ -82,39 +93,63 @@ def transformers_config(config: Config, attention: AttentionConfig) -> dict:
     say."""
     model = config.model
     common = {
-        "hidden_size": model.hidden_size, "num_hidden_layers": model.num_hidden_layers,
-        "intermediate_size": model.intermediate_size, "vocab_size": model.vocab_size,
+        "hidden_size": model.hidden_size,
+        "num_hidden_layers": model.num_hidden_layers,
+        "intermediate_size": model.intermediate_size,
+        "vocab_size": model.vocab_size,
         "rms_norm_eps": model.rms_norm_eps,
-        "max_position_embeddings": model.max_position_embeddings, "tie_word_embeddings": model.tie_word_embeddings,
-        "hidden_act": "silu", "attention_bias": False, "num_attention_heads": attention.num_attention_heads,
+        "max_position_embeddings": model.max_position_embeddings,
+        "tie_word_embeddings": model.tie_word_embeddings,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "num_attention_heads": attention.num_attention_heads,
         "rope_parameters": _rope(attention),
     }
     if attention.name in LLAMA_LIKE:
         if attention.qk_norm and model.rms_norm_eps != 1e-6:
-            raise ConfigError(f"model.rms_norm_eps={model.rms_norm_eps} with attention.qk_norm: Qwen3 has one eps for all "
-                              "norms, and those of heads have 1e-6 here; a model with rms_norm_eps=1e-6 can be exported")
+            raise ConfigError(
+                f"model.rms_norm_eps={model.rms_norm_eps} with attention.qk_norm: Qwen3 has one eps for all "
+                "norms, and those of heads have 1e-6 here; a model with rms_norm_eps=1e-6 can be exported"
+            )
         kind, architecture = ("qwen3", "Qwen3ForCausalLM") if attention.qk_norm else ("llama", "LlamaForCausalLM")
-        return common | {"model_type": kind, "architectures": [architecture], "head_dim": attention.head_dim,
-                         "num_key_value_heads": attention.num_key_value_heads, "mlp_bias": False}
+        return common | {
+            "model_type": kind,
+            "architectures": [architecture],
+            "head_dim": attention.head_dim,
+            "num_key_value_heads": attention.num_key_value_heads,
+            "mlp_bias": False,
+        }
     if attention.name == "mla":
         if attention.qk_norm:
-            raise ConfigError("attention.qk_norm=true with attention=mla: DeepSeek-V3 has no such norms, so it cannot be "
-                              "exported")
-        ranks = {key: getattr(attention, key) for key in ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim",
-                                                          "qk_rope_head_dim", "v_head_dim")}
-        return common | ranks | {
-            "model_type": "deepseek_v3", "architectures": ["DeepseekV3ForCausalLM"],
-            "num_key_value_heads": attention.num_attention_heads, "rope_interleave": attention.rope_interleave,
-            "first_k_dense_replace": model.num_hidden_layers,  # no layer is a mixture of experts
+            raise ConfigError(
+                "attention.qk_norm=true with attention=mla: DeepSeek-V3 has no such norms, so it cannot be exported"
+            )
+        ranks = {
+            key: getattr(attention, key)
+            for key in ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
         }
+        return (
+            common
+            | ranks
+            | {
+                "model_type": "deepseek_v3",
+                "architectures": ["DeepseekV3ForCausalLM"],
+                "num_key_value_heads": attention.num_attention_heads,
+                "rope_interleave": attention.rope_interleave,
+                "first_k_dense_replace": model.num_hidden_layers,  # no layer is a mixture of experts
+            }
+        )
     return common | {"model_type": f"mfa_train_{attention.name}", "attention": dataclasses.asdict(attention)}
 
 
 def _rope(attention: AttentionConfig) -> dict:
     scaling = dataclasses.asdict(attention.rope_scaling) if attention.rope_scaling else {"rope_type": "default"}
-    used = {"default": (), "linear": ("factor",),
-            "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow"),
-            "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor")}
+    used = {
+        "default": (),
+        "linear": ("factor",),
+        "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow"),
+        "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+    }
     kind = scaling["rope_type"]
     return {"rope_type": kind, "rope_theta": attention.rope_theta, **{key: scaling[key] for key in used[kind]}}
 

@@ -45,8 +45,13 @@ class Guard:
         """Of the step under way; the loss only where `needs_loss`."""
 
     def state(self) -> dict:
-        return {"skipped": self.skipped, "spikes": self.spikes, "in_a_row": self.in_a_row,
-                "losses": list(self.losses), "norms": list(self.norms)}
+        return {
+            "skipped": self.skipped,
+            "spikes": self.spikes,
+            "in_a_row": self.in_a_row,
+            "losses": list(self.losses),
+            "norms": list(self.norms),
+        }
 
     @property
     def needs_loss(self) -> bool:
@@ -95,9 +100,14 @@ class Guard:
                 window.append(value)
 
     def _spike(self, loss: float, norm: float) -> bool:
-        self._spiked = ", ".join(f"{what} {value:.4g} above {bound:.4g}" for what, value, bound in (
-            ("loss", loss, self._bound(self.losses)), ("gradient norm", norm, self._bound(self.norms)))
-            if math.isfinite(value) and value > bound)
+        self._spiked = ", ".join(
+            f"{what} {value:.4g} above {bound:.4g}"
+            for what, value, bound in (
+                ("loss", loss, self._bound(self.losses)),
+                ("gradient norm", norm, self._bound(self.norms)),
+            )
+            if math.isfinite(value) and value > bound
+        )
         return bool(self._spiked)
 
     def _bound(self, window: deque) -> float:

@@ -1,7 +1,7 @@
 """Freed memory stays with a process that trains on a CPU, instead of going back to the system.
 
-By default glibc returns large freed blocks, and every step takes them again page by page: 15,000 page faults a step for a
-17M-parameter model, some 3% of its time. What it gives up: the process holds its peak until it ends.
+By default glibc returns large freed blocks, and every step takes them again page by page: 15,000 page faults a step for
+a 17M-parameter model, some 3% of its time. What it gives up: the process holds its peak until it ends.
 """
 
 import ctypes

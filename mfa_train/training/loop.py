@@ -23,11 +23,22 @@ from mfa_train.training.resume import Progress
 from mfa_train.training.schedule import learning_rate
 
 
-def train(engine, config: Config, batches: Batches, inputs_of: ModelInputs, ranks: Ranks, flops_per_token: int,
-          peak: Peak, evaluate: Callable[[torch.nn.Module], dict], on_step: Callable[[int], None],
-          progress: Progress, guard: Guard, checkpoints: Checkpoints) -> Iterator[dict]:
-    """Yields a metrics record for each logged step (metrics.jsonl: docs/configuration.md), the last step's always. Goes on from
-    `progress` and keeps it.
+def train(
+    engine,
+    config: Config,
+    batches: Batches,
+    inputs_of: ModelInputs,
+    ranks: Ranks,
+    flops_per_token: int,
+    peak: Peak,
+    evaluate: Callable[[torch.nn.Module], dict],
+    on_step: Callable[[int], None],
+    progress: Progress,
+    guard: Guard,
+    checkpoints: Checkpoints,
+) -> Iterator[dict]:
+    """Yields a metrics record for each logged step (metrics.jsonl: docs/configuration.md), the last step's always. Goes
+    on from `progress` and keeps it.
 
     Raises TrainingError where the loss or the gradient's norm is not finite, Poisoned where too many steps in a row
     were skipped, Stopped where a signal asked for it.
@@ -55,8 +66,11 @@ def train(engine, config: Config, batches: Batches, inputs_of: ModelInputs, rank
                 losses.add(step_loss)
             engine.step()
         done = progress.step = step + 1
-        grad_norm = losses.end_step(done, gradient_norm(engine), f"samples {first_sample} to "
-                                    f"{first_sample + config.training.batch_size - 1} of the order")
+        grad_norm = losses.end_step(
+            done,
+            gradient_norm(engine),
+            f"samples {first_sample} to {first_sample + config.training.batch_size - 1} of the order",
+        )
         on_step(done)
         evaluating = done % config.training.eval_every == 0 or done == total_steps
         if evaluating or done % config.training.log_every == 0 or done == 1:
@@ -64,12 +78,23 @@ def train(engine, config: Config, batches: Batches, inputs_of: ModelInputs, rank
             now = time.perf_counter()
             progress.seconds = now - start
             speed = tokens_per_step * (done - logged_step) / (now - logged_at)
-            record = {
-                "step": done, "tokens": done * tokens_per_step, "flops": done * tokens_per_step * flops_per_token,
-                "train/loss": mean_loss, "lr": lr, "grad_norm": grad_norm, "tokens_per_second": speed,
-                "mfu": peak.share(speed * flops_per_token / ranks.world_size),
-                "seconds": progress.seconds, "skipped_steps": guard.skipped, "spikes": guard.spikes,
-            } | batches.progress(first_sample + config.training.batch_size) | checkpoints.blocking()
+            record = (
+                {
+                    "step": done,
+                    "tokens": done * tokens_per_step,
+                    "flops": done * tokens_per_step * flops_per_token,
+                    "train/loss": mean_loss,
+                    "lr": lr,
+                    "grad_norm": grad_norm,
+                    "tokens_per_second": speed,
+                    "mfu": peak.share(speed * flops_per_token / ranks.world_size),
+                    "seconds": progress.seconds,
+                    "skipped_steps": guard.skipped,
+                    "spikes": guard.spikes,
+                }
+                | batches.progress(first_sample + config.training.batch_size)
+                | checkpoints.blocking()
+            )
             if evaluating:
                 record |= evaluate(engine)
                 on_step(done)

@@ -34,7 +34,7 @@ class Losses:
     def end_step(self, step: int, norm: float, samples: str) -> float | None:
         """The step is over; gives its norm as a record holds it. Raises TrainingError and Poisoned."""
         self.steps.append((step, norm, self.guard.applied, samples))
-        if self.guard.needs_loss or not math.isfinite(norm) and self.guard.config.nonfinite == "stop":
+        if self.guard.needs_loss or (not math.isfinite(norm) and self.guard.config.nonfinite == "stop"):
             self.read()
         self.guard.end(step, norm, samples)
         return norm if math.isfinite(norm) else None
@@ -80,5 +80,7 @@ def _what_is_known(losses: tuple[float, ...], step: int, norm: float, applied: b
     skip = "guard.nonfinite=skip to leave such steps out"
     if applied:  # the loss was read after it
         skip = "guard.nonfinite=skip to go on all the same, with guard.spikes=skip to leave such steps out"
-    return (f"{what}; the update was {'made' if applied else 'not made'}. Look at the samples, lower optimizer.lr=… or "
-            f"lengthen schedule.warmup_steps=…, or type {skip}")
+    return (
+        f"{what}; the update was {'made' if applied else 'not made'}. Look at the samples, lower optimizer.lr=… or "
+        f"lengthen schedule.warmup_steps=…, or type {skip}"
+    )

@@ -25,8 +25,10 @@ def make_optimizer(model: torch.nn.Module, config: Config) -> GuardedAdamW:
     # Under ZeRO 3 a parameter's own shape is that of this rank's shard.
     matrices = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) >= 2]
     vectors = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) < 2]
-    groups = [{"params": matrices, "weight_decay": config.optimizer.weight_decay},
-              {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.optimizer.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return GuardedAdamW(groups, lr=0.0, betas=tuple(config.optimizer.betas), eps=config.optimizer.eps, fused=True)
 
 

@@ -21,8 +21,8 @@ class Orders:
         self.ranks.store.compare_set(order, "", str(done + (self.ranks.world_size > 1)))
 
     def go_back(self, order: str, step: int) -> None:
-        """The ranks go back to `step`: an order for a later one is for after the step that follows. First rank only, while
-        the others wait."""
+        """The ranks go back to `step`: an order for a later one is for after the step that follows. First rank only,
+        while the others wait."""
         if self.ranks.store.check([order]) and int(self.ranks.store.get(order)) > step + 1:
             self.ranks.store.set(order, str(step + 1))
 

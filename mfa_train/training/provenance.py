@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def provenance(config_yaml: bytes, data: dict[str, str]) -> dict:
-    """What summary.json holds of a run's origin; `config_yaml` are the bytes of its config.yaml, `data` the fingerprints of
-    tokenizer, training samples and held-out text: equal for equal ones, wherever they were prepared."""
+    """What summary.json holds of a run's origin; `config_yaml` are the bytes of its config.yaml, `data` the
+    fingerprints of tokenizer, training samples and held-out text: equal for equal ones, wherever they were prepared."""
     return {
         "config_sha256": hashlib.sha256(config_yaml).hexdigest(),
         "data": data,
@@ -25,8 +25,13 @@ def code_commit() -> str | None:
     if not (ROOT / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=ROOT,
-                              capture_output=True, text=True, timeout=20)
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None

@@ -85,9 +85,12 @@ def ranks_of_node() -> int:
 def _told(name: str, default: int) -> int:
     """A whole number that a launcher leaves in the environment. Raises ConfigError for another word."""
     word = os.environ.get(name, str(default))
-    if not re.fullmatch("[0-9]{1,7}", word) or name.endswith("SIZE") and not int(word):
-        raise _odd(f"{name}={ascii(word)[1:-1][:40]} in the environment: expected a number, as a launcher (torchrun, mfa-train "
-                          f"launch) sets for each process: type unset {name} for one process")
+    if not re.fullmatch("[0-9]{1,7}", word) or (name.endswith("SIZE") and not int(word)):
+        raise _odd(
+            f"{name}={ascii(word)[1:-1][:40]} in the environment: expected a number, as a launcher (torchrun, "
+            "mfa-train "
+            f"launch) sets for each process: type unset {name} for one process"
+        )
     return int(word)
 
 
@@ -103,12 +106,20 @@ def join(timeout: timedelta = timedelta(minutes=30)) -> Ranks:
     # DeepSpeed refuses to start without LOCAL_RANK, which only launchers set.
     rank, local_rank = _told("RANK", 0), _told("LOCAL_RANK", 0)
     os.environ.setdefault("LOCAL_RANK", "0")
-    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if world_size() > 1 and name not in os.environ]:
-        raise _odd(f"WORLD_SIZE={world_size()} in the environment without {' and '.join(missing)}: type unset WORLD_SIZE for one "
-                          "process, or start several with torchrun or mfa-train launch")
+    if missing := [
+        name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if world_size() > 1 and name not in os.environ
+    ]:
+        raise _odd(
+            f"WORLD_SIZE={world_size()} in the environment without {' and '.join(missing)}: type unset WORLD_SIZE for "
+            "one "
+            "process, or start several with torchrun or mfa-train launch"
+        )
     if rank >= world_size():
-        raise _odd(f"RANK={rank} in the environment is none of the WORLD_SIZE={world_size()} processes: type unset RANK for one "
-                          "process, or start several with torchrun or mfa-train launch")
+        raise _odd(
+            f"RANK={rank} in the environment is none of the WORLD_SIZE={world_size()} processes: type unset RANK for "
+            "one "
+            "process, or start several with torchrun or mfa-train launch"
+        )
     if torch.cuda.is_available():
         device, backend = torch.device("cuda", local_rank), "nccl"
         torch.cuda.set_device(device)
@@ -122,6 +133,7 @@ def join(timeout: timedelta = timedelta(minutes=30)) -> Ranks:
     else:
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
         store.set_timeout(timeout)
-    dist.init_process_group(backend, store=dist.PrefixStore("default_pg", store), rank=rank, world_size=world_size(),
-                            timeout=timeout)
+    dist.init_process_group(
+        backend, store=dist.PrefixStore("default_pg", store), rank=rank, world_size=world_size(), timeout=timeout
+    )
     return Ranks(rank, world_size(), device, dist.PrefixStore("mfa_train", store))

@@ -1,9 +1,9 @@
 """Where a run goes on, and what may have changed since.
 
-Refused, since the curve would be another run's: what changes the model, the data or their order. (Where the data come from
-may change, as from a disk to a bucket: they are compared by what they are, `Batches.identity`.) Accepted and written
-down: how long, how fast and on what it is trained (steps, learning rate, schedule, ZeRO stage, number of processes,
-precision, …). Free: what changes no number.
+Refused, since the curve would be another run's: what changes the model, the data or their order. (Where the data come
+from may change, as from a disk to a bucket: they are compared by what they are, `Batches.identity`.) Accepted and
+written down: how long, how fast and on what it is trained (steps, learning rate, schedule, ZeRO stage, number of
+processes, precision, …). Free: what changes no number.
 """
 
 import dataclasses
@@ -23,8 +23,26 @@ from mfa_train.training.ranks import Ranks, world_size
 from mfa_train.training.rng import set_rng_state
 from mfa_train.training.stretches import HARMLESS
 
-FREE = ("name", "resume", "data_dir", "data.path", "data.corpora", "data.cache_", "runs_dir", "tracking.", "sample.", "match.",
-        "cluster.", "sweep.", "checkpoint.", "guard.hang_seconds", "plan.context", "plan.mfu", "plan.decode_counting", "plan.check")
+FREE = (
+    "name",
+    "resume",
+    "data_dir",
+    "data.path",
+    "data.corpora",
+    "data.cache_",
+    "runs_dir",
+    "tracking.",
+    "sample.",
+    "match.",
+    "cluster.",
+    "sweep.",
+    "checkpoint.",
+    "guard.hang_seconds",
+    "plan.context",
+    "plan.mfu",
+    "plan.decode_counting",
+    "plan.check",
+)
 REFUSED = ("attention.", "model.", "data.document_mask", "seed:", "training.batch_size", "training.sequence_length")
 ACCEPTED = ("attention.kernel", "model.learning_rate", "model.max_position_embeddings")
 """Among the refused."""
@@ -44,7 +62,8 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     """Of the steps since the last record."""
     stretches: list[dict] = field(default_factory=list)
-    """From which step with which settings, another run's before it branched off included; empty in an older checkpoint."""
+    """From which step with which settings, another run's before it branched off included; empty in an older
+    checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +90,30 @@ def changes(old: dict, config: Config) -> tuple[list[str], list[str]]:
 
 
 def settings(config: Config, dtype: torch.dtype) -> dict[str, Any]:
-    """What may change on the way and shapes the curve: a stretch's part of the config. `dtype` is what its precision means
-    here."""
+    """What may change on the way and shapes the curve: a stretch's part of the config. `dtype` is what its precision
+    means here."""
     refused = tuple(key.rstrip(":") for key in REFUSED)
-    found = {key: value for key, value in configs.flat(dataclasses.asdict(config)).items()
-             if not key.startswith((*FREE, *refused, *HARMLESS))}
+    found = {
+        key: value
+        for key, value in configs.flat(dataclasses.asdict(config)).items()
+        if not key.startswith((*FREE, *refused, *HARMLESS))
+    }
     del found["training.tokens"]
-    return found | {"training.steps": config.training.total_steps,
-                    "precision": {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]}
+    return found | {
+        "training.steps": config.training.total_steps,
+        "precision": {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype],
+    }
 
 
-def starting_point(config: Config, folder: Path, data: dict[str, Any], say: Callable[[str], None],
-                   vouch: Callable[[Path], dict] = verified) -> StartingPoint | None:
-    """The newest whole checkpoint that `resume` means; None to start from the first step. `data` is Batches.identity(); `vouch`
-    gives a checkpoint's manifest or raises Damaged.
+def starting_point(
+    config: Config,
+    folder: Path,
+    data: dict[str, Any],
+    say: Callable[[str], None],
+    vouch: Callable[[Path], dict] = verified,
+) -> StartingPoint | None:
+    """The newest whole checkpoint that `resume` means; None to start from the first step. `data` is Batches.identity();
+    `vouch` gives a checkpoint's manifest or raises Damaged.
 
     Raises ConfigError where there is none that must be, or where one is another run's; DataError where all are damaged.
     """
@@ -98,16 +127,20 @@ def starting_point(config: Config, folder: Path, data: dict[str, Any], say: Call
             damaged.append(checkpoint)
             continue
         if _is_older(config.resume, folder, checkpoint, damaged):
-            say(f"resume={config.resume}: this run is at {checkpoint.name} already and goes on from there; type name=… for a run "
-                "of its own from another checkpoint")
+            say(
+                f"resume={config.resume}: this run is at {checkpoint.name} already and goes on from there; type "
+                "name=… for a run "
+                "of its own from another checkpoint"
+            )
         if damaged:
             say(f"{checkpoint} is whole: the run goes on from there")
         return StartingPoint(checkpoint, content, damaged, _accepted(config, checkpoint, content, data))
     if damaged:
         raise DataError(f"{where}: no checkpoint is whole; type resume=never to train anew, the old run is moved aside")
     if config.resume not in ("auto", "never"):
-        raise ConfigError(f"resume={config.resume}: there is no checkpoint in {where}; type resume=auto to start without "
-                          "one")
+        raise ConfigError(
+            f"resume={config.resume}: there is no checkpoint in {where}; type resume=auto to start without one"
+        )
     return None
 
 
@@ -133,16 +166,20 @@ def _candidates(config: Config, folder: Path) -> tuple[list[Path], Path]:
         return found(own), own
     path = Path(config.resume)
     if not path.is_dir():
-        raise ConfigError(f"resume={path}: expected {', '.join(RESUME)}, or a folder that is there: a checkpoint, as "
-                          "runs/mfa-nano/checkpoints/step-00000100, or a run, as runs/mfa-nano")
+        raise ConfigError(
+            f"resume={path}: expected {', '.join(RESUME)}, or a folder that is there: a checkpoint, as "
+            "runs/mfa-nano/checkpoints/step-00000100, or a run, as runs/mfa-nano"
+        )
     return ([path], path) if path.name.startswith("step-") else (found(path / "checkpoints"), path / "checkpoints")
 
 
 def _is_older(resume: str, folder: Path, newest: Path, damaged: list[Path]) -> bool:
-    """Whether `resume` names something else among this run's own checkpoints than its newest. Told and not refused: a job that is
-    queued again comes with the words it was first launched with."""
+    """Whether `resume` names something else among this run's own checkpoints than its newest. Told and not refused: a
+    job that is queued again comes with the words it was first launched with."""
     asked = Path(resume).resolve()
-    return asked.parent == (folder / "checkpoints").resolve() and asked.name not in {path.name for path in (newest, *damaged)}
+    return asked.parent == (folder / "checkpoints").resolve() and asked.name not in {
+        path.name for path in (newest, *damaged)
+    }
 
 
 def _accepted(config: Config, checkpoint: Path, content: dict, data: dict[str, Any]) -> list[str]:
@@ -150,11 +187,15 @@ def _accepted(config: Config, checkpoint: Path, content: dict, data: dict[str, A
     old = content["data"]
     refused += [f"data {line}" for line in configs.differences(old, data)]
     if refused:
-        raise ConfigError(f"{checkpoint} is of another model or other data ({'; '.join(refused[:3])}"
-                          f"{', …' if len(refused) > 3 else ''}); type name=… for a run of its own, or resume=never")
+        raise ConfigError(
+            f"{checkpoint} is of another model or other data ({'; '.join(refused[:3])}"
+            f"{', …' if len(refused) > 3 else ''}); type name=… for a run of its own, or resume=never"
+        )
     if content["step"] > config.training.total_steps:
-        raise ConfigError(f"training.steps={config.training.total_steps}: {checkpoint} is further already; type "
-                          f"training.steps={content['step']} or more")
+        raise ConfigError(
+            f"training.steps={config.training.total_steps}: {checkpoint} is further already; type "
+            f"training.steps={content['step']} or more"
+        )
     if content["world_size"] != world_size():
         accepted.append(f"processes: {content['world_size']} -> {world_size()}")
     return accepted

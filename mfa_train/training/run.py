@@ -1,13 +1,13 @@
 """A run from config to closing table.
 
-    1. The variant is matched where the config asks for it. What can be known to fail is checked: the config, the batch
-       over the ranks, the memory, the run folder.
-    2. The corpus is prepared, or found prepared.
-    3. Model, optimizer and DeepSpeed engine are built; the run folder is made, or made ready to go on from the newest
-       whole checkpoint, which is read into the engine.
-    4. Steps, with an evaluation and a checkpoint every so often; every record goes to metrics.jsonl, the terminal and
-       W&B.
-    5. Final weights, summary, closing table and a sample of text.
+1. The variant is matched where the config asks for it. What can be known to fail is checked: the config, the batch
+   over the ranks, the memory, the run folder.
+2. The corpus is prepared, or found prepared.
+3. Model, optimizer and DeepSpeed engine are built; the run folder is made, or made ready to go on from the newest
+   whole checkpoint, which is read into the engine.
+4. Steps, with an evaluation and a checkpoint every so often; every record goes to metrics.jsonl, the terminal and
+   W&B.
+5. Final weights, summary, closing table and a sample of text.
 """
 
 import os
@@ -56,8 +56,10 @@ def run(config: Config) -> dict:
     if match:
         ranks.say("\n".join(f"matched: {line}" for line in told(match)))
     if finished := ranks.on_first(folder.open):
-        ranks.say(f"{closing_table(finished)}\n\n{where_to_look(folder)}\n"
-                  f"{folder.path} holds this run, finished before. To train it again: resume=never")
+        ranks.say(
+            f"{closing_table(finished)}\n\n{where_to_look(folder)}\n"
+            f"{folder.path} holds this run, finished before. To train it again: resume=never"
+        )
         return finished
     ranks.on_first(lambda: prepare_all(config.data, ranks.say))
     corpora = open_all(config.data, ranks.say)
@@ -76,13 +78,29 @@ def run(config: Config) -> dict:
     if start:
         restore(engine, start, ranks)
         progress, guard = start.progress, Guard(config.guard, ranks.say, start.content["guard"])
-        ranks.say("\n".join([f"goes on from {start.checkpoint}, after step {progress.step}",
-                             *(f"changed since: {line}" for line in start.accepted)]))
+        ranks.say(
+            "\n".join(
+                [
+                    f"goes on from {start.checkpoint}, after step {progress.step}",
+                    *(f"changed since: {line}" for line in start.accepted),
+                ]
+            )
+        )
     progress.stretches = continued(progress.stretches, progress.step, settings(config, dtype))
-    evaluate = Evaluator(held_out, inputs_of, config.training.micro_batch(ranks.world_size), ranks, tokenizer.token_bytes)
+    evaluate = Evaluator(
+        held_out, inputs_of, config.training.micro_batch(ranks.world_size), ranks, tokenizer.token_bytes
+    )
     zlib_bits = zlib_bits_per_byte(tokenizer, evaluate.targets)
-    origin = ranks.on_first(lambda: provenance((folder.path / "config.yaml").read_bytes(), {
-        "tokenizer_sha256": tokenizer.sha256, "train_sha256": batches.fingerprint, "held_out_sha256": held_out.fingerprint}))
+    origin = ranks.on_first(
+        lambda: provenance(
+            (folder.path / "config.yaml").read_bytes(),
+            {
+                "tokenizer_sha256": tokenizer.sha256,
+                "train_sha256": batches.fingerprint,
+                "held_out_sha256": held_out.fingerprint,
+            },
+        )
+    )
     peak = Peak(device, dtype, ranks.say)
     log = open_log(config, folder.path, plan, start) if ranks.first else SilentLog()
     status, record = "failed", log.last_record()
@@ -97,8 +115,20 @@ def run(config: Config) -> dict:
             evaluate.on_pass = lambda: watchdog.alive(watchdog.step)
             while True:
                 try:
-                    for record in train(engine, config, batches, inputs_of, ranks, plan["flops"]["train_per_token"],
-                                        peak, evaluate, on_step, progress, guard, checkpoints):
+                    for record in train(
+                        engine,
+                        config,
+                        batches,
+                        inputs_of,
+                        ranks,
+                        plan["flops"]["train_per_token"],
+                        peak,
+                        evaluate,
+                        on_step,
+                        progress,
+                        guard,
+                        checkpoints,
+                    ):
                         log.log(record)
                     break
                 except Poisoned as poisoned:

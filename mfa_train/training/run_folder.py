@@ -27,7 +27,6 @@ from mfa_train.training.resume import StartingPoint, changes
 from mfa_train.training.run_lock import FILE as LOCK_FILE
 from mfa_train.training.run_lock import RunLock
 
-
 SUMMARY = "summary.json"
 ENDS = ("finished", "stopped", "failed")
 FILES = ("config.yaml", "plan.json", METRICS, SUMMARY, STARTS)
@@ -52,7 +51,9 @@ class RunFolder:
         Raises ConfigError where the folder holds another run, is in use or cannot be written.
         """
         if os.path.lexists(self.path) and not self.path.is_dir():
-            raise ConfigError(f"name={self.config.name}: {self.path} is no folder; type name=… for a run beside it, or move it")
+            raise ConfigError(
+                f"name={self.config.name}: {self.path} is no folder; type name=… for a run beside it, or move it"
+            )
         _require_writable(self.path, f"runs_dir={self.config.runs_dir}")
         if self._is_empty():
             return None
@@ -69,14 +70,17 @@ class RunFolder:
         if finished and self.config.training.total_steps <= old.training.total_steps:
             refused += accepted  # there is nothing left to train with them
         if refused:
-            raise ConfigError(f"name={self.config.name}: {self.path} holds another run ({'; '.join(refused[:3])}"
-                              f"{', …' if len(refused) > 3 else ''}); {mend}")
+            raise ConfigError(
+                f"name={self.config.name}: {self.path} holds another run ({'; '.join(refused[:3])}"
+                f"{', …' if len(refused) > 3 else ''}); {mend}"
+            )
         if finished and not accepted:
             return finished
         if final_checkpoint(self.path).is_dir() and not found(self.checkpoints):
             what = "is finished" if finished else "has final weights but no summary.json that says so"
-            raise ConfigError(f"name={self.config.name}: {self.path} {what}, and there is no checkpoint to go on from; "
-                              f"{mend}")
+            raise ConfigError(
+                f"name={self.config.name}: {self.path} {what}, and there is no checkpoint to go on from; {mend}"
+            )
         self.lock.take()
         return None
 
@@ -89,8 +93,10 @@ class RunFolder:
         try:
             return self._create(plan, start)
         except OSError as error:
-            raise ConfigError(f"runs_dir={self.config.runs_dir}: {self.path} cannot be written ({error.strerror}); type "
-                              "runs_dir=FOLDER with room") from error
+            raise ConfigError(
+                f"runs_dir={self.config.runs_dir}: {self.path} cannot be written ({error.strerror}); type "
+                "runs_dir=FOLDER with room"
+            ) from error
 
     def _create(self, plan: dict, start: StartingPoint | None) -> int:
         if self.config.resume == "never":
@@ -146,8 +152,10 @@ class RunFolder:
         try:
             self.path.rename(aside)
         except OSError as error:
-            raise ConfigError(f"resume=never: {self.path} cannot be moved to {aside} ({error.strerror}); type name=… for "
-                              "a run beside it, or move it yourself") from error
+            raise ConfigError(
+                f"resume=never: {self.path} cannot be moved to {aside} ({error.strerror}); type name=… for "
+                "a run beside it, or move it yourself"
+            ) from error
         self.lock.release()
 
     def close(self, summary: dict) -> None:
@@ -162,7 +170,8 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def _is_empty(self) -> bool:
-        """Whether there is nothing of a run yet; what a launch, or a kill while it was being created, leaves is nothing."""
+        """Whether there is nothing of a run yet; what a launch, or a kill while it was being created, leaves is
+        nothing."""
         nothing = {LOCK_FILE, LAUNCH, LOGS, *(f"{name}.partial" for name in FILES)}
         return not self.path.exists() or {path.name for path in self.path.iterdir()} <= nothing
 
@@ -216,4 +225,6 @@ def _require_writable(path: Path, key: str) -> None:
         if not any(path.iterdir()):
             path.rmdir()
     except OSError as error:
-        raise ConfigError(f"{key}: {path} cannot be written ({error.strerror}); type runs_dir=FOLDER with one that can") from None
+        raise ConfigError(
+            f"{key}: {path} cannot be written ({error.strerror}); type runs_dir=FOLDER with one that can"
+        ) from None

@@ -26,19 +26,25 @@ class RunLock:
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise ConfigError(f"{self.path}: cannot be written ({error.strerror}); type runs_dir=FOLDER with one that "
-                              "can, or with room") from None
+            raise ConfigError(
+                f"{self.path}: cannot be written ({error.strerror}); type runs_dir=FOLDER with one that "
+                "can, or with room"
+            ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(descriptor, 4096).decode(errors="replace").strip()
             os.close(descriptor)
-            raise ConfigError(f"{self.path.parent}: another process works in this run folder ({holder or 'unknown'}); "
-                              "type name=… for a run beside it, or end that process") from None
+            raise ConfigError(
+                f"{self.path.parent}: another process works in this run folder ({holder or 'unknown'}); "
+                "type name=… for a run beside it, or end that process"
+            ) from None
         except OSError as error:
             os.close(descriptor)
-            raise ConfigError(f"{self.path}: its file system cannot lock files ({error.strerror}); type runs_dir=FOLDER on one "
-                              "that can") from None
+            raise ConfigError(
+                f"{self.path}: its file system cannot lock files ({error.strerror}); type runs_dir=FOLDER on one "
+                "that can"
+            ) from None
         self.descriptor = descriptor
         with contextlib.suppress(OSError):  # a full disk: it is held all the same
             os.ftruncate(descriptor, 0)

@@ -14,20 +14,31 @@ from mfa_train.training.run_folder import final_checkpoint
 from mfa_train.training.weights import final_tokenizer, load_weights, read_weights
 
 
-def sample_text(config: SampleConfig, seed: int, model: LanguageModel, tokenizer: Tokenizer,
-                device: torch.device) -> str:
+def sample_text(
+    config: SampleConfig, seed: int, model: LanguageModel, tokenizer: Tokenizer, device: torch.device
+) -> str:
     """The prompt, as the start of a document, and what the model makes of it. Ids that are no token of the tokenizer (a
-    model's vocabulary may be larger) are never drawn. Raises ConfigError for a prompt that is no text, DataError for a model
-    that gives no probabilities."""
+    model's vocabulary may be larger) are never drawn. Raises ConfigError for a prompt that is no text, DataError for a
+    model that gives no probabilities."""
     try:
         config.prompt.encode()
     except UnicodeEncodeError as error:
-        raise ConfigError(f"sample.prompt={ascii(config.prompt)}: character {error.start + 1} is half of a surrogate pair, no text; "
-                          "type it in UTF-8") from error
+        raise ConfigError(
+            f"sample.prompt={config.prompt!a}: character {error.start + 1} is half of a surrogate pair, no text; "
+            "type it in UTF-8"
+        ) from error
     prompt = torch.tensor([[tokenizer.eos_id, *tokenizer.encode([config.prompt])[0].tolist()]], device=device)
-    tokens = generate(model, prompt, config.max_new_tokens, temperature=config.temperature, top_k=config.top_k,
-                      top_p=config.top_p, seed=seed, eos_id=tokenizer.eos_id,
-                      known=torch.from_numpy(tokenizer.known).to(device))
+    tokens = generate(
+        model,
+        prompt,
+        config.max_new_tokens,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        seed=seed,
+        eos_id=tokenizer.eos_id,
+        known=torch.from_numpy(tokenizer.known).to(device),
+    )
     return tokenizer.decode(tokens[0, 1:].tolist())
 
 

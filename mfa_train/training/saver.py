@@ -105,8 +105,10 @@ class Saver:
                 failed = [str(error)]
         shutil.rmtree(partial, ignore_errors=True)
         kept = next(filter(plausible, found(self.checkpoints)), None)
-        self.ranks.say(f"warning: the checkpoint of step {step} could not be written ({failed[0]}); the run goes on, "
-                       f"and {f'{kept.name} stays the newest' if kept else 'there is none yet'}")
+        self.ranks.say(
+            f"warning: the checkpoint of step {step} could not be written ({failed[0]}); the run goes on, "
+            f"and {f'{kept.name} stays the newest' if kept else 'there is none yet'}"
+        )
 
     def _prune(self) -> None:
         try:

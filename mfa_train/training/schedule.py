@@ -31,5 +31,7 @@ def decay_start(config: ScheduleConfig, total_steps: int) -> int:
 def check_schedule(config: ScheduleConfig, total_steps: int) -> None:
     """Raises ConfigError for a warmup longer than the run."""
     if not 0 <= config.warmup_steps <= total_steps:
-        raise ConfigError(f"schedule.warmup_steps={config.warmup_steps} does not fit into {total_steps} steps: "
-                          f"type schedule.warmup_steps={total_steps // 10}")
+        raise ConfigError(
+            f"schedule.warmup_steps={config.warmup_steps} does not fit into {total_steps} steps: "
+            f"type schedule.warmup_steps={total_steps // 10}"
+        )

@@ -1,9 +1,11 @@
-"""From which step a run was trained with which settings: what its loss curve is a function of, beside what never changes.
+"""From which step a run was trained with which settings: what its loss curve is a function of, beside what never
+changes.
 
-A run that goes on with other settings begins a new stretch; the list travels with the checkpoints, so a run that starts from
-another's has that one's up to there, and summary.json holds all of them. A run is what its config says (and would be again,
-trained from the start) where every earlier stretch is, step by step, what the last one's settings would have had it be: so
-are a run that was killed and went on, and one that branches off another before either's learning rate decays.
+A run that goes on with other settings begins a new stretch; the list travels with the checkpoints, so a run that starts
+from another's has that one's up to there, and summary.json holds all of them. A run is what its config says (and would
+be again, trained from the start) where every earlier stretch is, step by step, what the last one's settings would have
+had it be: so are a run that was killed and went on, and one that branches off another before either's learning rate
+decays.
 """
 
 import itertools
@@ -14,9 +16,22 @@ from mfa_train.config import ScheduleConfig
 from mfa_train.errors import ConfigError
 from mfa_train.training.schedule import decay_start, learning_rate
 
-HARMLESS = ("zero", "offload", "attention.kernel", "model.learning_rate", "model.max_position_embeddings", "data.", "plan.",
-            "processes", "training.micro_batch_size", "training.activation_checkpointing", "training.compile",
-            "training.log_every", "training.eval_every", "training.eval_sequences")
+HARMLESS = (
+    "zero",
+    "offload",
+    "attention.kernel",
+    "model.learning_rate",
+    "model.max_position_embeddings",
+    "data.",
+    "plan.",
+    "processes",
+    "training.micro_batch_size",
+    "training.activation_checkpointing",
+    "training.compile",
+    "training.log_every",
+    "training.eval_every",
+    "training.eval_sequences",
+)
 """May change on the way: rounding alone, or what is looked at. (Data are told apart by what they are.)"""
 SCHEDULE = ("name", "warmup_steps", "min_lr_ratio", "decay_fraction")
 RATE = ("optimizer.lr", "training.steps", *(f"schedule.{key}" for key in SCHEDULE))
@@ -29,8 +44,8 @@ ROUNDING = 1e-9
 
 
 def continued(stretches: Sequence[dict], step: int, settings: Mapping[str, Any]) -> list[dict]:
-    """The stretches of a run that goes on after `step` with `settings`: a new one where they are others. Where nothing is
-    known of the steps before (a checkpoint of an older version), the first one begins later than 0."""
+    """The stretches of a run that goes on after `step` with `settings`: a new one where they are others. Where nothing
+    is known of the steps before (a checkpoint of an older version), the first one begins later than 0."""
     before = [one for one in stretches if one["from_step"] < step]
     if before and all(before[-1].get(key, value) == value for key, value in settings.items()):
         return before
@@ -38,8 +53,8 @@ def continued(stretches: Sequence[dict], step: int, settings: Mapping[str, Any])
 
 
 def spliced(stretches: Sequence[Mapping[str, Any]]) -> str | None:
-    """What an earlier stretch had that the last one's settings would not have given it; None where all are one curve. A key
-    that a stretch lacks is one that its version did not know, and changed nothing."""
+    """What an earlier stretch had that the last one's settings would not have given it; None where all are one curve. A
+    key that a stretch lacks is one that its version did not know, and changed nothing."""
     last = stretches[-1]
     for one, following in itertools.pairwise(stretches):
         first, end = one["from_step"], following["from_step"]
@@ -50,7 +65,8 @@ def spliced(stretches: Sequence[Mapping[str, Any]]) -> str | None:
         if others:
             told = ", ".join(f"{key}={one[key]}" for key in others[:3])
             return f"steps {first + 1} to {end} were trained with {told}, those since with " + ", ".join(
-                str(last[key]) for key in others[:3])
+                str(last[key]) for key in others[:3]
+            )
     return None
 
 

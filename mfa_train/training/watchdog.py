@@ -4,8 +4,8 @@ A thread of each rank looks at when the last step ended. After guard.hang_second
 stack and how far each rank had come, and ends the process; the launcher ends the others. A rank that hangs leaves the
 others waiting in a collective, so their watchdogs speak even where its own cannot.
 
-It watches from before the first step on, compilation and the first shards from afar included; an evaluation pass counts as a
-step. Until then, while a corpus is prepared and the engine built, the process group's own timeout holds.
+It watches from before the first step on, compilation and the first shards from afar included; an evaluation pass counts
+as a step. Until then, while a corpus is prepared and the engine built, the process group's own timeout holds.
 """
 
 import faulthandler
@@ -56,8 +56,10 @@ class Watchdog:
                 pass
 
     def _end(self) -> None:
-        told = (f"rank {self.ranks.rank}: error: no step ended for {self.seconds:.0f} s (guard.hang_seconds); step "
-                f"{self.step} was the last. {self._others()}Where this rank stands:")
+        told = (
+            f"rank {self.ranks.rank}: error: no step ended for {self.seconds:.0f} s (guard.hang_seconds); step "
+            f"{self.step} was the last. {self._others()}Where this rank stands:"
+        )
         unbroken(sys.stderr, lambda: print(told, file=sys.stderr, flush=True))
         faulthandler.dump_traceback()
         os._exit(EXIT_STATUS)

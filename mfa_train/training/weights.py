@@ -1,7 +1,7 @@
 """A run's final weights as safetensors, under Hugging Face's names, and the tokenizer that its corpus was made with.
 
-separator.json beside them says which token stood behind each document: {"format", "token", "id"}. Runs from before there was
-one have none; then the tokenizer is asked as it was then.
+separator.json beside them says which token stood behind each document: {"format", "token", "id"}. Runs from before
+there was one have none; then the tokenizer is asked as it was then.
 """
 
 import json
@@ -46,14 +46,17 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
             partial.rename(folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            raise TrainingError(f"{folder}: the final weights cannot be written ({error}); make room and type the same "
-                                "command again, which goes on from the last checkpoint") from error
+            raise TrainingError(
+                f"{folder}: the final weights cannot be written ({error}); make room and type the same "
+                "command again, which goes on from the last checkpoint"
+            ) from error
 
     ranks.on_first(write)
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    """Fills `model` with the weights of `folder`, in the model's own precision. Raises DataError where they are another model's."""
+    """Fills `model` with the weights of `folder`, in the model's own precision. Raises DataError where they are another
+    model's."""
     require_weights_of(model, weights, folder)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -65,8 +68,10 @@ def require_weights_of(model: torch.nn.Module, weights: dict[str, torch.Tensor],
     for name, parameter in model.named_parameters():
         if name not in weights or weights[name].shape != parameter.shape:
             there = f"in {tuple(weights[name].shape)}" if name in weights else "not there"
-            raise DataError(f"{folder / FILE}: {name} is {there}, where the run's config.yaml says {tuple(parameter.shape)}; the "
-                            "folder was changed by hand, or is damaged: train again with resume=never")
+            raise DataError(
+                f"{folder / FILE}: {name} is {there}, where the run's config.yaml says {tuple(parameter.shape)}; the "
+                "folder was changed by hand, or is damaged: train again with resume=never"
+            )
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -80,12 +85,14 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def final_tokenizer(folder: Path, eos_token: str | None) -> Tokenizer:
-    """The tokenizer beside the final weights. `eos_token`: the run's data.eos_token, which alone told of it in older runs. Raises
-    DataError."""
+    """The tokenizer beside the final weights. `eos_token`: the run's data.eos_token, which alone told of it in older
+    runs. Raises DataError."""
     try:
         record = json.loads((folder / SEPARATOR).read_text(encoding="utf-8"))
         if not isinstance(record, dict) or record.get("format") != SEPARATOR_FORMAT:
-            raise DataError(f"{folder / SEPARATOR}: of another form than format {SEPARATOR_FORMAT}, of a later version?")
+            raise DataError(
+                f"{folder / SEPARATOR}: of another form than format {SEPARATOR_FORMAT}, of a later version?"
+            )
     except FileNotFoundError:
         record = None
     except (OSError, ValueError) as error:

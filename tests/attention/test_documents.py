@@ -86,8 +86,17 @@ def test_windows_without_a_separator_are_trained_as_without_a_mask_bit_for_bit(d
         assert torch.equal(masked, plain)
 
 
-@pytest.mark.parametrize("kernel", ["sdpa", "tiled", pytest.param("flash", marks=pytest.mark.skipif(
-    _flash_missing(64) is not None, reason=f"flash-attn needs {_flash_missing(64)}"))])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        "sdpa",
+        "tiled",
+        pytest.param(
+            "flash",
+            marks=pytest.mark.skipif(_flash_missing(64) is not None, reason=f"flash-attn needs {_flash_missing(64)}"),
+        ),
+    ],
+)
 def test_kernels_stay_within_documents(kernel):
     device = "cuda" if kernel == "flash" else "cpu"
     tensors, grad = inputs(3, 120, 6, 2, 48, 32, device)

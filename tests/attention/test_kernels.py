@@ -36,8 +36,11 @@ def inputs(batch, tokens, heads, kv_heads, qk_dim, v_dim, device="cpu") -> tuple
         return torch.randn(shape, generator=generator).bfloat16().to(device)
 
     # Keys and values with a common part, as in trained models: differences of large numbers show rounding.
-    q, k, v = values(batch, tokens, heads, qk_dim), values(batch, tokens, kv_heads, qk_dim), values(
-        batch, tokens, kv_heads, v_dim)
+    q, k, v = (
+        values(batch, tokens, heads, qk_dim),
+        values(batch, tokens, kv_heads, qk_dim),
+        values(batch, tokens, kv_heads, v_dim),
+    )
     return [2 * q, k + 0.5, v + 0.5], values(batch, tokens, heads, v_dim)
 
 

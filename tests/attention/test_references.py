@@ -7,8 +7,16 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from mfa_train.attention.rope import Rope, RopeScaling, inverse_frequencies
 
-SHAPE = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "num_attention_heads": 4,
-         "vocab_size": 199, "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_position_embeddings": 64}
+SHAPE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "vocab_size": 199,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 64,
+}
 
 
 def assert_same_logits(ours, theirs):
@@ -21,31 +29,68 @@ def assert_same_logits(ours, theirs):
 
 @pytest.mark.parametrize("attention, kv_heads", [("mha", 4), ("gqa", 2), ("mqa", 1)])
 def test_equals_transformers_llama(attention, kv_heads, small_model):
-    config = LlamaConfig(**SHAPE, num_key_value_heads=kv_heads, head_dim=16, rope_parameters={
-        "rope_type": "default", "rope_theta": 10000.0})
+    config = LlamaConfig(
+        **SHAPE,
+        num_key_value_heads=kv_heads,
+        head_dim=16,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )
     assert_same_logits(small_model(attention, std=0.05), LlamaForCausalLM(config))
 
 
 @pytest.mark.parametrize("q_lora_rank", [48, None])
 def test_mla_equals_transformers_deepseek_v3(q_lora_rank, small_model):
     config = DeepseekV3Config(
-        **SHAPE, q_lora_rank=q_lora_rank, kv_lora_rank=24, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=12,
-        first_k_dense_replace=2, num_key_value_heads=4, rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
-    ours = small_model("mla", f"attention.q_lora_rank={q_lora_rank or 'null'}", "attention.kv_lora_rank=24",
-                       "attention.qk_nope_head_dim=16", "attention.qk_rope_head_dim=8", "attention.v_head_dim=12",
-                       std=0.05)
+        **SHAPE,
+        q_lora_rank=q_lora_rank,
+        kv_lora_rank=24,
+        qk_nope_head_dim=16,
+        qk_rope_head_dim=8,
+        v_head_dim=12,
+        first_k_dense_replace=2,
+        num_key_value_heads=4,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )
+    ours = small_model(
+        "mla",
+        f"attention.q_lora_rank={q_lora_rank or 'null'}",
+        "attention.kv_lora_rank=24",
+        "attention.qk_nope_head_dim=16",
+        "attention.qk_rope_head_dim=8",
+        "attention.v_head_dim=12",
+        std=0.05,
+    )
     assert_same_logits(ours, DeepseekV3ForCausalLM(config))
 
 
-@pytest.mark.parametrize("scaling, theirs", [
-    (RopeScaling("linear", 4.0), {"rope_type": "linear", "factor": 4.0}),
-    (RopeScaling("yarn", 8.0, 4096), {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 4096}),
-    (RopeScaling("llama3", 8.0, 8192), {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
-                                        "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}),
-])
+@pytest.mark.parametrize(
+    "scaling, theirs",
+    [
+        (RopeScaling("linear", 4.0), {"rope_type": "linear", "factor": 4.0}),
+        (
+            RopeScaling("yarn", 8.0, 4096),
+            {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 4096},
+        ),
+        (
+            RopeScaling("llama3", 8.0, 8192),
+            {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            },
+        ),
+    ],
+)
 def test_rope_scalings_equal_transformers(scaling, theirs):
-    config = LlamaConfig(hidden_size=512, num_attention_heads=4, head_dim=128, max_position_embeddings=32768,
-                         rope_parameters={"rope_theta": 500000.0, **theirs})
+    config = LlamaConfig(
+        hidden_size=512,
+        num_attention_heads=4,
+        head_dim=128,
+        max_position_embeddings=32768,
+        rope_parameters={"rope_theta": 500000.0, **theirs},
+    )
     expected, factor = ROPE_INIT_FUNCTIONS[theirs["rope_type"]](config, device="cpu")
     torch.testing.assert_close(inverse_frequencies(128, 500000.0, scaling), expected, rtol=1e-5, atol=0)
     assert Rope(128, 500000.0, scaling).attention_factor == pytest.approx(factor)
@@ -83,9 +128,17 @@ def test_mfa_equals_the_papers_equation(inter_norm, small_model):
         for head in range(4):
             rows = slice(head * dim, (head + 1) * dim)
             q_c, o_c = layer.wq.weight[rows].t(), layer.o_proj.weight[:, rows].t()
-            scores = torch.stack([torch.stack([
-                latent[i] @ q_c @ rotation(dim, i).t() @ rotation(dim, j) @ (x[j] @ s_k) for j in range(tokens)
-            ]) for i in range(tokens)])
+            scores = torch.stack(
+                [
+                    torch.stack(
+                        [
+                            latent[i] @ q_c @ rotation(dim, i).t() @ rotation(dim, j) @ (x[j] @ s_k)
+                            for j in range(tokens)
+                        ]
+                    )
+                    for i in range(tokens)
+                ]
+            )
             expected += causal_softmax(scores / dim**0.5) @ (x @ s_v @ o_c)
         found = layer(x[None], model.model.rope(torch.arange(tokens)))[0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -97,12 +150,16 @@ def test_mfa_kr_with_closed_gates_is_mfa_whose_value_head_is_its_unrotated_key_h
     positions = kr.rope(torch.arange(13))
     for reuse, plain in zip(kr.layers, mfa.layers):
         reuse.self_attn.alpha.data.zero_()
-        plain.self_attn.load_state_dict({
-            **{name: weight for name, weight in reuse.self_attn.state_dict().items() if name != "alpha"},
-            "v_proj.weight": reuse.self_attn.k_proj.weight,
-        })
+        plain.self_attn.load_state_dict(
+            {
+                **{name: weight for name, weight in reuse.self_attn.state_dict().items() if name != "alpha"},
+                "v_proj.weight": reuse.self_attn.k_proj.weight,
+            }
+        )
         with torch.no_grad():
-            torch.testing.assert_close(reuse.self_attn(x, positions), plain.self_attn(x, positions), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(
+                reuse.self_attn(x, positions), plain.self_attn(x, positions), rtol=1e-5, atol=1e-6
+            )
 
 
 def test_mfa_kr_gates_the_output_channels_of_the_value(small_model):

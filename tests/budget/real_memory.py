@@ -3,8 +3,8 @@
     python real_memory.py RANKS OVERRIDE…
 
 Prints one JSON object of rank 0: `states`, bytes of all tensors' storages once the second backward pass is done, its
-activations gone; `activations`, the most bytes the allocator had handed out at once during that pass beyond those before;
-`peak`, these and the tensors from before it; `copied`, what a save copies.
+activations gone; `activations`, the most bytes the allocator had handed out at once during that pass beyond those
+before; `peak`, these and the tensors from before it; `copied`, what a save copies.
 """
 
 import gc
@@ -38,8 +38,14 @@ def allocated_peak(recorded: profile) -> int:
 
 
 def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     from mfa_train import config as configs
     from mfa_train.training.engine import build_engine
     from mfa_train.training.ranks import join

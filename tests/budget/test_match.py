@@ -10,8 +10,14 @@ from mfa_train.budget.shape import measure
 from mfa_train.errors import ConfigError
 from tests.conftest import VARIANTS
 
-MLRA = ["model=3b", "model.num_hidden_layers=24", "model.hidden_size=3072", "model.intermediate_size=8192",
-        "model.num_attention_heads=24", "model.head_dim=128"]
+MLRA = [
+    "model=3b",
+    "model.num_hidden_layers=24",
+    "model.hidden_size=3072",
+    "model.intermediate_size=8192",
+    "model.num_attention_heads=24",
+    "model.head_dim=128",
+]
 
 
 class Shaped:
@@ -25,11 +31,14 @@ class Shaped:
         self.kv_bytes = shape.layers * shape.cache_values_per_layer * config.plan.cache_bytes
 
 
-@pytest.mark.parametrize("overrides, width", [
-    (["attention=mha"], 8192),
-    (["attention=mfa", "attention.head_dim=256", "attention.q_lora_rank=2048"], 8024),
-    (["attention=mla", "attention.q_lora_rank=1536", "attention.kv_lora_rank=512"], 9448),
-])
+@pytest.mark.parametrize(
+    "overrides, width",
+    [
+        (["attention=mha"], 8192),
+        (["attention=mfa", "attention.head_dim=256", "attention.q_lora_rank=2048"], 8024),
+        (["attention=mla", "attention.q_lora_rank=1536", "attention.kv_lora_rank=512"], 9448),
+    ],
+)
 def test_widths_are_those_that_the_mlra_paper_chose_by_hand(overrides, width):
     """arXiv 2603.02188's config files: 24 layers, hidden 3072, all of one size."""
     assert Shaped(*MLRA, *overrides, "match.reference=mha", "match.multiple_of=8").keys["intermediate_size"] == width
@@ -40,8 +49,13 @@ def test_widths_are_those_that_the_mlra_paper_chose_by_hand(overrides, width):
 @pytest.mark.parametrize("size, budget", [("7b", 24 * 1024), ("nano", 1000)])
 def test_cache_is_never_above_the_budget_and_parameters_within_half_a_percent(size, budget, attention, by):
     """1,000 bytes of nano are 125 values a layer, which no variant meets exactly."""
-    found = Shaped(f"model={size}", f"attention={attention}", f"match.kv_bytes_per_token={budget}",
-                   "match.reference=mha", f"match.by={by}")
+    found = Shaped(
+        f"model={size}",
+        f"attention={attention}",
+        f"match.kv_bytes_per_token={budget}",
+        "match.reference=mha",
+        f"match.by={by}",
+    )
     assert 0.5 * budget < found.kv_bytes <= budget
     assert found.params == pytest.approx(Shaped(f"model={size}", "attention=mha").params, rel=0.005)
     assert found.report["params"]["total"] == found.params
@@ -63,8 +77,9 @@ def test_heads_match_as_in_the_mfa_paper():
 
 def test_more_heads_can_reach_a_cache_that_this_size_has_not():
     """Above MHA's 512 KiB: GQA by heads has no largest cache to be refused for."""
-    found = Shaped("model=7b", "attention=gqa", "match.kv_bytes_per_token=1MiB", "match.params=9e9",
-                   "match.by=num_attention_heads")
+    found = Shaped(
+        "model=7b", "attention=gqa", "match.kv_bytes_per_token=1MiB", "match.params=9e9", "match.by=num_attention_heads"
+    )
     assert 512 * 1024 < found.kv_bytes <= 2**20 and found.params == pytest.approx(9e9, rel=0.005)
 
 
@@ -88,20 +103,30 @@ def test_the_budget_is_in_bytes_of_the_caches_type(cache_dtype, head_dim):
 
 
 def test_matching_what_is_matched_changes_nothing():
-    once, _ = matched(configs.load(["model=7b", "attention=mfa", "match.kv_bytes_per_token=24KiB", "match.reference=mha"]))
+    once, _ = matched(
+        configs.load(["model=7b", "attention=mfa", "match.kv_bytes_per_token=24KiB", "match.reference=mha"])
+    )
     assert matched(once)[0] == once
 
 
-@pytest.mark.parametrize("overrides, told", [
-    (["attention=tpa", "match.kv_bytes_per_token=12KiB"], "above: 20480 (k_rank=1, v_rank=1)"),
-    (["attention=mfa", "match.kv_bytes_per_token=192KiB", "match.reference=mha"], "Nearest cache possible below: "),
-    (["attention=gqa", "match.kv_bytes_per_token=1GiB"], "Nearest below: 524288 (num_key_value_heads=32); above: none"),
-    (["attention=mfa", "match.params=1e9"], "match.params="),
-    (["attention=mfa", "match.reference=mfra"], "match.reference=mfra: no such attention. Did you mean 'mfa'?"),
-    (["attention=mfa", "match.reference=mha", "match.params=1e9"], "two targets"),
-    *((["attention=mfa", f"match.kv_bytes_per_token='{given}'"], f"match.kv_bytes_per_token={given}: expected")
-      for given in ("0", "-1", "lots", "24 kilos", "0.5")),
-])
+@pytest.mark.parametrize(
+    "overrides, told",
+    [
+        (["attention=tpa", "match.kv_bytes_per_token=12KiB"], "above: 20480 (k_rank=1, v_rank=1)"),
+        (["attention=mfa", "match.kv_bytes_per_token=192KiB", "match.reference=mha"], "Nearest cache possible below: "),
+        (
+            ["attention=gqa", "match.kv_bytes_per_token=1GiB"],
+            "Nearest below: 524288 (num_key_value_heads=32); above: none",
+        ),
+        (["attention=mfa", "match.params=1e9"], "match.params="),
+        (["attention=mfa", "match.reference=mfra"], "match.reference=mfra: no such attention. Did you mean 'mfa'?"),
+        (["attention=mfa", "match.reference=mha", "match.params=1e9"], "two targets"),
+        *(
+            (["attention=mfa", f"match.kv_bytes_per_token='{given}'"], f"match.kv_bytes_per_token={given}: expected")
+            for given in ("0", "-1", "lots", "24 kilos", "0.5")
+        ),
+    ],
+)
 def test_what_cannot_be_says_what_can(overrides, told):
     with pytest.raises(ConfigError) as error:
         Shaped("model=7b", *overrides)
@@ -109,41 +134,59 @@ def test_what_cannot_be_says_what_can(overrides, told):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("given, expected", [("24576", 24576), ("24KiB", 24576), ("24KB", 24000), ("'24 KiB'", 24576),
-                                             ("1.5KiB", 1536), ("2e4", 20000)])
+@pytest.mark.parametrize(
+    "given, expected",
+    [("24576", 24576), ("24KiB", 24576), ("24KB", 24000), ("'24 KiB'", 24576), ("1.5KiB", 1536), ("2e4", 20000)],
+)
 def test_budgets_come_with_units_or_without(given, expected):
     assert configs.load([f"match.kv_bytes_per_token={given}"]).match.kv_bytes_per_token == expected
 
 
-@pytest.mark.parametrize("overrides", [
-    ("model=7b", "attention=tpa", "match.kv_bytes_per_token=12KiB"),
-    ("model=7b", "attention=mfa", "match.kv_bytes_per_token=192KiB", "match.reference=mha"),
-    ("model=7b", "attention=mla", "match.kv_bytes_per_token=4MiB", "match.reference=mha"),
-    ("model=nano", "attention=mfa", "match.kv_bytes_per_token=64KiB", "match.params=3e6", "match.by=num_attention_heads"),
-])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model=7b", "attention=tpa", "match.kv_bytes_per_token=12KiB"),
+        ("model=7b", "attention=mfa", "match.kv_bytes_per_token=192KiB", "match.reference=mha"),
+        ("model=7b", "attention=mla", "match.kv_bytes_per_token=4MiB", "match.reference=mha"),
+        (
+            "model=nano",
+            "attention=mfa",
+            "match.kv_bytes_per_token=64KiB",
+            "match.params=3e6",
+            "match.by=num_attention_heads",
+        ),
+    ],
+)
 def test_the_nearest_possible_budget_is_possible(overrides):
     with pytest.raises(ConfigError) as error:
         Shaped(*overrides)
     Shaped(*overrides, str(error.value).split("type ")[1])
 
 
-@pytest.mark.parametrize("asked", [
-    "model=280k attention=mfa match.params=150000 match.multiple_of=64",
-    "model=280k attention=mfa match.params=150000 match.multiple_of=256",
-    "model=280k attention=mqa match.params=75000 model.hidden_size=32 match.multiple_of=8",
-    "model=280k attention=mqa match.params=60000",
-    "model=280k attention=mla match.reference=mqa match.multiple_of=1000",
-    "model=nano attention=mqa match.kv_bytes_per_token=8 match.reference=mha",
-    "model=nano attention=mqa match.kv_bytes_per_token=100000000 match.reference=mha",
-    "model=nano attention=mfa_kr match.params=200000 match.by=num_attention_heads match.multiple_of=1",
-    "model=7b attention=mla match.kv_bytes_per_token=1000000000 match.params=6e9",
-])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "model=280k attention=mfa match.params=150000 match.multiple_of=64",
+        "model=280k attention=mfa match.params=150000 match.multiple_of=256",
+        "model=280k attention=mqa match.params=75000 model.hidden_size=32 match.multiple_of=8",
+        "model=280k attention=mqa match.params=60000",
+        "model=280k attention=mla match.reference=mqa match.multiple_of=1000",
+        "model=nano attention=mqa match.kv_bytes_per_token=8 match.reference=mha",
+        "model=nano attention=mqa match.kv_bytes_per_token=100000000 match.reference=mha",
+        "model=nano attention=mfa_kr match.params=200000 match.by=num_attention_heads match.multiple_of=1",
+        "model=7b attention=mla match.kv_bytes_per_token=1000000000 match.params=6e9",
+    ],
+)
 def test_what_is_advised_works(asked):
     words = ["data.vocab_size=512", *asked.split()]
     with pytest.raises(ConfigError) as told:
         matched(configs.load(words))
     advice, instead = re.search(r": type (match\.\S+)( instead of match\.reference)?$", str(told.value)).groups()
-    kept = [word for word in words if word.split("=")[0] not in (advice.split("=")[0], "match.reference" if instead else None)]
+    kept = [
+        word
+        for word in words
+        if word.split("=")[0] not in (advice.split("=")[0], "match.reference" if instead else None)
+    ]
     matched(configs.load([*kept, advice]))
 
 

@@ -21,8 +21,14 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 def real(ranks: int, *overrides: str) -> dict[str, int]:
     script = ROOT / "tests" / "budget" / "real_memory.py"
-    done = subprocess.run([sys.executable, script, str(ranks), *overrides], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, timeout=300)
+    done = subprocess.run(
+        [sys.executable, script, str(ranks), *overrides],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -30,8 +36,14 @@ def real(ranks: int, *overrides: str) -> dict[str, int]:
 @pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_model_states_of_two_ranks_are_those_predicted(zero, precision):
-    overrides = ["model=nano", "attention=mfa", f"zero={zero}", f"precision={precision}", "training.batch_size=2",
-                 "training.sequence_length=128"]
+    overrides = [
+        "model=nano",
+        "attention=mfa",
+        f"zero={zero}",
+        f"precision={precision}",
+        "training.batch_size=2",
+        "training.sequence_length=128",
+    ]
     found, config = real(2, *overrides), configs.load(overrides)
     states = model_states(measure(config.model, config.attention).parameter_sizes, DTYPES[precision], zero, ranks=2)
     assert states.weights + states.gradients + states.optimizer == pytest.approx(found["states"], rel=0.02)
@@ -40,15 +52,27 @@ def test_model_states_of_two_ranks_are_those_predicted(zero, precision):
     assert memory["total"] == pytest.approx(found["peak"] + found["copied"], rel=0.20)
 
 
-@pytest.mark.parametrize("model, attention, precision, checkpointing, sequences", [
-    ("nano", "mfa", "bf16", False, 4), ("nano", "mha", "fp32", False, 4), ("nano", "tpa", "bf16", True, 4),
-    ("tiny model.num_hidden_layers=2", "mla", "bf16", False, 2), ("tiny model.num_hidden_layers=2", "mha", "bf16", False, 2),
-    ("tiny", "gqa", "fp32", True, 4),
-])
+@pytest.mark.parametrize(
+    "model, attention, precision, checkpointing, sequences",
+    [
+        ("nano", "mfa", "bf16", False, 4),
+        ("nano", "mha", "fp32", False, 4),
+        ("nano", "tpa", "bf16", True, 4),
+        ("tiny model.num_hidden_layers=2", "mla", "bf16", False, 2),
+        ("tiny model.num_hidden_layers=2", "mha", "bf16", False, 2),
+        ("tiny", "gqa", "fp32", True, 4),
+    ],
+)
 def test_activations_are_those_that_a_real_step_allocates(model, attention, precision, checkpointing, sequences):
     """At ZeRO 1 in bf16 and 0 in float32 a pass allocates its gradients besides: they come as activations go."""
-    overrides = [*f"model={model}".split(), f"attention={attention}", f"precision={precision}", f"training.batch_size={sequences}",
-                 f"zero={1 if precision == 'bf16' else 0}", f"training.activation_checkpointing={checkpointing}"]
+    overrides = [
+        *f"model={model}".split(),
+        f"attention={attention}",
+        f"precision={precision}",
+        f"training.batch_size={sequences}",
+        f"zero={1 if precision == 'bf16' else 0}",
+        f"training.activation_checkpointing={checkpointing}",
+    ]
     memory = make_plan(configs.load(overrides), CPU, ranks=1)["memory"]
     predicted = memory["activations_checkpointed" if checkpointing else "activations"]
     assert predicted == pytest.approx(real(1, *overrides)["activations"], rel=0.20)

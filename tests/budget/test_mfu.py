@@ -20,8 +20,9 @@ H100 = next(device for device in KNOWN if device.name == "h100-80gb")
 
 def run_of(folder, *shares, device: str | None = "cpu", from_step: int | None = None, precision: str = "fp32"):
     """A run that logged these, every ten steps and at the first."""
-    (folder / "metrics.jsonl").write_text("".join(
-        json.dumps({"step": 10 * number or 1, "mfu": share}) + "\n" for number, share in enumerate(shares)))
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": 10 * number or 1, "mfu": share}) + "\n" for number, share in enumerate(shares))
+    )
     if device:
         (folder / "plan.json").write_text(json.dumps({"memory": {"device": device}, "time": {"precision": precision}}))
     if from_step is not None:
@@ -45,11 +46,14 @@ def test_a_run_whose_peak_was_measured_wrong_is_refused(shares, tmp_path):
         assumed_or_measured(run_of(tmp_path, *shares), CPU)
 
 
-@pytest.mark.parametrize("measured_on, planned, told", [
-    ("cpu", H100, "measured on cpu in fp32, and the plan is for h100-80gb: .*; type plan.mfu=0.4, or a run"),
-    ("h100-80gb", CPU, "measured on h100-80gb in fp32, and the plan is for cpu"),
-    (None, H100, "plan.json does not say on which device it was measured, and the plan is for h100-80gb"),
-])
+@pytest.mark.parametrize(
+    "measured_on, planned, told",
+    [
+        ("cpu", H100, "measured on cpu in fp32, and the plan is for h100-80gb: .*; type plan.mfu=0.4, or a run"),
+        ("h100-80gb", CPU, "measured on h100-80gb in fp32, and the plan is for cpu"),
+        (None, H100, "plan.json does not say on which device it was measured, and the plan is for h100-80gb"),
+    ],
+)
 def test_a_share_is_taken_for_the_same_kind_of_device_alone(measured_on, planned, told, tmp_path):
     with pytest.raises(ConfigError, match=told):
         assumed_or_measured(run_of(tmp_path, 0.1, 0.4, device=measured_on), planned)

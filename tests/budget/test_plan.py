@@ -22,57 +22,95 @@ def plan_of(*overrides: str) -> dict:
     return make_plan(configs.load(overrides))
 
 
-@pytest.mark.parametrize("overrides, expected", [
-    (["attention=mha", "attention.num_attention_heads=16", "attention.head_dim=128"], 196_608),
-    (["attention=mfa", "attention.num_attention_heads=18", "attention.head_dim=256"], 24_576),
-    (["attention=mfa_kr", "attention.num_attention_heads=18", "attention.head_dim=256"], 12_288),
-    (["attention=mla", "attention.kv_lora_rank=512", "attention.qk_rope_head_dim=64"], 27_648),
-])
+@pytest.mark.parametrize(
+    "overrides, expected",
+    [
+        (["attention=mha", "attention.num_attention_heads=16", "attention.head_dim=128"], 196_608),
+        (["attention=mfa", "attention.num_attention_heads=18", "attention.head_dim=256"], 24_576),
+        (["attention=mfa_kr", "attention.num_attention_heads=18", "attention.head_dim=256"], 12_288),
+        (["attention=mla", "attention.kv_lora_rank=512", "attention.qk_rope_head_dim=64"], 27_648),
+    ],
+)
 def test_kv_bytes_of_the_mfa_papers_shapes(overrides, expected):
     """arXiv 2412.19255, the 7B models: 24 layers, hidden 2048, 16-bit cache; MLA in DeepSeek's own count."""
     cache = plan_of("model=1b", "model.num_hidden_layers=24", "model.hidden_size=2048", *overrides)["kv_cache"]
     assert cache["bytes_per_token"] == expected
 
 
-@pytest.mark.parametrize("overrides, expected", [
-    ("attention=mha", (16 * 128, 2048)),
-    ("attention=mqa", (16 * 128, 128)),
-    ("attention=gqa", (16 * 128, 4 * 128)),
-    ("attention=mla", (16 * 128, 512)),
-    ("attention=mfa", (16 * 256, 256)),
-    ("attention=mfa_kr", (16 * 256, 256)),
-    ("attention=tpa", None),
-])
+@pytest.mark.parametrize(
+    "overrides, expected",
+    [
+        ("attention=mha", (16 * 128, 2048)),
+        ("attention=mqa", (16 * 128, 128)),
+        ("attention=gqa", (16 * 128, 4 * 128)),
+        ("attention=mla", (16 * 128, 512)),
+        ("attention=mfa", (16 * 256, 256)),
+        ("attention=mfa_kr", (16 * 256, 256)),
+        ("attention=tpa", None),
+    ],
+)
 def test_capacity_is_that_of_the_mfa_papers_table(overrides, expected):
     """arXiv 2412.19255, table 1: (TER, SLSD). TPA's scores are of fourth degree in two tokens: the paper has no row."""
-    capacity = plan_of("model=1b", "model.hidden_size=2048", "model.num_attention_heads=16", "model.num_key_value_heads=4",
-                       "model.head_dim=128", overrides)["capacity"]
+    capacity = plan_of(
+        "model=1b",
+        "model.hidden_size=2048",
+        "model.num_attention_heads=16",
+        "model.num_key_value_heads=4",
+        "model.head_dim=128",
+        overrides,
+    )["capacity"]
     assert capacity == (expected and {"total_effective_rank": expected[0], "shared_latent_dim": expected[1]})
 
 
-STEP3 = ["attention=mfa", "model.num_hidden_layers=61", "model.hidden_size=7168", "attention.num_attention_heads=64",
-         "attention.head_dim=256", "attention.q_lora_rank=2048"]
-QWEN3_32B = ["attention=gqa", "model.num_hidden_layers=64", "model.hidden_size=5120", "attention.num_attention_heads=64",
-             "attention.num_key_value_heads=8", "attention.head_dim=128"]
-DEEPSEEK_V3 = ["attention=mla", "model.num_hidden_layers=61", "model.hidden_size=7168",
-               "attention.num_attention_heads=128", "attention.q_lora_rank=1536", "attention.kv_lora_rank=512",
-               "attention.qk_rope_head_dim=64", "attention.qk_nope_head_dim=128", "attention.v_head_dim=128"]
+STEP3 = [
+    "attention=mfa",
+    "model.num_hidden_layers=61",
+    "model.hidden_size=7168",
+    "attention.num_attention_heads=64",
+    "attention.head_dim=256",
+    "attention.q_lora_rank=2048",
+]
+QWEN3_32B = [
+    "attention=gqa",
+    "model.num_hidden_layers=64",
+    "model.hidden_size=5120",
+    "attention.num_attention_heads=64",
+    "attention.num_key_value_heads=8",
+    "attention.head_dim=128",
+]
+DEEPSEEK_V3 = [
+    "attention=mla",
+    "model.num_hidden_layers=61",
+    "model.hidden_size=7168",
+    "attention.num_attention_heads=128",
+    "attention.q_lora_rank=1536",
+    "attention.kv_lora_rank=512",
+    "attention.qk_rope_head_dim=64",
+    "attention.qk_nope_head_dim=128",
+    "attention.v_head_dim=128",
+]
 
 
-@pytest.mark.parametrize("model, counting, context, cache, attention, linear", [
-    (STEP3, "exact", 8192, 2.56e8, 3.27e10, 2.07e10),
-    (STEP3, "exact", 32768, 1.02e9, 1.31e11, 2.07e10),
-    (QWEN3_32B, "exact", 8192, 1.07e9, 1.72e10, 1.21e10),
-    (QWEN3_32B, "exact", 32768, 4.29e9, 6.87e10, 1.21e10),
-    (DEEPSEEK_V3, "step3", 8192, 2.88e8, 1.47e11, 2.28e10),
-    (DEEPSEEK_V3, "step3", 32768, 1.15e9, 5.89e11, 2.28e10),
-    (DEEPSEEK_V3, "exact", 8192, 2.88e8, 1.39e11, 2.28e10),
-])
+@pytest.mark.parametrize(
+    "model, counting, context, cache, attention, linear",
+    [
+        (STEP3, "exact", 8192, 2.56e8, 3.27e10, 2.07e10),
+        (STEP3, "exact", 32768, 1.02e9, 1.31e11, 2.07e10),
+        (QWEN3_32B, "exact", 8192, 1.07e9, 1.72e10, 1.21e10),
+        (QWEN3_32B, "exact", 32768, 4.29e9, 6.87e10, 1.21e10),
+        (DEEPSEEK_V3, "step3", 8192, 2.88e8, 1.47e11, 2.28e10),
+        (DEEPSEEK_V3, "step3", 32768, 1.15e9, 5.89e11, 2.28e10),
+        (DEEPSEEK_V3, "exact", 8192, 2.88e8, 1.39e11, 2.28e10),
+    ],
+)
 def test_decoding_costs_what_step3s_tables_say(model, counting, context, cache, attention, linear):
     """arXiv 2507.19427, tables 2 and 3: one decoded token, 8-bit cache."""
     plan = plan_of(*model, f"plan.context={context}", "plan.cache_dtype=fp8", f"plan.decode_counting={counting}")
-    found = (plan["kv_cache"]["bytes_at_context"], plan["flops"]["decode_attention_per_token"],
-             plan["flops"]["decode_linear_per_token"])
+    found = (
+        plan["kv_cache"]["bytes_at_context"],
+        plan["flops"]["decode_attention_per_token"],
+        plan["flops"]["decode_linear_per_token"],
+    )
     assert found == pytest.approx((cache, attention, linear), rel=0.01)
 
 
@@ -106,18 +144,35 @@ def test_nanos_training_flops_are_those_of_a_real_step(attention):
 
 SHAPE = {"hidden_size": 512, "num_hidden_layers": 3, "intermediate_size": 1408, "vocab_size": 1000}
 HEADS = {"num_attention_heads": 8, "head_dim": 64, "num_key_value_heads": 2}
-LATENT = {"num_attention_heads": 8, "q_lora_rank": 192, "kv_lora_rank": 96, "qk_nope_head_dim": 64,
-          "qk_rope_head_dim": 32, "v_head_dim": 64}
+LATENT = {
+    "num_attention_heads": 8,
+    "q_lora_rank": 192,
+    "kv_lora_rank": 96,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 64,
+}
 
 
-@pytest.mark.parametrize("attention, keys, theirs", [
-    ("gqa", HEADS, lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE, **HEADS))),
-    ("mla", LATENT, lambda: transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(
-        **SHAPE, **LATENT, num_key_value_heads=8, first_k_dense_replace=3))),
-])
+@pytest.mark.parametrize(
+    "attention, keys, theirs",
+    [
+        ("gqa", HEADS, lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE, **HEADS))),
+        (
+            "mla",
+            LATENT,
+            lambda: transformers.DeepseekV3ForCausalLM(
+                transformers.DeepseekV3Config(**SHAPE, **LATENT, num_key_value_heads=8, first_k_dense_replace=3)
+            ),
+        ),
+    ],
+)
 def test_transformers_models_of_the_same_config_count_the_same(attention, keys, theirs):
-    plan = plan_of(f"attention={attention}", *(f"model.{key}={value}" for key, value in SHAPE.items()),
-                   *(f"attention.{key}={value}" for key, value in keys.items()))
+    plan = plan_of(
+        f"attention={attention}",
+        *(f"model.{key}={value}" for key, value in SHAPE.items()),
+        *(f"attention.{key}={value}" for key, value in keys.items()),
+    )
     with torch.device("meta"):
         model = theirs()
     assert plan["params"]["total"] == sum(parameter.numel() for parameter in model.parameters())
@@ -136,18 +191,38 @@ def test_two_layers_tell_the_activations_of_six(attention, checkpointing):
 @pytest.mark.parametrize("device", ["cpu", "h100-80gb"])
 def test_activations_grow_no_faster_than_the_sequence(device):
     """From 2,048 tokens on no kernel holds all scores at once."""
-    short, long = (plan_of("model=tiny", "attention=mha", "precision=bf16", f"training.sequence_length={tokens}",
-                           f"cluster.device={device}")["memory"]["activations"] for tokens in (2048, 8192))
+    short, long = (
+        plan_of(
+            "model=tiny",
+            "attention=mha",
+            "precision=bf16",
+            f"training.sequence_length={tokens}",
+            f"cluster.device={device}",
+        )["memory"]["activations"]
+        for tokens in (2048, 8192)
+    )
     assert long <= 4 * short
 
 
-@pytest.mark.parametrize("overrides, fits", [
-    (["model=125m", "cluster.device=h100-80gb"], True),
-    (["model=7b", "cluster.device=h100-80gb", "cluster.devices_per_node=8"], False),
-    (["model=7b", "cluster.device=a100-40gb", "zero=2"], False),
-    (["model=3b", "cluster.device=a100-40gb", "cluster.nodes=3", "training.batch_size=96", "zero=3",
-      "model.num_hidden_layers=200"], False),
-])
+@pytest.mark.parametrize(
+    "overrides, fits",
+    [
+        (["model=125m", "cluster.device=h100-80gb"], True),
+        (["model=7b", "cluster.device=h100-80gb", "cluster.devices_per_node=8"], False),
+        (["model=7b", "cluster.device=a100-40gb", "zero=2"], False),
+        (
+            [
+                "model=3b",
+                "cluster.device=a100-40gb",
+                "cluster.nodes=3",
+                "training.batch_size=96",
+                "zero=3",
+                "model.num_hidden_layers=200",
+            ],
+            False,
+        ),
+    ],
+)
 def test_the_smallest_change_that_a_plan_tells_makes_the_run_fit(overrides, fits):
     memory = plan_of("attention=mha", *overrides)["memory"]
     assert memory["fits"] is fits
@@ -156,8 +231,13 @@ def test_the_smallest_change_that_a_plan_tells_makes_the_run_fit(overrides, fits
 
 
 def test_time_and_cost_follow_from_flops_and_the_devices_peak():
-    plan = plan_of("model=1b", "cluster.device=h100-80gb", "cluster.devices_per_node=8", "plan.mfu=0.5",
-                   "cluster.price_per_device_hour=3")
+    plan = plan_of(
+        "model=1b",
+        "cluster.device=h100-80gb",
+        "cluster.devices_per_node=8",
+        "plan.mfu=0.5",
+        "cluster.price_per_device_hour=3",
+    )
     time, flops = plan["time"], plan["flops"]["train_total"]
     assert time["run_seconds"] == pytest.approx(flops / (8 * 0.5 * 989e12))
     assert time["cost"] == pytest.approx(3 * 8 * time["run_seconds"] / 3600)
@@ -183,8 +263,16 @@ def test_on_a_cpu_the_copy_that_checkpoints_are_written_from_counts_while_steps_
 
 
 def test_where_only_the_copy_for_checkpoints_is_too_much_the_plan_says_to_wait_for_saves():
-    config = configs.load(["model=125m", "attention=mha", "precision=bf16", "zero=2", "training.micro_batch_size=1",
-                           "training.activation_checkpointing=true"])
+    config = configs.load(
+        [
+            "model=125m",
+            "attention=mha",
+            "precision=bf16",
+            "zero=2",
+            "training.micro_batch_size=1",
+            "training.activation_checkpointing=true",
+        ]
+    )
     needed = make_plan(config, Device("cpu", "cpu", 2**40, None), ranks=1)["memory"]["total"]
     memory = make_plan(config, Device("cpu", "cpu", needed, None), ranks=1)["memory"]  # some of it is not usable
     assert not memory["fits"] and memory["change"] == ["checkpoint.background=false"]
@@ -196,8 +284,12 @@ EXTREMES = [
     ["training.sequence_length=67108864"],
     ["model.vocab_size=16777216"],
     ["training.batch_size=1048576", "training.sequence_length=1", "cluster.device=h100-80gb"],
-    ["training.steps=100000000000000", "plan.mfu=1e-300", "cluster.price_per_device_hour=1e12",
-     "cluster.device=h100-80gb"],
+    [
+        "training.steps=100000000000000",
+        "plan.mfu=1e-300",
+        "cluster.price_per_device_hour=1e12",
+        "cluster.device=h100-80gb",
+    ],
 ]
 
 

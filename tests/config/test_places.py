@@ -10,17 +10,39 @@ from mfa_train.errors import ConfigError
 
 def test_home_folders_are_expanded_wherever_a_path_stands(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    config = configs.load([
-        "runs_dir='~/runs'", "data_dir='~/data'", "resume='~/runs/a'", "data.files=['~/x/*.jsonl','s3://b/~x']", "data.tokenizer='~/t.model'",
-        "data.corpora={a: '~/a'}", "data.dataset='~/set'", "cluster.environment='~/env'", "cluster.hostfile='~/hosts'",
-        "cluster.template='~/job'", "cluster.shared=['~']", "plan.mfu='~/runs/a'"])
+    config = configs.load(
+        [
+            "runs_dir='~/runs'",
+            "data_dir='~/data'",
+            "resume='~/runs/a'",
+            "data.files=['~/x/*.jsonl','s3://b/~x']",
+            "data.tokenizer='~/t.model'",
+            "data.corpora={a: '~/a'}",
+            "data.dataset='~/set'",
+            "cluster.environment='~/env'",
+            "cluster.hostfile='~/hosts'",
+            "cluster.template='~/job'",
+            "cluster.shared=['~']",
+            "plan.mfu='~/runs/a'",
+        ]
+    )
     assert (config.runs_dir, config.data_dir, config.resume) == ("/home/me/runs", "/home/me/data", "/home/me/runs/a")
-    assert config.data.path.startswith("/home/me/data/python_stdlib-") and config.data.cache_dir == "/home/me/data/cache"
+    assert (
+        config.data.path.startswith("/home/me/data/python_stdlib-") and config.data.cache_dir == "/home/me/data/cache"
+    )
     assert config.data.files == ["/home/me/x/*.jsonl", "s3://b/~x"] and config.data.corpora == {"a": "/home/me/a"}
-    assert (config.data.tokenizer, config.data.dataset, config.plan.mfu) == ("/home/me/t.model", "/home/me/set", "/home/me/runs/a")
+    assert (config.data.tokenizer, config.data.dataset, config.plan.mfu) == (
+        "/home/me/t.model",
+        "/home/me/set",
+        "/home/me/runs/a",
+    )
     cluster = config.cluster
     assert [cluster.environment, cluster.hostfile, cluster.template, *cluster.shared] == [
-        "/home/me/env", "/home/me/hosts", "/home/me/job", "/home/me"]
+        "/home/me/env",
+        "/home/me/hosts",
+        "/home/me/job",
+        "/home/me",
+    ]
     assert configs.load([f"runs_dir='~{os.environ.get('USER', 'root')}/runs'"]).runs_dir.endswith("/runs")
 
 

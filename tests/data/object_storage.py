@@ -19,8 +19,12 @@ class ObjectStorage:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def environment(self) -> dict[str, str]:
-        return {"AWS_ENDPOINT_URL": self.url, "AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "very-secret",
-                "AWS_DEFAULT_REGION": "us-east-1"}
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "me",
+            "AWS_SECRET_ACCESS_KEY": "very-secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
 
     def close(self) -> None:
         self.server.shutdown()

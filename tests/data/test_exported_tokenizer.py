@@ -11,10 +11,46 @@ from mfa_train.data.tokenizer import open_tokenizer
 from mfa_train.data.tokenizer.exported import TRIED, tokenizer_files
 from tests.data.tokenizers import KINDS, LOSSLESS, saved
 
-NAMES = ["</s>", "<s>", "<unk>", "<pad>", "<bos>", "<|endoftext|>", "<eos>", "[UNK]", "[EOS]", "<0x41>", "<|user|>", "function_", "<mask>"]
-PARTS = ["▁", " ", "  ", "\n", "\t", "\r\n", "ﬁ", "e\u0301", "漢字", "🙂", "\u00a0", "return value", "ab ab", "{", "\x00", *NAMES]
+NAMES = [
+    "</s>",
+    "<s>",
+    "<unk>",
+    "<pad>",
+    "<bos>",
+    "<|endoftext|>",
+    "<eos>",
+    "[UNK]",
+    "[EOS]",
+    "<0x41>",
+    "<|user|>",
+    "function_",
+    "<mask>",
+]
+PARTS = [
+    "▁",
+    " ",
+    "  ",
+    "\n",
+    "\t",
+    "\r\n",
+    "ﬁ",
+    "e\u0301",
+    "漢字",
+    "🙂",
+    "\u00a0",
+    "return value",
+    "ab ab",
+    "{",
+    "\x00",
+    *NAMES,
+]
 ANY_TEXT = st.lists(st.sampled_from(PARTS) | st.text(max_size=4), max_size=10).map("".join)
-NO_SUCH_JSON = {"sentencepiece BPE", "sentencepiece BPE without bytes", "sentencepiece Unigram", "sentencepiece Unigram that changes nothing"}
+NO_SUCH_JSON = {
+    "sentencepiece BPE",
+    "sentencepiece BPE without bytes",
+    "sentencepiece Unigram",
+    "sentencepiece Unigram that changes nothing",
+}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -44,7 +80,7 @@ def hold(kind, ours, theirs, text):
 
 
 def test_known_hard_texts_have_trainings_tokens(both):
-    for text in TRIED + ["".join(NAMES), " ".join(NAMES)]:
+    for text in [*TRIED, "".join(NAMES), " ".join(NAMES)]:
         hold(*both, text)
 
 

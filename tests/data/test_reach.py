@@ -29,9 +29,14 @@ def server():
 @pytest.fixture
 def bucket(server, tmp_path, monkeypatch):
     """s3://texts with two files, the environment's credentials good for it."""
-    environment = {"AWS_ACCESS_KEY_ID": "good", "AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_ENDPOINT_URL": server,
-                   "AWS_DEFAULT_REGION": "us-east-1", "AWS_CONFIG_FILE": "/dev/null",
-                   "AWS_EC2_METADATA_DISABLED": "true"}
+    environment = {
+        "AWS_ACCESS_KEY_ID": "good",
+        "AWS_SECRET_ACCESS_KEY": "hunter2",
+        "AWS_ENDPOINT_URL": server,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     requests.post(f"{server}/moto-api/reset")
@@ -46,9 +51,16 @@ def bucket(server, tmp_path, monkeypatch):
 
 
 def test_object_storage_gives_the_bytes_of_local_files(bucket, tmp_path):
-    corpora = [prepared("data=files", f"data_dir={tmp_path / name}", f"data.files=['{place}/*']", "data.vocab_size=600",
-                        "data.shard_bytes=40000")
-               for name, place in (("remote", "s3://texts"), ("here", str(bucket)))]
+    corpora = [
+        prepared(
+            "data=files",
+            f"data_dir={tmp_path / name}",
+            f"data.files=['{place}/*']",
+            "data.vocab_size=600",
+            "data.shard_bytes=40000",
+        )
+        for name, place in (("remote", "s3://texts"), ("here", str(bucket)))
+    ]
     remote, here = (digests(corpus.path) for corpus in corpora)
     assert len(here) > 8 and all(remote[name] == here[name] for name in here if name != "manifest.json")
 
@@ -58,12 +70,15 @@ def test_unpacked_json_lines_are_read_line_by_line_from_a_bucket(name, bucket, t
     texts = random_texts(50, 3)
     boto3.client("s3").put_object(Bucket="texts", Key=f"more/{name}", Body=lines(texts))
     assert [document.text for document in Files([f"s3://texts/more/{name}"], "text").documents()] == texts
-    with pytest.raises(ConfigError, match=r"data.files=s3://texts/more: a folder; type data.files='\[s3://texts/more/\*\*/\*\]'"):
+    with pytest.raises(
+        ConfigError, match=r"data.files=s3://texts/more: a folder; type data.files='\[s3://texts/more/\*\*/\*\]'"
+    ):
         Files(["s3://texts/more"], "text")
 
 
 class _Pages(BaseHTTPRequestHandler):
-    """The files of the server's folder, whatever the query; some only as a stream of unknown length; or an answer that never comes."""
+    """The files of the server's folder, whatever the query; some only as a stream of unknown length; or an answer that
+    never comes."""
 
     def do_GET(self):
         if "hang" in self.path:
@@ -78,6 +93,7 @@ class _Pages(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(content)
+        return None
 
     do_HEAD = do_GET
 
@@ -95,9 +111,18 @@ def pages(tmp_path):
     server.shutdown()
 
 
-@pytest.mark.parametrize("name", [
-    "p.jsonl", "p.jsonl?download=true", "p.jsonl.gz?download=true&x=a.txt", "p", "p.jsonl?stream", "p.jsonl.gz?stream", "p.parquet?a=b",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "p.jsonl",
+        "p.jsonl?download=true",
+        "p.jsonl.gz?download=true&x=a.txt",
+        "p",
+        "p.jsonl?stream",
+        "p.jsonl.gz?stream",
+        "p.parquet?a=b",
+    ],
+)
 def test_a_url_is_what_it_holds_whatever_its_query(name, pages, tmp_path):
     texts = random_texts(50, 3)
     file = name.split("?")[0]
@@ -114,16 +139,27 @@ def test_a_server_that_never_answers_is_given_up(pages, monkeypatch):
     assert time.monotonic() - start < 5
 
 
-@pytest.mark.parametrize("url, told", [
-    ("hf://x", "cannot be read as a path or URL"), ("s3://", "names no file"), ("s3:///", "names no file"),
-    ("http://", "names no file"), ("ftp://", "names no file"),
-    ("://", "names no file"), ("http://127.0.0.1:9/a b", "cannot be read .Cannot connect"),
-    ("ftp://127.0.0.1:9/x", "Connection refused"), ("http://[::1", "cannot be read"),
-    ("http://127.0.0.1:99999/x", "cannot be read as a path or URL"), ("reference://x", "cannot be read"),
-    ("memory://x", "no such file"), ("nosuch://x", "Protocol not known"),
-    ("simplecache::http://127.0.0.1:9/x", "no such file"), ("http://nosuch.invalid/x", "cannot be read"),
-    (" ", "an empty name"),
-])
+@pytest.mark.parametrize(
+    "url, told",
+    [
+        ("hf://x", "cannot be read as a path or URL"),
+        ("s3://", "names no file"),
+        ("s3:///", "names no file"),
+        ("http://", "names no file"),
+        ("ftp://", "names no file"),
+        ("://", "names no file"),
+        ("http://127.0.0.1:9/a b", "cannot be read .Cannot connect"),
+        ("ftp://127.0.0.1:9/x", "Connection refused"),
+        ("http://[::1", "cannot be read"),
+        ("http://127.0.0.1:99999/x", "cannot be read as a path or URL"),
+        ("reference://x", "cannot be read"),
+        ("memory://x", "no such file"),
+        ("nosuch://x", "Protocol not known"),
+        ("simplecache::http://127.0.0.1:9/x", "no such file"),
+        ("http://nosuch.invalid/x", "cannot be read"),
+        (" ", "an empty name"),
+    ],
+)
 def test_an_odd_url_is_told_in_one_line_and_at_once(url, told):
     start = time.monotonic()
     with pytest.raises(ConfigError, match=told) as error:
@@ -133,12 +169,15 @@ def test_an_odd_url_is_told_in_one_line_and_at_once(url, told):
     assert "\n" not in str(error.value) + str(other.value) and time.monotonic() - start < 10
 
 
-@pytest.mark.parametrize("pattern, told", [
-    ("s3://texts/*.json", "no such file, or no such bucket"),
-    ("s3://texts/c.jsonl", "no such file, or no such bucket"),
-    ("s3://nobody/*", "no such file, or no such bucket"),
-    ("http://127.0.0.1:9/a.jsonl", "no such file|cannot be"),
-])
+@pytest.mark.parametrize(
+    "pattern, told",
+    [
+        ("s3://texts/*.json", "no such file, or no such bucket"),
+        ("s3://texts/c.jsonl", "no such file, or no such bucket"),
+        ("s3://nobody/*", "no such file, or no such bucket"),
+        ("http://127.0.0.1:9/a.jsonl", "no such file|cannot be"),
+    ],
+)
 def test_what_is_not_there_is_told(bucket, pattern, told):
     with pytest.raises(ConfigError, match=f"data.files={pattern.replace('*', '.')}: ({told})"):
         Files([pattern], "text")
@@ -148,8 +187,10 @@ def test_wrong_credentials_are_told_without_them(bucket, server, monkeypatch):
     source = Files(["s3://texts/*"], "text")
     requests.post(f"{server}/moto-api/reset-auth", data="0")  # from now on credentials are checked
     try:
-        attempts = [(lambda: list(source.documents()), DataError),
-                    (lambda: Files(["s3://texts/*"], "text"), ConfigError)]
+        attempts = [
+            (lambda: list(source.documents()), DataError),
+            (lambda: Files(["s3://texts/*"], "text"), ConfigError),
+        ]
         for attempt, error_type in attempts:
             s3fs.S3FileSystem.clear_instance_cache()
             with pytest.raises(error_type, match="s3://texts/.*access denied .*belong in the environment") as error:

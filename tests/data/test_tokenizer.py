@@ -19,8 +19,17 @@ from tests.data.tokenizers import content, saved, sentencepiece_like
 
 TEXTS = [f"def function_{number}(value):\n\treturn value * {number}\n" for number in range(200)]
 HARD = [
-    "", " ", "  leading and trailing  ", "\n\n\ttabs\tand\n  lines\n", "a  b   c", "▁ sentencepiece's own ▁sign▁",
-    "naïve 漢字 🙂 \u0301", "\r\n", "\x00\x01\x7f", "<unk><s></s><0x41><|endoftext|>", "0123456789",
+    "",
+    " ",
+    "  leading and trailing  ",
+    "\n\n\ttabs\tand\n  lines\n",
+    "a  b   c",
+    "▁ sentencepiece's own ▁sign▁",
+    "naïve 漢字 🙂 \u0301",
+    "\r\n",
+    "\x00\x01\x7f",
+    "<unk><s></s><0x41><|endoftext|>",
+    "0123456789",
 ]
 
 
@@ -65,8 +74,13 @@ def test_a_tokenizer_that_changes_texts_is_told(prefix, told, tmp_path):
     write(tmp_path, "a.jsonl", random_texts(50))
     sentencepiece_like(prefix).save(str(tmp_path / "tokenizer.json"))
     said = []
-    prepared("data=files", f"data_dir={tmp_path / 'data'}", f"data.files=[{tmp_path}/a.jsonl]",
-             f"data.tokenizer={tmp_path}/tokenizer.json", say=said.append)
+    prepared(
+        "data=files",
+        f"data_dir={tmp_path / 'data'}",
+        f"data.files=[{tmp_path}/a.jsonl]",
+        f"data.tokenizer={tmp_path}/tokenizer.json",
+        say=said.append,
+    )
     assert any("changes texts: 50 of the first 50" in line for line in said) == told
     assert any("50 of 50 documents do not come back byte for byte" in line for line in said) == told
 
@@ -88,8 +102,10 @@ def with_special(folder, *names: str, ordinary: tuple[str, ...] = ()):
     settings["model"]["vocab"] = {piece: number for piece, number in settings["model"]["vocab"].items() if number > 1}
     settings["model"]["vocab"] = {piece: number - 2 for piece, number in settings["model"]["vocab"].items()}
     first = len(settings["model"]["vocab"])
-    settings["added_tokens"] = [token | {"id": first + place, "content": name, "special": name in names}
-                                for place, name in enumerate([*names, *ordinary])]
+    settings["added_tokens"] = [
+        token | {"id": first + place, "content": name, "special": name in names}
+        for place, name in enumerate([*names, *ordinary])
+    ]
     settings["post_processor"] = None
     path = folder / "tokenizer.json"
     path.write_text(json.dumps(settings))
@@ -99,8 +115,11 @@ def with_special(folder, *names: str, ordinary: tuple[str, ...] = ()):
 def counted(corpus) -> tuple[int, int, int]:
     """(documents, separators, bytes of text of a separator) of a corpus's training split."""
     tokens = corpus.train.read(0, corpus.train.num_tokens)
-    return (corpus.manifest["splits"]["train"]["documents"], int((tokens == corpus.tokenizer.eos_id).sum()),
-            int(corpus.tokenizer.token_bytes[corpus.tokenizer.eos_id]))
+    return (
+        corpus.manifest["splits"]["train"]["documents"],
+        int((tokens == corpus.tokenizer.eos_id).sum()),
+        int(corpus.tokenizer.token_bytes[corpus.tokenizer.eos_id]),
+    )
 
 
 HTML = [f"<p><s>was {number}</s> now {number + 1}<eos></p> [EOS]<|endoftext|>" for number in range(60)]
@@ -108,8 +127,15 @@ HTML = [f"<p><s>was {number}</s> now {number + 1}<eos></p> [EOS]<|endoftext|>" f
 
 def prepared_html(folder, path, *overrides, say=lambda line: None):
     write(folder, "a.jsonl", HTML)
-    return prepared("data=files", f"data_dir={folder / 'data'}", f"data.files=[{folder}/a.jsonl]", "data.held_out_fraction=0.2",
-                    f"data.tokenizer={path}", *overrides, say=say)
+    return prepared(
+        "data=files",
+        f"data_dir={folder / 'data'}",
+        f"data.files=[{folder}/a.jsonl]",
+        "data.held_out_fraction=0.2",
+        f"data.tokenizer={path}",
+        *overrides,
+        say=say,
+    )
 
 
 def test_documents_end_in_a_special_token_and_in_none_of_their_texts(tmp_path):
@@ -131,7 +157,9 @@ def test_names_of_special_tokens_in_texts_are_text(kind, tmp_path):
 @pytest.mark.parametrize("name", ["<|im(end)|>", "[SEP]", "a▁b", "\n\n", "\\d+", "-~&#", "(?=x)", "漢é"])
 def test_whatever_a_special_token_is_called_no_text_becomes_it(name, tmp_path):
     settings = json.loads(content("T5's"))
-    settings["added_tokens"].append(settings["added_tokens"][0] | {"id": len(settings["model"]["vocab"]), "content": name})
+    settings["added_tokens"].append(
+        settings["added_tokens"][0] | {"id": len(settings["model"]["vocab"]), "content": name}
+    )
     settings["model"]["vocab"].append([name, 0.0])
     (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
     tokenizer = open_tokenizer(tmp_path)
@@ -141,17 +169,22 @@ def test_whatever_a_special_token_is_called_no_text_becomes_it(name, tmp_path):
 
 def test_corpora_that_end_their_documents_differently_are_not_mixed(tmp_path):
     path = with_special(tmp_path, "<|im_end|>", "<|endoftext|>")
-    corpora = {name: opened(prepared_html(tmp_path / name, path, f"data.eos_token='<|{token}|>'").path)
-               for name, token in (("one", "im_end"), ("other", "endoftext"))}
+    corpora = {
+        name: opened(prepared_html(tmp_path / name, path, f"data.eos_token='<|{token}|>'").path)
+        for name, token in (("one", "im_end"), ("other", "endoftext"))
+    }
     data = configs.load(["data=mixture", "data.weights={one: 1, other: 1}"]).data
-    with pytest.raises(ConfigError, match=r"data.corpora.other: documents end in '<.endoftext.>' in .*, and in '<.im_end.>' in"):
+    with pytest.raises(
+        ConfigError, match=r"data.corpora.other: documents end in '<.endoftext.>' in .*, and in '<.im_end.>' in"
+    ):
         Batches(corpora, data, 8, 0, 1)
 
 
 def test_of_several_usual_names_the_one_taken_is_told(tmp_path):
     path = with_special(tmp_path, "<|im_end|>", "<|endoftext|>")
     assert open_tokenizer(path).separator.told() == (
-        "documents end in <|endoftext|> (id 399); <|im_end|> could be meant as well: data.eos_token=… names one")
+        "documents end in <|endoftext|> (id 399); <|im_end|> could be meant as well: data.eos_token=… names one"
+    )
     assert open_tokenizer(path, "<|im_end|>").eos_id == 398
 
 
@@ -196,9 +229,17 @@ def test_what_stands_for_unknown_text_ends_documents_only_where_no_text_is_unkno
     """As CLIP's: <|endoftext|> is both."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = [*alphabet, *(sign + "</w>" for sign in (alphabet if complete else "abc")), "<|endoftext|>"]
-    made = tokenizers.Tokenizer(models.BPE({piece: token for token, piece in enumerate(pieces)}, [], unk_token="<|endoftext|>",
-                                           end_of_word_suffix="</w>"))
-    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    made = tokenizers.Tokenizer(
+        models.BPE(
+            {piece: token for token, piece in enumerate(pieces)},
+            [],
+            unk_token="<|endoftext|>",
+            end_of_word_suffix="</w>",
+        )
+    )
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     made.decoder = decoders.BPEDecoder(suffix="</w>")
     made.add_special_tokens(["<|endoftext|>"])
     made.save(str(tmp_path / "x.json"))
@@ -244,13 +285,16 @@ def test_long_lines_are_cut_before_a_tokenizer_is_trained_on_them():
     assert train_sentencepiece(["ab" * 2**20], 268)  # no space to cut at
 
 
-@pytest.mark.parametrize("texts, vocab_size, told", [
-    (["few short texts"], 4096, f"give 294 pieces, and it needs at least {MIN_VOCAB_SIZE}"),
-    (["\n\n"], 512, "nothing but line breaks"),
-    (["".join(map(chr, range(0x4E00, 0x4E00 + 900)))], 600, "type data.vocab_size=1161 or more$"),
-    (random_texts(50), 20_000, r"type data.vocab_size=\d{4}$"),
-    (TEXTS, 10**20, "expected at most"),
-])
+@pytest.mark.parametrize(
+    "texts, vocab_size, told",
+    [
+        (["few short texts"], 4096, f"give 294 pieces, and it needs at least {MIN_VOCAB_SIZE}"),
+        (["\n\n"], 512, "nothing but line breaks"),
+        (["".join(map(chr, range(0x4E00, 0x4E00 + 900)))], 600, "type data.vocab_size=1161 or more$"),
+        (random_texts(50), 20_000, r"type data.vocab_size=\d{4}$"),
+        (TEXTS, 10**20, "expected at most"),
+    ],
+)
 def test_advice_on_the_vocabulary_can_be_followed(texts, vocab_size, told):
     with pytest.raises(ConfigError, match=told) as raised:
         train_sentencepiece(texts, vocab_size)
@@ -272,8 +316,11 @@ ADDED = json.loads(content("byte-level"))["added_tokens"][1]
 GARBAGE = base64.b64encode(b"\x04\0\0\0" + b"\xff" * 4 + b"abc\0").decode()
 GROWING = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 16}
 CRAFTED = {
-    "empty": (b"", "not a "), "rubbish": (b"\x00rubbish", "not a "), "no model": (b"{}", "no model"),
-    "cut": (content("byte-level")[:999], "not a "), "cut sentencepiece": (content("trained here")[:3000], "not a "),
+    "empty": (b"", "not a "),
+    "rubbish": (b"\x00rubbish", "not a "),
+    "no model": (b"{}", "no model"),
+    "cut": (content("byte-level")[:999], "not a "),
+    "cut sentencepiece": (content("trained here")[:3000], "not a "),
     "half a surrogate": (changed("byte-level", vocab=VOCABULARY | {"\ud800": 9}), "not a "),
     "nested": (b'{"model":' + b'{"a":' * 10**5 + b"1" + b"}" * 10**5 + b"}", "nested too deep"),
     "a huge id": (changed("byte-level", vocab=VOCABULARY | {"x9": 4_000_000_000}), "holds the token id 4,000,000,000"),
@@ -281,13 +328,30 @@ CRAFTED = {
     "a negative id": (changed("byte-level", vocab=VOCABULARY | {"x9": -1}), "not a "),
     "an id twice": (changed("byte-level", vocab=VOCABULARY | {"x9": 7}), "the same id, 7"),
     "an id that isn't counted": (changed("byte-level", added_tokens=[ADDED | {"id": 9}]), "the id 9, where"),
-    "a model of numbers": (changed("byte-level", merges=[[1, 2]]), "not a "), "no unknown": (changed("T5's", unk_id=5000), "not a "),
+    "a model of numbers": (changed("byte-level", merges=[[1, 2]]), "not a "),
+    "no unknown": (changed("T5's", unk_id=5000), "not a "),
     "charsmap": (changed("T5's", normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}), "not a "),
-    "charsmap out of bounds": (changed("T5's", normalizer={"type": "Precompiled", "precompiled_charsmap": GARBAGE}), "fails at encoding"),
-    "a regex without end": (changed("byte-level", pre_tokenizer={"type": "Sequence", "pretokenizers": [
-        {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False},
-        json.loads(content("byte-level"))["pre_tokenizer"]]}), "fails at encoding"),
-    "a growing normalizer": (changed("byte-level", normalizer={"type": "Sequence", "normalizers": [GROWING] * 8}), "times as long"),
+    "charsmap out of bounds": (
+        changed("T5's", normalizer={"type": "Precompiled", "precompiled_charsmap": GARBAGE}),
+        "fails at encoding",
+    ),
+    "a regex without end": (
+        changed(
+            "byte-level",
+            pre_tokenizer={
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False},
+                    json.loads(content("byte-level"))["pre_tokenizer"],
+                ],
+            },
+        ),
+        "fails at encoding",
+    ),
+    "a growing normalizer": (
+        changed("byte-level", normalizer={"type": "Sequence", "normalizers": [GROWING] * 8}),
+        "times as long",
+    ),
 }
 
 

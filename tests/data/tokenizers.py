@@ -13,11 +13,17 @@ from mfa_train.data.tokenizer import train_sentencepiece
 TEXTS = [f"def function_{number}(value):\n\treturn value * {number}  # <b>bold</b> naïve\n" for number in range(200)]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 ORDINARY = [
-    AddedToken("</s>", special=False, normalized=False), AddedToken("<|user|>", special=False, normalized=True, rstrip=True),
+    AddedToken("</s>", special=False, normalized=False),
+    AddedToken("<|user|>", special=False, normalized=True, rstrip=True),
     AddedToken("function_", special=False, normalized=False, single_word=True),
 ]
-LOSSLESS = {"trained here", "byte-level", "Llama 2's without its prefix", "sentencepiece BPE that changes nothing",
-            "sentencepiece Unigram that changes nothing"}
+LOSSLESS = {
+    "trained here",
+    "byte-level",
+    "Llama 2's without its prefix",
+    "sentencepiece BPE that changes nothing",
+    "sentencepiece Unigram that changes nothing",
+}
 
 
 def sentencepiece_like(prefix: str) -> tokenizers.Tokenizer:
@@ -39,8 +45,12 @@ def byte_level() -> tokenizers.Tokenizer:
     """As GPT-2's, with ordinary tokens added behind, and a file's own beginning of texts."""
     made = tokenizers.Tokenizer(models.BPE())
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=400, show_progress=False, special_tokens=["<bos>", "<|endoftext|>"],
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        show_progress=False,
+        special_tokens=["<bos>", "<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     made.train_from_iterator(TEXTS, trainer)
     made.post_processor = processors.TemplateProcessing("<bos> $A", "<bos> $A $B", [("<bos>", 0)])
     return made
@@ -56,8 +66,16 @@ def with_added() -> tokenizers.Tokenizer:
 
 def unigram(byte_fallback: bool) -> tokenizers.Tokenizer:
     """As T5's: special tokens among the pieces, with the best score of all."""
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *([(byte, 0.0) for byte in BYTES] if byte_fallback else []),
-              ("▁", -2.0), ("▁return", -3.0), ("value", -3.0), *((chr(code), -4.0) for code in range(33, 127) if code != ord("{"))]
+    pieces = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        *([(byte, 0.0) for byte in BYTES] if byte_fallback else []),
+        ("▁", -2.0),
+        ("▁return", -3.0),
+        ("value", -3.0),
+        *((chr(code), -4.0) for code in range(33, 127) if code != ord("{")),
+    ]
     made = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=byte_fallback))
     made.normalizer = normalizers.NFKC()
     made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
@@ -76,8 +94,14 @@ def word_level() -> tokenizers.Tokenizer:
 
 def foreign(**options) -> bytes:
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(TEXTS), model_writer=model, vocab_size=400, minloglevel=2,
-                                             hard_vocab_limit=False, **options)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS),
+        model_writer=model,
+        vocab_size=400,
+        minloglevel=2,
+        hard_vocab_limit=False,
+        **options,
+    )
     return model.getvalue()
 
 
@@ -96,7 +120,9 @@ KINDS = {
     "sentencepiece BPE that changes nothing": lambda: foreign(model_type="bpe", add_dummy_prefix=False, **IDENTITY),
     "sentencepiece BPE without bytes": lambda: foreign(model_type="bpe", user_defined_symbols=["<|user|>"]),
     "sentencepiece Unigram": lambda: foreign(model_type="unigram"),
-    "sentencepiece Unigram that changes nothing": lambda: foreign(model_type="unigram", add_dummy_prefix=False, **IDENTITY),
+    "sentencepiece Unigram that changes nothing": lambda: foreign(
+        model_type="unigram", add_dummy_prefix=False, **IDENTITY
+    ),
 }
 
 

@@ -12,28 +12,52 @@ import pytest
 from tests.conftest import ROOT, SMALL
 
 SHORT = [
-    *(override for override in SMALL if "vocab_size" not in override), "training.steps=20", "schedule.warmup_steps=5",
-    "training.sequence_length=64", "training.log_every=1", "training.eval_every=10", "training.eval_sequences=5",
-    "sample.max_new_tokens=8", "precision=fp32", "tracking.wandb=disabled",
+    *(override for override in SMALL if "vocab_size" not in override),
+    "training.steps=20",
+    "schedule.warmup_steps=5",
+    "training.sequence_length=64",
+    "training.log_every=1",
+    "training.eval_every=10",
+    "training.eval_sequences=5",
+    "sample.max_new_tokens=8",
+    "precision=fp32",
+    "tracking.wandb=disabled",
 ]
 """A run of a few seconds. Five evaluation sequences: no number of ranks divides them."""
 STEPS = 150
-# At the default learning rate rounding alone parts the curves of 1 and 2 undisturbed processes by 1.03e-4 in so many steps.
-COMMON = [*SHORT, f"training.steps={STEPS}", "training.log_every=3", "checkpoint.every_steps=10", "zero=2", "optimizer.lr=1e-3"]
+# At the default learning rate rounding alone parts the curves of 1 and 2 undisturbed processes by 1.03e-4 in so many
+# steps.
+COMMON = [
+    *SHORT,
+    f"training.steps={STEPS}",
+    "training.log_every=3",
+    "checkpoint.every_steps=10",
+    "zero=2",
+    "optimizer.lr=1e-3",
+]
 """A run that is long enough to be stopped."""
 
 
 @pytest.fixture
 def train(prepared_data, tmp_path):
     """`train(*overrides, processes=1)` runs train.py on a small model and gives the finished process."""
+
     def run(*overrides: str, processes: int | None = None, python: tuple[str, ...] = ("train.py",)):
-        start = [sys.executable] if processes is None else [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        start = (
+            [sys.executable]
+            if processes is None
+            else [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        )
         # One thread a process: the models are too small for more, and two processes don't wait for each other's.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         return subprocess.run(
-            [*start, *python, *SHORT, f"data_dir={prepared_data}", f"runs_dir={tmp_path}", *overrides], cwd=ROOT,
-            env=environment, capture_output=True, text=True, timeout=300)
+            [*start, *python, *SHORT, f"data_dir={prepared_data}", f"runs_dir={tmp_path}", *overrides],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
 
     return run
 
@@ -43,12 +67,30 @@ def begin(prepared_data, tmp_path):
     """`begin(*overrides, processes=1)` starts train.py and gives the process, once it has logged a step."""
     started = []
 
-    def start(*overrides: str, processes: int = 1, runs_dir: Path = tmp_path, name: str = "run", **options) -> subprocess.Popen:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    def start(
+        *overrides: str, processes: int = 1, runs_dir: Path = tmp_path, name: str = "run", **options
+    ) -> subprocess.Popen:
+        launcher = (
+            ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+        )
         process = subprocess.Popen(
-            [sys.executable, *launcher, "train.py", *COMMON, f"data_dir={prepared_data}", f"runs_dir={runs_dir}",
-             f"name={name}", *overrides], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+            [
+                sys.executable,
+                *launcher,
+                "train.py",
+                *COMMON,
+                f"data_dir={prepared_data}",
+                f"runs_dir={runs_dir}",
+                f"name={name}",
+                *overrides,
+            ],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
         started.append(process)
         file, deadline = runs_dir / name / "metrics.jsonl", time.monotonic() + 120
         before = file.stat().st_mtime_ns if file.exists() else 0

@@ -15,10 +15,14 @@ MISTAKES = {  # what is typed: what the line says
     "training.compile=perhaps": "training.compile=perhaps: expected true or false",
     "training.steps=0": "training.steps=0: expected a whole number of at least 1",
     "zero=4": "zero=4: expected one of 0, 1, 2, 3",
-    "attention.head_dim=33": "attention.head_dim=33 is odd, and RoPE turns pairs of dimensions: type attention.head_dim=34",
+    "attention.head_dim=33": (
+        "attention.head_dim=33 is odd, and RoPE turns pairs of dimensions: type attention.head_dim=34"
+    ),
     "attention=gqa model.num_key_value_heads=3": "type attention.num_key_value_heads=2",
     "training.batch_size=6 training.micro_batch_size=4": "the nearest that is: training.batch_size=8",
-    "training.sequence_length=10000000 plan.check=false": "training.sequence_length=10000000 is longer than the training data",
+    "training.sequence_length=10000000 plan.check=false": (
+        "training.sequence_length=10000000 is longer than the training data"
+    ),
     "training.sequence_length=200000": "longer than the held-out data",
     "attention=mha attention.q_lora_rank=8": "attention.q_lora_rank: no such key with these choices",
     "seed=1,2": "type -m as well, as python train.py -m",
@@ -56,8 +60,9 @@ def test_a_mistake_is_told_in_one_line(typed, train, tmp_path):
 def test_under_a_launcher_the_first_rank_tells_it_once(train, tmp_path):
     done = train("training.batch_size=3", processes=2)
     told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert told == ["error: training.batch_size=3 is not a multiple of 2 ranks; the nearest that is: "
-                    "training.batch_size=4"]
+    assert told == [
+        "error: training.batch_size=3 is not a multiple of 2 ranks; the nearest that is: training.batch_size=4"
+    ]
     assert not list(tmp_path.iterdir())
 
 

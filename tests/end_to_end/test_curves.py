@@ -36,12 +36,16 @@ def test_every_stage_and_number_of_processes_gives_one_curve(zero, processes, tr
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
 
 
-@pytest.mark.parametrize("overrides", [
-    ["training.micro_batch_size=2", "zero=0"],
-    ["training.micro_batch_size=2", "zero=3", "offload=parameters"],
-    ["training.activation_checkpointing=true", "offload=optimizer"],
-    ["training.compile=true"],
-], ids=" ".join)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.micro_batch_size=2", "zero=0"],
+        ["training.micro_batch_size=2", "zero=3", "offload=parameters"],
+        ["training.activation_checkpointing=true", "offload=optimizer"],
+        ["training.compile=true"],
+    ],
+    ids=" ".join,
+)
 def test_what_only_saves_memory_or_time_changes_nothing(overrides, train, tmp_path, reference):
     if "fp32" not in reference:
         assert train("name=reference").returncode == 0
@@ -54,8 +58,15 @@ def test_what_only_saves_memory_or_time_changes_nothing(overrides, train, tmp_pa
 
 @pytest.mark.parametrize("zero, processes", [(0, None), (1, None), (2, None), (3, None), (1, 2)])
 def test_every_stage_gives_one_curve_in_bf16(zero, processes, train, tmp_path, reference):
-    done = train(f"zero={zero}", "name=run", "precision=bf16", "training.micro_batch_size=2", "training.batch_size=12",
-                 "optimizer.lr=1e-3", processes=processes)
+    done = train(
+        f"zero={zero}",
+        "name=run",
+        "precision=bf16",
+        "training.micro_batch_size=2",
+        "training.batch_size=12",
+        "optimizer.lr=1e-3",
+        processes=processes,
+    )
     assert done.returncode == 0, done.stderr
     curve = metrics(tmp_path / "run")
     first = reference.setdefault("bf16", curve)
@@ -80,17 +91,32 @@ def short_documents(tmp_path_factory) -> tuple[str, ...]:
     words = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8").split()
     documents = [" ".join(words[start : start + 5 + start % 40]) for start in range(0, len(words) - 45, 3)]
     (folder / "short.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
-    return ("data=files", f"data.files=[{folder}/short.jsonl]", "data.vocab_size=512", f"data_dir={folder}",
-            "data.held_out_fraction=0.2")
+    return (
+        "data=files",
+        f"data.files=[{folder}/short.jsonl]",
+        "data.vocab_size=512",
+        f"data_dir={folder}",
+        "data.held_out_fraction=0.2",
+    )
 
 
-@pytest.mark.parametrize("overrides, processes", [
-    ((), None),
-    (("zero=3", "training.micro_batch_size=2", "training.activation_checkpointing=true"), 2),
-], ids=["one process", "two processes, zero=3, checkpointing"])
+@pytest.mark.parametrize(
+    "overrides, processes",
+    [
+        ((), None),
+        (("zero=3", "training.micro_batch_size=2", "training.activation_checkpointing=true"), 2),
+    ],
+    ids=["one process", "two processes, zero=3, checkpointing"],
+)
 def test_masked_documents_give_one_curve(overrides, processes, short_documents, train, tmp_path, reference):
-    command = (*short_documents, "data.document_mask=true", "training.sequence_length=128", "training.steps=8",
-               "training.eval_every=4", "schedule.warmup_steps=2")
+    command = (
+        *short_documents,
+        "data.document_mask=true",
+        "training.sequence_length=128",
+        "training.steps=8",
+        "training.eval_every=4",
+        "schedule.warmup_steps=2",
+    )
     done = train(*command, *overrides, "name=run", processes=processes)
     assert done.returncode == 0, done.stderr
     curve = metrics(tmp_path / "run")

@@ -1,6 +1,5 @@
 """Runs on mixtures, and on corpora in object storage."""
 
-
 import json
 import signal
 import sysconfig
@@ -21,14 +20,31 @@ def mixture(prepared_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixture")
     code = next(path for path in prepared_data.iterdir() if path.is_dir() and path.name.startswith("python_stdlib"))
     write(folder, "words.jsonl", random_texts(300))
-    words = prepare(configs.load(["data=files", f"data_dir={folder}", f"data.files=[{folder}/words.jsonl]", "data.shard_bytes=20000",
-                                  f"data.tokenizer={code}/tokenizer.model", "data.held_out_fraction=0.2"]).data, lambda message: None)
+    words = prepare(
+        configs.load(
+            [
+                "data=files",
+                f"data_dir={folder}",
+                f"data.files=[{folder}/words.jsonl]",
+                "data.shard_bytes=20000",
+                f"data.tokenizer={code}/tokenizer.model",
+                "data.held_out_fraction=0.2",
+            ]
+        ).data,
+        lambda message: None,
+    )
     return folder, {"code": str(code), "words": words.path}
 
 
 def overrides(corpora: dict[str, str]) -> list[str]:
-    return ["data=mixture", f"data.corpora={{{', '.join(f'{name}: {path}' for name, path in corpora.items())}}}",
-            "data.weights={code: 1, words: 3}", "data.lanes=4", "training.batch_size=8", "name=mixed"]
+    return [
+        "data=mixture",
+        f"data.corpora={{{', '.join(f'{name}: {path}' for name, path in corpora.items())}}}",
+        "data.weights={code: 1, words: 3}",
+        "data.lanes=4",
+        "training.batch_size=8",
+        "name=mixed",
+    ]
 
 
 def test_a_mixture_counts_what_it_reads_and_is_evaluated_on_each_corpus(mixture, train, tmp_path):
@@ -38,7 +54,11 @@ def test_a_mixture_counts_what_it_reads_and_is_evaluated_on_each_corpus(mixture,
     assert (last["data/tokens/code"], last["data/tokens/words"]) == (20 * 2 * 64, 20 * 6 * 64)
     assert last["data/epochs/words"] > last["data/epochs/code"] > 0
     # Five held-out sequences, of which one or two are code.
-    assert min(last["val/loss/code"], last["val/loss/words"]) < last["val/loss"] < max(last["val/loss/code"], last["val/loss/words"])
+    assert (
+        min(last["val/loss/code"], last["val/loss/words"])
+        < last["val/loss"]
+        < max(last["val/loss/code"], last["val/loss/words"])
+    )
 
 
 def test_a_run_from_object_storage_is_the_run_from_disk_loss_by_loss(mixture, train, tmp_path, monkeypatch):
@@ -56,13 +76,21 @@ def test_a_run_from_object_storage_is_the_run_from_disk_loss_by_loss(mixture, tr
     for name, path in corpora.items():
         filesystem.put(path, f"s3://far/{name}", recursive=True)
     storage.faults[:] = [None, None, None, None, "500", "reset", "slow", "500"] * 3
-    there = train(*overrides({name: f"s3://far/{name}" for name in corpora}), f"data.cache_dir={folder}/cache", "name=far", processes=2)
+    there = train(
+        *overrides({name: f"s3://far/{name}" for name in corpora}),
+        f"data.cache_dir={folder}/cache",
+        "name=far",
+        processes=2,
+    )
     assert there.returncode == 0, there.stderr
     assert "very-secret" not in there.stdout + there.stderr
     storage.close()
     assert [record["train/loss"] for record in metrics(tmp_path / "far")] == [
-        record["train/loss"] for record in metrics(tmp_path / "mixed")]
-    assert "very-secret" not in "".join(path.read_text(errors="replace") for path in (tmp_path / "far").rglob("*") if path.is_file())
+        record["train/loss"] for record in metrics(tmp_path / "mixed")
+    ]
+    assert "very-secret" not in "".join(
+        path.read_text(errors="replace") for path in (tmp_path / "far").rglob("*") if path.is_file()
+    )
 
 
 def test_100_mb_of_jsonl_train_on_2_processes_then_1_then_2_on_one_curve(begin, train, tmp_path):
@@ -73,8 +101,14 @@ def test_100_mb_of_jsonl_train_on_2_processes_then_1_then_2_on_one_curve(begin, 
             if size < 100_000_000 and "\0" not in (text := path.read_text(encoding="utf-8", errors="ignore")):
                 size += file.write(json.dumps({"text": text}) + "\n")
     assert (tmp_path / "sources.jsonl").stat().st_size >= 100_000_000
-    run = ["data=files", f"data.files=[{tmp_path}/sources.jsonl]", f"data_dir={tmp_path}", "data.tokenizer_bytes=3000000",
-           "data.shard_bytes=8000000", *COMMON]
+    run = [
+        "data=files",
+        f"data.files=[{tmp_path}/sources.jsonl]",
+        f"data_dir={tmp_path}",
+        "data.tokenizer_bytes=3000000",
+        "data.shard_bytes=8000000",
+        *COMMON,
+    ]
     undisturbed = train(*run, "name=undisturbed", processes=2)
     assert undisturbed.returncode == 0, undisturbed.stderr
     for processes in (2, 1):

@@ -10,13 +10,19 @@ from tests.conftest import ROOT
 
 
 def plan(*typed: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "mfa_train.cli", "plan", *typed], cwd=ROOT, capture_output=True,
-                          text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "mfa_train.cli", "plan", *typed], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_several_plans_are_one_table_and_one_json_list():
-    typed = ["attention=mha,mla", "model=1b", "cluster.device=h100-80gb", "match.kv_bytes_per_token=24KiB",
-             "match.reference=mha"]
+    typed = [
+        "attention=mha,mla",
+        "model=1b",
+        "cluster.device=h100-80gb",
+        "match.kv_bytes_per_token=24KiB",
+        "match.reference=mha",
+    ]
     table, as_json = plan(*typed), plan(*typed, "--json")
     assert table.returncode == as_json.returncode == 0, table.stderr + as_json.stderr
     plans = json.loads(as_json.stdout)
@@ -24,19 +30,30 @@ def test_several_plans_are_one_table_and_one_json_list():
     rows = {line.split("  ")[0].strip(): line.split()[-2:] for line in table.stdout.splitlines()}
     assert rows["KV bytes per token"] == [f"{one['kv_cache']['bytes_per_token']:,}" for one in plans]
     assert rows["KV cache against its budget"][0] == "reference"
-    assert {"attention", "params", "kv_cache", "capacity", "flops", "memory", "time", "model", "match"} == plans[0].keys()
+    assert {"attention", "params", "kv_cache", "capacity", "flops", "memory", "time", "model", "match"} == plans[
+        0
+    ].keys()
     assert f"mla: {'fits' if plans[1]['memory']['fits'] else 'does not fit'}, " in table.stdout
 
 
 def test_matched_and_unmatched_stand_side_by_side():
     done = plan("model=1b", "attention=mfa", "match.reference=null,mha")
     assert done.returncode == 0, done.stderr
-    assert [line.split()[-2:] for line in done.stdout.splitlines() if line.startswith("parameters against")] == [["-", "-0.03%"]]
+    assert [line.split()[-2:] for line in done.stdout.splitlines() if line.startswith("parameters against")] == [
+        ["-", "-0.03%"]
+    ]
 
 
 def test_matched_variants_end_with_equal_budgets_and_parameters(train, tmp_path):
-    done = train("attention=mla,mfa", "match.kv_bytes_per_token=192", "match.reference=mha", "model.intermediate_size=256",
-                 "training.steps=2", "schedule.warmup_steps=1", python=("train.py", "-m"))
+    done = train(
+        "attention=mla,mfa",
+        "match.kv_bytes_per_token=192",
+        "match.reference=mha",
+        "model.intermediate_size=256",
+        "training.steps=2",
+        "schedule.warmup_steps=1",
+        python=("train.py", "-m"),
+    )
     assert done.returncode == 0, done.stderr
     mla, mfa = (json.loads((tmp_path / f"{name}-nano" / "summary.json").read_text()) for name in ("mla", "mfa"))
     assert mla["kv_bytes_per_token"] == mfa["kv_bytes_per_token"] == 192
@@ -64,7 +81,9 @@ MISTAKES = {
     "match.kv_bytes_per_token=0": "match.kv_bytes_per_token=0: expected a whole number of bytes above 0",
     "match.kv_bytes_per_token=-1": "match.kv_bytes_per_token=-1: expected a whole number of bytes above 0",
     "match.kv_bytes_per_token=1e400KiB": "match.kv_bytes_per_token=1e400KiB: expected a whole number of bytes",
-    "match.mha=num_attention_heads match.by=num_attention_heads": "type match.mha=head_dim, or match.by=intermediate_size",
+    "match.mha=num_attention_heads match.by=num_attention_heads": (
+        "type match.mha=head_dim, or match.by=intermediate_size"
+    ),
     "match.reference=../model/nano": "match.reference=../model/nano: no such attention.",
     "model=null": "expected GROUP=CHOICE or KEY=VALUE",
     "plan.mfu=true": "plan.mfu=True: expected a share",
@@ -82,12 +101,27 @@ def test_a_mistake_is_told_in_one_line(typed):
 
 
 def test_a_300b_model_is_planned_in_less_than_a_gib_of_memory():
-    typed = ["attention=mla", "model=7b", "model.hidden_size=16384", "model.num_hidden_layers=120",
-             "model.intermediate_size=45056", "model.num_attention_heads=128", "cluster.device=b200-180gb", "--json"]
-    watched = ("import resource, subprocess, sys; print(subprocess.run(sys.argv[1:], capture_output=True, text=True).stdout, "
-               "resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
-    done = subprocess.run([sys.executable, "-c", watched, sys.executable, "-m", "mfa_train.cli", "plan", *typed], cwd=ROOT,
-                          capture_output=True, text=True, check=True)
+    typed = [
+        "attention=mla",
+        "model=7b",
+        "model.hidden_size=16384",
+        "model.num_hidden_layers=120",
+        "model.intermediate_size=45056",
+        "model.num_attention_heads=128",
+        "cluster.device=b200-180gb",
+        "--json",
+    ]
+    watched = (
+        "import resource, subprocess, sys; print(subprocess.run(sys.argv[1:], capture_output=True, text=True).stdout, "
+        "resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", watched, sys.executable, "-m", "mfa_train.cli", "plan", *typed],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     printed, _, kibibytes = done.stdout.rpartition("}")
     assert 3.0e11 < json.loads(printed + "}")["params"]["total"] < 3.2e11
     assert int(kibibytes) < 2**20

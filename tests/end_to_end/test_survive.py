@@ -75,7 +75,7 @@ def test_ctrl_c_saves_one_job_works_in_a_folder_and_wandb_stays_one_run(begin, t
     beside = train("name=run", "training.steps=100000")
     assert beside.returncode == 2 and 'another process works in this run folder ({"host": ' in beside.stderr
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    _output, errors = process.communicate(timeout=60)
     assert process.returncode == 75 and "Traceback" not in errors
     stopped = int(re.search(r"stopped: SIGINT after step (\d+); saved", errors)[1])
 
@@ -84,17 +84,26 @@ def test_ctrl_c_saves_one_job_works_in_a_folder_and_wandb_stays_one_run(begin, t
     os.rename(run / "checkpoints" / f"step-{stopped:08d}", run / "gone")
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99')
-    done = subprocess.run([arg if not arg.startswith("training.steps") else f"training.steps={stopped + 7}"
-                           for arg in process.args], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [arg if not arg.startswith("training.steps") else f"training.steps={stopped + 7}" for arg in process.args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
     steps = [record["step"] for record in metrics(run)]
     assert steps == sorted(set(steps)) and steps[-1] == stopped + 7
 
     history, ids, configs = [], set(), []
     for folder in sorted((run / "wandb").glob("offline-run-*")):
-        read = subprocess.run([Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", folder],
-                              capture_output=True, text=True, check=True).stdout
+        read = subprocess.run(
+            [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", folder],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         for record in map(json.loads, read.splitlines()):
             if record["type"] == "run":
                 ids.add(record["run"]["run_id"])
@@ -115,7 +124,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(begin, tmp_path):
     try:
         # A checkpoint takes 7.2 MB here, so two do not fit, and the final weights no longer beside one.
         process = begin("checkpoint.keep_last=2", "training.steps=30", runs_dir=disk)
-        output, errors = process.communicate(timeout=120)
+        output, _errors = process.communicate(timeout=120)
         assert "warning: the checkpoint of step 20 could not be written" in output
         assert "step-00000010 stays the newest" in output
         assert metrics(disk / "run")[-1]["step"] == 30
@@ -136,15 +145,31 @@ def test_a_rank_that_hangs_ends_the_job_and_the_others_say_where_they_stand(begi
     os.kill(second, signal.SIGKILL)  # torchrun would, half a minute later
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert re.search(r"rank 0: error: no step ended for 6 s \(guard.hang_seconds\); step \d+ was the last. rank 1 was "
-                     r"last heard of \d+ s ago, after step \d+. Where this rank stands:", errors), errors
+    assert re.search(
+        r"rank 0: error: no step ended for 6 s \(guard.hang_seconds\); step \d+ was the last. rank 1 was "
+        r"last heard of \d+ s ago, after step \d+. Where this rank stands:",
+        errors,
+    ), errors
     assert "loop.py" in errors
 
 
 @pytest.mark.parametrize("output", ["2>&1 | true", ">&- 2>&-"], ids=["a reader that has gone", "closed from the start"])
 def test_output_that_nobody_reads_stops_no_run(output, prepared_data, tmp_path):
-    command = " ".join([sys.executable, "train.py", *(f"'{override}'" for override in COMMON), "training.steps=12",
-                        f"data_dir={prepared_data}", f"runs_dir={tmp_path}", "name=run"])
-    subprocess.run(["bash", "-c", f"{command} {output}"], cwd=ROOT, timeout=120,
-                   env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+    command = " ".join(
+        [
+            sys.executable,
+            "train.py",
+            *(f"'{override}'" for override in COMMON),
+            "training.steps=12",
+            f"data_dir={prepared_data}",
+            f"runs_dir={tmp_path}",
+            "name=run",
+        ]
+    )
+    subprocess.run(
+        ["bash", "-c", f"{command} {output}"],
+        cwd=ROOT,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"

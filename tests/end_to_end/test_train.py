@@ -20,15 +20,26 @@ def test_each_attention_trains_evaluates_writes_text_and_leaves_its_files(attent
     done = train(f"attention={attention}", "precision=auto", "optimizer.lr=3e-3", "training.steps=40")
     assert done.returncode == 0, done.stderr
     run = tmp_path / f"{attention}-nano"
-    assert {"config.yaml", "plan.json", "metrics.jsonl", "summary.json", "checkpoints"} <= {p.name for p in run.iterdir()}
+    assert {"config.yaml", "plan.json", "metrics.jsonl", "summary.json", "checkpoints"} <= {
+        p.name for p in run.iterdir()
+    }
 
     curve, summary = metrics(run), json.loads((run / "summary.json").read_text())
-    assert {"step", "tokens", "flops", "train/loss", "lr", "grad_norm", "tokens_per_second", "mfu",
-            "seconds"} <= curve[0].keys()
+    assert {"step", "tokens", "flops", "train/loss", "lr", "grad_norm", "tokens_per_second", "mfu", "seconds"} <= curve[
+        0
+    ].keys()
     assert {"val/loss", "val/bits_per_byte"} <= curve[-1].keys()
     assert curve[-1]["val/loss"] < curve[0]["train/loss"] - 1
-    assert summary.items() >= {"status": "finished", "attention": attention, "val_loss": curve[-1]["val/loss"],
-                               "tokens": 40 * 8 * 64, "flops": curve[-1]["flops"]}.items()
+    assert (
+        summary.items()
+        >= {
+            "status": "finished",
+            "attention": attention,
+            "val_loss": curve[-1]["val/loss"],
+            "tokens": 40 * 8 * 64,
+            "flops": curve[-1]["flops"],
+        }.items()
+    )
     plan = json.loads((run / "plan.json").read_text())
     assert plan["flops"]["train_total"] == summary["flops"]
     assert yaml.safe_load((run / "config.yaml").read_text())["attention"]["name"] == attention
@@ -59,8 +70,9 @@ def test_wandb_files_of_an_offline_run_hold_config_plan_curves_and_axes(train, t
     assert f"wandb leet {run}" in done.stdout
     # Read back with W&B's own reader.
     wandb = Path(sys.executable).with_name("wandb")
-    read = subprocess.run([wandb, "leet", "inspect", "--json", run / "wandb" / "latest-run"], capture_output=True,
-                          text=True, check=True).stdout
+    read = subprocess.run(
+        [wandb, "leet", "inspect", "--json", run / "wandb" / "latest-run"], capture_output=True, text=True, check=True
+    ).stdout
     records: dict[str, list[dict]] = {}
     for line in read.splitlines():
         record = json.loads(line)
@@ -75,7 +87,8 @@ def test_wandb_files_of_an_offline_run_hold_config_plan_curves_and_axes(train, t
     axes = {metric.get("name") or metric["glob_name"]: metric.get("step_metric") for metric in records["metric"]}
     assert {"tokens", "flops"} <= axes.keys() and axes["*"] == "tokens"
     assert {"status": "finished", "attention": "mfa"}.items() <= {
-        key: value for update in records["summary"] for key, value in update["update"].items()}.items()
+        key: value for update in records["summary"] for key, value in update["update"].items()
+    }.items()
 
 
 def test_a_wandb_failure_never_stops_a_run(train, tmp_path, monkeypatch):
@@ -85,7 +98,9 @@ def test_a_wandb_failure_never_stops_a_run(train, tmp_path, monkeypatch):
     done = train("name=run", "tracking.wandb=online", "resume=never")
     assert done.returncode == 0, done.stderr
     assert "W&B can't be logged to (" in done.stdout and "logging offline" in done.stdout
-    assert list((tmp_path / "run" / "wandb").glob("offline-run-*")) and not list((tmp_path / "run" / "wandb").glob("*the-one"))
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*")) and not list(
+        (tmp_path / "run" / "wandb").glob("*the-one")
+    )
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
 
 
@@ -104,8 +119,10 @@ def test_a_finished_run_is_left_as_it_is_and_another_never_takes_its_folder(trai
 def test_generate_continues_a_prompt_from_the_final_weights(train, tmp_path):
     assert train("name=run", "training.steps=2", "schedule.warmup_steps=1").returncode == 0
     command = [sys.executable, "-m", "mfa_train.cli", "generate", str(tmp_path / "run"), "--prompt", "class 'A':\n"]
-    texts = [subprocess.run([*command, *overrides], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-             for overrides in (["seed=1"], ["seed=1"], ["seed=2"])]
+    texts = [
+        subprocess.run([*command, *overrides], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for overrides in (["seed=1"], ["seed=1"], ["seed=2"])
+    ]
     assert all(text.startswith("class 'A':\n") for text in texts)
     assert texts[0] == texts[1] != texts[2]
 
@@ -113,7 +130,9 @@ def test_generate_continues_a_prompt_from_the_final_weights(train, tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_run(train, tmp_path):
     done = train("name=run", "optimizer.lr=1e38")
     assert done.returncode == 1
-    assert re.fullmatch(r"error: the (loss|gradient's norm) is (nan|inf) .*optimizer.lr=.*", done.stderr.strip().splitlines()[-1])
+    assert re.fullmatch(
+        r"error: the (loss|gradient's norm) is (nan|inf) .*optimizer.lr=.*", done.stderr.strip().splitlines()[-1]
+    )
     assert "Traceback" not in done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
     assert train("name=run", "optimizer.lr=1e38").returncode == 1  # started again, not taken for finished

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.end_to_end.conftest import SHORT
 
-STRANGE = "it's $(touch pwned) `touch pwned`; \"two\"  words | & \\ %n %j\n$HOME"
+STRANGE = 'it\'s $(touch pwned) `touch pwned`; "two"  words | & \\ %n %j\n$HOME'
 """What a shell, a scheduler or another launcher would make something of."""
 
 
@@ -19,9 +19,20 @@ STRANGE = "it's $(touch pwned) `touch pwned`; \"two\"  words | & \\ %n %j\n$HOME
 def launch(prepared_data, tmp_path):
     """`launch(*overrides, environment=None)` types it, on one thread, and gives the finished process; `.start` one that
     isn't finished."""
+
     def command(*overrides: str) -> list[str]:
-        return [sys.executable, "-m", "mfa_train.cli", "launch", *SHORT, "optimizer.lr=1e-3",
-                "checkpoint.every_steps=5", f"data_dir={prepared_data}", f"runs_dir={tmp_path}", *overrides]
+        return [
+            sys.executable,
+            "-m",
+            "mfa_train.cli",
+            "launch",
+            *SHORT,
+            "optimizer.lr=1e-3",
+            "checkpoint.every_steps=5",
+            f"data_dir={prepared_data}",
+            f"runs_dir={tmp_path}",
+            *overrides,
+        ]
 
     def options(environment: dict | None) -> dict:
         typed = {"PYTHONPATH": str(ROOT)} | dict(environment or os.environ) | {"OMP_NUM_THREADS": "1"}
@@ -31,8 +42,9 @@ def launch(prepared_data, tmp_path):
         return subprocess.run(command(*overrides), capture_output=True, timeout=200, **options(environment))
 
     def start(*overrides: str, environment: dict | None = None) -> subprocess.Popen:
-        process = subprocess.Popen(command(*overrides), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   **options(environment))
+        process = subprocess.Popen(
+            command(*overrides), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options(environment)
+        )
         started.append(process)
         return process
 
@@ -51,8 +63,10 @@ def summary(run: Path) -> dict:
 
 def curve(run: Path) -> list[tuple]:
     """What of metrics.jsonl does not depend on the clock."""
-    return [(record["step"], record["tokens"], record["train/loss"], record["lr"], record.get("val/loss"))
-            for record in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
+    return [
+        (record["step"], record["tokens"], record["train/loss"], record["lr"], record.get("val/loss"))
+        for record in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    ]
 
 
 def quoted(value: str) -> str:

@@ -73,17 +73,33 @@ class Cluster:
         folder = self.folder
         # Ports, those of jobs too, that no other such cluster on this machine has.
         first, job = 10000 + os.getpid() % 1900 * 5, 1 + os.getpid() % 400 * 30
-        (folder / "slurm.conf").write_text(CONF.format(
-            host=socket.gethostname(), folder=folder, cpus=os.cpu_count(), job=job, port=first, port_2=first + 1,
-            port_3=first + 2, port_4=first + 3))
+        (folder / "slurm.conf").write_text(
+            CONF.format(
+                host=socket.gethostname(),
+                folder=folder,
+                cpus=os.cpu_count(),
+                job=job,
+                port=first,
+                port_2=first + 1,
+                port_3=first + 2,
+                port_4=first + 3,
+            )
+        )
         (folder / "state").mkdir()
         key = folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
         folder.chmod(0o711)
-        self._start("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}",
-                    f"--pid-file={folder}/munge.pid", f"--log-file={folder}/munge.log",
-                    f"--seed-file={folder}/munge.seed")
+        self._start(
+            "munged",
+            "--foreground",
+            "--force",
+            f"--socket={folder}/munge.socket",
+            f"--key-file={key}",
+            f"--pid-file={folder}/munge.pid",
+            f"--log-file={folder}/munge.log",
+            f"--seed-file={folder}/munge.seed",
+        )
         self._wait(lambda: (folder / "munge.socket").exists(), "munged")
         self._start("slurmctld", "-D", "-i")
         for name in ("spool-n1", "spool-n2", "private"):
@@ -121,12 +137,20 @@ class Cluster:
     def _start(self, *command: str) -> None:
         log = (self.folder / f"{len(self.daemons)}-{command[0]}.out").open("w")
         # A session of its own: a terminal's Ctrl-C would end it before its jobs are cancelled.
-        self.daemons.append(subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], env=self.environment,
-                                             stdout=log, stderr=log, start_new_session=True))
+        self.daemons.append(
+            subprocess.Popen(
+                ["setpriv", "--pdeathsig", "TERM", *command],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        )
 
     def _wait(self, done, what: str, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not done():
             assert time.monotonic() < deadline, f"waited {seconds} s for {what}: " + "\n".join(
-                f"{path.name}: {path.read_text(errors='replace')[-1500:]}" for path in self.folder.glob("*.log"))
+                f"{path.name}: {path.read_text(errors='replace')[-1500:]}" for path in self.folder.glob("*.log")
+            )
             time.sleep(0.2)

@@ -57,28 +57,39 @@ class Hosts:
         Path("/run/sshd").mkdir(exist_ok=True)
         for key in ("host_key", "key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
-        self._ip(f"link add {self._name('b')} type bridge", f"addr add {self.subnet}.254/24 dev {self._name('b')}",
-                 f"link set {self._name('b')} up")
+        self._ip(
+            f"link add {self._name('b')} type bridge",
+            f"addr add {self.subnet}.254/24 dev {self._name('b')}",
+            f"link set {self._name('b')} up",
+        )
         for host in (1, 2):
             self._start(host)
         (folder / "bin").mkdir()
         ssh = folder / "bin" / "ssh"
-        ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -i {folder}/key -o StrictHostKeyChecking=no '
-                       '-o UserKnownHostsFile=/dev/null -o LogLevel=ERROR "$@"\n')
+        ssh.write_text(
+            f"#!/bin/sh\nexec {shutil.which('ssh')} -i {folder}/key -o StrictHostKeyChecking=no "
+            '-o UserKnownHostsFile=/dev/null -o LogLevel=ERROR "$@"\n'
+        )
         ssh.chmod(0o755)
         (folder / "hosts").write_text("".join(f"{name} slots=1\n" for name in self.names))
         (folder / "environment").write_text("# the hosts' names lead nowhere\nGLOO_SOCKET_IFNAME=eth0\n")
-        self.overrides = ["cluster=ssh", f"cluster.hostfile={folder}/hosts",
-                          f"cluster.environment={folder}/environment", "cluster.nodes=2",
-                          "cluster.devices_per_node=1", "cluster.device=cpu"]
+        self.overrides = [
+            "cluster=ssh",
+            f"cluster.hostfile={folder}/hosts",
+            f"cluster.environment={folder}/environment",
+            "cluster.nodes=2",
+            "cluster.devices_per_node=1",
+            "cluster.device=cpu",
+        ]
         deadline = time.monotonic() + 20
         while any(self.on(name, "true").returncode for name in self.names):
             assert time.monotonic() < deadline, "no sshd came up"
             time.sleep(0.2)
 
     def on(self, name: str, command: str) -> subprocess.CompletedProcess:
-        return subprocess.run(["ssh", "-o", "ConnectTimeout=5", name, command], env=self.environment,
-                              capture_output=True, text=True)
+        return subprocess.run(
+            ["ssh", "-o", "ConnectTimeout=5", name, command], env=self.environment, capture_output=True, text=True
+        )
 
     def cut(self, host: int) -> None:
         self._ip(f"link set {self._name('v', host)} down")
@@ -88,18 +99,44 @@ class Hosts:
 
     def _start(self, host: int) -> None:
         space, link = self._name("n", host), self._name("v", host)
-        self._ip(f"netns add {space}", f"link add {link} type veth peer name eth0 netns {space}",
-                 f"link set {link} master {self._name('b')} up", f"-n {space} addr add {self.subnet}.{host}/24 dev "
-                                                                 "eth0",
-                 f"-n {space} link set eth0 up", f"-n {space} link set lo up")
+        self._ip(
+            f"netns add {space}",
+            f"link add {link} type veth peer name eth0 netns {space}",
+            f"link set {link} master {self._name('b')} up",
+            f"-n {space} addr add {self.subnet}.{host}/24 dev eth0",
+            f"-n {space} link set eth0 up",
+            f"-n {space} link set lo up",
+        )
         private = f"mount -t tmpfs none {self.folder}/private;" if host == 2 else ""
-        sshd = (f"hostname host-{host}; {private} exec {shutil.which('sshd')} -D -e -f /dev/null -h "
-                f"{self.folder}/host_key -o UsePAM=no -o AuthorizedKeysFile={self.folder}/key.pub -o StrictModes=no -o "
-                "PidFile=none")
-        self.daemons.append(subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", space, "unshare", "--uts", "--pid", "--fork",
-             "--kill-child", "--mount-proc", "sh", "-c", sshd],
-            stdout=subprocess.DEVNULL, stderr=(self.folder / f"sshd-{host}.log").open("w")))
+        sshd = (
+            f"hostname host-{host}; {private} exec {shutil.which('sshd')} -D -e -f /dev/null -h "
+            f"{self.folder}/host_key -o UsePAM=no -o AuthorizedKeysFile={self.folder}/key.pub -o StrictModes=no -o "
+            "PidFile=none"
+        )
+        self.daemons.append(
+            subprocess.Popen(
+                [
+                    "setpriv",
+                    "--pdeathsig",
+                    "KILL",
+                    "ip",
+                    "netns",
+                    "exec",
+                    space,
+                    "unshare",
+                    "--uts",
+                    "--pid",
+                    "--fork",
+                    "--kill-child",
+                    "--mount-proc",
+                    "sh",
+                    "-c",
+                    sshd,
+                ],
+                stdout=subprocess.DEVNULL,
+                stderr=(self.folder / f"sshd-{host}.log").open("w"),
+            )
+        )
 
     def _name(self, kind: str, host: int | str = "") -> str:
         return f"mfa{kind}{host}-{self.number}"

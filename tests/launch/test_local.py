@@ -15,8 +15,8 @@ from mfa_train import config as configs
 from mfa_train.config import ClusterConfig
 from mfa_train.errors import ConfigError
 from mfa_train.launch.checks import require_trainable
-from mfa_train.launch.hostfile import read_hosts
 from mfa_train.launch.environment import environment
+from mfa_train.launch.hostfile import read_hosts
 from mfa_train.launch.job import make_job, read_job
 from mfa_train.launch.local import require_one_node
 from mfa_train.launch.node import Node
@@ -31,8 +31,14 @@ def test_two_ranks_share_a_folder_with_a_log_each_and_get_what_was_typed(launch,
     """Rank 0 is on the terminal as well. resume=never makes way for the logs, too."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("an older run")
-    done = launch("name=run", "training.steps=4", "schedule.warmup_steps=1", f"sample.prompt={quoted(STRANGE)}",
-                  "resume=never", "cluster.devices_per_node=2")
+    done = launch(
+        "name=run",
+        "training.steps=4",
+        "schedule.warmup_steps=1",
+        f"sample.prompt={quoted(STRANGE)}",
+        "resume=never",
+        "cluster.devices_per_node=2",
+    )
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     first, second = ((run / "logs" / f"rank-0000{rank}.log").read_text() for rank in (0, 1))
@@ -43,7 +49,9 @@ def test_two_ranks_share_a_folder_with_a_log_each_and_get_what_was_typed(launch,
     assert (tmp_path / "run~1" / "config.yaml").read_text() == "an older run"
     assert not (ROOT / "pwned").exists()
     assert [(one.name, one.state, one.step, one.steps) for one in statuses(tmp_path)] == [
-        ("run", "finished", 4, 4), ("run~1", "unreadable", 0, 0)]
+        ("run", "finished", 4, 4),
+        ("run~1", "unreadable", 0, 0),
+    ]
 
 
 def test_the_traceback_of_the_first_rank_to_fail_is_shown_once_whichever_it_is(launch, tmp_path):
@@ -53,9 +61,11 @@ def test_the_traceback_of_the_first_rank_to_fail_is_shown_once_whichever_it_is(l
         "    import mfa_train.training.loop as loop\n"
         "    def train(*_):\n"
         "        raise KeyError('rank 1 has lost its way')\n"
-        "    loop.train = train\n")
-    done = launch("name=run", "cluster.devices_per_node=2",
-                  environment=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"})
+        "    loop.train = train\n"
+    )
+    done = launch(
+        "name=run", "cluster.devices_per_node=2", environment=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    )
     assert done.returncode == 1
     assert done.stderr.count("Traceback") == 1 and "KeyError: 'rank 1 has lost its way'" in done.stderr
     assert re.search(r"^rank 1 on \S+ failed; its log is .*rank-00001.log:$", done.stderr, re.M)
@@ -67,9 +77,15 @@ def test_a_run_says_how_it_stands_from_its_files_alone(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").write_text(configs.to_yaml(configs.load(["training.steps=100", "training.batch_size=8"])))
-    (run / "metrics.jsonl").write_text("".join(json.dumps(
-        {"step": step, "train/loss": 5.0 - step / 100, "tokens_per_second": 512.0, "seconds": step * 1.0}) + "\n"
-        for step in range(1, 11)))
+    (run / "metrics.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {"step": step, "train/loss": 5.0 - step / 100, "tokens_per_second": 512.0, "seconds": step * 1.0}
+            )
+            + "\n"
+            for step in range(1, 11)
+        )
+    )
     (run / "run.lock").write_text(json.dumps({"host": "elsewhere", "pid": 1}))
     (one,) = statuses(tmp_path)
     assert (one.state, one.step, one.loss, one.tokens_per_second) == ("running", 10, 4.9, 512.0)
@@ -123,16 +139,40 @@ def test_an_environment_file_is_taken_as_it_stands(tmp_path):
 
 
 ODD_LINES = {
-    b"export A=hunter2": "expected KEY=VALUE, as NCCL_SOCKET_IFNAME=ib0: delete export", b"hunter2": "expected KEY=VALUE",
-    b"=hunter2": "expected KEY=VALUE", b"A = hunter2": "no spaces around =", b"A= hunter2": "A: no spaces around =",
-    b"A-B=hunter2": "expected KEY=VALUE", b"1A=hunter2": "expected KEY=VALUE", "É=hunter2".encode(): "expected KEY=VALUE",
-    b'A="hunter2"': "A: values are taken as they stand: delete the quotes", b"B=hunter2": "B stands there twice",
-    b"A=hunter2\0": "holds characters", b"A=x\rC=hunter2": "holds characters", b"A=hunter2\x1b[31m": "holds characters",
-    b"\xef\xbb\xbfA=hunter2": "a byte order mark", b"A=hunter2\xe9": "is not UTF-8 text", "A=hunter2".encode("utf-16"): "",
-    **{f"{name}=hunter2".encode(): f"{name} is set for each rank by the launcher" for name in (
-        "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
-        "CUDA_VISIBLE_DEVICES", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")},
-    b"LD_LIBRARY_PATH=hunter2": "LD_LIBRARY_PATH is read as a process starts", b"PYTHONPATH=hunter2": "PYTHONPATH is read",
+    b"export A=hunter2": "expected KEY=VALUE, as NCCL_SOCKET_IFNAME=ib0: delete export",
+    b"hunter2": "expected KEY=VALUE",
+    b"=hunter2": "expected KEY=VALUE",
+    b"A = hunter2": "no spaces around =",
+    b"A= hunter2": "A: no spaces around =",
+    b"A-B=hunter2": "expected KEY=VALUE",
+    b"1A=hunter2": "expected KEY=VALUE",
+    "É=hunter2".encode(): "expected KEY=VALUE",
+    b'A="hunter2"': "A: values are taken as they stand: delete the quotes",
+    b"B=hunter2": "B stands there twice",
+    b"A=hunter2\0": "holds characters",
+    b"A=x\rC=hunter2": "holds characters",
+    b"A=hunter2\x1b[31m": "holds characters",
+    b"\xef\xbb\xbfA=hunter2": "a byte order mark",
+    b"A=hunter2\xe9": "is not UTF-8 text",
+    "A=hunter2".encode("utf-16"): "",
+    **{
+        f"{name}=hunter2".encode(): f"{name} is set for each rank by the launcher"
+        for name in (
+            "RANK",
+            "LOCAL_RANK",
+            "WORLD_SIZE",
+            "LOCAL_WORLD_SIZE",
+            "NODE_RANK",
+            "GROUP_RANK",
+            "MASTER_ADDR",
+            "MASTER_PORT",
+            "CUDA_VISIBLE_DEVICES",
+            "TORCHELASTIC_RUN_ID",
+            "SLURM_JOB_ID",
+        )
+    },
+    b"LD_LIBRARY_PATH=hunter2": "LD_LIBRARY_PATH is read as a process starts",
+    b"PYTHONPATH=hunter2": "PYTHONPATH is read",
 }
 
 
@@ -164,12 +204,23 @@ def test_no_file_of_a_launch_holds_the_environments_values_and_the_ranks_have_th
     job.write()
     assert job.environment == str(path) and "hunter2" not in (tmp_path / "run" / "launch" / "job.json").read_text()
     assert read_job(job.word) == job
-    rank = (f"import os, sys, types; sys.modules['mfa_train.training.run'] = types.SimpleNamespace(run=lambda config: "
-            f"print(os.environ['MFA_TRIED'])); from mfa_train.launch.rank import work; from mfa_train.launch.job import read_job; "
-            f"sys.exit(work(read_job({job.word!r}), 0, 'now'))")
-    done = [subprocess.run([sys.executable, "-c", rank], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})]
+    rank = (
+        f"import os, sys, types; sys.modules['mfa_train.training.run'] = types.SimpleNamespace(run=lambda config: "
+        "print(os.environ['MFA_TRIED'])); from mfa_train.launch.rank import work; from mfa_train.launch.job import "
+        "read_job; "
+        f"sys.exit(work(read_job({job.word!r}), 0, 'now'))"
+    )
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", rank], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
+    ]
     path.unlink()
-    done.append(subprocess.run([sys.executable, "-c", rank], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}))
+    done.append(
+        subprocess.run(
+            [sys.executable, "-c", rank], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
+    )
     assert [one.returncode for one in done] == [0, 2] and done[0].stdout == "hunter2\n", done
     assert done[1].stderr.startswith(f"error: cluster.environment={path}: cannot be read (No such file")
     old = json.loads((tmp_path / "run" / "launch" / "job.json").read_text()) | {"environment": {"A": "1"}}
@@ -189,8 +240,12 @@ class Process:
 
 TERM, USR1, INT, KILL = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGKILL
 SIGNALS = [
-    ([TERM, INT], [TERM, TERM]), ([USR1, INT], [USR1, TERM]), ([TERM, TERM, USR1], [TERM, TERM, USR1]), ([INT, INT], [TERM, KILL]),
-    ([TERM, INT, INT], [TERM, TERM, KILL]), ([INT, TERM, INT], [TERM, TERM, KILL]),
+    ([TERM, INT], [TERM, TERM]),
+    ([USR1, INT], [USR1, TERM]),
+    ([TERM, TERM, USR1], [TERM, TERM, USR1]),
+    ([INT, INT], [TERM, KILL]),
+    ([TERM, INT, INT], [TERM, TERM, KILL]),
+    ([INT, TERM, INT], [TERM, TERM, KILL]),
 ]
 """What comes, and what is passed on."""
 
@@ -223,7 +278,9 @@ def test_a_run_over_ssh_is_killed_by_the_second_sigint_alone(tmp_path, monkeypat
 
 def test_a_machine_is_not_filled_with_ranks():
     (member,) = configs.members(["cluster.devices_per_node=1000", "training.batch_size=1000"])
-    with pytest.raises(ConfigError, match="cluster.devices_per_node=1000: this machine has .* cores: type cluster.devices_per_node="):
+    with pytest.raises(
+        ConfigError, match="cluster.devices_per_node=1000: this machine has .* cores: type cluster.devices_per_node="
+    ):
         require_one_node(member)
 
 
@@ -237,16 +294,25 @@ MISTAKES = {
     "attention.kernel=tiled cluster.device=cpu precision=fp32": "attention.kernel=tiled works in 16 bit alone",
     "attention.kernel=flash precision=fp32": "attention.kernel=flash works in 16 bit alone",
     "attention.kernel=flash cluster.device=cpu precision=bf16": "attention.kernel=flash needs a CUDA device",
-    "training.sequence_length=10000000 plan.check=false": "training.sequence_length=10000000 is longer than the training data",
+    "training.sequence_length=10000000 plan.check=false": (
+        "training.sequence_length=10000000 is longer than the training data"
+    ),
     "sample.max_new_tokens=9000": "a run's closing sample has at most 8,192 tokens",
-    "resume=/nowhere/step-00000001": "resume=/nowhere/step-00000001: expected auto, must, never, or a folder that is there",
+    "resume=/nowhere/step-00000001": (
+        "resume=/nowhere/step-00000001: expected auto, must, never, or a folder that is there"
+    ),
     "resume=must": "resume=must: there is no checkpoint in",
 }
 
 
 @pytest.mark.parametrize("typed", MISTAKES)
 def test_what_would_fail_in_the_job_fails_before_it_is_submitted(typed, prepared_data):
-    overrides = ["cluster=slurm", "cluster.nodes=2", "cluster.device=h100-80gb", "training.batch_size=16",
-                 f"data_dir={prepared_data}"]
+    overrides = [
+        "cluster=slurm",
+        "cluster.nodes=2",
+        "cluster.device=h100-80gb",
+        "training.batch_size=16",
+        f"data_dir={prepared_data}",
+    ]
     with pytest.raises(ConfigError, match="^(?!:).*" + re.escape(MISTAKES[typed])):
         require_trainable(configs.members([*overrides, *typed.split()]))

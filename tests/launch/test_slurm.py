@@ -18,10 +18,22 @@ from tests.launch.conftest import STRANGE, curve, quoted, summary
 from tests.launch.slurm_cluster import Cluster, missing
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
-LADDER = ("sweep=ladder", "model=280k", "seed=1", "sweep.ladder.kv_shares=[0.25]", "sweep.ladder.batch_size=size",
-          "sweep.ladder.tokens_per_parameter=[0.004,0.008]", "sweep.ladder.learning_rate=size",
-          "schedule.warmup_steps=3", "training.sequence_length=32", "training.eval_sequences=4", "sample.max_new_tokens=0", "match.multiple_of=4",
-          "precision=fp32", "tracking=none")
+LADDER = (
+    "sweep=ladder",
+    "model=280k",
+    "seed=1",
+    "sweep.ladder.kv_shares=[0.25]",
+    "sweep.ladder.batch_size=size",
+    "sweep.ladder.tokens_per_parameter=[0.004,0.008]",
+    "sweep.ladder.learning_rate=size",
+    "schedule.warmup_steps=3",
+    "training.sequence_length=32",
+    "training.eval_sequences=4",
+    "sample.max_new_tokens=0",
+    "match.multiple_of=4",
+    "precision=fp32",
+    "tracking=none",
+)
 SLURM = ("cluster=slurm", "cluster.nodes=2", "cluster.devices_per_node=1", "cluster.device=cpu")
 
 
@@ -32,8 +44,13 @@ def cluster(tmp_path_factory):
 
 
 def status(folder) -> str:
-    return subprocess.run([sys.executable, "-m", "mfa_train.cli", "status", str(folder)], cwd=ROOT, capture_output=True,
-                          text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-m", "mfa_train.cli", "status", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
 
 
 def test_a_terminated_and_a_preempted_job_is_queued_again_and_leaves_the_undisturbed_curve(cluster, launch, tmp_path):
@@ -58,7 +75,9 @@ def test_a_terminated_and_a_preempted_job_is_queued_again_and_leaves_the_undistu
             time.sleep(0.1)
         if start == 1:
             cluster.call("scancel", "--signal=TERM", number)
-    urgent = cluster.call("sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--output=/dev/null", "--wrap=true")
+    urgent = cluster.call(
+        "sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--output=/dev/null", "--wrap=true"
+    )
     assert cluster.wait_for(urgent.strip(), "COMPLETED")
     undisturbed = launch("name=undisturbed", *steps, "cluster.devices_per_node=2")
     assert undisturbed.returncode == 0, undisturbed.stderr
@@ -69,7 +88,10 @@ def test_a_terminated_and_a_preempted_job_is_queued_again_and_leaves_the_undistu
     assert 8 <= begun[1]["from_step"] < begun[2]["from_step"] < 300
     assert curve(run) == curve(tmp_path / "undisturbed")
     assert sorted(path.name for path in (run / "logs").iterdir()) == [
-        "rank-00000.log", "rank-00001.log", f"slurm-{number}.out"]
+        "rank-00000.log",
+        "rank-00001.log",
+        f"slurm-{number}.out",
+    ]
     assert yaml.safe_load((run / "config.yaml").read_text())["sample"]["prompt"] == STRANGE
     assert not list(ROOT.glob("*pwned*")) and not list(tmp_path.rglob("pwned"))
 
@@ -99,10 +121,26 @@ def test_a_sweep_is_a_job_array_whose_failed_member_alone_is_submitted_again(clu
 
 def test_branches_of_a_ladder_are_a_second_array_which_no_failed_run_holds_up(cluster, prepared_data, tmp_path):
     def launched(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-m", "mfa_train.cli", "launch", "-m", *LADDER, "attention=mha,mfa",
-                               f"data_dir={prepared_data}", f"runs_dir={tmp_path}", *SLURM, "cluster.nodes=1", *words],
-                              cwd=ROOT, env=cluster.environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-                              capture_output=True, text=True)
+        return subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "mfa_train.cli",
+                "launch",
+                "-m",
+                *LADDER,
+                "attention=mha,mfa",
+                f"data_dir={prepared_data}",
+                f"runs_dir={tmp_path}",
+                *SLURM,
+                "cluster.nodes=1",
+                *words,
+            ],
+            cwd=ROOT,
+            env=cluster.environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
 
     shown = launched("--dry-run").stdout
     assert [line.split()[0] for line in shown.splitlines() if "--dependency=afterany:FIRST" in line] == ["sbatch"]
@@ -112,8 +150,10 @@ def test_branches_of_a_ladder_are_a_second_array_which_no_failed_run_holds_up(cl
     assert submitted.returncode == 0, submitted.stderr
     first, second = re.findall(r"^job +(\d+)$", submitted.stdout, re.M)
     assert f"waits for   {first}" in submitted.stdout and f"scancel {first} {second}" in submitted.stdout
-    runs = {"-branches-" in str(path): [Path(member["run_dir"]) for member in json.loads(path.read_text())["members"]]
-            for path in tmp_path.glob(".sweeps/*/job.json")}
+    runs = {
+        "-branches-" in str(path): [Path(member["run_dir"]) for member in json.loads(path.read_text())["members"]]
+        for path in tmp_path.glob(".sweeps/*/job.json")
+    }
     (runs[False][0] / "thesis.txt").write_text("in the way")
     for job in (first, second):
         states = [cluster.wait_for(f"{job}_{member}", "COMPLETED", "FAILED") for member in (0, 1)]
@@ -126,8 +166,11 @@ def test_branches_of_a_ladder_are_a_second_array_which_no_failed_run_holds_up(cl
 
 def test_what_the_scheduler_refuses_is_told_in_its_words(cluster, launch, tmp_path):
     template = tmp_path / "site.sbatch"
-    template.write_text((ROOT / "launch" / "slurm.sbatch").read_text().replace(
-        "##SBATCH --partition=gpu", "#SBATCH --partition=nowhere"))
+    template.write_text(
+        (ROOT / "launch" / "slurm.sbatch")
+        .read_text()
+        .replace("##SBATCH --partition=gpu", "#SBATCH --partition=nowhere")
+    )
     refused = launch(*SLURM, f"cluster.template={template}", environment=cluster.environment)
     assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
     assert "error: sbatch refused the job: " in refused.stderr
@@ -136,8 +179,9 @@ def test_what_the_scheduler_refuses_is_told_in_its_words(cluster, launch, tmp_pa
 
 def test_a_run_whose_job_waits_in_the_queue_is_not_submitted_twice(cluster, launch, tmp_path):
     template = tmp_path / "site.sbatch"
-    template.write_text((ROOT / "launch" / "slurm.sbatch").read_text().replace("##SBATCH --partition=gpu", "#SBATCH "
-                                                                                                           "--hold"))
+    template.write_text(
+        (ROOT / "launch" / "slurm.sbatch").read_text().replace("##SBATCH --partition=gpu", "#SBATCH --hold")
+    )
     submitted = launch("name=run", *SLURM, f"cluster.template={template}", environment=cluster.environment)
     number = re.search(r"^job +(\d+)$", submitted.stdout, re.M)[1]
     assert re.search(rf"^run +queued .* {number}$", status(tmp_path), re.M)
@@ -149,10 +193,11 @@ def test_a_run_whose_job_waits_in_the_queue_is_not_submitted_twice(cluster, laun
 
 NODES = {
     r"/job\.json cannot be read \(No such file or directory\): runs_dir must be a folder that all nodes share": "",
-    r"torch 2\.0\.1 is installed here, \S+ where the job was launched: all nodes must have the same":
+    r"torch 2\.0\.1 is installed here, \S+ where the job was launched: all nodes must have the same": (
         "import importlib.metadata as known, os; version = known.version\n"
         "other = os.environ.get('SLURMD_NODENAME') == 'n2'\n"
-        "known.version = lambda name: '2.0.1' if other and name == 'torch' else version(name)",
+        "known.version = lambda name: '2.0.1' if other and name == 'torch' else version(name)"
+    ),
 }
 """What is told, and what differs on the second node; where nothing does, whether it sees the run's folder."""
 
@@ -163,8 +208,12 @@ def test_a_node_that_is_not_like_the_others_ends_the_job_by_its_name(told, clust
     (tmp_path / "python").mkdir()
     (tmp_path / "python" / "sitecustomize.py").write_text(different)
     runs = tmp_path if different else cluster.folder / "private"
-    submitted = launch("name=run", *SLURM, f"runs_dir={runs}",
-                       environment=cluster.environment | {"PYTHONPATH": f"{tmp_path}/python:{ROOT}"})
+    submitted = launch(
+        "name=run",
+        *SLURM,
+        f"runs_dir={runs}",
+        environment=cluster.environment | {"PYTHONPATH": f"{tmp_path}/python:{ROOT}"},
+    )
     assert submitted.returncode == 0, submitted.stderr
     number = re.search(r"^job +(\d+)$", submitted.stdout, re.M)[1]
     assert cluster.wait_for(number, "FAILED", "COMPLETED") == "FAILED"
@@ -178,9 +227,13 @@ def test_a_port_in_use_is_told_with_the_node_and_the_job_is_not_queued_again(clu
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
-        submitted = launch("name=run", *SLURM, f"cluster.port={taken.getsockname()[1]}",
-                           environment=cluster.environment)
+        submitted = launch(
+            "name=run", *SLURM, f"cluster.port={taken.getsockname()[1]}", environment=cluster.environment
+        )
         number = re.search(r"^job +(\d+)$", submitted.stdout, re.M)[1]
         assert cluster.wait_for(number, "FAILED", "COMPLETED") == "FAILED"
-    assert re.search(r"^error: host n1: cluster.port=\d+: Address already in use: type cluster.port=",
-                     (tmp_path / "run" / "logs" / f"slurm-{number}.out").read_text(), re.M)
+    assert re.search(
+        r"^error: host n1: cluster.port=\d+: Address already in use: type cluster.port=",
+        (tmp_path / "run" / "logs" / f"slurm-{number}.out").read_text(),
+        re.M,
+    )

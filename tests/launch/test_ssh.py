@@ -74,13 +74,13 @@ def test_what_is_wrong_with_a_host_is_told_in_one_line_with_its_name(hosts, laun
     renamed.write_text(f"{first} slots=1\nroot@{first} slots=1\n")
     mistakes = {
         f"cluster.hostfile={elsewhere}": f"host {hosts.subnet}.99: cannot be reached by ssh without a password (ssh: "
-                                         "connect to host",
+        "connect to host",
         f"cluster.hostfile={twice}": f"host {first} stands there twice",
         f"cluster.hostfile={renamed}": f"host root@{first}: is the machine {first} by another name",
         "cluster.devices_per_node=2": f"host {first}: slots=1 in ",
         "cluster.port=22": f"host {first}: cluster.port=22 is in use there",
         f"runs_dir={hosts.folder}/private": f"host {second}: {hosts.folder}/private/mfa-nano is not the folder that it "
-                                            "is here",
+        "is here",
     }
     for typed, told in mistakes.items():
         done = launch(*hosts.overrides, typed, environment=hosts.environment)
@@ -90,11 +90,13 @@ def test_what_is_wrong_with_a_host_is_told_in_one_line_with_its_name(hosts, laun
 
 
 ELSEWHERE = {
-    r"torch 2\.0\.1 is installed there, \S+ here: all hosts must have the same":
+    r"torch 2\.0\.1 is installed there, \S+ here: all hosts must have the same": (
         "import importlib.metadata as known; version = known.version\n"
-        "known.version = lambda name: '2.0.1' if name == 'torch' else version(name)",
-    "its clock is 3[67] s behind this machine's: set it":
-        "import time; now = time.time; time.time = lambda: now() - 37",
+        "known.version = lambda name: '2.0.1' if name == 'torch' else version(name)"
+    ),
+    "its clock is 3[67] s behind this machine's: set it": (
+        "import time; now = time.time; time.time = lambda: now() - 37"
+    ),
 }
 """What is told, and what differs on the second host."""
 
@@ -103,7 +105,8 @@ ELSEWHERE = {
 def test_hosts_with_other_versions_or_another_clock_are_told_by_name(told, hosts, launch, tmp_path):
     (tmp_path / "python").mkdir()
     (tmp_path / "python" / "sitecustomize.py").write_text(
-        f"import socket\nif socket.gethostname() == 'host-2':\n    exec({ELSEWHERE[told]!r}, globals())\n")
+        f"import socket\nif socket.gethostname() == 'host-2':\n    exec({ELSEWHERE[told]!r}, globals())\n"
+    )
     done = launch(*hosts.overrides, environment=hosts.environment | {"PYTHONPATH": f"{tmp_path}/python:{ROOT}"})
     assert done.returncode == 2 and not list(tmp_path.glob("*nano*"))
     assert re.fullmatch(f"error: host {hosts.names[1]}: {told}.*\n", done.stderr)

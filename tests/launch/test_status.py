@@ -14,8 +14,13 @@ from mfa_train.errors import ConfigError
 from mfa_train.launch.status import statuses, table
 
 CONFIG = configs.to_yaml(configs.load(["training.steps=100", "training.batch_size=8"]))
-RECORDS = "".join(json.dumps({"step": step, "tokens": 2048 * step, "train/loss": 4.5, "tokens_per_second": 512.0,
-                              "seconds": 4.0 * step}) + "\n" for step in range(1, 51))
+RECORDS = "".join(
+    json.dumps(
+        {"step": step, "tokens": 2048 * step, "train/loss": 4.5, "tokens_per_second": 512.0, "seconds": 4.0 * step}
+    )
+    + "\n"
+    for step in range(1, 51)
+)
 
 
 def run_in(runs_dir, name: str = "run", **files):
@@ -46,11 +51,19 @@ def test_status_does_not_wait_for_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-ODD_CONFIGS = [b"", b"\0" * 100, b"- 1\n", b"training:\n  steps: " + b"[" * 10**5, b"[" * 10**5, b"training: 3\n",
-               b"x: *nobody\n",
-               CONFIG.replace("steps: 100", "steps: many").encode(), CONFIG.replace("steps: 100", "steps: -1").encode(),
-               CONFIG.replace("steps: 100", "steps: " + "9" * 5000).encode(),
-               CONFIG.replace("steps: 100", "steps: !!python/object/apply:os.abort []").encode()]
+ODD_CONFIGS = [
+    b"",
+    b"\0" * 100,
+    b"- 1\n",
+    b"training:\n  steps: " + b"[" * 10**5,
+    b"[" * 10**5,
+    b"training: 3\n",
+    b"x: *nobody\n",
+    CONFIG.replace("steps: 100", "steps: many").encode(),
+    CONFIG.replace("steps: 100", "steps: -1").encode(),
+    CONFIG.replace("steps: 100", "steps: " + "9" * 5000).encode(),
+    CONFIG.replace("steps: 100", "steps: !!python/object/apply:os.abort []").encode(),
+]
 
 
 @pytest.mark.parametrize("content", ODD_CONFIGS, ids=range(len(ODD_CONFIGS)))
@@ -67,10 +80,17 @@ def test_steps_counted_in_tokens_are_told(tmp_path):
     assert statuses(tmp_path)[0].steps == 101
 
 
-ODD_RECORDS = ["", "\0" * 5000, "[1]\n3\n", '{"step": "x"}\n', '{"step": 1}\n' + "\0" * 9000,
-               '{"step": 9, "train/loss": NaN, "tokens_per_second": Infinity, "seconds": "x"}\n' * 3,
-               '{"step": 9, "train/loss": "4", "tokens_per_second": [], "seconds": null}\n',
-               '{"step": 9, "train/loss": 1e308, "tokens_per_second": 1e-320, "seconds": -1e308}\n', "x" * 10**6]
+ODD_RECORDS = [
+    "",
+    "\0" * 5000,
+    "[1]\n3\n",
+    '{"step": "x"}\n',
+    '{"step": 1}\n' + "\0" * 9000,
+    '{"step": 9, "train/loss": NaN, "tokens_per_second": Infinity, "seconds": "x"}\n' * 3,
+    '{"step": 9, "train/loss": "4", "tokens_per_second": [], "seconds": null}\n',
+    '{"step": 9, "train/loss": 1e308, "tokens_per_second": 1e-320, "seconds": -1e308}\n',
+    "x" * 10**6,
+]
 
 
 @pytest.mark.parametrize("records", ODD_RECORDS, ids=range(len(ODD_RECORDS)))
@@ -90,7 +110,9 @@ def test_a_forged_lock_is_no_process(pid, tmp_path):
 def test_a_damaged_summary_is_told_and_is_no_state(summary, tmp_path):
     run_in(tmp_path, summary_json=summary)
     found = statuses(tmp_path)
-    assert found[0].state == "unreadable" and "run: summary.json is damaged" in table(found) and "\x1b" not in table(found)
+    assert (
+        found[0].state == "unreadable" and "run: summary.json is damaged" in table(found) and "\x1b" not in table(found)
+    )
 
 
 def test_a_clock_that_is_far_ahead_makes_no_run_a_running_one(tmp_path):
@@ -113,8 +135,11 @@ def test_what_is_no_run_is_passed_over(tmp_path):
     for name in ("metrics.jsonl", "run.lock", "starts.jsonl"):
         os.mkfifo(odd / name)
     assert [(one.name, one.step) for one in statuses(tmp_path)] == [("odd", 0), ("run", 50)]
-    for what, told in ((run / "config.yaml", "is a file"), (tmp_path / "loop", "cannot be read"),
-                       (tmp_path / "none", "no such folder")):
+    for what, told in (
+        (run / "config.yaml", "is a file"),
+        (tmp_path / "loop", "cannot be read"),
+        (tmp_path / "none", "no such folder"),
+    ):
         with pytest.raises(ConfigError, match=told):
             statuses(what)
 

@@ -16,8 +16,14 @@ from tests.launch.conftest import summary
 
 
 def test_members_run_beside_each_other_failed_ones_once_more_and_finished_ones_never_again(launch, tmp_path):
-    sweep = ("-m", "attention=mfa", "training.steps=2", "schedule.warmup_steps=1,700", "sweep.parallel=2",
-             "sweep.retries=1")
+    sweep = (
+        "-m",
+        "attention=mfa",
+        "training.steps=2",
+        "schedule.warmup_steps=1,700",
+        "sweep.parallel=2",
+        "sweep.retries=1",
+    )
     done = launch(*sweep)
     assert done.returncode == 1
     assert "error: 1 of the sweep's members failed: schedule.warmup_steps=700" in done.stderr
@@ -28,8 +34,9 @@ def test_members_run_beside_each_other_failed_ones_once_more_and_finished_ones_n
     assert (failed / "logs" / "sweep.log").read_text().count("does not fit into 2 steps") == 2
     assert yaml.safe_load((finished / "config.yaml").read_text())["tracking"]["group"] == "nano-warmup_steps"
     again = launch(*sweep, "sweep.retries=0")
-    assert again.returncode == 1 and again.stdout.startswith("=== schedule.warmup_steps=1: finished before, in "
-                                                             f"{finished}")
+    assert again.returncode == 1 and again.stdout.startswith(
+        f"=== schedule.warmup_steps=1: finished before, in {finished}"
+    )
 
 
 def test_ctrl_c_stops_all_members_which_save(launch, tmp_path):
@@ -47,12 +54,21 @@ def test_ctrl_c_stops_all_members_which_save(launch, tmp_path):
 
 
 def test_a_sweep_that_is_killed_takes_its_members_along(tmp_path):
-    """Whatever they do: here they would sleep for an hour. And no member is told to be the one run of W&B's that a variable names."""
-    sleeper = (f"import os, time; open('{tmp_path}/' + str(os.getpid()), 'w').write(str(dict(os.environ))); time.sleep(3600)")
-    sweep = ("from mfa_train import config as configs; from mfa_train.launch.sweep import _Sweep; import sys; "
-             f"_Sweep(configs.members(['seed=1,2', 'sweep.parallel=2', 'runs_dir={tmp_path}/runs']), [sys.executable, '-c', {sleeper!r}]).run()")
-    launcher = subprocess.Popen([sys.executable, "-c", sweep], cwd=ROOT,
-                                env=os.environ | {"PYTHONPATH": str(ROOT), "WANDB_RUN_ID": "the-one", "WANDB_RESUME": "must"})
+    """Whatever they do: here they would sleep for an hour. And no member is told to be the one run of W&B's that a
+    variable names."""
+    sleeper = (
+        f"import os, time; open('{tmp_path}/' + str(os.getpid()), 'w').write(str(dict(os.environ))); time.sleep(3600)"
+    )
+    sweep = (
+        "from mfa_train import config as configs; from mfa_train.launch.sweep import _Sweep; import sys; "
+        f"_Sweep(configs.members(['seed=1,2', 'sweep.parallel=2', 'runs_dir={tmp_path}/runs']), [sys.executable, "
+        f"'-c', {sleeper!r}]).run()"
+    )
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", sweep],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "WANDB_RUN_ID": "the-one", "WANDB_RESUME": "must"},
+    )
     deadline = time.monotonic() + 60
 
     def members() -> list[int]:
@@ -61,8 +77,10 @@ def test_a_sweep_that_is_killed_takes_its_members_along(tmp_path):
     while len(members()) < 2:
         assert launcher.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    assert not any("the-one" in (tmp_path / str(member)).read_text() or "WANDB_RESUME" in (tmp_path / str(member)).read_text()
-                   for member in members())
+    assert not any(
+        "the-one" in (tmp_path / str(member)).read_text() or "WANDB_RESUME" in (tmp_path / str(member)).read_text()
+        for member in members()
+    )
     launcher.kill()
     launcher.wait()
     while any(os.path.exists(f"/proc/{member}") for member in members()):
@@ -73,9 +91,14 @@ def test_a_sweep_that_is_killed_takes_its_members_along(tmp_path):
 def test_values_with_commas_and_a_ready_sweep_make_every_combination_each_with_a_folder_of_its_own():
     members = configs.members(["attention=mha,mla", "seed=1,2", "model=125m"])
     assert [member.swept for member in members] == [
-        [f"attention={attention}", f"seed={seed}"] for attention in ("mha", "mla") for seed in (1, 2)]
+        [f"attention={attention}", f"seed={seed}"] for attention in ("mha", "mla") for seed in (1, 2)
+    ]
     assert [member.config.name for member in members] == [
-        "mha-125m-seed=1", "mha-125m-seed=2", "mla-125m-seed=1", "mla-125m-seed=2"]
+        "mha-125m-seed=1",
+        "mha-125m-seed=2",
+        "mla-125m-seed=1",
+        "mla-125m-seed=2",
+    ]
     assert {member.config.tracking.group for member in members} == {"125m-attention+seed"}
     for member in members:  # what is handed on is the same member again
         assert configs.load(member.overrides) == member.config
@@ -103,7 +126,12 @@ def test_every_member_of_a_ready_sweep_of_budgets_has_a_shape(sweep, size):
 
 @pytest.mark.parametrize("command", [("train.py",), ("-m", "mfa_train.cli", "launch")])
 def test_a_ready_sweep_without_m_is_refused(command, tmp_path):
-    done = subprocess.run([sys.executable, *command, "sweep=kv_budget", f"runs_dir={tmp_path}"], cwd=ROOT,
-                          capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, *command, "sweep=kv_budget", f"runs_dir={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 2 and "type -m as well" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -56,7 +56,9 @@ def test_bounds_beyond_the_vocabulary_bound_nothing():
     assert draws(top_p=1e-30, temperature=1e30)[0] <= {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1e30}, {"temperature": 1e30, "top_k": 10**9, "top_p": 0.999}])
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0}, {"temperature": 1e30}, {"temperature": 1e30, "top_k": 10**9, "top_p": 0.999}]
+)
 def test_ids_that_are_no_token_are_never_drawn(options, small_model):
     known = torch.arange(150) % 3 == 0  # holes below 150, and 49 ids behind
     drawn = generate(small_model("mfa"), torch.tensor([[5, 6], [7, 8]]), 9, known=known, **options)[:, 2:]

@@ -26,16 +26,28 @@ def test_another_seed_starts_elsewhere():
     assert not torch.equal(weights("seed=1")["lm_head.weight"], weights("seed=2")["lm_head.weight"])
 
 
-@pytest.mark.parametrize("method, attention_std, first_ffn, last_ffn", [
-    ("normal", 0.02, 0.02, 0.02),
-    ("scaled", 0.02 / math.sqrt(8), 0.02 / math.sqrt(8), 0.02 / math.sqrt(8)),  # GPT-2: sqrt(2·layers)
-    ("mfa", 0.02, 0.02 / math.sqrt(2), 0.02 / math.sqrt(8)),  # the MFA paper's authors', as public notes tell it: sqrt(2·layer index), from one
-    ("zero_output", 0.0, 0.0, 0.0),
-])
+@pytest.mark.parametrize(
+    "method, attention_std, first_ffn, last_ffn",
+    [
+        ("normal", 0.02, 0.02, 0.02),
+        ("scaled", 0.02 / math.sqrt(8), 0.02 / math.sqrt(8), 0.02 / math.sqrt(8)),  # GPT-2: sqrt(2·layers)
+        (
+            "mfa",
+            0.02,
+            0.02 / math.sqrt(2),
+            0.02 / math.sqrt(8),
+        ),  # the MFA paper's authors', as public notes tell it: sqrt(2·layer index), from one
+        ("zero_output", 0.0, 0.0, 0.0),
+    ],
+)
 def test_output_projections_start_as_the_method_says(method, attention_std, first_ffn, last_ffn):
     found = weights(f"model.initialization.method={method}", "model.num_hidden_layers=4")
-    for name, std in (("3.self_attn.o_proj", attention_std), ("0.mlp.down_proj", first_ffn),
-                      ("3.mlp.down_proj", last_ffn), ("3.mlp.up_proj", 0.02)):
+    for name, std in (
+        ("3.self_attn.o_proj", attention_std),
+        ("0.mlp.down_proj", first_ffn),
+        ("3.mlp.down_proj", last_ffn),
+        ("3.mlp.up_proj", 0.02),
+    ):
         assert found[f"model.layers.{name}.weight"].std().item() == pytest.approx(std, rel=0.05)
 
 

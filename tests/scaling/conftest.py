@@ -22,9 +22,15 @@ def ladder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def compare():
     """`compare(*typed)` runs the command and gives the finished process."""
+
     def run(*typed) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-m", "mfa_train.cli", "compare", *map(str, typed)], cwd=ROOT, text=True,
-                              capture_output=True, timeout=120)
+        return subprocess.run(
+            [sys.executable, "-m", "mfa_train.cli", "compare", *map(str, typed)],
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            timeout=120,
+        )
 
     return run
 

@@ -42,8 +42,9 @@ VARIANTS = (
 )
 
 
-def write_ladder(folder: Path, variants=VARIANTS, sizes=SIZES, tokens=TOKENS, seeds=(1, 2, 3), noise: float = 5e-4,
-                 records: int = 30) -> list[Path]:
+def write_ladder(
+    folder: Path, variants=VARIANTS, sizes=SIZES, tokens=TOKENS, seeds=(1, 2, 3), noise: float = 5e-4, records: int = 30
+) -> list[Path]:
     """A run for each variant, size, budget and seed. Seeds move all variants alike, by as much as the noise."""
     written = []
     bases = {variant.attention: yaml.safe_load(_base(variant.attention)) for variant in variants}
@@ -72,9 +73,12 @@ def write_run(
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.dump(config, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
     layers, hidden = config["model"]["num_hidden_layers"], config["model"]["hidden_size"]
-    plan = {"attention": variant.attention, "params": {"total": int(params), "non_embedding": int(params * 0.8)},
-            "kv_cache": {"bytes_per_token": round(4 * layers * hidden * variant.kv_share)},
-            "model": {"hidden_size": hidden, "num_hidden_layers": layers}}
+    plan = {
+        "attention": variant.attention,
+        "params": {"total": int(params), "non_embedding": int(params * 0.8)},
+        "kv_cache": {"bytes_per_token": round(4 * layers * hidden * variant.kv_share)},
+        "model": {"hidden_size": hidden, "num_hidden_layers": layers},
+    }
     (folder / "plan.json").write_text(json.dumps(plan))
     flops = 6 * params * tokens * variant.flops_share
     curve = []
@@ -93,8 +97,12 @@ def write_run(
     curve[-1] |= {"val/loss": loss, "tokens": int(tokens), "val/bits_per_byte": loss / 2.4}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in curve))
     summary = make_summary("finished", plan, curve[-1], 2.0)
-    summary |= {"config_sha256": hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest(), "code_commit": "d" * 40, "versions": {"torch": "2"},
-                "data": {"tokenizer_sha256": "t" * 64, "train_sha256": "a" * 64, "held_out_sha256": "b" * 64}}
+    summary |= {
+        "config_sha256": hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest(),
+        "code_commit": "d" * 40,
+        "versions": {"torch": "2"},
+        "data": {"tokenizer_sha256": "t" * 64, "train_sha256": "a" * 64, "held_out_sha256": "b" * 64},
+    }
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 

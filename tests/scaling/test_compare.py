@@ -33,7 +33,7 @@ QUIET = "tracking=none"
 
 
 def named(rows: list[dict], **what) -> dict:
-    found, = [row for row in rows if row.items() >= what.items()]
+    (found,) = [row for row in rows if row.items() >= what.items()]
     return found
 
 
@@ -151,19 +151,25 @@ def test_runs_of_one_cell_are_one_pair_with_their_mean_and_caches_of_sizes_are_a
         if run.name.startswith("mla-4x192"):
             edit(run, kv_bytes_per_token=1000)
             twin = Path(shutil.copytree(run, f"{run}-again"))
-            (twin / "config.yaml").write_text((twin / "config.yaml").read_text().replace("\n  lr: 0.004", "\n  lr: 0.008"))
+            (twin / "config.yaml").write_text(
+                (twin / "config.yaml").read_text().replace("\n  lr: 0.004", "\n  lr: 0.008")
+            )
             edit(twin, val_loss=json.loads((run / "summary.json").read_text())["val_loss"] + 0.2)
-    verdict, = compare_study(gather([tmp_path], by=("attention.name",)))["verdicts"]
-    plain, = compare_study(gather([run for run in runs]))["verdicts"]
+    (verdict,) = compare_study(gather([tmp_path], by=("attention.name",)))["verdicts"]
+    (plain,) = compare_study(gather(list(runs)))["verdicts"]
     assert verdict["pairs"] == plain["pairs"] == 4 and " + " in verdict["runs"][0][1]
-    assert verdict["difference"]["value"] == pytest.approx(plain["difference"]["value"] - 0.1 / 2)  # of one of two sizes
+    assert verdict["difference"]["value"] == pytest.approx(
+        plain["difference"]["value"] - 0.1 / 2
+    )  # of one of two sizes
     assert verdict["also_differ"] == ["optimizer.lr"] and plain["also_differ"] == []
     least, most = verdict["kv_ratio_range"]
-    assert least < verdict["kv_ratio"] < most and verdict["says"].endswith(f"at {least:.3g} to {most:.3g} times the cache")
+    assert least < verdict["kv_ratio"] < most and verdict["says"].endswith(
+        f"at {least:.3g} to {most:.3g} times the cache"
+    )
 
 
 def test_two_seeds_give_a_paired_verdict_without_a_law(few):
-    verdict, = compare_study(gather([few]))["verdicts"]
+    (verdict,) = compare_study(gather([few]))["verdicts"]
     assert (verdict["pairs"], verdict["units"], verdict["token_multiplier"]) == (2, 2, None)
     assert verdict["difference"]["low"] < verdict["difference"]["value"] < verdict["difference"]["high"]
     assert verdict["p_signs"] == 0.5
@@ -177,7 +183,7 @@ def test_one_seed_gives_no_verdict_and_other_settings_are_named(tmp_path):
             text = (run / "config.yaml").read_text()
             (run / "config.yaml").write_text(text.replace("weight_decay: 0.1", "weight_decay: 0.2"))
     found = compare_study(gather([tmp_path]))
-    verdict, = found["verdicts"]
+    (verdict,) = found["verdicts"]
     assert (verdict["units"], verdict["seeds"], verdict["also_differ"]) == (3, 1, ["optimizer.weight_decay"])
     assert verdict["says"] == "one seed, and so one data order: no telling"
     assert "pairs of mha, mla differ in optimizer.weight_decay beside the attention" in found["notices"]
@@ -199,8 +205,11 @@ def test_copied_runs_and_rows_are_said_and_break_nothing(few, tmp_path, compare)
 def test_pairs_that_never_differ_are_told_so(tmp_path):
     write_ladder(tmp_path, VARIANTS[:2], noise=0)
     for run in tmp_path.glob("mla-*"):
-        edit(run, val_loss=json.loads((tmp_path / run.name.replace("mla", "mha") / "summary.json").read_text())["val_loss"])
-    verdict, = compare_study(gather([tmp_path]))["verdicts"]
+        edit(
+            run,
+            val_loss=json.loads((tmp_path / run.name.replace("mla", "mha") / "summary.json").read_text())["val_loss"],
+        )
+    (verdict,) = compare_study(gather([tmp_path]))["verdicts"]
     assert verdict["says"].startswith("the same loss in every pair")
 
 
@@ -219,8 +228,10 @@ def ladder_report(report, tmp_path) -> Path:
 
 
 def test_a_thousand_runs_take_less_than_20_seconds(compare, tmp_path):
-    variants = [Variant(name, Law(**{**asdict(NANO), "B": 880.0 + 10 * index}), 0.1 + 0.02 * index)
-                for index, name in enumerate(("mha", "mfa", "mla", "gqa", "mqa", "tpa", "mfa_kr"))]
+    variants = [
+        Variant(name, Law(**{**asdict(NANO), "B": 880.0 + 10 * index}), 0.1 + 0.02 * index)
+        for index, name in enumerate(("mha", "mfa", "mla", "gqa", "mqa", "tpa", "mfa_kr"))
+    ]
     runs = write_ladder(
         tmp_path / "runs", variants, {**SIZES, "10x640": 7e7}, (5e7, 1e8, 2e8, 4e8, 8e8, 1.6e9), range(6), records=60
     )
@@ -237,7 +248,7 @@ def test_it_is_one_offline_run_in_wandb_with_tables_and_plots(few, compare, tmp_
     done = compare(few, "--out", tmp_path / "report", "tracking.wandb=offline", "tracking.group=ladder")
     assert done.returncode == 0, done.stderr
     assert "W&B: offline; look at it" in done.stdout and "W&B is off" not in done.stdout
-    run, = (tmp_path / "report" / "wandb").glob("offline-run-*")
+    (run,) = (tmp_path / "report" / "wandb").glob("offline-run-*")
     media = {path.name.rpartition("_0_")[0] for path in (run / "files" / "media").rglob("*.*")}
     assert {"verdicts", "runs", "loss_over_kv_parameters", "report"} <= media
 
@@ -251,19 +262,28 @@ def test_of_very_many_runs_some_are_compared_and_what_is_thinned_is_said(tmp_pat
     monkeypatch.setattr(page_file, "PAGE_BYTES", 300_000)
     monkeypatch.setattr(report_module, "_pictures", lambda *_: ([], ""))
     draw, rows = np.random.default_rng(3), [("N", "D", "loss", "group", "seed")]
-    for variant, (n, d), seed in itertools.product("abc", itertools.product((1e7, 1e8, 1e9), (1e9, 1e10, 1e11)), range(70)):
-        rows.append((n, d, HOFFMANN(n, d) * (1 + 0.01 * (variant == "b")) * np.exp(draw.normal(0, 0.004)), variant, seed))
+    for variant, (n, d), seed in itertools.product(
+        "abc", itertools.product((1e7, 1e8, 1e9), (1e9, 1e10, 1e11)), range(70)
+    ):
+        rows.append(
+            (n, d, HOFFMANN(n, d) * (1 + 0.01 * (variant == "b")) * np.exp(draw.normal(0, 0.004)), variant, seed)
+        )
     rows += [(1e7, 1e9, 7.0, "rare", 3), ("nan", 1e9, 7.0, "a", 3)]
     with (tmp_path / "points.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     report_module.write_report(gather([tmp_path / "points.csv"]), tmp_path / "out", configs.load([QUIET]).tracking)
     told, page = capsys.readouterr().out, (tmp_path / "out" / "index.html").read_text()
     found = json.loads((tmp_path / "out" / "fit.json").read_text())
-    assert "600 of 1,891 runs are compared, drawn by their sizes and seeds" in told and "thinned: index.html lists" in told
+    assert (
+        "600 of 1,891 runs are compared, drawn by their sizes and seeds" in told and "thinned: index.html lists" in told
+    )
     assert "thinned: runs.csv lists 900 of 1,892 rows" in told and len(page) <= 300_000
     assert "600 of 1,891 runs are compared" in page and '"counts":{"runs":1892,"used":600}' in page
     verdict = named(found["verdicts"], a="a", b="b")
-    assert verdict["pairs"] >= 3 * verdict["units"] - 3 > 150 and verdict["difference"]["high"] < 0 < found["counts"]["used"]
+    assert (
+        verdict["pairs"] >= 3 * verdict["units"] - 3 > 150
+        and verdict["difference"]["high"] < 0 < found["counts"]["used"]
+    )
     assert "rare" in found["variants"] and any("its params is nan" in notice for notice in found["notices"])
     with (tmp_path / "out" / "runs.csv").open() as file:
         assert sum(1 for _ in csv.DictReader(file)) == 900

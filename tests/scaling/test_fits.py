@@ -38,9 +38,19 @@ def ladder(
 
 def scattered(draw: np.random.Generator) -> list[Run]:
     """5 × 5 runs of one seed, one of them wild."""
-    runs = [Run(f"{n}-{d}", f"{n}-{d}", variant="mfa", size=f"{n:.2g}", params=float(n), tokens=float(d),
-                loss=float(NANO(n, d) * np.exp(draw.normal(0, 2e-3))))
-            for n in np.geomspace(5e6, 5e8, 5) for d in np.geomspace(1e8, 1e10, 5)]
+    runs = [
+        Run(
+            f"{n}-{d}",
+            f"{n}-{d}",
+            variant="mfa",
+            size=f"{n:.2g}",
+            params=float(n),
+            tokens=float(d),
+            loss=float(NANO(n, d) * np.exp(draw.normal(0, 2e-3))),
+        )
+        for n in np.geomspace(5e6, 5e8, 5)
+        for d in np.geomspace(1e8, 1e10, 5)
+    ]
     runs[draw.integers(25)].loss *= 1.1
     return runs
 
@@ -77,14 +87,21 @@ def test_differences_between_variants_hold_the_truth_and_are_narrower_than_eithe
     assert LEAST * DRAWS <= covered <= MOST * DRAWS and np.median(widths) < 0.7
 
 
-@pytest.mark.parametrize("runs, why", [
-    (lambda draw: scattered(draw)[:1], "too few data: runs 1, sizes 1"),
-    (lambda draw: scattered(draw)[:5], "too few data: runs 5, sizes 1, token budgets 5"),
-    (lambda draw: [run for run in scattered(draw) if run.tokens < 1e9], "token budgets 2"),
-    (lambda draw: [_with(run, 3 + draw.normal(0, 0.1)) for run in scattered(draw)], "poor fit|not determined"),
-    (lambda draw: [_with(run, 2 + 900 / run.tokens**0.36) for run in scattered(draw)], "alpha is not determined"),
-    (lambda draw: [_with(run, abs(run.loss + draw.normal(0, 0.3))) for run in scattered(draw)], "poor fit|not determined"),
-], ids=["one run", "one size", "two budgets", "noise alone", "no effect of N", "more noise than law"])
+@pytest.mark.parametrize(
+    "runs, why",
+    [
+        (lambda draw: scattered(draw)[:1], "too few data: runs 1, sizes 1"),
+        (lambda draw: scattered(draw)[:5], "too few data: runs 5, sizes 1, token budgets 5"),
+        (lambda draw: [run for run in scattered(draw) if run.tokens < 1e9], "token budgets 2"),
+        (lambda draw: [_with(run, 3 + draw.normal(0, 0.1)) for run in scattered(draw)], "poor fit|not determined"),
+        (lambda draw: [_with(run, 2 + 900 / run.tokens**0.36) for run in scattered(draw)], "alpha is not determined"),
+        (
+            lambda draw: [_with(run, abs(run.loss + draw.normal(0, 0.3))) for run in scattered(draw)],
+            "poor fit|not determined",
+        ),
+    ],
+    ids=["one run", "one size", "two budgets", "noise alone", "no effect of N", "more noise than law"],
+)
 def test_what_cannot_be_known_is_told_instead_of_numbers(runs, why):
     fit = fit_variants({"mfa": runs(np.random.default_rng(1))})["mfa"]
     assert fit.law is None and fit.method == "none"
@@ -95,8 +112,18 @@ def test_sizes_and_budgets_that_lie_close_are_many_and_not_one():
     """A table of a thousand scattered models, no two a twentieth apart from all others."""
     draw = np.random.default_rng(4)
     n, d = (np.exp(draw.uniform(*np.log(ends), 1000)) for ends in ((5e6, 5e8), (1e8, 1e10)))
-    runs = [Run(f"{index}", f"{index}", variant="mfa", size=f"{index}", params=n[index], tokens=d[index],
-                loss=float(NANO(n[index], d[index]) * np.exp(draw.normal(0, 2e-3)))) for index in range(1000)]
+    runs = [
+        Run(
+            f"{index}",
+            f"{index}",
+            variant="mfa",
+            size=f"{index}",
+            params=n[index],
+            tokens=d[index],
+            loss=float(NANO(n[index], d[index]) * np.exp(draw.normal(0, 2e-3))),
+        )
+        for index in range(1000)
+    ]
     fit = fit_variants({"mfa": runs})["mfa"]
     assert fit.law is not None, fit.reason
     assert all(held(fit.parameters()))
@@ -122,11 +149,16 @@ def test_variants_with_two_sizes_borrow_the_exponents_of_the_others():
 
 
 def test_what_shares_a_start_is_one_unit_where_sharing_exponents_is_enough_for_that():
-    """Three, two and one seed of three sizes are six units: too few for five parameters of one variant, enough for four."""
+    """Three, two and one seed of three sizes are six units: too few for five parameters of one variant, enough for
+    four."""
     draw = np.random.default_rng(3)
     shared, seeds = draw.normal(0, 5e-4, (3, 3)), {"0": 3, "1": 2, "2": 1}
-    fits = fit_variants({name: [run for run in ladder(NANO, draw, shared, name) if run.seed < seeds[run.size]]
-                         for name in ("mfa", "mla")})
+    fits = fit_variants(
+        {
+            name: [run for run in ladder(NANO, draw, shared, name) if run.seed < seeds[run.size]]
+            for name in ("mfa", "mla")
+        }
+    )
     for fit in fits.values():
         assert fit.method == "shared exponents" and fit.quality["independent_units"] == 6
         assert not any("every run counts" in notice for notice in fit.notices)

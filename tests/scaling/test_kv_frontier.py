@@ -1,5 +1,7 @@
 """KV bytes for the same loss: interpolated, with an interval that holds the truth."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -9,13 +11,21 @@ from mfa_train.scaling.runs import Run
 
 
 def cell(generator, seeds: int, noise: float) -> list[dict]:
-    """MFA at two caches and MLA between them in loss; what a seed does to all of them is larger than what it does to one."""
+    """MFA at two caches and MLA between them in loss; what a seed does to all of them is larger than what it does to
+    one."""
     common = generator.normal(0, 0.01, seeds)
 
     def row(variant: str, kv: int, loss: float) -> dict:
         by_seed = {str(seed): float(loss + common[seed] + generator.normal(0, noise)) for seed in range(seeds)}
-        return {"accounting": "parameters", "size": "4x128", "cell_tokens": 1e6, "variant": variant, "kv_bytes_per_token": kv,
-                "by_seed": by_seed, "loss": {"value": float(np.mean(list(by_seed.values())))}}
+        return {
+            "accounting": "parameters",
+            "size": "4x128",
+            "cell_tokens": 1e6,
+            "variant": variant,
+            "kv_bytes_per_token": kv,
+            "by_seed": by_seed,
+            "loss": {"value": float(np.mean(list(by_seed.values())))},
+        }
 
     return [row("mfa a", 100, 3.1), row("mfa b", 400, 3.0), row("mla", 300, 3.05)]
 
@@ -55,9 +65,23 @@ def test_what_has_no_answer_has_a_reason():
     assert kv_at_equal_loss([a, b, mla], ATTENTIONS)[0]["reason"] == "its loss does not fall with its cache"
 
 
-def measured(variant: str, kv: int, losses: list[float], tokens: float = 1e6, params: float = 1e6, size="4x128") -> list[Run]:
-    return [Run(f"{variant}-{tokens}-{seed}", "", variant=variant, size=size, seed=seed, params=params, tokens=tokens,
-                loss=loss, kv_bytes_per_token=kv) for seed, loss in enumerate(losses)]
+def measured(
+    variant: str, kv: int, losses: list[float], tokens: float = 1e6, params: float = 1e6, size="4x128"
+) -> list[Run]:
+    return [
+        Run(
+            f"{variant}-{tokens}-{seed}",
+            "",
+            variant=variant,
+            size=size,
+            seed=seed,
+            params=params,
+            tokens=tokens,
+            loss=loss,
+            kv_bytes_per_token=kv,
+        )
+        for seed, loss in enumerate(losses)
+    ]
 
 
 def test_budgets_within_a_percent_are_one_cell_and_no_others():
@@ -66,30 +90,44 @@ def test_budgets_within_a_percent_are_one_cell_and_no_others():
 
 
 def test_a_variant_leaves_the_frontier_only_where_another_is_shown_to_be_better():
-    runs = [*measured("mha", 300, [3.00, 3.02, 3.01]), *measured("mla", 100, [2.90, 2.92, 2.91]),
-            *measured("mfa", 100, [2.895, 2.925, 2.911]), *measured("mqa", 50, [2.5, 2.5, 2.5], params=1.1e6)]
+    runs = [
+        *measured("mha", 300, [3.00, 3.02, 3.01]),
+        *measured("mla", 100, [2.90, 2.92, 2.91]),
+        *measured("mfa", 100, [2.895, 2.925, 2.911]),
+        *measured("mqa", 50, [2.5, 2.5, 2.5], params=1.1e6),
+    ]
     rows, said = loss_over_kv(runs, {run.variant: VariantFit("none") for run in runs}, "mha")
     assert {row["variant"]: row["on_frontier"] for row in rows} == {"mha": False, "mla": True, "mfa": True}
     assert len(said) == 1 and said[0].startswith("mqa at size 4x128: parameters differ")
 
 
 def frontier(*runs: list[Run]) -> dict[tuple[str, str], bool | None]:
-    every = sum(runs, [])
+    every = list(itertools.chain(*runs))
     rows, _ = loss_over_kv(every, {run.variant: VariantFit("none") for run in every}, "mha")
     return {(row["size"], row["variant"]): row["on_frontier"] for row in rows}
 
 
 def test_one_seed_shows_nothing_and_two_of_a_size_are_judged_by_the_spread_of_all_sizes():
-    assert frontier(measured("mha", 300, [3.0]), measured("mla", 100, [2.9])) == {("4x128", "mha"): None, ("4x128", "mla"): True}
+    assert frontier(measured("mha", 300, [3.0]), measured("mla", 100, [2.9])) == {
+        ("4x128", "mha"): None,
+        ("4x128", "mla"): True,
+    }
     apart = measured("mla", 100, [2.5, 2.5, 2.6])
     for run in apart:
         run.seed += 3
     assert frontier(measured("mha", 300, [3.5, 3.5, 3.6]), apart)["4x128", "mha"] is None  # no seed is shared
     two = [*measured("mha", 300, [3.00, 3.01]), *measured("mla", 100, [2.95, 2.97])]
     assert frontier(two)["4x128", "mha"] is True  # Student's quantile of one degree of freedom: 12.7
-    more = [run for size in ("6x192", "8x256") for run in (*measured("mha", 300, [3.00, 3.02, 3.01], size=size),
-                                                           *measured("mla", 100, [2.95, 2.965, 2.965], size=size))]
-    assert set(frontier(two, more).items()) == {((size, name), name == "mla") for size in ("4x128", "6x192", "8x256")
-                                                for name in ("mha", "mla")}
+    more = [
+        run
+        for size in ("6x192", "8x256")
+        for run in (
+            *measured("mha", 300, [3.00, 3.02, 3.01], size=size),
+            *measured("mla", 100, [2.95, 2.965, 2.965], size=size),
+        )
+    ]
+    assert set(frontier(two, more).items()) == {
+        ((size, name), name == "mla") for size in ("4x128", "6x192", "8x256") for name in ("mha", "mla")
+    }
     one = [*measured("mha", 300, [3.0], size="9x512"), *measured("mla", 100, [2.9], size="9x512")]
     assert frontier(two, more, one)["9x512", "mha"] is None

@@ -36,8 +36,19 @@ def test_no_start_of_the_published_procedure_gets_lower(seed, outliers):
     ours = np.array([np.log(law.A), np.log(law.B), np.log(law.E), law.alpha, law.beta])
     assert published_objective(ours, points) == pytest.approx(fit.objective, rel=1e-9)
     draw = np.random.default_rng(0)
-    starts = [ours, *np.stack([draw.uniform(0, 25, 16), draw.uniform(0, 25, 16), draw.uniform(-1, 1, 16),
-                               draw.uniform(0, 2, 16), draw.uniform(0, 2, 16)], axis=1)]
+    starts = [
+        ours,
+        *np.stack(
+            [
+                draw.uniform(0, 25, 16),
+                draw.uniform(0, 25, 16),
+                draw.uniform(-1, 1, 16),
+                draw.uniform(0, 2, 16),
+                draw.uniform(0, 2, 16),
+            ],
+            axis=1,
+        ),
+    ]
     ends = [
         scipy.optimize.minimize(
             published_objective,

@@ -22,13 +22,28 @@ def ladder(noise: float = 0.0, generator=None, budgets=BUDGETS, dearer: float = 
     """Of one size; what a seed does to all variants and budgets is three times what it does to one. mfa needs 1.1
     times the FLOPs, and `dearer` times as many again."""
     common = {seed: generator.normal(0, 3 * noise) if noise else 0.0 for seed in SEEDS}
-    return {variant.attention: [
-        Run(f"{variant.attention}-{tokens:.3g}-{seed}", "", attention=variant.attention, variant=variant.attention,
-            size="4x192", seed=seed, order=("data", seed), evaluated_on=("t", "held out", 512, 256), params=PARAMS,
-            tokens=tokens, flops=6 * PARAMS * tokens * variant.flops_share * (dearer if variant.law == MFA else 1),
-            kv_bytes_per_token=1000 * variant.kv_share,
-            loss=float(variant.law(PARAMS, tokens)) + common[seed] + (generator.normal(0, noise) if noise else 0.0))
-        for tokens in budgets for seed in SEEDS] for variant in VARIANTS}
+    return {
+        variant.attention: [
+            Run(
+                f"{variant.attention}-{tokens:.3g}-{seed}",
+                "",
+                attention=variant.attention,
+                variant=variant.attention,
+                size="4x192",
+                seed=seed,
+                order=("data", seed),
+                evaluated_on=("t", "held out", 512, 256),
+                params=PARAMS,
+                tokens=tokens,
+                flops=6 * PARAMS * tokens * variant.flops_share * (dearer if variant.law == MFA else 1),
+                kv_bytes_per_token=1000 * variant.kv_share,
+                loss=float(variant.law(PARAMS, tokens)) + common[seed] + (generator.normal(0, noise) if noise else 0.0),
+            )
+            for tokens in budgets
+            for seed in SEEDS
+        ]
+        for variant in VARIANTS
+    }
 
 
 def of_mfa(runs: dict[str, list[Run]], fits=NO_LAW) -> dict:
@@ -37,8 +52,10 @@ def of_mfa(runs: dict[str, list[Run]], fits=NO_LAW) -> dict:
 
 def truth(ratio: float) -> float:
     """mha − mfa: mfa, the dearer, on fewer tokens; at the smallest budget mha on more."""
-    moved = [NANO(PARAMS, BUDGETS[0] * ratio) - MFA(PARAMS, BUDGETS[0]),
-             *(NANO(PARAMS, tokens) - MFA(PARAMS, tokens / ratio) for tokens in BUDGETS[1:])]
+    moved = [
+        NANO(PARAMS, BUDGETS[0] * ratio) - MFA(PARAMS, BUDGETS[0]),
+        *(NANO(PARAMS, tokens) - MFA(PARAMS, tokens / ratio) for tokens in BUDGETS[1:]),
+    ]
     return float(np.mean(moved))
 
 
@@ -59,8 +76,10 @@ def test_without_a_law_the_tokens_for_equal_loss_are_between_the_budgets():
 
 def test_the_interval_holds_the_truth():
     generator = np.random.default_rng(3)
-    held = [row["low"] <= truth(1.1) <= row["high"] for row in (
-        of_mfa(ladder(0.01, generator))["difference_at_equal_flops"] for _ in range(400))]
+    held = [
+        row["low"] <= truth(1.1) <= row["high"]
+        for row in (of_mfa(ladder(0.01, generator))["difference_at_equal_flops"] for _ in range(400))
+    ]
     assert 0.92 < np.mean(held) < 0.98
 
 
@@ -90,7 +109,9 @@ def test_a_curve_ends_soon_past_its_budgets():
 
 
 def series(*points: tuple[float, float]) -> list[Run]:
-    return [Run("", "", size="4x192", order=("data", 1), params=PARAMS, tokens=tokens, loss=loss) for tokens, loss in points]
+    return [
+        Run("", "", size="4x192", order=("data", 1), params=PARAMS, tokens=tokens, loss=loss) for tokens, loss in points
+    ]
 
 
 def test_runs_of_one_budget_are_one_point_in_any_order():
@@ -114,9 +135,13 @@ def test_the_kv_frontier_at_equal_flops_says_what_it_lacks_and_what_it_rests_on(
     assert found["mfa", 2e8]["loss"]["value"] == pytest.approx(MFA(PARAMS, 2e8 / 1.1), abs=2e-3)
     assert found["mfa", 2e8]["tokens"] == pytest.approx(2e8 / 1.1) and found["mfa", 2e8]["by"] == "measured"
     assert ("mfa", 5e7) not in found and ("mla", 5e7) in found
-    assert said == ["mfa: not among the losses over KV at equal FLOPs at size 4x192 (5e+07 tokens); neither their own "
-                    "token budgets nor a law reach to the reference's FLOPs"]
+    assert said == [
+        "mfa: not among the losses over KV at equal FLOPs at size 4x192 (5e+07 tokens); neither their own "
+        "token budgets nor a law reach to the reference's FLOPs"
+    ]
     rows, said = loss_over_kv(runs, LAWS, "mha")
-    smallest, = [row for row in rows if row["accounting"] == "flops" and (row["variant"], row["cell_tokens"]) == ("mfa", 5e7)]
+    (smallest,) = [
+        row for row in rows if row["accounting"] == "flops" and (row["variant"], row["cell_tokens"]) == ("mfa", 5e7)
+    ]
     assert not said and smallest["by"] == "law"
     assert smallest["loss"]["value"] == pytest.approx(MFA(PARAMS, 5e7 / 1.1))

@@ -68,7 +68,7 @@ def test_numbers_on_the_page_are_those_of_fit_json(opened, report):
             "p_t",
             "p_signs",
             "p_holm",
-                "p_holm_at_equal_flops",
+            "p_holm_at_equal_flops",
             "pairs",
             "units",
         )

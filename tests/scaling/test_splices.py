@@ -1,4 +1,5 @@
-"""A run whose loss is not that of its config takes no part, whatever says so: its summary, its starts, its learning rates."""
+"""A run whose loss is not that of its config takes no part, whatever says so: its summary, its starts, its learning
+rates."""
 
 import json
 import os
@@ -17,9 +18,18 @@ from mfa_train.training.stretches import continued, rate_of, spliced
 from tests.conftest import ROOT
 from tests.scaling.synthetic import edit
 
-COSINE = {"optimizer.lr": 0.004, "optimizer.betas": [0.9, 0.95], "training.steps": 1000, "schedule.name": "cosine",
-          "schedule.warmup_steps": 100, "schedule.min_lr_ratio": 0.1, "schedule.decay_fraction": 0.2, "precision": "fp32",
-          "guard.spikes": "log", "training.z_loss": 0.0}
+COSINE = {
+    "optimizer.lr": 0.004,
+    "optimizer.betas": [0.9, 0.95],
+    "training.steps": 1000,
+    "schedule.name": "cosine",
+    "schedule.warmup_steps": 100,
+    "schedule.min_lr_ratio": 0.1,
+    "schedule.decay_fraction": 0.2,
+    "precision": "fp32",
+    "guard.spikes": "log",
+    "training.z_loss": 0.0,
+}
 WSD = COSINE | {"schedule.name": "wsd"}
 PLAIN = {"rollbacks": 0, "left_out_samples": 0, "skipped_steps": 0}
 
@@ -28,26 +38,34 @@ def stretches(*parts: tuple[int, dict]) -> list[dict]:
     return [{"from_step": step, **settings} for step, settings in parts]
 
 
-@pytest.mark.parametrize("now, clean", [
-    (stretches((0, COSINE)), True),
-    (stretches((0, COSINE | {"training.steps": 500}), (500, COSINE)), False),
-    (stretches((0, COSINE | {"optimizer.lr": 0.002}), (500, COSINE)), False),
-    (stretches((0, COSINE | {"training.steps": 400}), (400, COSINE | {"training.steps": 700}), (700, COSINE)), False),
-    (stretches((0, COSINE | {"optimizer.betas": [0.9, 0.99]}), (1, COSINE)), False),
-    (stretches((0, COSINE | {"precision": "bf16"}), (500, COSINE)), False),
-    (stretches((0, COSINE | {"training.z_loss": 1e-4}), (500, COSINE)), False),
-    (stretches((0, COSINE | {"guard.spikes": "skip"}), (500, COSINE)), False),
-    (stretches((0, COSINE | {"training.steps": 500}), (100, COSINE)), True),  # both are still warming up
-    (stretches((0, WSD | {"training.steps": 2000}), (800, WSD)), True),  # branched off before either decays
-    (stretches((0, WSD | {"training.steps": 900}), (800, WSD)), False),  # decaying already
-    (stretches((0, COSINE), (500, COSINE | {"training.unknown_then": 3})), True),
-])
+@pytest.mark.parametrize(
+    "now, clean",
+    [
+        (stretches((0, COSINE)), True),
+        (stretches((0, COSINE | {"training.steps": 500}), (500, COSINE)), False),
+        (stretches((0, COSINE | {"optimizer.lr": 0.002}), (500, COSINE)), False),
+        (
+            stretches((0, COSINE | {"training.steps": 400}), (400, COSINE | {"training.steps": 700}), (700, COSINE)),
+            False,
+        ),
+        (stretches((0, COSINE | {"optimizer.betas": [0.9, 0.99]}), (1, COSINE)), False),
+        (stretches((0, COSINE | {"precision": "bf16"}), (500, COSINE)), False),
+        (stretches((0, COSINE | {"training.z_loss": 1e-4}), (500, COSINE)), False),
+        (stretches((0, COSINE | {"guard.spikes": "skip"}), (500, COSINE)), False),
+        (stretches((0, COSINE | {"training.steps": 500}), (100, COSINE)), True),  # both are still warming up
+        (stretches((0, WSD | {"training.steps": 2000}), (800, WSD)), True),  # branched off before either decays
+        (stretches((0, WSD | {"training.steps": 900}), (800, WSD)), False),  # decaying already
+        (stretches((0, COSINE), (500, COSINE | {"training.unknown_then": 3})), True),
+    ],
+)
 def test_stretches_are_one_curve_where_every_step_had_what_the_last_settings_give(now, clean, few):
     run = next(few.glob("mfa-*"))
     edit(run, stretches=now, **PLAIN)
     study = gather([few])
     assert (run.name in {one.name for one in study.used}) == clean
-    assert clean or any(f"left out: {run.name}: its loss is not that of its config: steps 1 to" in told for told in study.notices)
+    assert clean or any(
+        f"left out: {run.name}: its loss is not that of its config: steps 1 to" in told for told in study.notices
+    )
 
 
 def test_a_start_from_an_earlier_step_takes_the_place_of_the_stretches_behind_it():
@@ -67,19 +85,24 @@ def test_a_run_that_left_out_steps_or_samples_is_left_out(counted, few):
     assert compare_study(study)["verdicts"] == before
 
 
-@pytest.mark.parametrize("starts, clean", [
-    ([(0, []), (200, []), (300, ["zero: 1 -> 3", "processes: 2 -> 1", "attention.kernel: auto -> sdpa"])], True),
-    ([(0, []), (200, ["training.steps: 200 -> 24414"])], False),
-    ([(0, []), (200, ["optimizer.weight_decay: 0.2 -> 0.1"])], False),
-    ([(0, []), (200, ["precision: bf16 -> fp32"])], False),
-    ([(0, []), (200, ["guard.spikes: skip -> log"])], False),
-    ([(0, []), (200, ["optimizer.lr: 0.1 -> 0.004"]), (200, [])], True),  # killed before it saved anything
-    ([(0, []), (200, ["training.new_key: None -> 1"])], True),  # a later version's
-    ([(50, ["training.steps: 48828 -> 24414"])], True),  # a branch, while both warm up
-])
+@pytest.mark.parametrize(
+    "starts, clean",
+    [
+        ([(0, []), (200, []), (300, ["zero: 1 -> 3", "processes: 2 -> 1", "attention.kernel: auto -> sdpa"])], True),
+        ([(0, []), (200, ["training.steps: 200 -> 24414"])], False),
+        ([(0, []), (200, ["optimizer.weight_decay: 0.2 -> 0.1"])], False),
+        ([(0, []), (200, ["precision: bf16 -> fp32"])], False),
+        ([(0, []), (200, ["guard.spikes: skip -> log"])], False),
+        ([(0, []), (200, ["optimizer.lr: 0.1 -> 0.004"]), (200, [])], True),  # killed before it saved anything
+        ([(0, []), (200, ["training.new_key: None -> 1"])], True),  # a later version's
+        ([(50, ["training.steps: 48828 -> 24414"])], True),  # a branch, while both warm up
+    ],
+)
 def test_the_starts_of_a_run_of_an_older_version_tell_what_changed(starts, clean, few):
     run = next(few.glob("mfa-*"))
-    (run / "starts.jsonl").write_text("\n".join(json.dumps({"from_step": step, "changed": changed}) for step, changed in starts))
+    (run / "starts.jsonl").write_text(
+        "\n".join(json.dumps({"from_step": step, "changed": changed}) for step, changed in starts)
+    )
     study = gather([few])
     assert (run.name in {one.name for one in study.used}) == clean, study.notices
 
@@ -133,10 +156,29 @@ def test_precision_auto_that_meant_two_things_makes_two_variants(few):
 def test_a_run_that_was_extended_tells_it_itself_and_is_not_compared(prepared_data, tmp_path):
     def train(*words) -> None:
         done = subprocess.run(
-            [sys.executable, "train.py", "model=280k", "attention=mfa", "name=one", f"data_dir={prepared_data}",
-             f"runs_dir={tmp_path}", "precision=fp32", "schedule.warmup_steps=1", "training.eval_sequences=4", "training.batch_size=2",
-             "training.sequence_length=32", "sample.max_new_tokens=0", "tracking=none", *words], cwd=ROOT, capture_output=True,
-            text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+            [
+                sys.executable,
+                "train.py",
+                "model=280k",
+                "attention=mfa",
+                "name=one",
+                f"data_dir={prepared_data}",
+                f"runs_dir={tmp_path}",
+                "precision=fp32",
+                "schedule.warmup_steps=1",
+                "training.eval_sequences=4",
+                "training.batch_size=2",
+                "training.sequence_length=32",
+                "sample.max_new_tokens=0",
+                "tracking=none",
+                *words,
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        )
         assert done.returncode == 0, done.stderr
 
     train("training.steps=3")

@@ -20,7 +20,7 @@ def test_unfinished_broken_and_nan_runs_are_left_out_and_named(few, tmp_path):
     (runs[0] / "summary.json").unlink()
     edit(runs[1], val_loss=float("nan"))
     (runs[2] / "summary.json").write_text('{"status": "fin')
-    extra, = write_ladder(tmp_path / "more", [VARIANTS[1]], {"4x192": 3.2e6}, (5e7,), (1,))
+    (extra,) = write_ladder(tmp_path / "more", [VARIANTS[1]], {"4x192": 3.2e6}, (5e7,), (1,))
     edit(extra, status="failed")
     (extra / "metrics.jsonl").write_text((extra / "metrics.jsonl").read_text()[:-40])  # killed while writing
     study = gather([few, tmp_path / "more"])
@@ -35,10 +35,17 @@ def test_unfinished_broken_and_nan_runs_are_left_out_and_named(few, tmp_path):
     json.dumps(found, allow_nan=False)
 
 
-@pytest.mark.parametrize("file, changes", [
-    ("plan.json", {"model": [1]}), ("plan.json", {"params": "many"}), ("summary.json", {"data": "mine"}),
-    ("summary.json", {"val_loss": 10**400}), ("summary.json", {"val_loss": None}), ("summary.json", {"params": -1}),
-])
+@pytest.mark.parametrize(
+    "file, changes",
+    [
+        ("plan.json", {"model": [1]}),
+        ("plan.json", {"params": "many"}),
+        ("summary.json", {"data": "mine"}),
+        ("summary.json", {"val_loss": 10**400}),
+        ("summary.json", {"val_loss": None}),
+        ("summary.json", {"params": -1}),
+    ],
+)
 def test_a_damaged_run_is_left_out_and_stops_no_other(file, changes, few):
     run = sorted(few.iterdir())[0]
     edit(run, file, **changes)
@@ -46,9 +53,15 @@ def test_a_damaged_run_is_left_out_and_stops_no_other(file, changes, few):
     assert len(study.used) == 3 and any(f"left out: {run.name}: " in notice for notice in study.notices)
 
 
-@pytest.mark.parametrize("changes", [
-    {"kv_bytes_per_token": -5}, {"flops": float("nan")}, {"code_commit": {"a": 1}}, {"versions": {"torch": float("nan")}},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kv_bytes_per_token": -5},
+        {"flops": float("nan")},
+        {"code_commit": {"a": 1}},
+        {"versions": {"torch": float("nan")}},
+    ],
+)
 def test_odd_numbers_beside_the_loss_break_nothing(changes, few):
     edit(sorted(few.iterdir())[0], **changes)
     study = gather([few])
@@ -68,12 +81,15 @@ def test_a_run_that_is_left_out_keeps_its_learning_rate_in_its_name(few, tmp_pat
     assert {run.variant for run in study.runs if run.excluded} == {"mfa lr×4"}
 
 
-@pytest.mark.parametrize("text, line", [
-    ("", "empty; expected a header"),
-    ("N,D\n1e9,1e10\n", "no column of loss"),
-    ("N,loss\n1e9,3\n", "no column of tokens"),
-    ("N,D,loss\n1e9,1e10,three\n", "points.csv:2: loss is 'three', expected a number"),
-])
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        ("", "empty; expected a header"),
+        ("N,D\n1e9,1e10\n", "no column of loss"),
+        ("N,loss\n1e9,3\n", "no column of tokens"),
+        ("N,D,loss\n1e9,1e10,three\n", "points.csv:2: loss is 'three', expected a number"),
+    ],
+)
 def test_a_file_that_is_no_table_of_points_is_refused(text, line, tmp_path):
     (tmp_path / "points.csv").write_text(text)
     with pytest.raises(DataError, match=line.replace("(", r"\(")):
@@ -82,7 +98,8 @@ def test_a_file_that_is_no_table_of_points_is_refused(text, line, tmp_path):
 
 def test_a_number_that_is_none_takes_no_part_and_breaks_nothing(tmp_path):
     (tmp_path / "points.csv").write_text(
-        "N,D,loss,C,kv,group\n1e6,2e7,3.5,nan,nan,mha\n1e6,2e7,3.4,-5,64,mfa\nnan,2e7,nan,1e15,64,mfa\n-1,2e7,inf,0,0,mha\n")
+        "N,D,loss,C,kv,group\n1e6,2e7,3.5,nan,nan,mha\n1e6,2e7,3.4,-5,64,mfa\nnan,2e7,nan,1e15,64,mfa\n-1,2e7,inf,0,0,mha\n"
+    )
     study = gather([tmp_path / "points.csv"])
     assert [(run.flops, run.kv_bytes_per_token) for run in study.used] == [(None, None), (None, 64)]
     assert "left out: points:4: its params is nan, expected a number above 0" in study.notices
@@ -128,7 +145,7 @@ def test_kv_budgets_are_named_by_their_share_of_mhas_cache(tmp_path):
     runs = write_ladder(tmp_path, [VARIANTS[0], VARIANTS[2]], {"4x192": 3.2e6, "6x320": 9.1e6}, (5e7,), (1,))
     twins = [Path(shutil.copytree(run, f"{run}-b")) for run in runs]
     for run in [*runs, *twins]:
-        layers, hidden = map(int, run.name.split("-")[1].split("x"))
+        layers, _hidden = map(int, run.name.split("-")[1].split("x"))
         whole = 4 * layers * 6 * 32
         text = (run / "config.yaml").read_text()
         (run / "config.yaml").write_text(
@@ -147,15 +164,21 @@ def test_runs_that_were_changed_since_or_lie_deeper_are_said(few, tmp_path):
     (few / "empty").mkdir()
     (few / "empty" / "config.yaml").write_text("")
     notices = gather([few]).notices
-    assert any("is not what the run was trained with" in notice and "mha" in notice and "mfa" not in notice for notice in notices)
+    assert any(
+        "is not what the run was trained with" in notice and "mha" in notice and "mfa" not in notice
+        for notice in notices
+    )
     assert any("folders below it hold runs as well" in notice and "deeper" in notice for notice in notices)
     assert any("left out: empty: cannot be read (config.yaml: no keys" in notice for notice in notices)
 
 
 def test_a_ladder_and_the_one_that_varies_it_are_compared_together(tmp_path):
     """Rates differ from size to size in a ladder; a variant's is a multiple of them."""
-    members = [member for sweep in ("nano", "nano_causes")
-               for member in ladder.members([f"sweep={sweep}", "attention=mla", "seed=1"], lambda _: None)]
+    members = [
+        member
+        for sweep in ("nano", "nano_causes")
+        for member in ladder.members([f"sweep={sweep}", "attention=mla", "seed=1"], lambda _: None)
+    ]
     members += ladder.members(["sweep=nano", "attention=mha", "seed=1"], lambda _: None)
     members += ladder.members(["sweep=nano_mla", "seed=1"], lambda _: None)
     for member in members:
@@ -166,8 +189,16 @@ def test_a_ladder_and_the_one_that_varies_it_are_compared_together(tmp_path):
         write_run(tmp_path / f"{attention}{len(list(tmp_path.iterdir()))}", tree, cache, 3e5, tokens, 3.0)
     variants = gather([tmp_path]).variants()
     quarter, eighth = "mla 0.25 of MHA's KV", "mla 0.125 of MHA's KV"
-    assert [name for name in variants if name.startswith("mla")] == sorted([
-        eighth, f"{eighth} q_lora_rank=None", quarter, f"{quarter} lr×0.5", f"{quarter} lr×2",
-        f"{quarter} method=zero_output", f"{quarter} q_lora_rank=None"])
+    assert [name for name in variants if name.startswith("mla")] == sorted(
+        [
+            eighth,
+            f"{eighth} q_lora_rank=None",
+            quarter,
+            f"{quarter} lr×0.5",
+            f"{quarter} lr×2",
+            f"{quarter} method=zero_output",
+            f"{quarter} q_lora_rank=None",
+        ]
+    )
     assert len(variants[quarter]) == 9 and len(variants["mha"]) == 9
     assert compare_study(gather([tmp_path]))["reference"] == "mha"

@@ -12,8 +12,18 @@ pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is not installe
 
 
 def test_what_would_be_saved_shows_metrics_that_runs_log_grouped_by_attention():
-    told = json.dumps(json.loads(spec(dashboard(configs.load(["tracking.entity=me", "tracking.group=nano-attention"]).tracking))))
-    for what in ("val/loss", "train/loss", "kv_bytes_per_token", "attention.value.name", "nano-attention", '"tokens"', '"flops"'):
+    told = json.dumps(
+        json.loads(spec(dashboard(configs.load(["tracking.entity=me", "tracking.group=nano-attention"]).tracking)))
+    )
+    for what in (
+        "val/loss",
+        "train/loss",
+        "kv_bytes_per_token",
+        "attention.value.name",
+        "nano-attention",
+        '"tokens"',
+        '"flops"',
+    ):
         assert what in told
 
 

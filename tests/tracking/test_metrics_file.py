@@ -94,7 +94,14 @@ def test_what_lies_behind_the_step_and_a_torn_line_are_cut_off(tmp_path, from_st
 
 def record(step: int) -> dict:
     """As a run logs it."""
-    return {"step": step, "tokens": 2048 * step, "train/loss": 5.25 - step / 64, "lr": 6e-05, "mfu": None, "val/loss": 0.5}
+    return {
+        "step": step,
+        "tokens": 2048 * step,
+        "train/loss": 5.25 - step / 64,
+        "lr": 6e-05,
+        "mfu": None,
+        "val/loss": 0.5,
+    }
 
 
 def lines(count: int) -> list[bytes]:
@@ -102,7 +109,8 @@ def lines(count: int) -> list[bytes]:
 
 
 def resumed(path, content: bytes) -> tuple[list[bytes], bytes, list[str]]:
-    """The lines of a metrics.jsonl with that content after a run went on behind it, what was set aside, what was said."""
+    """The lines of a metrics.jsonl with that content after a run went on behind it, what was set aside, what was
+    said."""
     path.write_bytes(content)
     said: list[str] = []
     MetricsFile(path, 10**9, say=said.append).close()
@@ -153,8 +161,10 @@ def test_a_damaged_record_is_told_set_aside_and_costs_itself_alone(damage, tmp_p
     broken = [*whole[:SECOND], *damage(whole[SECOND]), *whole[SECOND + 1 :]]
     kept, damaged, said = resumed(tmp_path / "metrics.jsonl", b"".join(broken))
     assert kept == [*whole[:SECOND], *whole[SECOND + 1 :]] and damaged.strip(b"\n") == broken[SECOND].strip(b"\n")
-    assert said == [f"warning: {tmp_path}/metrics.jsonl: line 2 is damaged: set aside in metrics.jsonl.damaged; the other 4 "
-                    "records stay"]
+    assert said == [
+        f"warning: {tmp_path}/metrics.jsonl: line 2 is damaged: set aside in metrics.jsonl.damaged; the other 4 "
+        "records stay"
+    ]
 
 
 def test_two_records_that_lost_the_newline_between_them_both_stay(tmp_path):
@@ -186,7 +196,9 @@ def test_damage_without_room_to_set_it_aside_is_passed_over_where_it_is(tmp_path
         full.setattr("mfa_train.tracking.survey._copy", lambda *_: (_ for _ in ()).throw(FULL))
         metrics = MetricsFile(path, 30, say=said.append)
     assert path.read_bytes() == content[: -len(whole[3])] and steps(path) == [10, 20, 30]
-    assert len(said) == 1 and "line 2 is damaged: passed over, and left where it is (No space left on device)" in said[0]
+    assert (
+        len(said) == 1 and "line 2 is damaged: passed over, and left where it is (No space left on device)" in said[0]
+    )
     metrics.log(record(35))
     metrics.cut(20)  # a rollback
     assert steps(path) == [10, 20]

@@ -10,7 +10,9 @@ from mfa_train.training.opening import _wandb_id
 WHOLE = {"from_step": 0, "wandb": {"id": "one"}}
 
 
-@pytest.mark.parametrize("damaged", [b"[1]", b"\xff\xfe", b"\0\0\0", b'{"from_step": 3', b"[" * 5000, b'"text"'], ids=repr)
+@pytest.mark.parametrize(
+    "damaged", [b"[1]", b"\xff\xfe", b"\0\0\0", b'{"from_step": 3', b"[" * 5000, b'"text"'], ids=repr
+)
 def test_a_damaged_start_costs_itself_alone(damaged, tmp_path):
     line = json.dumps(WHOLE).encode()
     (tmp_path / "starts.jsonl").write_bytes(b"\n".join([line, damaged, line, b""]))

@@ -35,8 +35,10 @@ def check(zero: int, dtype: torch.dtype, *overrides: str) -> None:
     config = configs.load([*SMALL, f"zero={zero}", f"training.batch_size={2 * ranks.world_size}", *overrides])
     engine, fresh = (build_engine(config, ranks, dtype) for _ in range(2))
     steps(engine, 0, 2)
-    saved = {(piece.name, piece.start): {kind: tensor.clone() for kind, tensor in piece.tensors.items()}
-             for piece in pieces(engine, ranks.rank)}
+    saved = {
+        (piece.name, piece.start): {kind: tensor.clone() for kind, tensor in piece.tensors.items()}
+        for piece in pieces(engine, ranks.rank)
+    }
     made = updates(engine)
     owned = ranks.sum(torch.tensor(sum(map(len, own_pieces(engine, ranks.rank, ranks.world_size))))).item()
     assert owned == sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())

@@ -1,6 +1,7 @@
 """A checkpoint's files, damaged one by one; what goes on from them, and what is told."""
 
 import dataclasses
+import itertools
 import re
 import signal
 import subprocess
@@ -34,20 +35,35 @@ VALUES = {kind: torch.arange(10.0) + 100 * number for number, kind in enumerate(
 
 def content_of(step: int, config=CONFIG) -> dict:
     """What a manifest holds beside step, updates, processes and files."""
-    return {"progress": dataclasses.asdict(Progress(step)), "guard": {}, "data": DATA, "config": dataclasses.asdict(config),
-            "versions": {}, "wandb": None}
+    return {
+        "progress": dataclasses.asdict(Progress(step)),
+        "guard": {},
+        "data": DATA,
+        "config": dataclasses.asdict(config),
+        "versions": {},
+        "wandb": None,
+    }
 
 
 def save(checkpoints, step: int, cuts=(0, 4, 10), config=CONFIG):
     """One parameter `w` of ten values, written by a rank for each stretch between `cuts`."""
     partial, entries = checkpoints / f"step-{step:08d}.partial-0", []
-    for rank, (start, stop) in enumerate(zip(cuts, cuts[1:])):
+    for rank, (start, stop) in enumerate(itertools.pairwise(cuts)):
         piece = Piece("w", start, {kind: values[start:stop] for kind, values in VALUES.items()})
-        entries.append(files.write_pieces(partial, rank, {
-            files.RNG: rng_state(), **{files.key_of(kind, piece): piece.tensors[kind].clone() for kind in KINDS}}))
+        entries.append(
+            files.write_pieces(
+                partial,
+                rank,
+                {files.RNG: rng_state(), **{files.key_of(kind, piece): piece.tensors[kind].clone() for kind in KINDS}},
+            )
+        )
     checkpoint = files.folder_of(checkpoints, step)
-    files.publish(partial, checkpoint, entries,
-                  {"step": step, "updates": step, "world_size": len(entries)} | content_of(step, config))
+    files.publish(
+        partial,
+        checkpoint,
+        entries,
+        {"step": step, "updates": step, "world_size": len(entries)} | content_of(step, config),
+    )
     return checkpoint
 
 
@@ -69,8 +85,9 @@ def emptied(path):
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [cut_off, flipped, emptied, lambda path: path.unlink()],
-                         ids=["cut off", "flipped", "emptied", "deleted"])
+@pytest.mark.parametrize(
+    "damage", [cut_off, flipped, emptied, lambda path: path.unlink()], ids=["cut off", "flipped", "emptied", "deleted"]
+)
 @pytest.mark.parametrize("name", ["rank-00000.safetensors", "rank-00001.safetensors", "manifest.json"])
 def test_a_damaged_file_is_named_and_the_newest_whole_checkpoint_taken(name, damage, tmp_path):
     save(tmp_path / "checkpoints", 4)
@@ -157,8 +174,10 @@ def test_what_goes_wrong_while_saving_is_not_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(saver, "_copied", lambda engine: {files.RNG: rng_state()})
     monkeypatch.setattr("mfa_train.training.saver.updates", lambda engine: 0)
     for failure in (OSError(28, "No space left on device"), TypeError("a bug")):
+
         def fail(*_, failure=failure):
             raise failure
+
         monkeypatch.setattr("mfa_train.training.saver.write_pieces", fail)
         saver.save(None, 1, {})
         if isinstance(failure, OSError):
@@ -258,10 +277,13 @@ def test_random_generators_go_on_where_they_were():
 
 
 def test_a_second_process_is_refused_a_run_folder_and_a_killed_one_leaves_it_free(tmp_path):
-    script = ("import sys, time\nfrom pathlib import Path\nfrom mfa_train.training.run_lock import RunLock\n"
-              "RunLock(Path(sys.argv[1])).take()\nprint('held', flush=True)\ntime.sleep(60)")
-    holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, text=True,
-                              stdout=subprocess.PIPE)
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom mfa_train.training.run_lock import RunLock\n"
+        "RunLock(Path(sys.argv[1])).take()\nprint('held', flush=True)\ntime.sleep(60)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, text=True, stdout=subprocess.PIPE
+    )
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(ConfigError, match=f'another process works in this run folder .*"pid": {holder.pid}'):
         RunLock(tmp_path).take()
@@ -271,10 +293,13 @@ def test_a_second_process_is_refused_a_run_folder_and_a_killed_one_leaves_it_fre
 
 
 def test_a_second_ctrl_c_stops_at_once():
-    script = ("import time\nfrom mfa_train.training.signals import StopSignals\n"
-              "with StopSignals():\n    print('ready', flush=True)\n    while True: time.sleep(0.1)")
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
+    script = (
+        "import time\nfrom mfa_train.training.signals import StopSignals\n"
+        "with StopSignals():\n    print('ready', flush=True)\n    while True: time.sleep(0.1)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     assert process.stderr.readline() + process.stderr.readline() == "\nSIGINT: finishing the step, then saving\n"

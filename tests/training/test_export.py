@@ -27,8 +27,9 @@ YARN = "attention.rope_scaling={rope_type: yarn, factor: 4.0, original_max_posit
 
 @pytest.fixture
 def exported(tmp_path, small_model, prepared_data):
-    """`exported(attention, *overrides)`: our model, its tokenizer, the folder exported from a run that ended with its weights, what
-    was told. `kind`: of a tokenizer made elsewhere (tests/data/tokenizers.py)."""
+    """`exported(attention, *overrides)`: our model, its tokenizer, the folder exported from a run that ended with its
+    weights, what was told. `kind`: of a tokenizer made elsewhere (tests/data/tokenizers.py)."""
+
     def make(attention: str, *overrides: str, kind: str | None = None, out: Path = tmp_path / "out"):
         run = tmp_path / "run"
         config = configs.load([f"attention={attention}", *SHAPE, f"data_dir={prepared_data}", *overrides])
@@ -44,12 +45,19 @@ def exported(tmp_path, small_model, prepared_data):
     return make
 
 
-@pytest.mark.parametrize("attention, overrides", [
-    ("mha", []), ("gqa", [YARN]), ("mqa", ["model.tie_word_embeddings=true"]),
-    ("gqa", ["attention.rope_interleave=true"]),
-    ("mha", ["attention.qk_norm=true", "attention.rope_interleave=true"]), ("mla", []),
-    ("mla", ["attention.q_lora_rank=null"]),
-], ids=lambda value: value if isinstance(value, str) else " ".join(value))
+@pytest.mark.parametrize(
+    "attention, overrides",
+    [
+        ("mha", []),
+        ("gqa", [YARN]),
+        ("mqa", ["model.tie_word_embeddings=true"]),
+        ("gqa", ["attention.rope_interleave=true"]),
+        ("mha", ["attention.qk_norm=true", "attention.rope_interleave=true"]),
+        ("mla", []),
+        ("mla", ["attention.q_lora_rank=null"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
 def test_an_exported_model_gives_the_same_logits_in_transformers_and_generates(attention, overrides, exported):
     ours, _, out, told = exported(attention, *overrides)
     theirs = AutoModelForCausalLM.from_pretrained(out)
@@ -69,8 +77,14 @@ def test_the_exported_tokenizer_gives_the_same_tokens_and_the_same_text(exported
     _, ours, out, _ = exported("mha")
     theirs = AutoTokenizer.from_pretrained(out)
     texts = [inspect.getsource(module) for module in (torch.utils, pytest, configs)] + [
-        "  two  spaces\n\n\ttabs\r\n", "Ünïcödé 你好 🙂 12345", "", "class A:\n    pass", "x" * 300, "a </s> b<s>",
-        "▁ its ▁own▁ sign"]
+        "  two  spaces\n\n\ttabs\r\n",
+        "Ünïcödé 你好 🙂 12345",
+        "",
+        "class A:\n    pass",
+        "x" * 300,
+        "a </s> b<s>",
+        "▁ its ▁own▁ sign",
+    ]
     for text in texts:
         tokens = ours.encode([text])[0].tolist()
         assert theirs.encode(text, add_special_tokens=False) == tokens
@@ -81,8 +95,13 @@ def test_the_exported_tokenizer_gives_the_same_tokens_and_the_same_text(exported
 def test_what_transformers_has_no_class_for_is_said(exported):
     _, _, out, told = exported("mfa")
     assert "transformers has no class for attention=mfa" in told
-    assert {path.name for path in out.iterdir()} == {"model.safetensors", "config.json", "tokenizer.model",
-                                                     "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in out.iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.model",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
 
 
 def test_what_deepseek_v3_cannot_say_is_refused(exported, tmp_path):
@@ -91,9 +110,15 @@ def test_what_deepseek_v3_cannot_say_is_refused(exported, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind, file", [
-    ("sentencepiece BPE", "tokenizer.model"), ("sentencepiece BPE with a prefix alone", "tokenizer.json"), ("T5's", "tokenizer.json"),
-    ("byte-level with ordinary tokens added", "tokenizer.json")])
+@pytest.mark.parametrize(
+    "kind, file",
+    [
+        ("sentencepiece BPE", "tokenizer.model"),
+        ("sentencepiece BPE with a prefix alone", "tokenizer.json"),
+        ("T5's", "tokenizer.json"),
+        ("byte-level with ordinary tokens added", "tokenizer.json"),
+    ],
+)
 def test_a_tokenizer_made_elsewhere_is_exported_as_it_was_in_training(kind, file, exported):
     _, ours, out, told = exported("gqa", "data=prepared", "data.path=anywhere", kind=kind)
     theirs = AutoTokenizer.from_pretrained(out)
@@ -108,8 +133,14 @@ def test_transformers_never_draws_ids_that_are_no_token(exported):
     _, ours, out, told = exported("gqa", kind="trained here")
     theirs = AutoModelForCausalLM.from_pretrained(out)
     assert theirs.config.vocab_size == 4096 > ours.vocab_size and "ids that are no token (3,766" in told
-    drawn = theirs.generate(torch.full((4, 1), ours.eos_id), max_new_tokens=8, do_sample=True, temperature=9.0, eos_token_id=None,
-                            pad_token_id=0)
+    drawn = theirs.generate(
+        torch.full((4, 1), ours.eos_id),
+        max_new_tokens=8,
+        do_sample=True,
+        temperature=9.0,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
     assert drawn.max() < ours.vocab_size
 
 
@@ -118,7 +149,13 @@ def test_the_separator_is_the_one_that_was_recorded(tmp_path):
     assert final_tokenizer(tmp_path, eos_token="<s>").eos_id == 1  # a run from before records: its config tells
     (tmp_path / "separator.json").write_text('{"format": 1, "token": "</s>", "id": 2}')
     assert final_tokenizer(tmp_path, eos_token="<s>").eos_id == 2
-    for damaged in ("", "[]", '{"format": 2, "token": "</s>", "id": 2}', '{"format": 1, "token": "</s>", "id": 5}', '{"format": 1}'):
+    for damaged in (
+        "",
+        "[]",
+        '{"format": 2, "token": "</s>", "id": 2}',
+        '{"format": 1, "token": "</s>", "id": 5}',
+        '{"format": 1}',
+    ):
         (tmp_path / "separator.json").write_text(damaged)
         with pytest.raises(DataError):
             final_tokenizer(tmp_path, None)
@@ -156,7 +193,9 @@ def test_final_weights_that_are_not_the_models_are_told(exported, tmp_path):
 @pytest.mark.parametrize("prompt", ["", "</s><s>", "\x00\x07\x1b[2J", "word " * 400])
 def test_any_text_is_a_prompt(prompt, exported, tmp_path):
     exported("mfa")
-    config = configs.of_run(tmp_path / "run", ["sample.max_new_tokens=2", "sample.temperature=1e-6", "sample.top_k=100000"])
+    config = configs.of_run(
+        tmp_path / "run", ["sample.max_new_tokens=2", "sample.temperature=1e-6", "sample.top_k=100000"]
+    )
     config.sample.prompt = prompt
     assert sample_from_run(config, tmp_path / "run").startswith(prompt)
     config.sample.prompt = "\udcff"

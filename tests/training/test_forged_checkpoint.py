@@ -63,14 +63,20 @@ def test_no_forged_field_of_a_manifest_is_a_bug_or_a_hang(tmp_path):
     assert refused > 500
 
 
-@pytest.mark.parametrize("fields, told", [
-    ({"files": [{"name": "../rank-00000.safetensors", "bytes": 1, "sha256": "0" * 64}]}, "file 0 is called"),
-    ({"world_size": 3}, "2 files of 3 processes"), ({"step": True}, "step is True"), ({"updates": -1}, "updates is -1"),
-    ({"updates": 2**53}, "updates is 9007199254740992, expected a whole number from 0 to"),
-    ({"step": 5, "progress": {"step": 5}}, "is of step 5, in a folder step-00000004"),
-    ({"progress": {"step": 4, "seconds": float("nan")}}, "seconds is nan"),
-    ({"progress": {"step": 4, "more": 1}}, "progress holds 'more'"), ({"guard": {"skipped": 0}}, "guard lacks spikes"),
-])
+@pytest.mark.parametrize(
+    "fields, told",
+    [
+        ({"files": [{"name": "../rank-00000.safetensors", "bytes": 1, "sha256": "0" * 64}]}, "file 0 is called"),
+        ({"world_size": 3}, "2 files of 3 processes"),
+        ({"step": True}, "step is True"),
+        ({"updates": -1}, "updates is -1"),
+        ({"updates": 2**53}, "updates is 9007199254740992, expected a whole number from 0 to"),
+        ({"step": 5, "progress": {"step": 5}}, "is of step 5, in a folder step-00000004"),
+        ({"progress": {"step": 4, "seconds": float("nan")}}, "seconds is nan"),
+        ({"progress": {"step": 4, "more": 1}}, "progress holds 'more'"),
+        ({"guard": {"skipped": 0}}, "guard lacks spikes"),
+    ],
+)
 def test_a_forged_manifest_is_damaged_and_the_field_is_named(fields, told, tmp_path):
     checkpoint = save(tmp_path, 4)
     forge(checkpoint, files.verified(checkpoint) | fields)
@@ -88,21 +94,29 @@ def rewritten(checkpoint, tensors: dict) -> dict:
     return files.verified(checkpoint)
 
 
-@pytest.mark.parametrize("change, told", [
-    (lambda kind: {f"{kind}:w:3": torch.zeros(6)}, "there twice between 3 and 4"),  # a hole of equal size behind
-    (lambda kind: {f"{kind}:w:5": torch.zeros(5)}, "missing between 4 and 5"),
-    (lambda kind: {f"{kind}:w:4": torch.zeros(6, dtype=torch.float64)}, "of type F64"),
-    (lambda kind: {f"{kind}:w:4": torch.zeros(6, 1)}, "shape .6, 1."),
-    (lambda kind: {f"{kind}:w:4": torch.zeros(())}, "shape ..,"),
-    (lambda kind: {f"{kind}:w": torch.zeros(6)}, "holds a tensor"),
-    (lambda kind: {f"{kind}:w:-4": torch.zeros(6)}, "holds a tensor"),
-    (lambda kind: {f"{kind}:w:04": torch.zeros(6)}, "holds a tensor"),
-    (lambda kind: {f"x{kind}:w:4": torch.zeros(6)}, "holds a tensor"),
-    (lambda kind: {f"{kind}:w:4": torch.zeros(6 if kind == "master" else 7)}, "w has master, exp_avg, exp_avg_sq of 10 and 11 values"),
-])
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda kind: {f"{kind}:w:3": torch.zeros(6)}, "there twice between 3 and 4"),  # a hole of equal size behind
+        (lambda kind: {f"{kind}:w:5": torch.zeros(5)}, "missing between 4 and 5"),
+        (lambda kind: {f"{kind}:w:4": torch.zeros(6, dtype=torch.float64)}, "of type F64"),
+        (lambda kind: {f"{kind}:w:4": torch.zeros(6, 1)}, "shape .6, 1."),
+        (lambda kind: {f"{kind}:w:4": torch.zeros(())}, "shape ..,"),
+        (lambda kind: {f"{kind}:w": torch.zeros(6)}, "holds a tensor"),
+        (lambda kind: {f"{kind}:w:-4": torch.zeros(6)}, "holds a tensor"),
+        (lambda kind: {f"{kind}:w:04": torch.zeros(6)}, "holds a tensor"),
+        (lambda kind: {f"x{kind}:w:4": torch.zeros(6)}, "holds a tensor"),
+        (
+            lambda kind: {f"{kind}:w:4": torch.zeros(6 if kind == "master" else 7)},
+            "w has master, exp_avg, exp_avg_sq of 10 and 11 values",
+        ),
+    ],
+)
 def test_files_whose_stretches_make_no_whole_are_damaged(change, told, tmp_path):
     checkpoint = save(tmp_path, 4)
-    content = rewritten(checkpoint, {files.RNG: rng_state()} | {key: value for kind in KINDS for key, value in change(kind).items()})
+    content = rewritten(
+        checkpoint, {files.RNG: rng_state()} | {key: value for kind in KINDS for key, value in change(kind).items()}
+    )
     with pytest.raises(files.Damaged, match=told):
         files.Reader(checkpoint, content)
 
@@ -115,8 +129,17 @@ def test_random_generators_that_are_none_are_damaged(rng, tmp_path):
         files.Reader(checkpoint, content).rng(1)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 100, (2**62).to_bytes(8, "little") + b"{}", (100).to_bytes(8, "little") + b"{}",
-                                     (2).to_bytes(8, "little") + b"[]", (2).to_bytes(8, "little") + b"{}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff" * 100,
+        (2**62).to_bytes(8, "little") + b"{}",
+        (100).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"[]",
+        (2).to_bytes(8, "little") + b"{}",
+    ],
+)
 def test_a_file_with_a_forged_header_is_damaged(content, tmp_path):
     checkpoint = save(tmp_path, 4)
     path = checkpoint / "rank-00001.safetensors"
@@ -125,4 +148,6 @@ def test_a_file_with_a_forged_header_is_damaged(content, tmp_path):
     told["files"][1] |= {"bytes": len(content), "sha256": files.sha256_of(path)}
     forge(checkpoint, told)
     with pytest.raises(files.Damaged):
-        files.Reader(checkpoint, files.verified(checkpoint)).fill(Piece("w", 0, {kind: torch.zeros(10) for kind in KINDS}))
+        files.Reader(checkpoint, files.verified(checkpoint)).fill(
+            Piece("w", 0, {kind: torch.zeros(10) for kind in KINDS})
+        )

@@ -62,12 +62,15 @@ def test_an_update_that_is_not_finite_is_never_applied_and_one_too_many_is_poiso
 LOSS, NORM = "the loss is nan at step 1 on rank 0 (samples 0 to 7), ", "the gradient's norm is inf at step 1, "
 
 
-@pytest.mark.parametrize("loss, norm, spikes, told", [
-    (math.nan, math.inf, "log", LOSS + "and the gradient's norm is inf; the update was not made."),
-    (math.nan, 1.5, "log", LOSS + "while the gradient's norm is 1.5; the update was made."),
-    (math.nan, 1.5, "skip", LOSS + "while the gradient's norm is 1.5; the update was not made."),
-    (2.0, math.inf, "log", NORM + "while every rank's loss was finite (samples 0 to 7); the update was not made."),
-])
+@pytest.mark.parametrize(
+    "loss, norm, spikes, told",
+    [
+        (math.nan, math.inf, "log", LOSS + "and the gradient's norm is inf; the update was not made."),
+        (math.nan, 1.5, "log", LOSS + "while the gradient's norm is 1.5; the update was made."),
+        (math.nan, 1.5, "skip", LOSS + "while the gradient's norm is 1.5; the update was not made."),
+        (2.0, math.inf, "log", NORM + "while every rank's loss was finite (samples 0 to 7); the update was not made."),
+    ],
+)
 def test_whether_loss_or_norm_was_not_finite_is_told_and_whether_the_update_was_made(loss, norm, spikes, told):
     guard = Guard(dataclasses.replace(CONFIG, spikes=spikes), print)
     losses = Losses(join(), guard, Progress())

@@ -36,8 +36,12 @@ def finished(tmp_path):
     return folder.path
 
 
-@pytest.mark.parametrize("damaged", [b"", b"\0" * 400, b'{"status": "fin', b'{"status": [3]}', b"[1]", b"\xff", b"[" * 10**5])
-def test_a_damaged_summary_is_told_set_aside_and_written_anew_where_the_run_goes_on(damaged, finished, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "damaged", [b"", b"\0" * 400, b'{"status": "fin', b'{"status": [3]}', b"[1]", b"\xff", b"[" * 10**5]
+)
+def test_a_damaged_summary_is_told_set_aside_and_written_anew_where_the_run_goes_on(
+    damaged, finished, tmp_path, capsys
+):
     (finished / "summary.json").write_bytes(damaged)
     folder = folder_in(tmp_path)
     assert folder.open() is None
@@ -47,8 +51,10 @@ def test_a_damaged_summary_is_told_set_aside_and_written_anew_where_the_run_goes
     folder.lock.release()
 
 
-@pytest.mark.parametrize("config, damaged, told", [
-    (CONFIG, True, "has final weights but no summary.json that says so"), (LONGER, False, "run is finished")])
+@pytest.mark.parametrize(
+    "config, damaged, told",
+    [(CONFIG, True, "has final weights but no summary.json that says so"), (LONGER, False, "run is finished")],
+)
 def test_a_finished_run_without_a_checkpoint_is_never_trained_over(config, damaged, told, finished, tmp_path):
     (finished / "checkpoints" / "step-00000010").rmdir()
     if damaged:
@@ -57,8 +63,14 @@ def test_a_finished_run_without_a_checkpoint_is_never_trained_over(config, damag
         folder_in(tmp_path, config).open()
 
 
-@pytest.mark.parametrize("summary", [{}, {"status": "finished"}, {"params": "many", "val_loss": float("nan"), "tokens": [1],
-                                                                  "seconds": None, "attention": None}])
+@pytest.mark.parametrize(
+    "summary",
+    [
+        {},
+        {"status": "finished"},
+        {"params": "many", "val_loss": float("nan"), "tokens": [1], "seconds": None, "attention": None},
+    ],
+)
 def test_a_summary_that_lacks_numbers_is_told_without_them(summary):
     assert "held-out loss           - nats per token" in closing_table(summary)
 
@@ -109,7 +121,9 @@ def test_a_disk_that_is_full_at_any_write_leaves_what_was_there(refused, finishe
 def test_a_branch_begins_with_the_sound_records_of_the_run_it_leaves(tmp_path, capsys):
     theirs = tmp_path / "theirs"
     (theirs / "checkpoints").mkdir(parents=True)
-    (theirs / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\nnonsense\n{"step": 3}{"step": 4}\n{"step": 5}\n{"step"')
+    (theirs / "metrics.jsonl").write_text(
+        '{"step": 1}\n{"step": 2}\nnonsense\n{"step": 3}{"step": 4}\n{"step": 5}\n{"step"'
+    )
     folder = folder_in(tmp_path)
     folder.create({}, StartingPoint(theirs / "checkpoints" / "step-00000004", {"step": 4}, [], []))
     folder.lock.release()

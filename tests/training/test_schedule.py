@@ -1,5 +1,7 @@
 """The learning rate over a run."""
 
+import itertools
+
 import pytest
 
 from mfa_train.config import ScheduleConfig
@@ -17,7 +19,7 @@ def test_it_warms_up_to_the_peak_and_ends_at_the_least(name):
     assert found[0] == pytest.approx(0.1)
     assert found[9] == max(found) == 1.0
     assert found[-1] == pytest.approx(0.1)
-    assert all(later <= earlier for earlier, later in zip(found[9:], found[10:]))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(found))
 
 
 def test_shapes():

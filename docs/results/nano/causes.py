@@ -2,8 +2,8 @@
 
     python docs/results/nano/causes.py    # in the root of the repository
 
-A unit is a size and seed; those that the ladder, `mla/` and `causes/` all have. Means over them with Student's interval, which
-are not corrected.
+A unit is a size and seed; those that the ladder, `mla/` and `causes/` all have. Means over them with Student's
+interval, which are not corrected.
 """
 
 import json
@@ -28,23 +28,41 @@ SETTINGS = {
 
 
 def main() -> None:
-    _row("", "MFA: 1.13M / 2.26M", "MLA: 1.13M / 2.26M", "MFA − MLA, 1.13M", "MFA − MLA, 2.26M", "that less the ladder's, 1.13M",
-         "the same, 2.26M")
+    _row(
+        "",
+        "MFA: 1.13M / 2.26M",
+        "MLA: 1.13M / 2.26M",
+        "MFA − MLA, 1.13M",
+        "MFA − MLA, 2.26M",
+        "that less the ladder's, 1.13M",
+        "the same, 2.26M",
+    )
     _row("---", *["---:"] * 6)
     ladder = [_losses(MFA, budget) - _losses(MLA, budget) for budget in BUDGETS]
     for setting, (mfa, mla) in SETTINGS.items():
         apart = [_losses(mfa, budget) - _losses(mla, budget) for budget in BUDGETS]
-        _row(setting, _change(mfa, MFA), _change(mla, MLA), *map(_interval, apart),
-             *("" if setting == "as in the ladder" else _interval(own - usual) for own, usual in zip(apart, ladder)))
+        _row(
+            setting,
+            _change(mfa, MFA),
+            _change(mla, MLA),
+            *map(_interval, apart),
+            *("" if setting == "as in the ladder" else _interval(own - usual) for own, usual in zip(apart, ladder)),
+        )
     print()
     best = {attention: _at_its_best(attention) for attention in ("mfa", "mla")}
-    _row("MFA − MLA, each at its best of three rates at each size", *(_interval(best["mfa"][budget] - best["mla"][budget])
-                                                                     for budget in BUDGETS))
+    _row(
+        "MFA − MLA, each at its best of three rates at each size",
+        *(_interval(best["mfa"][budget] - best["mla"][budget]) for budget in BUDGETS),
+    )
 
 
 def _losses(variant: str, budget: str) -> np.ndarray:
-    return np.array([json.loads((HERE / f"{variant}-{cell}-{budget}-seed{seed}" / "summary.json").read_text())["val_loss"]
-                     for cell, seed in UNITS])
+    return np.array(
+        [
+            json.loads((HERE / f"{variant}-{cell}-{budget}-seed{seed}" / "summary.json").read_text())["val_loss"]
+            for cell, seed in UNITS
+        ]
+    )
 
 
 def _at_its_best(attention: str) -> dict[str, np.ndarray]:

@@ -1,5 +1,5 @@
-"""Prints tables of runs as README.md has them: losses at the largest token budget, and differences budget by budget and at
-equal FLOPs; and how long the runs took.
+"""Prints tables of runs as README.md has them: losses at the largest token budget, and differences budget by budget and
+at equal FLOPs; and how long the runs took.
 
     python docs/results/nano/tables.py docs/results/nano/runs    # in the root of the repository
 """
@@ -29,7 +29,9 @@ def main() -> None:
     variants = study.variants()
     losses(variants)
     print()
-    largest = verdicts({name: _largest(runs) for name, runs in variants.items()}, {name: VariantFit("none") for name in variants})
+    largest = verdicts(
+        {name: _largest(runs) for name, runs in variants.items()}, {name: VariantFit("none") for name in variants}
+    )
     of_all = compare(study)["verdicts"]
     differences(variants, of_all, {(row["a"], row["b"]): row for row in largest})
     print()
@@ -44,8 +46,11 @@ def losses(variants: dict[str, list[Run]]) -> None:
     _row("---", *["---:"] * 2 * len(sizes))
     for name, runs in variants.items():
         of_size = [[run for run in _largest(runs) if run.size == size] for size in sizes]
-        _row(name, *(" / ".join(f"{run.loss:.3f}" for run in own) for own in of_size),
-             *(" / ".join(map(_waited, own)) for own in of_size))
+        _row(
+            name,
+            *(" / ".join(f"{run.loss:.3f}" for run in own) for own in of_size),
+            *(" / ".join(map(_waited, own)) for own in of_size),
+        )
 
 
 def differences(variants: dict[str, list[Run]], of_all: list[dict], of_largest: dict) -> None:
@@ -56,8 +61,14 @@ def differences(variants: dict[str, list[Run]], of_all: list[dict], of_largest: 
     for row in of_all:
         largest = of_largest[row["a"], row["b"]]
         means = (np.mean([one.loss - other.loss for one, other in pairs]) for pairs in _budgets(variants, row))
-        _row(f"{row['a']} − {row['b']}", " / ".join(f"{mean:+.3f}" for mean in means),
-             _interval(largest["difference"]), _p(largest["p_holm"]), _interval(row["difference"]), _p(row["p_holm"]))
+        _row(
+            f"{row['a']} − {row['b']}",
+            " / ".join(f"{mean:+.3f}" for mean in means),
+            _interval(largest["difference"]),
+            _p(largest["p_holm"]),
+            _interval(row["difference"]),
+            _p(row["p_holm"]),
+        )
 
 
 def at_equal_flops(variants: dict[str, list[Run]], of_all: list[dict]) -> None:
@@ -66,9 +77,16 @@ def at_equal_flops(variants: dict[str, list[Run]], of_all: list[dict]) -> None:
     _row("pair, equal FLOPs", "the largest", "all", "p (Holm)")
     _row("---", *["---:"] * 3)
     for row in of_all:
-        moved = [difference_at_equal_flops(*pair, measured[row["a"]], measured[row["b"]]) for pair in _budgets(variants, row)[-1]]
-        _row(f"{row['a']} − {row['b']}", "–" if None in moved else _interval(summary(np.array(moved))["interval"]),
-             _interval(row["difference_at_equal_flops"]), _p(row["p_holm_at_equal_flops"]))
+        moved = [
+            difference_at_equal_flops(*pair, measured[row["a"]], measured[row["b"]])
+            for pair in _budgets(variants, row)[-1]
+        ]
+        _row(
+            f"{row['a']} − {row['b']}",
+            "–" if None in moved else _interval(summary(np.array(moved))["interval"]),
+            _interval(row["difference_at_equal_flops"]),
+            _p(row["p_holm_at_equal_flops"]),
+        )
 
 
 def _budgets(variants: dict[str, list[Run]], verdict: dict) -> list[tuple[tuple[Run, Run], ...]]:
@@ -107,7 +125,12 @@ def _trained(run: Run) -> float:
 
 
 def _interval(value: dict | None) -> str:
-    return "–" if value is None else f"{value['value']:+.3f}" + ("" if value["low"] is None else f" [{value['low']:+.3f}, {value['high']:+.3f}]")
+    return (
+        "–"
+        if value is None
+        else f"{value['value']:+.3f}"
+        + ("" if value["low"] is None else f" [{value['low']:+.3f}, {value['high']:+.3f}]")
+    )
 
 
 def _p(value: float | None) -> str:

@@ -23,6 +23,7 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
                 return made.put((item, error), timeout=0.1)
             except queue.Full:
                 pass
+        return None
 
     def make() -> None:
         try:

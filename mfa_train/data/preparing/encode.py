@@ -6,7 +6,8 @@
        split for every data.shard_bytes of text. progress.json tells how many documents the finished shards hold.
     3. The manifest is written last, then the folder gets its name; what the documents were made of is told.
 
-Before all that the documents are looked at until both splits have one. Where none falls into one of them, the end of each is held out.
+Before all that the documents are looked at until both splits have one. Where none falls into one of them, the end of
+each is held out.
 """
 
 import json
@@ -34,8 +35,8 @@ from mfa_train.errors import ConfigError
 BATCH_BYTES = 2**23
 """Text that is encoded at once: enough for all cores, little enough for memory."""
 ENCODING = 3
-"""Raised where the same tokenizer's file gives other tokens, or progress.json tells of them otherwise: a preparation that began
-before doesn't go on."""
+"""Raised where the same tokenizer's file gives other tokens, or progress.json tells of them otherwise: a preparation
+that began before doesn't go on."""
 BATCH_DOCUMENTS = 2**14
 """Short ones take more memory than their text."""
 MOST_SHARDS = 10_000
@@ -50,8 +51,9 @@ class Batch(NamedTuple):
 class Encoding:
     """The preparation of a source's documents. `tokenizer`: the content of the file that data.tokenizer names."""
 
-    def __init__(self, path: Path, source: Source, data: DataConfig, tokenizer: bytes | None,
-                 say: Callable[[str], None]):
+    def __init__(
+        self, path: Path, source: Source, data: DataConfig, tokenizer: bytes | None, say: Callable[[str], None]
+    ):
         self.path, self.source, self.data, self.given, self.say = path, source, data, tokenizer, say
         self.work = path.with_name(f".{path.name}.partial")
         trained = {"vocab_size": data.vocab_size, "tokenizer_bytes": data.tokenizer_bytes} if tokenizer is None else {}
@@ -67,8 +69,10 @@ class Encoding:
         position = 0
         for document in islice(documents, sum(part["documents"] for part in progress["parts"])):
             position = document.position
-        encoded = ahead((batch, tokenizer.encode([document.text for document in batch.documents]))
-                        for batch in ahead(_batches(documents, self.data.shard_bytes)))
+        encoded = ahead(
+            (batch, tokenizer.encode([document.text for document in batch.documents]))
+            for batch in ahead(_batches(documents, self.data.shard_bytes))
+        )
         self.changes = any(part["changed"] for part in progress["parts"]) if progress["parts"] else None
         with Progress(self.source.size(), position) as bar:
             while part := self._part(encoded, len(progress["parts"]), tokenizer, bar):
@@ -79,7 +83,8 @@ class Encoding:
         self._finish(progress["parts"], tokenizer)
 
     def _has(self, parts: list[dict]) -> bool:
-        """Whether the shards that progress.json tells of are there. Raises ValueError and the like for what is no list of them."""
+        """Whether the shards that progress.json tells of are there. Raises ValueError and the like for what is no list
+        of them."""
         for number, part in enumerate(parts):
             fields.count("documents", part["documents"], 1)
             fields.count("changed", part["changed"])
@@ -97,8 +102,10 @@ class Encoding:
             raise self._many_shards(f"{size // self.data.shard_bytes:,}", -(-size // MOST_SHARDS))
 
     def _many_shards(self, count: str, enough: int | None = None) -> ConfigError:
-        return ConfigError(f"data.shard_bytes={self.data.shard_bytes}: would make {count} shards of {self.data.source}; type "
-                           f"data.shard_bytes={enough or 10 * self.data.shard_bytes} or more")
+        return ConfigError(
+            f"data.shard_bytes={self.data.shard_bytes}: would make {count} shards of {self.data.source}; type "
+            f"data.shard_bytes={enough or 10 * self.data.shard_bytes} or more"
+        )
 
     def _part_source(self, progress: dict) -> None:
         """Has the documents' ends held out where a split would have none; found once, and kept in progress.json."""
@@ -125,7 +132,9 @@ class Encoding:
         name = f"{self.settings['source']} {self.settings['source_version']}"
         try:
             progress = json.loads((self.work / "progress.json").read_text(encoding="utf-8"))
-            if (progress["settings"], progress["encoding"]) == (self.settings, ENCODING) and self._has(progress["parts"]):
+            if (progress["settings"], progress["encoding"]) == (self.settings, ENCODING) and self._has(
+                progress["parts"]
+            ):
                 self.say(f"Preparing {name}: going on behind {len(progress['parts'])} finished shards …")
                 return progress
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # damaged: begun anew
@@ -159,20 +168,30 @@ class Encoding:
         return train_sentencepiece(texts, self.data.vocab_size)
 
     def _changed(self, batch: Batch, ids: list[np.ndarray], tokenizer: Tokenizer) -> int:
-        """How many documents do not come back from their tokens byte for byte. Behind a first batch in which all do, their sizes
-        alone are looked at: bytes of all would take a fifth of the time that encoding does."""
+        """How many documents do not come back from their tokens byte for byte. Behind a first batch in which all do,
+        their sizes alone are looked at: bytes of all would take a fifth of the time that encoding does."""
         if self.changes is False:
-            return sum(tokenizer.token_bytes[tokens].sum() != len(document.utf8) for document, tokens in zip(batch.documents, ids))
-        changed = [document.place for document, tokens in zip(batch.documents, ids) if tokenizer.text_bytes(tokens) != document.utf8]
+            return sum(
+                tokenizer.token_bytes[tokens].sum() != len(document.utf8)
+                for document, tokens in zip(batch.documents, ids)
+            )
+        changed = [
+            document.place
+            for document, tokens in zip(batch.documents, ids)
+            if tokenizer.text_bytes(tokens) != document.utf8
+        ]
         if self.changes is None:
             self.changes = bool(changed)
             if changed:
-                self.say(f"  {tokenizer.path.name} changes texts: {len(changed):,} of the first {len(ids):,} "
-                         f"documents do not come back byte for byte, as {changed[0]}")
+                self.say(
+                    f"  {tokenizer.path.name} changes texts: {len(changed):,} of the first {len(ids):,} "
+                    f"documents do not come back byte for byte, as {changed[0]}"
+                )
         return len(changed)
 
-    def _part(self, encoded: Iterator[tuple[Batch, list]], number: int, tokenizer: Tokenizer,
-              bar: Progress) -> dict | None:
+    def _part(
+        self, encoded: Iterator[tuple[Batch, list]], number: int, tokenizer: Tokenizer, bar: Progress
+    ) -> dict | None:
         """The next shard of each split; None behind the last document."""
         writers: dict[str, ShardWriter] = {}
         sizes = dict.fromkeys(SPLITS, 0)
@@ -197,8 +216,11 @@ class Encoding:
             writer = writers[split]
             writer.finish()
             part["splits"][split] = {
-                "name": writer.bin_path.stem, "documents": len(writer.lengths), "tokens": writer.tokens,
-                "bytes": sizes[split], "dtype": writer.dtype.name,
+                "name": writer.bin_path.stem,
+                "documents": len(writer.lengths),
+                "tokens": writer.tokens,
+                "bytes": sizes[split],
+                "dtype": writer.dtype.name,
                 "sha256": {"bin": sha256_of(writer.bin_path), "idx": sha256_of(writer.idx_path)},
             }
         return part
@@ -213,15 +235,23 @@ class Encoding:
         for line in self.tally.told():
             self.say(f"  {line}")
         if changed := sum(part["changed"] for part in parts):
-            self.say(f"  {changed:,} of {sum(part['documents'] for part in parts):,} documents do not come back byte for byte: "
-                     f"{tokenizer.path.name} changes texts")
+            self.say(
+                f"  {changed:,} of {sum(part['documents'] for part in parts):,} documents do not come back byte for "
+                "byte: "
+                f"{tokenizer.path.name} changes texts"
+            )
         if parted:
-            self.say(f"  held out is the end of each document, its last {self.data.held_out_fraction:.3g}: by whole documents one of the "
-                     f"splits would have none")
+            self.say(
+                f"  held out is the end of each document, its last {self.data.held_out_fraction:.3g}: by whole "
+                "documents one of the "
+                f"splits would have none"
+            )
 
     def _no_documents(self, split: str) -> ConfigError:
-        return ConfigError(f"data.source={self.data.source}: too little text for two splits: none is left for {split} "
-                         f"({'; '.join(self.tally.told())})")
+        return ConfigError(
+            f"data.source={self.data.source}: too little text for two splits: none is left for {split} "
+            f"({'; '.join(self.tally.told())})"
+        )
 
 
 def _batches(documents: Iterator[Document], shard_bytes: int) -> Iterator[Batch]:

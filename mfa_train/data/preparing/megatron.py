@@ -39,8 +39,10 @@ class Registration:
 
     def __init__(self, path: Path, data: DataConfig, tokenizer: bytes | None, say: Callable[[str], None]):
         if tokenizer is None:
-            raise ConfigError("data.tokenizer=null: expected the one these tokens were made with, as "
-                              "data.tokenizer=/models/gpt2/tokenizer.json")
+            raise ConfigError(
+                "data.tokenizer=null: expected the one these tokens were made with, as "
+                "data.tokenizer=/models/gpt2/tokenizer.json"
+            )
         if not data.files:
             raise ConfigError("data.files=[]: expected the shards, as data.files='[/corpora/x_text_document.bin]'")
         self.path, self.data, self.given, self.say = path, data, tokenizer, say
@@ -66,16 +68,26 @@ class Registration:
             found.append((name, entry, ends))
         splits = self._splits(found)
         if not all(splits.values()) and not self.held_out_files:
-            self.say(f"  the documents are too few for whole ones to be held out: held out is the end of each shard, the last "
-                     f"{self.data.held_out_fraction:.3g} of its tokens")
-            splits = self._splits([(name, entry, _as_two(ends, self.data.held_out_fraction)) for name, entry, ends in found], share=0.5)
+            self.say(
+                "  the documents are too few for whole ones to be held out: held out is the end of each shard, the "
+                "last "
+                f"{self.data.held_out_fraction:.3g} of its tokens"
+            )
+            splits = self._splits(
+                [(name, entry, _as_two(ends, self.data.held_out_fraction)) for name, entry, ends in found], share=0.5
+            )
         for split, shards in splits.items():
             if not shards:
-                raise ConfigError(f"data.files: no token falls into the {split} split of {len(found)} shards; type data.held_out_files=… "
-                                  "to name other shards for it")
+                raise ConfigError(
+                    f"data.files: no token falls into the {split} split of {len(found)} shards; type "
+                    "data.held_out_files=… "
+                    "to name other shards for it"
+                )
         if not separated:
-            self.say(f"  documents do not end in the tokenizer's end-of-text token (id {tokenizer.eos_id}); recorded "
-                     "as separator: false. If they end in another, type data.eos_token=…")
+            self.say(
+                f"  documents do not end in the tokenizer's end-of-text token (id {tokenizer.eos_id}); recorded "
+                "as separator: false. If they end in another, type data.eos_token=…"
+            )
         finish(self.work, self.path, self.settings | {"separator": separated}, tokenizer, splits, self.say)
 
     def _splits(self, found: list[tuple[str, dict, np.ndarray]], share: float | None = None) -> dict[str, list[dict]]:
@@ -110,12 +122,17 @@ def _checked(name: str, file: OpenFile, tokenizer: Tokenizer) -> tuple[dict, np.
         tokens = np.frombuffer(part, index.dtype)
         outside = tokens[(tokens < 0) | (tokens >= tokenizer.vocab_size)]
         if len(outside):
-            raise DataError(f"{name}: holds token {outside[0]}, but data.tokenizer has {tokenizer.vocab_size}: it was "
-                            "made with another tokenizer")
+            raise DataError(
+                f"{name}: holds token {outside[0]}, but data.tokenizer has {tokenizer.vocab_size}: it was "
+                "made with another tokenizer"
+            )
         ends = index.ends[(index.ends > start) & (index.ends <= stop)]
         ends_in_eos &= bool((tokens[ends - 1 - start] == tokenizer.eos_id).all())
-    entry = {"name": prefix, "dtype": index.dtype.name,
-             "sha256": {"bin": None, "idx": hashlib.sha256(content).hexdigest()}}
+    entry = {
+        "name": prefix,
+        "dtype": index.dtype.name,
+        "sha256": {"bin": None, "idx": hashlib.sha256(content).hexdigest()},
+    }
     return entry, index.ends, ends_in_eos
 
 
@@ -127,8 +144,11 @@ def _index(name: str, file: OpenFile) -> bytes:
     if size is not None and len(head) == HEADER.size and head.startswith(MAGIC):
         *_, sequences, bounds = HEADER.unpack(head)
         if size != (expected := index_bytes(sequences, bounds)):
-            raise DataError(f"{name}: {'cut off' if size < expected else 'damaged'}: {size} bytes, but {sequences} sequences in {bounds - 1} "
-                            f"documents need {expected}")
+            raise DataError(
+                f"{name}: {'cut off' if size < expected else 'damaged'}: {size} bytes, but {sequences} sequences in "
+                f"{bounds - 1} "
+                f"documents need {expected}"
+            )
     elif size is not None and size > LARGEST_ODD:
         raise DataError(f"{name}: not a Megatron index (it does not start with MMIDIDX)")
     with reach.reaching(name, DataError):
@@ -146,5 +166,14 @@ def _slice(entry: dict, ends: np.ndarray, first: int, last: int) -> list[dict]:
     start, stop = (int(ends[document - 1]) if document else 0 for document in (first, last))
     if start == stop:
         return []
-    return [{"name": entry["name"], "documents": last - first, "tokens": stop - start, "bytes": None,
-             "first_token": start, "dtype": entry["dtype"], "sha256": entry["sha256"]}]
+    return [
+        {
+            "name": entry["name"],
+            "documents": last - first,
+            "tokens": stop - start,
+            "bytes": None,
+            "first_token": start,
+            "dtype": entry["dtype"],
+            "sha256": entry["sha256"],
+        }
+    ]

@@ -1,10 +1,10 @@
 """The door to a prepared corpus: found in data.path, or made there.
 
-    1. A folder that holds a corpus of the same settings is taken as it is; of other settings it is never touched.
-    2. It is written beside its place, as .NAME.partial, and renamed when whole: what has the name is a corpus.
-    3. From texts the tokenizer is trained or copied, and everything encoded (encode.py). Shards that other tools made
-       are taken where they lie (megatron.py).
-    4. manifest.json vouches for every file.
+1. A folder that holds a corpus of the same settings is taken as it is; of other settings it is never touched.
+2. It is written beside its place, as .NAME.partial, and renamed when whole: what has the name is a corpus.
+3. From texts the tokenizer is trained or copied, and everything encoded (encode.py). Shards that other tools made
+   are taken where they lie (megatron.py).
+4. manifest.json vouches for every file.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def prepare(data: DataConfig, say: Callable[[str], None] = print, check: bool = False) -> Corpus:
-    """The corpus in data.path, made where it isn't there yet; of two at once the second waits for the first. With `check`
-    one that is there is read whole and held against its checksums.
+    """The corpus in data.path, made where it isn't there yet; of two at once the second waits for the first. With
+    `check` one that is there is read whole and held against its checksums.
 
     Raises ConfigError for a source or a tokenizer that can't be found or reached, a vocabulary out of range, a split
     without documents, or a folder that holds a corpus made with other settings or anything else; DataError for a
@@ -65,8 +65,11 @@ def _place(path: str) -> Path:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
                 os.lstat(beside)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"data.path={path}: can be no folder ({getattr(error, 'strerror', None) or error}); type data.name=… with a "
-                          "short name, or data.path=FOLDER") from error
+        raise ConfigError(
+            f"data.path={path}: can be no folder ({getattr(error, 'strerror', None) or error}); type data.name=… with "
+            "a "
+            "short name, or data.path=FOLDER"
+        ) from error
     return place
 
 
@@ -76,8 +79,10 @@ def _run(work: Encoding | Registration, path: Path) -> None:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise DataError(f"data.path={path}: {error.strerror} while preparing; free space and type the same command "
-                        f"again: it goes on behind the finished shards in {work.work}") from error
+        raise DataError(
+            f"data.path={path}: {error.strerror} while preparing; free space and type the same command "
+            f"again: it goes on behind the finished shards in {work.work}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -87,15 +92,17 @@ def _alone(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = open(path.with_name(f".{path.name}.lock"), "w")
     except OSError as error:
-        raise ConfigError(f"data.path={path}: {path.parent} cannot be written ({error.strerror}); type data_dir=FOLDER "
-                          "with one that can") from error
+        raise ConfigError(
+            f"data.path={path}: {path.parent} cannot be written ({error.strerror}); type data_dir=FOLDER "
+            "with one that can"
+        ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _is_prepared(path: Path, data: DataConfig, settings: dict) -> bool:
-    if not path.exists() or path.is_dir() and not any(path.iterdir()):
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return False
     try:
         manifest = read_manifest(path)
@@ -107,11 +114,15 @@ def _is_prepared(path: Path, data: DataConfig, settings: dict) -> bool:
         if there == value:
             continue
         if key == "source_version":
-            raise ConfigError(f"data.path={path}: holds a corpus of other documents of source {data.source} ({there}, "
-                              f"these are {value}); {mend}, or remove it to prepare anew")
+            raise ConfigError(
+                f"data.path={path}: holds a corpus of other documents of source {data.source} ({there}, "
+                f"these are {value}); {mend}, or remove it to prepare anew"
+            )
         if key == "tokenizer":
-            raise ConfigError(f"data.tokenizer={'null' if data.tokenizer is None else data.tokenizer}: {path} holds a "
-                              f"corpus of another tokenizer ({_told(there)}, this is {_told(value)}); {mend}")
+            raise ConfigError(
+                f"data.tokenizer={'null' if data.tokenizer is None else data.tokenizer}: {path} holds a "
+                f"corpus of another tokenizer ({_told(there)}, this is {_told(value)}); {mend}"
+            )
         raise ConfigError(f"data.{key}={value}: {path} holds a corpus with {key}={there}; {mend}")
     return True
 

@@ -10,8 +10,14 @@ class Progress:
 
     def __init__(self, size: int | None, position: int):
         self.size, self.tokens, self.start = size, 0, time.monotonic()
-        self.bar = tqdm(total=size, initial=position if size else 0, unit="B" if size else " tokens", unit_scale=True,
-                        disable=None, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=size,
+            initial=position if size else 0,
+            unit="B" if size else " tokens",
+            unit_scale=True,
+            disable=None,
+            dynamic_ncols=True,
+        )
 
     def __enter__(self) -> "Progress":
         return self

@@ -1,7 +1,9 @@
-"""What is read soon: the shards that a rank, or any node, needs from some sample on, and the room that takes in its cache.
+"""What is read soon: the shards that a rank, or any node, needs from some sample on, and the room that takes in its
+cache.
 
-Each corpus is looked ahead for as long as it takes until all its lanes have given samples, however small its share. Of a corpus that
-would take longer than MOST_SAMPLES, or that has more than MOST_LANES, all lanes, or shards, are counted: rather too many than too few.
+Each corpus is looked ahead for as long as it takes until all its lanes have given samples, however small its share. Of
+a corpus that would take longer than MOST_SAMPLES, or that has more than MOST_LANES, all lanes, or shards, are counted:
+rather too many than too few.
 """
 
 from collections.abc import Sequence
@@ -19,14 +21,22 @@ MOST_LANES = 2**12
 class Ahead:
     """Of batches of `batch_size` samples, shared out among `ranks` by corpus and lane."""
 
-    def __init__(self, mixture: Mixture, phases: Sequence[Phase], samples: Sequence[Samples], batch_size: int, ranks: int):
-        self.mixture, self.phases, self.samples, self.batch_size, self.ranks = mixture, phases, samples, batch_size, ranks
+    def __init__(
+        self, mixture: Mixture, phases: Sequence[Phase], samples: Sequence[Samples], batch_size: int, ranks: int
+    ):
+        self.mixture, self.phases, self.samples, self.batch_size, self.ranks = (
+            mixture,
+            phases,
+            samples,
+            batch_size,
+            ranks,
+        )
         self.known: dict[int, tuple[range, list[int]]] = {}
         self.looked = range(0)
 
     def wanted(self, first: int, rank: int) -> list[tuple[int, int]] | None:
-        """(corpus, shard) that the rank needs from sample `first` on; of a corpus first those it needs now. None where it is as when it
-        was asked before."""
+        """(corpus, shard) that the rank needs from sample `first` on; of a corpus first those it needs now. None where
+        it is as when it was asked before."""
         if first in self.looked:
             return None
         for source in range(len(self.samples)):
@@ -38,23 +48,26 @@ class Ahead:
         return [(source, shard) for source, (_, shards) in self.known.items() for shard in shards]
 
     def room(self, nodes: int) -> int:
-        """Bytes behind URLs that the node with most of them reads side by side and next, at the beginning of any phase."""
+        """Bytes behind URLs that the node with most of them reads side by side and next, at the beginning of any
+        phase."""
         most = 0
         for phase in self.phases:
             needed = [0] * nodes
             for source, weight in enumerate(phase.weights):
-                if weight and any(is_url(self._location(source, shard)) for shard in range(len(self.samples[source].shards))):
+                if weight and any(
+                    is_url(self._location(source, shard)) for shard in range(len(self.samples[source].shards))
+                ):
                     for node, shards in self.shards(source, phase.first, nodes).items():
                         needed[node] += sum(self._bytes(source, shard) for shard in shards)
             most = max(most, *needed)
         return most
 
     def shards(self, source: int, first: int, parts: int) -> dict[int, list[int]]:
-        """The shards of a corpus that each of `parts` equal parts of the ranks needs from sample `first` on; a part that needs none may
-        be left out."""
+        """The shards of a corpus that each of `parts` equal parts of the ranks needs from sample `first` on; a part
+        that needs none may be left out."""
         samples, batches = self.samples[source], self._horizon(source, first)
         if samples.lanes > MOST_LANES:
-            return dict.fromkeys(range(parts), list(range(len(samples.shards))))
+            return {key: list(range(len(samples.shards))) for key in range(parts)}
         if batches * self.batch_size > MOST_SAMPLES:
             begin = int(self.mixture.given(first)[source])
             return dict.fromkeys(range(parts), samples.shards_ahead(np.arange(begin, begin + 2 * samples.lanes)))
@@ -74,7 +87,9 @@ class Ahead:
             lane[here] = samples.lane(number[here])
         order = np.lexsort((lane.reshape(-1, self.batch_size), corpus.reshape(-1, self.batch_size)))
         part = np.empty_like(order)
-        np.put_along_axis(part, order, np.broadcast_to(np.arange(self.batch_size) * parts // self.batch_size, order.shape), axis=1)
+        np.put_along_axis(
+            part, order, np.broadcast_to(np.arange(self.batch_size) * parts // self.batch_size, order.shape), axis=1
+        )
         return part.reshape(-1)
 
     def _horizon(self, source: int, first: int) -> int:

@@ -1,8 +1,8 @@
 """The batches of a run: step s consumes samples [s·B, (s+1)·B) of one global sequence, whoever computes them.
 
-The sequence is a pure function of corpora, mixture, seed, sequence length and shuffling: where a run stands is one integer,
-and any step costs the same as the first. A rank takes its part of each batch by corpus and lane (samples.py), so that it
-reads, and fetches, from its own part of the shards.
+The sequence is a pure function of corpora, mixture, seed, sequence length and shuffling: where a run stands is one
+integer, and any step costs the same as the first. A rank takes its part of each batch by corpus and lane (samples.py),
+so that it reads, and fetches, from its own part of the shards.
 """
 
 import hashlib
@@ -25,29 +25,52 @@ ORDER = 1
 
 
 class Batches:
-    """Batches of `batch_size` samples of (sequence_length + 1) tokens from `corpora` (by name), for rank `rank` of `ranks`.
+    """Batches of `batch_size` samples of (sequence_length + 1) tokens from `corpora` (by name), for rank `rank` of
+    `ranks`.
 
     Raises ConfigError for corpora that don't go together, and for a sequence that is longer than one of them.
     """
 
-    def __init__(self, corpora: Mapping[str, Corpus], data: DataConfig, sequence_length: int, seed: int, batch_size: int,
-                 rank: int = 0, ranks: int = 1, ranks_of_node: int = 1):
+    def __init__(
+        self,
+        corpora: Mapping[str, Corpus],
+        data: DataConfig,
+        sequence_length: int,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        ranks: int = 1,
+        ranks_of_node: int = 1,
+    ):
         self.names, self.batch_size, self.rank, self.ranks = list(corpora), batch_size, rank, ranks
         _require_one_tokenizer(corpora)
-        weights = data.weights if data.source == "mixture" else {name: 1 for name in corpora}
+        weights = data.weights if data.source == "mixture" else dict.fromkeys(corpora, 1)
         self.phases = phases_of(weights, self.names, sequence_length)
         self.mixture = Mixture(self.phases)
-        self.samples = [Samples(corpus.train, sequence_length, seed, data.lanes, data.shuffle_tokens, f"{name} training" if len(corpora) > 1 else "training")
-                        for name, corpus in corpora.items()]
+        self.samples = [
+            Samples(
+                corpus.train,
+                sequence_length,
+                seed,
+                data.lanes,
+                data.shuffle_tokens,
+                f"{name} training" if len(corpora) > 1 else "training",
+            )
+            for name, corpus in corpora.items()
+        ]
         self.fetch_ahead = FetchAhead([corpus.train for corpus in corpora.values()])
         self.ahead = Ahead(self.mixture, self.phases, self.samples, batch_size, ranks)
         self._require_room(data.cache_bytes, max(1, ranks // ranks_of_node))
         self._identity = {
-            f"{key} of corpus {number}": value for number, corpus in enumerate(corpora.values(), start=1)
+            f"{key} of corpus {number}": value
+            for number, corpus in enumerate(corpora.values(), start=1)
             for key, value in corpus.identity().items()
         } | {
             "weights": [[phase.first, *map(str, phase.weights)] for phase in self.phases],
-            "sequence_length": sequence_length, "seed": seed, "lanes": data.lanes, "shuffle_tokens": data.shuffle_tokens,
+            "sequence_length": sequence_length,
+            "seed": seed,
+            "lanes": data.lanes,
+            "shuffle_tokens": data.shuffle_tokens,
             "order": ORDER,
         }
 
@@ -75,7 +98,8 @@ class Batches:
         return indices[np.lexsort((lane, corpus))[self.rank * size : (self.rank + 1) * size]]
 
     def of(self, first: int) -> np.ndarray:
-        """This rank's samples of the batch that begins with sample `first`, (batch_size / ranks, sequence_length + 1)."""
+        """This rank's samples of the batch that begins with sample `first`, (batch_size / ranks, sequence_length +
+        1)."""
         if not self.fetch_ahead.idle and (wanted := self.ahead.wanted(first, self.rank)) is not None:
             self.fetch_ahead.towards(wanted)
         return self.read(self.share(first))
@@ -93,29 +117,41 @@ class Batches:
         return out
 
     def progress(self, samples: int) -> dict[str, float]:
-        """What the first `samples` samples have read, as metrics: epochs, and of a mixture each corpus's tokens and epochs."""
+        """What the first `samples` samples have read, as metrics: epochs, and of a mixture each corpus's tokens and
+        epochs."""
         given = self.mixture.given(samples).tolist()
         if len(self.samples) == 1:
             return {"data/epochs": self.samples[0].epochs(given[0])}
         told: dict[str, float] = {}
         for name, samples, count in zip(self.names, self.samples, given):
-            told |= {f"data/tokens/{name}": count * samples.sequence_length, f"data/epochs/{name}": samples.epochs(count)}
+            told |= {
+                f"data/tokens/{name}": count * samples.sequence_length,
+                f"data/epochs/{name}": samples.epochs(count),
+            }
         return told
 
     def _require_room(self, cache_bytes: int, nodes: int) -> None:
-        """Raises ConfigError, on all ranks alike, for a cache that cannot hold what a node reads side by side and next."""
+        """Raises ConfigError, on all ranks alike, for a cache that cannot hold what a node reads side by side and
+        next."""
         if (needed := self.ahead.room(nodes)) > cache_bytes:
-            raise ConfigError(f"data.cache_bytes={cache_bytes}: the shards that a node reads side by side and next have {needed} "
-                              f"bytes; type data.cache_bytes={2 * needed}, or data.lanes={max(1, self.samples[0].lanes // 4)}")
+            raise ConfigError(
+                f"data.cache_bytes={cache_bytes}: the shards that a node reads side by side and next have {needed} "
+                f"bytes; type data.cache_bytes={2 * needed}, or data.lanes={max(1, self.samples[0].lanes // 4)}"
+            )
 
 
 def _require_one_tokenizer(corpora: Mapping[str, Corpus]) -> None:
     first, *others = corpora.items()
     for name, corpus in others:
         if corpus.tokenizer.sha256 != first[1].tokenizer.sha256:
-            raise ConfigError(f"data.corpora.{name}: {corpus.path} was made with another tokenizer than {first[1].path}; prepare "
-                              f"it with data.tokenizer={first[1].path}/{first[1].manifest['tokenizer_file']}")
+            raise ConfigError(
+                f"data.corpora.{name}: {corpus.path} was made with another tokenizer than {first[1].path}; prepare "
+                f"it with data.tokenizer={first[1].path}/{first[1].manifest['tokenizer_file']}"
+            )
         if corpus.tokenizer.eos_id != first[1].tokenizer.eos_id:
             theirs, ours = corpus.tokenizer.separator.token, first[1].tokenizer.separator.token
-            raise ConfigError(f"data.corpora.{name}: documents end in {theirs!r} in {corpus.path}, and in {ours!r} in {first[1].path}; "
-                              f"prepare one of them anew, with the other's data.eos_token")
+            raise ConfigError(
+                f"data.corpora.{name}: documents end in {theirs!r} in {corpus.path}, and in {ours!r} in "
+                f"{first[1].path}; "
+                f"prepare one of them anew, with the other's data.eos_token"
+            )

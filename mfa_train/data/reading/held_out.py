@@ -12,8 +12,8 @@ from mfa_train.data.reading.samples import require_tokens
 
 
 class HeldOut:
-    """The first `sequences` windows (0: all) of the corpora's held-out splits, taken by the weights of the mixture's last
-    phase. Raises ConfigError for a sequence longer than one of them."""
+    """The first `sequences` windows (0: all) of the corpora's held-out splits, taken by the weights of the mixture's
+    last phase. Raises ConfigError for a sequence longer than one of them."""
 
     def __init__(self, corpora: Mapping[str, Corpus], last: Phase, sequence_length: int, sequences: int):
         self.names, self.sequence_length = list(corpora), sequence_length

@@ -1,18 +1,18 @@
 """Which corpus each sample comes from: a pure function of the weights, exact at every prefix to within one sample.
 
-The weights are shares of the tokens (every sample has equally many), taken to five decimals. After any number of samples
-each corpus has given its exact share, rounded up or down. The schedule is earliest deadline first over the windows in
-which each corpus's next sample must fall to keep that promise (Baruah et al., "Proportionate progress", Algorithmica 15,
-1996: Pfair). It repeats after as many samples as the weights' common denominator, so one period is computed and any
-sample's place is two look-ups. Weights may change at given numbers of tokens; what is owed is carried over, but for a
-corpus that stops.
+The weights are shares of the tokens (every sample has equally many), taken to five decimals. After any number of
+samples each corpus has given its exact share, rounded up or down. The schedule is earliest deadline first over the
+windows in which each corpus's next sample must fall to keep that promise (Baruah et al., "Proportionate progress",
+Algorithmica 15, 1996: Pfair). It repeats after as many samples as the weights' common denominator, so one period is
+computed and any sample's place is two look-ups. Weights may change at given numbers of tokens; what is owed is carried
+over, but for a corpus that stops.
 """
 
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from math import ceil, lcm
 from typing import Any
 
@@ -66,7 +66,8 @@ class Mixture:
 
 
 class _Schedule:
-    """A phase: samples counted from its beginning, behind `before` samples of each corpus, of which each was owed `owed`."""
+    """A phase: samples counted from its beginning, behind `before` samples of each corpus, of which each was owed
+    `owed`."""
 
     def __init__(self, before: np.ndarray, weights: Sequence[Fraction], owed: Sequence[Fraction], samples: int | None):
         self.before = before
@@ -93,8 +94,9 @@ class _Schedule:
         return rounds, samples - rounds * self.cycle
 
 
-def _deadlines_first(weights: Sequence[Fraction], owed: Sequence[Fraction],
-                     samples: int | None) -> tuple[np.ndarray, int]:
+def _deadlines_first(
+    weights: Sequence[Fraction], owed: Sequence[Fraction], samples: int | None
+) -> tuple[np.ndarray, int]:
     """The corpus of each sample, and from where on it repeats for ever; not at all where `samples` are fewer than that.
 
     The k-th sample of a corpus may come where its share exceeds k - 1, and must have come before its share exceeds k.
@@ -124,7 +126,9 @@ def _deadlines_first(weights: Sequence[Fraction], owed: Sequence[Fraction],
             seen[lead] = len(chosen)
         if len(chosen) == samples:
             return np.array(chosen, dtype=np.int64), samples
-        while waiting and (waiting[0][0] <= len(chosen) or not ready):  # none is ready where several corpora stop at once
+        while waiting and (
+            waiting[0][0] <= len(chosen) or not ready
+        ):  # none is ready where several corpora stop at once
             _, corpus, k = heapq.heappop(waiting)
             heapq.heappush(ready, (deadline(corpus, k), corpus, k))
         _, corpus, k = heapq.heappop(ready)
@@ -138,16 +142,26 @@ def phases_of(weights: Any, names: Sequence[str], sequence_length: int) -> list[
 
     Raises ConfigError for unknown or missing names, weights that are no shares, phases out of order.
     """
-    listed = weights if isinstance(weights, list) else [{"from_tokens": 0, **weights}] if isinstance(weights, Mapping) else []
+    listed = (
+        weights
+        if isinstance(weights, list)
+        else [{"from_tokens": 0, **weights}]
+        if isinstance(weights, Mapping)
+        else []
+    )
     if not listed or not all(isinstance(phase, Mapping) for phase in listed):
-        raise ConfigError(f"data.weights={weights}: expected a share of the tokens for each corpus, as "
-                          f"data.weights='{{{', '.join(f'{name}: 1' for name in names)}}}'")
+        raise ConfigError(
+            f"data.weights={weights}: expected a share of the tokens for each corpus, as "
+            f"data.weights='{{{', '.join(f'{name}: 1' for name in names)}}}'"
+        )
     phases = []
     for phase in listed:
         tokens = phase.get("from_tokens", None)
         if type(tokens) not in (int, float) or not 0 <= tokens <= MOST_TOKENS or tokens != int(tokens):
-            raise ConfigError(f"data.weights: from_tokens={tokens}: expected the number of tokens after which these weights hold, a "
-                              f"whole one of at most {MOST_TOKENS:.0e}")
+            raise ConfigError(
+                f"data.weights: from_tokens={tokens}: expected the number of tokens after which these weights hold, a "
+                f"whole one of at most {MOST_TOKENS:.0e}"
+            )
         shares = {name: share for name, share in phase.items() if name != "from_tokens"}
         if unknown := sorted(map(str, set(shares) - set(names))):
             raise ConfigError(f"data.weights: {unknown[0]} is none of data.corpora ({', '.join(names)})")
@@ -157,16 +171,23 @@ def phases_of(weights: Any, names: Sequence[str], sequence_length: int) -> list[
         weights = _rounded([part / total for part in fractions])
         for name, part, weight in zip(names, fractions, weights):
             if part and not weight:
-                raise ConfigError(f"data.weights.{name}={shares[name]}: of all weights less than one in {DECIMALS:,}, so it would give "
-                                  f"nothing; type {name}: 0 to leave it out, or a larger weight")
+                raise ConfigError(
+                    f"data.weights.{name}={shares[name]}: of all weights less than one in {DECIMALS:,}, so it would "
+                    "give "
+                    f"nothing; type {name}: 0 to leave it out, or a larger weight"
+                )
         phases.append(Phase(ceil(Fraction(int(tokens), sequence_length)), weights))
     firsts = [phase.first for phase in phases]
-    if firsts[0] != 0 or any(a >= b for a, b in zip(firsts, firsts[1:])):
-        raise ConfigError("data.weights: the first phase's from_tokens must be 0, and each later one's at least "
-                          f"training.sequence_length={sequence_length} larger")
+    if firsts[0] != 0 or any(a >= b for a, b in pairwise(firsts)):
+        raise ConfigError(
+            "data.weights: the first phase's from_tokens must be 0, and each later one's at least "
+            f"training.sequence_length={sequence_length} larger"
+        )
     if missing := [name for name in names if not any(name in phase for phase in listed)]:
-        raise ConfigError(f"data.weights: {missing[0]} has none; type {missing[0]}: 1 among them, as any share of the tokens, or "
-                          f"{missing[0]}: 0 to read nothing of it")
+        raise ConfigError(
+            f"data.weights: {missing[0]} has none; type {missing[0]}: 1 among them, as any share of the tokens, or "
+            f"{missing[0]}: 0 to read nothing of it"
+        )
     return phases
 
 

@@ -1,8 +1,8 @@
 """One corpus's training samples: an endless sequence, a pure function of (shards, seed, sequence length, shuffling).
 
     1. An epoch's tokens are one run: all shards, in a shuffled order of their own. Epochs follow each other.
-    2. Windows of sequence_length + 1 tokens lie end to end over that run, inputs and targets overlapping by all but one;
-       the last window of an epoch reads on into the next. So an epoch's tokens are each an input exactly once.
+    2. Windows of sequence_length + 1 tokens lie end to end over that run, inputs and targets overlapping by all but
+       one; the last window of an epoch reads on into the next. So an epoch's tokens are each an input exactly once.
     3. An epoch's windows are cut into `lanes` equal stretches. The samples take one window of each lane in turn, the
        lanes in a shuffled order each time, and a lane's windows in a shuffled order within blocks of `shuffle_tokens`.
 
@@ -35,16 +35,25 @@ class Place(NamedTuple):
 
 
 class Samples:
-    """Windows of `shards`, which an error calls the `what` data. Raises ConfigError for a sequence longer than the data."""
+    """Windows of `shards`, which an error calls the `what` data. Raises ConfigError for a sequence longer than the
+    data."""
 
-    def __init__(self, shards: Shards, sequence_length: int, seed: int, lanes: int = 64, shuffle_tokens: int = 2**24,
-                 what: str = "training"):
+    def __init__(
+        self,
+        shards: Shards,
+        sequence_length: int,
+        seed: int,
+        lanes: int = 64,
+        shuffle_tokens: int = 2**24,
+        what: str = "training",
+    ):
         require_tokens(shards, sequence_length, what)
         # More lanes, or larger blocks, than there are tokens change nothing.
         self.shards, self.sequence_length, self.lanes = shards, sequence_length, min(lanes, shards.num_tokens)
         self.block = min(max(1, shuffle_tokens // sequence_length), shards.num_tokens)
         self.shard_order, self.lane_order, self.window_order = (
-            Shuffle(seed, purpose) for purpose in ("shards", "lanes", "windows"))
+            Shuffle(seed, purpose) for purpose in ("shards", "lanes", "windows")
+        )
         self.run = lru_cache(maxsize=3)(self._run)
         self._chunk = lru_cache(maxsize=4)(self._place_chunk)
 
@@ -118,8 +127,10 @@ class Samples:
         wanted: dict[int, None] = {}
         for epoch, lane, block in [*blocks, *ahead]:
             begin, windows, size = self._stretch(np.int64(epoch), np.int64(lane))
-            start, stop = (int(begin + place) * self.sequence_length - epoch * self.shards.num_tokens
-                           for place in (block * size, min((block + 1) * size, windows)))
+            start, stop = (
+                int(begin + place) * self.sequence_length - epoch * self.shards.num_tokens
+                for place in (block * size, min((block + 1) * size, windows))
+            )
             wanted |= dict.fromkeys(self.run(epoch).shards_between(start, stop + 1))
         return list(wanted)
 
@@ -135,7 +146,8 @@ class Samples:
         return first, lanes, windows // lanes, windows % lanes
 
     def _stretch(self, epoch: np.ndarray, lane: np.ndarray) -> tuple[np.ndarray, ...]:
-        """A lane's first window, its number of windows, and how many of them a block has (the last one may have less)."""
+        """A lane's first window, its number of windows, and how many of them a block has (the last one may have
+        less)."""
         first, _, whole, rest = self._lanes(epoch)
         windows = whole + (lane < rest)
         blocks = -(-windows // self.block)
@@ -148,5 +160,7 @@ class Samples:
 
 def require_tokens(shards: Shards, sequence_length: int, what: str) -> None:
     if shards.num_tokens <= sequence_length:
-        raise ConfigError(f"training.sequence_length={sequence_length} is longer than the {what} data "
-                          f"({shards.num_tokens} tokens): type training.sequence_length={shards.num_tokens - 1} or less")
+        raise ConfigError(
+            f"training.sequence_length={sequence_length} is longer than the {what} data "
+            f"({shards.num_tokens} tokens): type training.sequence_length={shards.num_tokens - 1} or less"
+        )

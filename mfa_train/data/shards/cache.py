@@ -1,9 +1,10 @@
 """Files behind URLs, fetched into a folder of bounded size that all processes of a node share.
 
-    1. A file is fetched in a thread of its own. A fetch that fails or stands still is tried again, later each time; one whose
-       checksum is wrong is fetched once more and then named.
-    2. It gets its name in the folder when it is whole and checked; of two processes that want it one fetches.
-    3. Before a file is fetched, the files that were used longest ago make room for it. Whoever has one of them mapped keeps it.
+1. A file is fetched in a thread of its own. A fetch that fails or stands still is tried again, later each time; one
+   whose checksum is wrong is fetched once more and then named.
+2. It gets its name in the folder when it is whole and checked; of two processes that want it one fetches.
+3. Before a file is fetched, the files that were used longest ago make room for it. Whoever has one of them mapped keeps
+   it.
 """
 
 import contextlib
@@ -25,7 +26,8 @@ Result = TypeVar("Result")
 
 ATTEMPTS = 6
 ATTEMPTS_TO_OPEN = 3
-"""Of a corpus that is opened, where no server answers: its URL may be wrong. A shard is wanted by a run that goes on."""
+"""Of a corpus that is opened, where no server answers: its URL may be wrong. A shard is wanted by a run that goes
+on."""
 FIRST_PAUSE_SECONDS = 0.5
 """Before the second attempt; doubled for each further one."""
 STALL_SECONDS = 60.0
@@ -33,8 +35,14 @@ STALL_SECONDS = 60.0
 PART_BYTES = 2**22
 FINAL = (FileNotFoundError, PermissionError, ImportError, ValueError)
 """What waiting doesn't mend: no such file, wrong credentials, a protocol that isn't installed or known."""
-UNANSWERED = ("Name or service not known", "Temporary failure in name resolution", "Connect call failed", "Connection refused",
-              "Could not connect", "Cannot connect")
+UNANSWERED = (
+    "Name or service not known",
+    "Temporary failure in name resolution",
+    "Connect call failed",
+    "Connection refused",
+    "Could not connect",
+    "Cannot connect",
+)
 
 
 def is_url(location: str) -> bool:
@@ -48,8 +56,8 @@ class ShardCache:
         self.folder, self.capacity, self.say = Path(folder), capacity, say
 
     def fetch(self, url: str, sha256: str | None) -> Path:
-        """The file of `url` here, with that checksum where one is given. Raises DataError naming it, or the folder that cannot
-        be written."""
+        """The file of `url` here, with that checksum where one is given. Raises DataError naming it, or the folder that
+        cannot be written."""
         path = self._place(url, sha256)
         with self._alone(path):
             try:
@@ -67,8 +75,10 @@ class ShardCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = open(path.with_suffix(".lock"), "w")
         except OSError as error:
-            raise DataError(f"data.cache_dir={self.folder}: cannot be written ({error.strerror}); type data.cache_dir=FOLDER "
-                              "with one that can") from error
+            raise DataError(
+                f"data.cache_dir={self.folder}: cannot be written ({error.strerror}); type data.cache_dir=FOLDER "
+                "with one that can"
+            ) from error
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -77,7 +87,9 @@ class ShardCache:
         """The content of `url` as it is there now; nothing of it is kept. Raises DataError, for a file that isn't
         there from FileNotFoundError."""
         path = self._place(url, None)
-        partial, _ = self._patiently(url, lambda again: _Fetch(url, path, self._make_room, again).result(), ATTEMPTS_TO_OPEN)
+        partial, _ = self._patiently(
+            url, lambda again: _Fetch(url, path, self._make_room, again).result(), ATTEMPTS_TO_OPEN
+        )
         content = partial.read_bytes()
         partial.unlink(missing_ok=True)
         return content
@@ -92,7 +104,9 @@ class ShardCache:
                 return partial
             partial.unlink()
             if damaged:
-                raise DataError(f"{url}: damaged (fetched twice, and its checksum is not the manifest's): put it there again")
+                raise DataError(
+                    f"{url}: damaged (fetched twice, and its checksum is not the manifest's): put it there again"
+                )
             damaged = True
             raise OSError("damaged")
 
@@ -101,8 +115,8 @@ class ShardCache:
             partial.rename(path)
 
     def _patiently(self, url: str, attempt: Callable[[bool], Result], unanswered: int = ATTEMPTS) -> Result:
-        """What `attempt` gives; tried again, which it is told, where waiting may help: `unanswered` times where no server answers. Raises
-        DataError."""
+        """What `attempt` gives; tried again, which it is told, where waiting may help: `unanswered` times where no
+        server answers. Raises DataError."""
         for number in range(ATTEMPTS):
             if number:
                 time.sleep(FIRST_PAUSE_SECONDS * 2 ** (number - 1))

@@ -20,7 +20,8 @@ HEADER = struct.Struct("<9sQBQQ")
 
 
 class ShardWriter:
-    """Writes `prefix`.bin and .idx, one sequence a document, as they come: uint16 where the vocabulary allows, else int32."""
+    """Writes `prefix`.bin and .idx, one sequence a document, as they come: uint16 where the vocabulary allows, else
+    int32."""
 
     def __init__(self, prefix: Path, vocab_size: int):
         self.code = 8 if vocab_size <= 65500 else 4  # Megatron's own bound

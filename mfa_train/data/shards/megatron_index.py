@@ -26,14 +26,21 @@ class MegatronIndex:
             raise DataError(f"{name}: not a Megatron index (it does not start with MMIDIDX)")
         _, version, code, sequences, bounds = HEADER.unpack_from(content)
         if version != VERSION or code not in DTYPES:
-            raise DataError(f"{name}: Megatron index of version {version} with type code {code}; expected version 1 "
-                            "and whole numbers")
+            raise DataError(
+                f"{name}: Megatron index of version {version} with type code {code}; expected version 1 "
+                "and whole numbers"
+            )
         expected = index_bytes(sequences, bounds)
         if len(content) != expected:
             if len(content) > expected:
-                raise DataError(f"{name}: damaged: {len(content)} bytes, but {sequences} sequences in {bounds - 1} documents take {expected}")
-            raise DataError(f"{name}: cut off: {len(content)} bytes, but {sequences} sequences in {bounds - 1} "
-                            f"documents need {expected}")
+                raise DataError(
+                    f"{name}: damaged: {len(content)} bytes, but {sequences} sequences in {bounds - 1} documents take "
+                    f"{expected}"
+                )
+            raise DataError(
+                f"{name}: cut off: {len(content)} bytes, but {sequences} sequences in {bounds - 1} "
+                f"documents need {expected}"
+            )
         self.dtype = np.dtype(DTYPES[code])
         lengths = np.frombuffer(content, np.int32, sequences, HEADER.size).astype(np.int64)
         if (lengths < 0).any():
@@ -42,8 +49,9 @@ class MegatronIndex:
         firsts = np.frombuffer(content, np.int64, bounds, HEADER.size + 12 * sequences)
         sequence_ends = np.cumsum(lengths)
         if not np.array_equal(starts, (sequence_ends - lengths) * self.dtype.itemsize):
-            raise DataError(f"{name}: its sequences do not lie end to end; write them anew with Megatron's "
-                            "merge_datasets.py")
+            raise DataError(
+                f"{name}: its sequences do not lie end to end; write them anew with Megatron's merge_datasets.py"
+            )
         covered = bounds and firsts[0] == 0 and firsts[-1] == sequences and (np.diff(firsts) >= 0).all()
         if not covered:
             raise DataError(f"{name}: damaged: the documents' bounds do not cover its {sequences} sequences")

@@ -54,8 +54,8 @@ class Shards:
         return run.read(np.array([start]), stop - start, lambda: run)[0].astype(np.int64)
 
     def of(self, index: int) -> np.ndarray:
-        """(tokens,) of a shard, mapped. Raises DataError for one that is damaged, missing or out of reach, also when it was
-        cut off since it was opened: reading on would end the process."""
+        """(tokens,) of a shard, mapped. Raises DataError for one that is damaged, missing or out of reach, also when it
+        was cut off since it was opened: reading on would end the process."""
         self._require_whole(self.files.get(index) or self._open(index), self.shards[index])
         return self.maps[index]
 
@@ -83,8 +83,10 @@ class Shards:
         return file
 
     def unknown_token(self, index: int, token: int) -> DataError:
-        return DataError(f"{self.store.location(self.shards[index])}: holds token {token}, and its tokenizer has "
-                         f"{self.vocab_size}: it is damaged, or another tokenizer's")
+        return DataError(
+            f"{self.store.location(self.shards[index])}: holds token {token}, and its tokenizer has "
+            f"{self.vocab_size}: it is damaged, or another tokenizer's"
+        )
 
 
 class TokenRun:
@@ -101,8 +103,8 @@ class TokenRun:
         return self.order[first : last + 1].tolist()
 
     def read(self, starts: np.ndarray, length: int, following: Callable[[], "TokenRun"]) -> np.ndarray:
-        """The `length` tokens from each of `starts` on, (len(starts), length) of the shards' type; behind the run's end those
-        of `following()`."""
+        """The `length` tokens from each of `starts` on, (len(starts), length) of the shards' type; behind the run's end
+        those of `following()`."""
         places = np.searchsorted(self.ends, starts, side="right").tolist()
         begins = (starts - self.begins[places]).tolist()
         maps = {place: self.shards.of(int(self.order[place])) for place in set(places)}

@@ -1,7 +1,8 @@
 """Where a corpus's shards lie, and how one gets ready to be read: on disk and as the manifest vouches for it.
 
-A shard on disk is hashed once, when it is first read; `.FOLDER.verified.json` beside its folder remembers size and time of change, so
-that the next run need not. A shard behind a URL is fetched into the cache (cache.py), which hashes what it fetches.
+A shard on disk is hashed once, when it is first read; `.FOLDER.verified.json` beside its folder remembers size and time
+of change, so that the next run need not. A shard behind a URL is fetched into the cache (cache.py), which hashes what
+it fetches.
 """
 
 import hashlib
@@ -50,8 +51,10 @@ class ShardStore:
                 raise DataError(f"{path}: missing; prepare the corpus again")
             if shard.sha256 is not None and not self._verified(path):
                 if sha256_of(path) != shard.sha256:
-                    raise DataError(f"{path}: damaged (its checksum is not the manifest's); remove {self.folder} and prepare "
-                                    "the corpus again")
+                    raise DataError(
+                        f"{path}: damaged (its checksum is not the manifest's); remove {self.folder} and prepare "
+                        "the corpus again"
+                    )
                 self.verified[path.parent] = remember_verified([path])
             return path
 

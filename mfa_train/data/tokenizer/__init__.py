@@ -13,7 +13,15 @@ FILES = {"tokenizer.model": SentencePieceTokenizer, "tokenizer.json": HuggingFac
 MOST_BYTES = 2**27
 """Of a tokenizer's file."""
 
-__all__ = ["FILES", "MIN_VOCAB_SIZE", "Tokenizer", "file_name", "open_recorded", "open_tokenizer", "train_sentencepiece"]
+__all__ = [
+    "FILES",
+    "MIN_VOCAB_SIZE",
+    "Tokenizer",
+    "file_name",
+    "open_recorded",
+    "open_tokenizer",
+    "train_sentencepiece",
+]
 
 
 def file_name(content: bytes) -> str:
@@ -24,14 +32,16 @@ def file_name(content: bytes) -> str:
 def open_tokenizer(path: Path | str, eos_token: str | None = None) -> Tokenizer:
     """The tokenizer in the file `path`, or in the folder `path` under its usual name.
 
-    Raises DataError for a file that is none, ConfigError where `eos_token`, or any usual one, isn't among its special tokens.
+    Raises DataError for a file that is none, ConfigError where `eos_token`, or any usual one, isn't among its special
+    tokens.
     """
     return _opened(Path(path), chosen(eos_token))
 
 
 def open_recorded(path: Path | str, record: dict | None, eos_token: str | None) -> Tokenizer:
-    """The same with the separator that was chosen when its corpus was prepared: `record` of a manifest or of final weights. Those
-    made before there were records have none (None): then by the rule of then, with the eos_token that they had."""
+    """The same with the separator that was chosen when its corpus was prepared: `record` of a manifest or of final
+    weights. Those made before there were records have none (None): then by the rule of then, with the eos_token that
+    they had."""
     return _opened(Path(path), as_before_records(eos_token) if record is None else recorded(record))
 
 

@@ -1,8 +1,8 @@
 """What the rest of the code relies on of a tokenizer, whoever made it.
 
 A token stands for bytes of text: the text of tokens is the bytes of each, end to end, and bits per byte count them. A
-text longer than LONGEST is encoded in parts, cut between two words, and no more than AT_ONCE characters of parts at a time:
-memory stays bounded, of one long text and of many, and all cores work on it.
+text longer than LONGEST is encoded in parts, cut between two words, and no more than AT_ONCE characters of parts at a
+time: memory stays bounded, of one long text and of many, and all cores work on it.
 """
 
 import hashlib
@@ -39,17 +39,21 @@ class Tokenizer:
         """Ends every document, and parts it from the next."""
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """Token ids of each text, (tokens,) int32, without bos and eos, on all cores. Raises DataError for a text that the
-        tokenizer fails at."""
+        """Token ids of each text, (tokens,) int32, without bos and eos, on all cores. Raises DataError for a text that
+        the tokenizer fails at."""
         encoded: list[list[np.ndarray]] = [[] for _ in texts]
         tokens = [0] * len(texts)
-        for group in _groups(((number, part) for number, text in enumerate(texts) for part in cut(text, LONGEST)), self.at_once):
+        for group in _groups(
+            ((number, part) for number, text in enumerate(texts) for part in cut(text, LONGEST)), self.at_once
+        ):
             for (number, _), ids in zip(group, self._encode([part for _, part in group])):
                 encoded[number].append(ids)
                 tokens[number] += len(ids)
                 if tokens[number] > MOST_TOKENS:
-                    raise DataError(f"{self.path}: makes more than {MOST_TOKENS:,} tokens of one text of {len(texts[number]):,} "
-                                    "characters; split the document, or take a tokenizer that changes it less")
+                    raise DataError(
+                        f"{self.path}: makes more than {MOST_TOKENS:,} tokens of one text of {len(texts[number]):,} "
+                        "characters; split the document, or take a tokenizer that changes it less"
+                    )
         return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -57,12 +61,14 @@ class Tokenizer:
         return self.text_bytes(np.asarray(ids)).decode("utf-8", errors="replace")
 
     def text_bytes(self, ids: np.ndarray) -> bytes:
-        """The UTF-8 text that tokens (n,) stand for; it may start or end inside a character. Ids that the tokenizer doesn't
-        have stand for none."""
+        """The UTF-8 text that tokens (n,) stand for; it may start or end inside a character. Ids that the tokenizer
+        doesn't have stand for none."""
         pieces = self.pieces
         ids = ids[(ids >= 0) & (ids < len(pieces))]
-        return b"".join(b"".join([pieces[token] for token in part.tolist()])  # a list takes ten times an array's memory
-                        for part in (ids[start : start + LONGEST] for start in range(0, len(ids), LONGEST)))
+        return b"".join(
+            b"".join([pieces[token] for token in part.tolist()])  # a list takes ten times an array's memory
+            for part in (ids[start : start + LONGEST] for start in range(0, len(ids), LONGEST))
+        )
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
@@ -87,8 +93,8 @@ class Tokenizer:
 
 
 def cut(text: str, longest: int) -> Iterator[str]:
-    """Parts of at most `longest` characters: cut before a space between two words, where no usual piece reaches across; else
-    after `longest`."""
+    """Parts of at most `longest` characters: cut before a space between two words, where no usual piece reaches across;
+    else after `longest`."""
     start = 0
     while len(text) - start > longest:
         at = end = start + longest

@@ -1,8 +1,8 @@
 """A Hugging Face tokenizer.json, byte-level (GPT-2, Llama 3, Qwen) or sentencepiece-like (Llama 2, T5).
 
 The names of special tokens in a text are text: a document that spells <|endoftext|> doesn't end there. What each token
-stands for is read off the vocabulary, exact for bytes; where the file's normaliser changes texts, what comes back is the
-changed text.
+stands for is read off the vocabulary, exact for bytes; where the file's normaliser changes texts, what comes back is
+the changed text.
 """
 
 import contextlib
@@ -41,7 +41,9 @@ class HuggingFaceTokenizer(Tokenizer):
         added = self.tokenizer.get_added_tokens_decoder()
         for token in given.get("added_tokens") or []:
             if (there := self.tokenizer.token_to_id(token["content"])) != token["id"]:
-                raise DataError(f"{path}: gives {token['content']!r} the id {token['id']}, where `tokenizers` counts {there}")
+                raise DataError(
+                    f"{path}: gives {token['content']!r} the id {token['id']}, where `tokenizers` counts {there}"
+                )
         special = {token.content: number for number, token in added.items() if token.special}
         ordinary = {token.content for token in added.values() if not token.special}
         reach = Reach(given, self.vocabulary)
@@ -49,9 +51,14 @@ class HuggingFaceTokenizer(Tokenizer):
         """Tokens of one character, which texts become even where the file calls them special, as a `!` that pads."""
         alphabet = list(_byte_alphabet()) if self.is_byte_level else None
         in_texts = self.of_texts | reach.of_unknown_text(alphabet)
-        separator = choose(Tokens(
-            path, {name: number for name, number in special.items() if name not in in_texts}, self.tokenizer.token_to_id,
-            lambda name: name not in in_texts and (name in ordinary or not reach.makes(name))))
+        separator = choose(
+            Tokens(
+                path,
+                {name: number for name, number in special.items() if name not in in_texts},
+                self.tokenizer.token_to_id,
+                lambda name: name not in in_texts and (name in ordinary or not reach.makes(name)),
+            )
+        )
         if not separator.in_texts:
             special[separator.token] = separator.id
         self.settings = for_training(given, special, reach)
@@ -73,17 +80,27 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
         with failing(f"{self.path}: fails at encoding a text"):
-            return [np.array(encoded.ids, dtype=np.int32)
-                    for encoded in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+            return [
+                np.array(encoded.ids, dtype=np.int32)
+                for encoded in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            ]
 
     def _pieces(self) -> list[bytes]:
         pieces = [b""] * self.vocab_size
         model = self.settings["model"]
         falls_back = model.get("byte_fallback", False)
         alphabet = _byte_alphabet()
-        before, behind = (model.get(key) for key in ("continuing_subword_prefix", "end_of_word_suffix"))  # signs of the model's own, no text
-        space = next((step["replacement"] for step in steps(self.settings, "pre_tokenizer", "decoder")
-                      if step.get("type") == "Metaspace"), SPACE)
+        before, behind = (
+            model.get(key) for key in ("continuing_subword_prefix", "end_of_word_suffix")
+        )  # signs of the model's own, no text
+        space = next(
+            (
+                step["replacement"]
+                for step in steps(self.settings, "pre_tokenizer", "decoder")
+                if step.get("type") == "Metaspace"
+            ),
+            SPACE,
+        )
         for piece, token in self.tokenizer.get_vocab(with_added_tokens=False).items():
             if piece == model.get("unk_token") or model.get("unk_id") == token:
                 continue

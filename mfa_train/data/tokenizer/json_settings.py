@@ -1,9 +1,9 @@
-"""What a tokenizer.json says, and the same file as training uses it: nothing is cut, padded or dropped at random, and no text
-becomes a special token.
+"""What a tokenizer.json says, and the same file as training uses it: nothing is cut, padded or dropped at random, and
+no text becomes a special token.
 
-The library can be told not to look for the names of special tokens in a text (`encode_special_tokens`). Yet a model that
-has such a name among its own pieces (Unigram, as T5's, where it scores best of all; WordLevel) still makes it. So the text
-is cut inside such names before it comes to the model, which then never sees one whole.
+The library can be told not to look for the names of special tokens in a text (`encode_special_tokens`). Yet a model
+that has such a name among its own pieces (Unigram, as T5's, where it scores best of all; WordLevel) still makes it. So
+the text is cut inside such names before it comes to the model, which then never sees one whole.
 """
 
 import json
@@ -46,7 +46,9 @@ def model_ids(path: Path, settings: dict[str, Any]) -> dict[str, int]:
         raise DataError(f"{path}: holds the token id {largest:,}; expected ids below {LARGEST_ID:,}")
     if len(set(vocabulary.values())) < len(vocabulary):
         seen: dict[int, str] = {}
-        piece, other = next((piece, seen[token]) for piece, token in vocabulary.items() if seen.setdefault(token, piece) != piece)
+        piece, other = next(
+            (piece, seen[token]) for piece, token in vocabulary.items() if seen.setdefault(token, piece) != piece
+        )
         raise DataError(f"{path}: gives {other!r} and {piece!r} the same id, {vocabulary[piece]}")
     return vocabulary
 
@@ -62,9 +64,13 @@ def steps(settings: dict[str, Any], *names: str) -> Iterator[dict[str, Any]]:
 
 
 def require_bounded(path: Path, settings: dict[str, Any]) -> None:
-    """Raises DataError for a normalizer whose replacements, one upon the other, make a text more than MOST_GROWTH times as long."""
-    replacing = [(step["pattern"].get("String"), step["content"]) for step in steps(settings, "normalizer")
-                 if step.get("type") == "Replace"]
+    """Raises DataError for a normalizer whose replacements, one upon the other, make a text more than MOST_GROWTH times
+    as long."""
+    replacing = [
+        (step["pattern"].get("String"), step["content"])
+        for step in steps(settings, "normalizer")
+        if step.get("type") == "Replace"
+    ]
     growth = [max(1.0, len(content) / len(pattern) if pattern else 1 + len(content)) for pattern, content in replacing]
     compound = max(growth, default=1.0)
     for number, (_, content) in enumerate(replacing[:-1]):
@@ -82,12 +88,16 @@ class Reach:
 
     @cached_property
     def merged(self) -> set[str]:
-        return {merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge) for merge in self.model["merges"]}
+        return {
+            merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge) for merge in self.model["merges"]
+        }
 
     def makes(self, name: str) -> bool:
         if name not in self.vocabulary:
             return False
-        return "merges" not in self.model or bool(self.model.get("ignore_merges")) or len(name) == 1 or name in self.merged
+        return (
+            "merges" not in self.model or bool(self.model.get("ignore_merges")) or len(name) == 1 or name in self.merged
+        )
 
     def unnamed(self) -> list[str]:
         """The names of what is no text and may not be called special: what stands for unknown text, and for bytes."""
@@ -100,8 +110,8 @@ class Reach:
         return self.model.get("unk_token")
 
     def of_unknown_text(self, alphabet: list[str] | None) -> set[str]:
-        """The token that stands for unknown text, where there may be such: the model lacks one of `alphabet`, which all texts are made of,
-        and of BYTES."""
+        """The token that stands for unknown text, where there may be such: the model lacks one of `alphabet`, which all
+        texts are made of, and of BYTES."""
         before, behind = (self.model.get(key) or "" for key in ("continuing_subword_prefix", "end_of_word_suffix"))
         needed = {f"{start}{sign}{end}" for sign in alphabet or () for start in ("", before) for end in ("", behind)}
         falls_back = self.model.get("byte_fallback") and self.vocabulary.keys() >= set(BYTES)
@@ -118,14 +128,30 @@ def for_training(settings: dict[str, Any], special: dict[str, int], reach: Reach
             changed[key] = None
     if changed["model"].get("dropout"):
         changed["model"]["dropout"] = None
-    added = [token | {"special": token.get("special", False) or token["content"] in special}
-             for token in settings.get("added_tokens") or []]
+    added = [
+        token | {"special": token.get("special", False) or token["content"] in special}
+        for token in settings.get("added_tokens") or []
+    ]
     known = {token["content"] for token in added}
-    if added := added + [{"id": token, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
-                          "normalized": False, "special": True} for name, token in special.items() if name not in known]:
+    if added := added + [
+        {
+            "id": token,
+            "content": name,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for name, token in special.items()
+        if name not in known
+    ]:
         changed["added_tokens"] = added
     if names := sorted({name for name in [*special, *reach.unnamed()] if len(name) > 1 and reach.makes(name)}):
-        by_first = {first: "|".join(re.escape(name[1:]) for name in same) for first, same in groupby(names, lambda name: name[0])}
+        by_first = {
+            first: "|".join(re.escape(name[1:]) for name in same)
+            for first, same in groupby(names, lambda name: name[0])
+        }
         pattern = "|".join(f"{re.escape(first)}(?={rest})" for first, rest in by_first.items())
         split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "MergedWithPrevious", "invert": False}
         before = settings.get("pre_tokenizer")

@@ -30,12 +30,18 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             self.processor.LoadFromSerializedProto(content)
             self.vocab_size = self.processor.vocab_size()
-            self.pieces  # read now: a damaged file may show first here
+            _ = self.pieces  # read now: a damaged file may show first here
         except (RuntimeError, ValueError) as error:
             raise DataError(f"{path}: not a sentencepiece model, nor a tokenizer.json") from error
         own = self.processor.eos_id()
-        special = {self.processor.id_to_piece(token): token for token in range(self.vocab_size) if self.processor.is_control(token)}
-        super().__init__(path, content, choose(Tokens(path, special, self._id_of, lambda piece: False, own if own >= 0 else None)))
+        special = {
+            self.processor.id_to_piece(token): token
+            for token in range(self.vocab_size)
+            if self.processor.is_control(token)
+        }
+        super().__init__(
+            path, content, choose(Tokens(path, special, self._id_of, lambda piece: False, own if own >= 0 else None))
+        )
         spelt = [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         is_exact = self.text_bytes(self._encode_alone(CHANGED)) == CHANGED.encode()
         if not is_exact:
@@ -58,8 +64,9 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _encode_spelt(self, text: str) -> np.ndarray:
         first, *others = text.split(SPACE)
-        return np.concatenate([self._encode_alone(first),
-                               *(ids for part in others for ids in (self.spelt, self._encode_alone(part)))])
+        return np.concatenate(
+            [self._encode_alone(first), *(ids for part in others for ids in (self.spelt, self._encode_alone(part)))]
+        )
 
     def _pieces(self) -> list[bytes]:
         pieces = []

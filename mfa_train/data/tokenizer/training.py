@@ -26,10 +26,23 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts), model_writer=model, model_type="bpe", vocab_size=vocab_size, byte_fallback=True,
-            normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False,
-            split_digits=True, allow_whitespace_only_pieces=True, user_defined_symbols=["\n", "\t"],
-            character_coverage=0.9999, max_sentence_length=LONGEST_LINE, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
+            sentence_iterator=_lines(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            split_digits=True,
+            allow_whitespace_only_pieces=True,
+            user_defined_symbols=["\n", "\t"],
+            character_coverage=0.9999,
+            max_sentence_length=LONGEST_LINE,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=-1,
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -51,12 +64,18 @@ def _reason(error: str) -> str:
     elsewhere = "data.tokenizer=FILE, a tokenizer made elsewhere (tokenizer.json or tokenizer.model)"
     if most := re.search(r"value <= (\d+)", error):
         if int(most[1]) < MIN_VOCAB_SIZE:
-            return (f"the training texts are too few for a tokenizer of their own: they give {most[1]} pieces, and it needs at least "
-                    f"{MIN_VOCAB_SIZE}; take more text (data.tokenizer_bytes bounds it), or type {elsewhere}")
+            return (
+                f"the training texts are too few for a tokenizer of their own: they give {most[1]} pieces, and it "
+                "needs at least "
+                f"{MIN_VOCAB_SIZE}; take more text (data.tokenizer_bytes bounds it), or type {elsewhere}"
+            )
         return f"sentencepiece cannot make so many pieces of this corpus; type data.vocab_size={most[1]}"
     if required := re.search(r"smaller than required_chars\. \d+ vs (\d+)", error):
-        return (f"fewer than the characters of this corpus, which take {required[1]} pieces; type "
-                f"data.vocab_size={max(MIN_VOCAB_SIZE, int(required[1]))} or more")
+        return (
+            f"fewer than the characters of this corpus, which take {required[1]} pieces; type "
+            f"data.vocab_size={max(MIN_VOCAB_SIZE, int(required[1]))} or more"
+        )
     if "sentences_.empty()" in error:
         return f"the training texts have nothing but line breaks to make pieces of; take more text, or type {elsewhere}"
-    return f"sentencepiece cannot make a tokenizer of this corpus ({error.strip().splitlines()[0][:200] if error.strip() else 'no reason'})"
+    reason = error.strip().splitlines()[0][:200] if error.strip() else "no reason"
+    return f"sentencepiece cannot make a tokenizer of this corpus ({reason})"

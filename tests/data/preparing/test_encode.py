@@ -34,8 +34,14 @@ def text_files(tmp_path_factory) -> Path:
 
 
 def settings(text_files: Path, data_dir: Path) -> list[str]:
-    return ["data=files", f"data_dir={data_dir}", f"data.files=['{text_files}/*']", "data.vocab_size=600",
-            "data.shard_bytes=40000", "data.tokenizer_bytes=100000"]
+    return [
+        "data=files",
+        f"data_dir={data_dir}",
+        f"data.files=['{text_files}/*']",
+        "data.vocab_size=600",
+        "data.shard_bytes=40000",
+        "data.tokenizer_bytes=100000",
+    ]
 
 
 def test_shards_hold_every_document_once(text_files, tmp_path):
@@ -43,8 +49,9 @@ def test_shards_hold_every_document_once(text_files, tmp_path):
     corpus = prepare(data, lambda message: None)
     source = Files(data.files, "text")
     for split, shards in (("train", corpus.train), ("held_out", corpus.held_out)):
-        texts = [document.text for document in source.documents()
-                 if source.held_out(document, 0.05) == (split == "held_out")]
+        texts = [
+            document.text for document in source.documents() if source.held_out(document, 0.05) == (split == "held_out")
+        ]
         assert corpus.tokenizer.text_bytes(shards.read(0, shards.num_tokens)).decode() == "".join(texts)
         assert corpus.manifest["splits"][split]["documents"] == len(texts)
     assert len(corpus.train.shards) > 5
@@ -57,7 +64,9 @@ def test_a_killed_preparation_goes_on_and_ends_with_the_same_bytes(text_files, t
     command = [sys.executable, "-m", "mfa_train.cli", "prepare", *settings(text_files, tmp_path / "killed")]
     partial, kills = Path(killed.path).with_name(f".{Path(killed.path).name}.partial"), 0
     while not Path(killed.path).exists():
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+        )
         before = len(list(partial.glob("train-*.idx"))) if partial.exists() else 0
         while process.poll() is None and kills < 3:
             if partial.exists() and len(list(partial.glob("train-*.idx"))) > before:
@@ -101,7 +110,9 @@ def test_what_is_gone_on_with_is_told_and_written_as_if_never_stopped(parted, tm
     assert told["killed"][0].endswith("finished shards …") and told["killed"][1:] == told["whole"][1:]
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"5", b"[" * 10**5, "parts: 5", "parts: [5]", "documents: -1", "name: ../x"])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"5", b"[" * 10**5, "parts: 5", "parts: [5]", "documents: -1", "name: ../x"]
+)
 def test_a_damaged_progress_begins_anew(content, text_files, tmp_path):
     whole = prepared(*settings(text_files, tmp_path), f"data.path={tmp_path}/whole")
     data = configs.load([*settings(text_files, tmp_path), f"data.path={tmp_path}/again"]).data
@@ -109,8 +120,12 @@ def test_a_damaged_progress_begins_anew(content, text_files, tmp_path):
     work.work.mkdir()
     if isinstance(content, str):
         entry = read_manifest(whole.path)["splits"]["train"]["shards"][0]
-        parts = {"parts: 5": 5, "parts: [5]": [5], "documents: -1": [{"documents": -1, "splits": {"train": entry}}],
-                 "name: ../x": [{"documents": 1, "splits": {"train": entry | {"name": "../x"}}}]}[content]
+        parts = {
+            "parts: 5": 5,
+            "parts: [5]": [5],
+            "documents: -1": [{"documents": -1, "splits": {"train": entry}}],
+            "name: ../x": [{"documents": 1, "splits": {"train": entry | {"name": "../x"}}}],
+        }[content]
         content = json.dumps({"settings": work.settings, "encoding": encode.ENCODING, "parts": parts}).encode()
     (work.work / "progress.json").write_bytes(content)
     assert digests(prepare(data, lambda line: None).path) == digests(whole.path)
@@ -123,9 +138,14 @@ def test_a_full_disk_keeps_the_finished_shards(tmp_path):
     overrides = settings(tmp_path / "text", tmp_path / "data")
     path = Path(configs.load(overrides).data.path)
     done = subprocess.run(
-        [sys.executable, "-m", "mfa_train.cli", "prepare", *overrides], cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000)))
+        [sys.executable, "-m", "mfa_train.cli", "prepare", *overrides],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000)),
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert f"error: data.path={path}: File too large while preparing; free space" in done.stderr
     kept = digests(path.with_name(f".{path.name}.partial"))
@@ -136,11 +156,18 @@ def test_a_full_disk_keeps_the_finished_shards(tmp_path):
     assert len(finished) >= 3 and all(kept[name] == digests(path)[name] for name in finished)
 
 
-@pytest.mark.parametrize("name, content, told", [
-    ("a.jsonl", lines(["", ""]), "there is no text to prepare .files: 1 .*; documents: 0 .*; left out: empty documents: 2"),
-    ("a.txt", b"", "there is no text to prepare .*empty documents: 1"),
-    ("a.txt", b"x", "too little text to hold any out .files: 1 .*documents: 1 "),
-])
+@pytest.mark.parametrize(
+    "name, content, told",
+    [
+        (
+            "a.jsonl",
+            lines(["", ""]),
+            "there is no text to prepare .files: 1 .*; documents: 0 .*; left out: empty documents: 2",
+        ),
+        ("a.txt", b"", "there is no text to prepare .*empty documents: 1"),
+        ("a.txt", b"x", "too little text to hold any out .files: 1 .*documents: 1 "),
+    ],
+)
 def test_an_empty_corpus_is_a_mistake(name, content, told, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=told):
@@ -153,10 +180,23 @@ def test_of_one_file_of_text_the_end_is_held_out_and_that_is_said(fraction, tmp_
     (tmp_path / "input.txt").write_text(text)
     tokenizer = byte_level_tokenizer(tmp_path / "tokenizer.json", random_texts(5))
     said: list[str] = []
-    corpus = prepared("data=files", f"data_dir={tmp_path}", f"data.files=[{tmp_path}/input.txt]", f"data.tokenizer={tokenizer}",
-                      f"data.held_out_fraction={fraction}", say=said.append)
-    train, held_out = (corpus.tokenizer.text_bytes(shards.read(0, shards.num_tokens)).decode() for shards in (corpus.train, corpus.held_out))
-    assert train + held_out == text and (train.endswith("\n") or fraction < 0.01) and 0 < len(held_out) < 2 * max(fraction * len(text), 8)
+    corpus = prepared(
+        "data=files",
+        f"data_dir={tmp_path}",
+        f"data.files=[{tmp_path}/input.txt]",
+        f"data.tokenizer={tokenizer}",
+        f"data.held_out_fraction={fraction}",
+        say=said.append,
+    )
+    train, held_out = (
+        corpus.tokenizer.text_bytes(shards.read(0, shards.num_tokens)).decode()
+        for shards in (corpus.train, corpus.held_out)
+    )
+    assert (
+        train + held_out == text
+        and (train.endswith("\n") or fraction < 0.01)
+        and 0 < len(held_out) < 2 * max(fraction * len(text), 8)
+    )
     assert "held out is the end of each document" in " ".join(said) and corpus.manifest["ends_held_out"]
 
 
@@ -164,7 +204,9 @@ def test_what_was_prepared_is_told_at_the_end_with_the_next_command(text_files, 
     said: list[str] = []
     data = dataclasses.replace(configs.load(settings(text_files, tmp_path)).data, path=f"{tmp_path}/it's here, a=b")
     prepare_all(data, said.append, check=True)
-    assert "  files: 3 (1 of JSON lines, 1 of JSON lines in gz, 1 of Parquet)" in said and any(line.startswith("  documents: 450 (") for line in said)
+    assert "  files: 3 (1 of JSON lines, 1 of JSON lines in gz, 1 of Parquet)" in said and any(
+        line.startswith("  documents: 450 (") for line in said
+    )
     words = shlex.split(said[-1])
     again = configs.load(words[2:]).data
     assert words[:2] == ["python", "train.py"] and again.path == data.path and again.vocab_size == 600
@@ -172,7 +214,9 @@ def test_what_was_prepared_is_told_at_the_end_with_the_next_command(text_files, 
 
 
 def test_shards_that_would_be_too_many_are_refused_before_anything_is_read(text_files, tmp_path):
-    with pytest.raises(ConfigError, match=r"data.shard_bytes=1: would make [\d,]+ shards of files; type data.shard_bytes=\d+ or more"):
+    with pytest.raises(
+        ConfigError, match=r"data.shard_bytes=1: would make [\d,]+ shards of files; type data.shard_bytes=\d+ or more"
+    ):
         prepared(*settings(text_files, tmp_path), "data.shard_bytes=1")
 
 
@@ -195,11 +239,16 @@ def test_another_tokenizer_than_the_corpus_has_is_refused(text_files, tmp_path):
     assert all(digests(again.path)[name] == before[name] for name in before if name != "manifest.json")
 
 
-@pytest.mark.parametrize("override", [
-    "data.files=['https://me:hunter2@host/a.jsonl']", "data.files=['https://host/a.jsonl?X-Amz-Signature=hunter2']",
-    "data.path=s3://AK:hun/ter2@bucket/x", "data.corpora={a: 's3://AK:hunter2@bucket/x'}",
-    "data.tokenizer='https://host/t.json?sig=hunter2'",
-])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.files=['https://me:hunter2@host/a.jsonl']",
+        "data.files=['https://host/a.jsonl?X-Amz-Signature=hunter2']",
+        "data.path=s3://AK:hun/ter2@bucket/x",
+        "data.corpora={a: 's3://AK:hunter2@bucket/x'}",
+        "data.tokenizer='https://host/t.json?sig=hunter2'",
+    ],
+)
 def test_a_secret_in_a_url_is_refused_and_not_repeated(override):
     with pytest.raises(ConfigError, match="credentials stand in the environment") as error:
         configs.load(["data=files", override])

@@ -26,8 +26,13 @@ def shards(tmp_path):
 
 
 def settings(folder, *overrides: str) -> list[str]:
-    return ["data=megatron", f"data_dir={folder / 'data'}", f"data.files=['{folder}/a.b_text_document.bin']",
-            f"data.tokenizer={folder}/tokenizer.json", *overrides]
+    return [
+        "data=megatron",
+        f"data_dir={folder / 'data'}",
+        f"data.files=['{folder}/a.b_text_document.bin']",
+        f"data.tokenizer={folder}/tokenizer.json",
+        *overrides,
+    ]
 
 
 def manifest_of(folder, *overrides: str) -> dict:
@@ -96,24 +101,30 @@ def other_tokenizer(folder):
         (folder / f"a.{suffix}").rename(folder / f"a.b_text_document.{suffix}")
 
 
-@pytest.mark.parametrize("damage, told", [
-    (cut_off, "a.b_text_document.bin: .* bytes, but its index tells of"),
-    (cut_off_index, "a.b_text_document.idx: cut off"),
-    (other_tokenizer, "a.b_text_document.bin: holds token 60000, but data.tokenizer has"),
-    (lambda folder: (folder / "a.b_text_document.idx").unlink(), "a.b_text_document.idx: no such file"),
-])
+@pytest.mark.parametrize(
+    "damage, told",
+    [
+        (cut_off, "a.b_text_document.bin: .* bytes, but its index tells of"),
+        (cut_off_index, "a.b_text_document.idx: cut off"),
+        (other_tokenizer, "a.b_text_document.bin: holds token 60000, but data.tokenizer has"),
+        (lambda folder: (folder / "a.b_text_document.idx").unlink(), "a.b_text_document.idx: no such file"),
+    ],
+)
 def test_a_shard_that_is_not_what_it_claims_is_named(damage, told, shards):
     damage(shards)
     with pytest.raises(DataError, match=told):
         prepared(*settings(shards))
 
 
-@pytest.mark.parametrize("override, told", [
-    ("data.tokenizer=null", "data.tokenizer=null: expected the one these tokens were made with"),
-    ("data.files=[]", r"data.files=\[\]: expected the shards"),
-    ("data.files=[/nowhere/x.bin]", "data.files=/nowhere/x.bin: no such file"),
-    ("data.eos_token='<eos>'", "data.eos_token=<eos>: tokenizer.json has no such token"),
-])
+@pytest.mark.parametrize(
+    "override, told",
+    [
+        ("data.tokenizer=null", "data.tokenizer=null: expected the one these tokens were made with"),
+        ("data.files=[]", r"data.files=\[\]: expected the shards"),
+        ("data.files=[/nowhere/x.bin]", "data.files=/nowhere/x.bin: no such file"),
+        ("data.eos_token='<eos>'", "data.eos_token=<eos>: tokenizer.json has no such token"),
+    ],
+)
 def test_what_is_missing_is_told(override, told, shards):
     with pytest.raises(ConfigError, match=told):
         prepared(*settings(shards, override))
@@ -123,7 +134,9 @@ def test_what_is_missing_is_told(override, told, shards):
 def test_where_documents_are_too_few_the_last_tokens_are_held_out(fraction, documents, shards):
     write_shard(shards / "few", documents, 500)
     said = []
-    corpus = prepared(*settings(shards, f"data.files=['{shards}/few.bin']", f"data.held_out_fraction={fraction}"), say=said.append)
+    corpus = prepared(
+        *settings(shards, f"data.files=['{shards}/few.bin']", f"data.held_out_fraction={fraction}"), say=said.append
+    )
     tokens = np.concatenate(documents)
     at = len(tokens) - round(fraction * len(tokens))
     assert np.array_equal(corpus.train.read(0, corpus.train.num_tokens), tokens[:at])
@@ -131,14 +144,21 @@ def test_where_documents_are_too_few_the_last_tokens_are_held_out(fraction, docu
     assert "held out is the end of each shard" in " ".join(said)
 
 
-@pytest.mark.parametrize("place, value, told", [
-    (9, struct.pack("<Q", 2), "version 2"), (17, b"\x06", "type code 6"), (18, struct.pack("<Q", 2**60), "cut off"),
-    (26, struct.pack("<Q", 0), "damaged"),
-    (26, struct.pack("<Q", 2**63), "cut off"), (34, struct.pack("<i", -1), "negative length"),
-    (34, struct.pack("<i", 2**31 - 1), "end to end"),
-    (-8, struct.pack("<q", 2**62), "do not cover"), (-8, struct.pack("<q", -1), "do not cover"),
-    (0, b"x", "not a Megatron index"),
-])
+@pytest.mark.parametrize(
+    "place, value, told",
+    [
+        (9, struct.pack("<Q", 2), "version 2"),
+        (17, b"\x06", "type code 6"),
+        (18, struct.pack("<Q", 2**60), "cut off"),
+        (26, struct.pack("<Q", 0), "damaged"),
+        (26, struct.pack("<Q", 2**63), "cut off"),
+        (34, struct.pack("<i", -1), "negative length"),
+        (34, struct.pack("<i", 2**31 - 1), "end to end"),
+        (-8, struct.pack("<q", 2**62), "do not cover"),
+        (-8, struct.pack("<q", -1), "do not cover"),
+        (0, b"x", "not a Megatron index"),
+    ],
+)
 def test_a_forged_index_is_named(place, value, told, shards):
     path = shards / "a.b_text_document.idx"
     content = bytearray(path.read_bytes())

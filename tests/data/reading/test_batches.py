@@ -1,6 +1,7 @@
 """The batches of a run: one sequence of samples, whoever computes them, from wherever it goes on."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ DATA = configs.load(["data=mixture", "data.shuffle_tokens=100"]).data
 class Prepared:
     """What Batches reads of a corpus: tokens first, first + 1, … in shards of such lengths."""
 
-    manifest = {"tokenizer_file": "tokenizer.model"}
+    manifest: ClassVar = {"tokenizer_file": "tokenizer.model"}
     eos_id = 0
 
     def __init__(self, folder, lengths, tokenizer="a"):
@@ -30,13 +31,20 @@ class Prepared:
 
 
 def batches(corpora, batch_size, rank=0, ranks=1, weights=None, sequence_length=8, lanes=4):
-    data = dataclasses.replace(DATA, lanes=lanes, weights=weights or {name: 1 + place for place, name in enumerate(corpora)})
+    data = dataclasses.replace(
+        DATA, lanes=lanes, weights=weights or {name: 1 + place for place, name in enumerate(corpora)}
+    )
     return Batches(corpora, data, sequence_length, 1, batch_size, rank, ranks)
 
 
-@given(layouts=st.lists(st.lists(st.integers(5, 90), min_size=1, max_size=5), min_size=1, max_size=3),
-       ranks=st.integers(1, 64), per_rank=st.integers(1, 4), lanes=st.integers(1, 9), resumed=st.integers(0, 4),
-       then=st.integers(1, 64))
+@given(
+    layouts=st.lists(st.lists(st.integers(5, 90), min_size=1, max_size=5), min_size=1, max_size=3),
+    ranks=st.integers(1, 64),
+    per_rank=st.integers(1, 4),
+    lanes=st.integers(1, 9),
+    resumed=st.integers(0, 4),
+    then=st.integers(1, 64),
+)
 @settings(max_examples=20, deadline=None)
 def test_ranks_and_restarts_read_the_reference_order(tmp_path_factory, layouts, ranks, per_rank, lanes, resumed, then):
     folder = tmp_path_factory.mktemp("corpora")
@@ -71,13 +79,25 @@ def test_the_identity_changes_with_all_that_the_order_depends_on(tmp_path):
     one, other = Prepared(tmp_path / "a", [500]), Prepared(tmp_path / "b", [200, 300])
     same = batches({"x": one}, 10).fingerprint
     assert same == batches({"another name": one}, 20, 1, 2).fingerprint
-    assert len({same, batches({"x": other}, 10).fingerprint, batches({"x": one}, 10, sequence_length=9).fingerprint,
-                batches({"x": one}, 10, lanes=5).fingerprint, batches({"x": one, "y": other}, 10).fingerprint}) == 5
+    assert (
+        len(
+            {
+                same,
+                batches({"x": other}, 10).fingerprint,
+                batches({"x": one}, 10, sequence_length=9).fingerprint,
+                batches({"x": one}, 10, lanes=5).fingerprint,
+                batches({"x": one, "y": other}, 10).fingerprint,
+            }
+        )
+        == 5
+    )
 
 
 def test_corpora_of_several_tokenizers_are_refused(tmp_path):
     corpora = {"a": Prepared(tmp_path / "a", [500]), "b": Prepared(tmp_path / "b", [500], tokenizer="b")}
-    with pytest.raises(ConfigError, match="data.corpora.b: .* another tokenizer than .*; prepare it with data.tokenizer="):
+    with pytest.raises(
+        ConfigError, match="data.corpora.b: .* another tokenizer than .*; prepare it with data.tokenizer="
+    ):
         batches(corpora, 10)
 
 
@@ -128,7 +148,11 @@ def test_what_was_wanted_is_looked_up_again_in_time(tmp_path):
 @pytest.mark.parametrize("lanes, shuffle_tokens", [(2**16, 100), (2**16, 2**60), (4, 2**60)])
 def test_more_lanes_or_larger_blocks_than_tokens_are_as_many_as_there_are(lanes, shuffle_tokens, tmp_path):
     for corpus in (Prepared(tmp_path / "here", [500, 300]), far(tmp_path / "there", [500, 300])):
-        one, most = (Batches({"a": corpus}, dataclasses.replace(DATA, lanes=few, shuffle_tokens=small, weights={"a": 1}), 8, 1, 4)
-                     for few, small in ((lanes, shuffle_tokens), (min(lanes, 800), min(shuffle_tokens, 800))))
+        one, most = (
+            Batches(
+                {"a": corpus}, dataclasses.replace(DATA, lanes=few, shuffle_tokens=small, weights={"a": 1}), 8, 1, 4
+            )
+            for few, small in ((lanes, shuffle_tokens), (min(lanes, 800), min(shuffle_tokens, 800)))
+        )
         assert np.array_equal(one.samples[0].place(np.arange(200)).start, most.samples[0].place(np.arange(200)).start)
         assert one.ahead.wanted(0, 0)

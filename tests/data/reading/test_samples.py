@@ -23,7 +23,7 @@ def shards_of(folder: Path, lengths: list[int], vocab_size: int = 60_000) -> Sha
     for number, part in enumerate(np.split(tokens, np.cumsum(lengths)[:-1])):
         write_shard(folder / f"train-{number:05}", [part], vocab_size)
     entries = [Shard(f"train-{number:05}", length, "uint16") for number, length in enumerate(lengths)]
-    return Shards(ShardStore(folder, ShardCache(folder / 'cache', 0)), entries, vocab_size)
+    return Shards(ShardStore(folder, ShardCache(folder / "cache", 0)), entries, vocab_size)
 
 
 @pytest.fixture
@@ -38,8 +38,13 @@ def test_the_order_is_a_permutation(n, seed, epoch):
 
 
 def test_orders_differ_by_seed_purpose_epoch_and_place():
-    orders = [Shuffle(seed, what)(np.arange(64), 64, epoch, place)
-              for seed in (1, 2) for what in "ab" for epoch in (0, 1) for place in (0, 1)]
+    orders = [
+        Shuffle(seed, what)(np.arange(64), 64, epoch, place)
+        for seed in (1, 2)
+        for what in "ab"
+        for epoch in (0, 1)
+        for place in (0, 1)
+    ]
     assert len({tuple(order) for order in [*orders, np.arange(64)]}) == 17
 
 
@@ -48,10 +53,17 @@ def test_any_place_of_a_huge_order_is_found_at_once():
     assert Shuffle(1, "x")(np.array([n - 1]), n)[0] < n
 
 
-@given(st.lists(st.integers(0, 90), min_size=1, max_size=8), st.integers(1, 30), st.integers(1, 9), st.integers(1, 200),
-       st.integers(0, 5))
+@given(
+    st.lists(st.integers(0, 90), min_size=1, max_size=8),
+    st.integers(1, 30),
+    st.integers(1, 9),
+    st.integers(1, 200),
+    st.integers(0, 5),
+)
 @settings(max_examples=60, deadline=None)
-def test_every_token_of_an_epoch_is_an_input_exactly_once(tmp_path_factory, lengths, sequence_length, lanes, shuffle, seed):
+def test_every_token_of_an_epoch_is_an_input_exactly_once(
+    tmp_path_factory, lengths, sequence_length, lanes, shuffle, seed
+):
     n = sum(lengths)
     if n <= sequence_length:
         return
@@ -90,7 +102,9 @@ def test_a_sample_does_not_depend_on_who_asks_with_what_else(shards):
 def test_a_batch_draws_from_all_over_the_corpus(tmp_path):
     samples = Samples(shards_of(tmp_path, [1000] * 20), 10, seed=1, lanes=8, shuffle_tokens=500)
     starts = samples.batch(np.arange(1600))[:, 0].reshape(-1, 16)  # of 16 samples
-    assert (starts.mean(axis=1).std() < 0.5 * 20_000 / 12**0.5 / 4**0.5).all()  # as 16 draws at random would be, or closer
+    assert (
+        starts.mean(axis=1).std() < 0.5 * 20_000 / 12**0.5 / 4**0.5
+    ).all()  # as 16 draws at random would be, or closer
     assert (np.ptp(starts, axis=1) > 8_000).all()
 
 
@@ -126,7 +140,11 @@ def test_any_step_of_a_trillion_tokens_is_found_in_no_time(tmp_path):
 
     tracemalloc.start()
     start = time.perf_counter()
-    shards = Shards(ShardStore(tmp_path, ShardCache(tmp_path, 0)), [Shard(f"train-{number:05}", tokens, "uint16") for number in range(count)], 60_000)
+    shards = Shards(
+        ShardStore(tmp_path, ShardCache(tmp_path, 0)),
+        [Shard(f"train-{number:05}", tokens, "uint16") for number in range(count)],
+        60_000,
+    )
     samples = Samples(shards, 2048, seed=1)
     assert samples.batch(np.arange(3 * 10**8, 3 * 10**8 + 512)).shape == (512, 2049)
     assert time.perf_counter() - start < 1.0

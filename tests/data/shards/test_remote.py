@@ -22,10 +22,22 @@ def local(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     numbers = np.random.default_rng(0)
     for number in range(60):
-        words = [f"{word:b}".replace("0", "a").replace("1", "e") + chr(98 + word % 20) for word in numbers.zipf(1.3, 3000) % 5000]
+        words = [
+            f"{word:b}".replace("0", "a").replace("1", "e") + chr(98 + word % 20)
+            for word in numbers.zipf(1.3, 3000) % 5000
+        ]
         (folder / f"{number:02}.txt").write_text(" ".join(words))
-    data = configs.load(["data=files", f"data_dir={folder}", f"data.files=['{folder}/*.txt']", "data.vocab_size=512",
-                         "data.shard_bytes=20000", "data.tokenizer_bytes=60000", "data.held_out_fraction=0.1"]).data
+    data = configs.load(
+        [
+            "data=files",
+            f"data_dir={folder}",
+            f"data.files=['{folder}/*.txt']",
+            "data.vocab_size=512",
+            "data.shard_bytes=20000",
+            "data.tokenizer_bytes=60000",
+            "data.held_out_fraction=0.1",
+        ]
+    ).data
     prepare(data, lambda message: None)
     return Path(data.path)
 
@@ -45,8 +57,16 @@ def remote(object_storage, local, monkeypatch):
 
 
 def batches(path, cache_dir: Path, *overrides: str, rank: int = 0, ranks: int = 1) -> Batches:
-    data = configs.load(["data=prepared", f"data.path={path}", f"data.cache_dir={cache_dir}", "data.lanes=4",
-                         "data.shuffle_tokens=2000", *overrides]).data
+    data = configs.load(
+        [
+            "data=prepared",
+            f"data.path={path}",
+            f"data.cache_dir={cache_dir}",
+            "data.lanes=4",
+            "data.shuffle_tokens=2000",
+            *overrides,
+        ]
+    ).data
     return Batches(open_all(data), data, 32, 1, 16, rank, ranks)
 
 
@@ -79,7 +99,9 @@ def test_a_node_fetches_little_more_than_its_share(remote, local, tmp_path):
         node = batches(remote, tmp_path / f"cache{rank}", rank=rank, ranks=4)
         for step in range(steps):
             node.read(node.share(16 * step))
-        fetched.append(sum(stat.st_size for path, stat in shard_cache._files(tmp_path / f"cache{rank}") if stat.st_size > 5000))
+        fetched.append(
+            sum(stat.st_size for path, stat in shard_cache._files(tmp_path / f"cache{rank}") if stat.st_size > 5000)
+        )
     shard = max(path.stat().st_size for path in local.glob("train-*.bin"))
     assert all(size <= total / 4 + 3 * shard for size in fetched)  # a lane may begin and end inside a shard
 
@@ -100,8 +122,12 @@ def test_a_shard_that_is_damaged_there_is_fetched_again_and_then_named(remote, l
     assert object_storage.gets.count(f"/corpora/text/{name}") == 2
 
 
-@pytest.mark.parametrize("fault, told", [("500", "in 3 attempts"), ("hang", "nothing came for 1 seconds"), ("403", "access denied")])
-def test_a_bucket_that_fails_for_good_is_named_and_no_secret_is(fault, told, remote, object_storage, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "fault, told", [("500", "in 3 attempts"), ("hang", "nothing came for 1 seconds"), ("403", "access denied")]
+)
+def test_a_bucket_that_fails_for_good_is_named_and_no_secret_is(
+    fault, told, remote, object_storage, tmp_path, monkeypatch
+):
     monkeypatch.setattr(shard_cache, "ATTEMPTS", 3 if fault == "500" else 2)
     monkeypatch.setattr(shard_cache, "STALL_SECONDS", 1.0)
     far = batches(remote, tmp_path / "cache")

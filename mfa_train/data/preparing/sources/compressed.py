@@ -1,7 +1,8 @@
-"""Compressed files as streams, known by their first bytes. All frames are read, in steps of bounded size; what is cut off, damaged or
-follows the last frame is an error that tells where.
+"""Compressed files as streams, known by their first bytes. All frames are read, in steps of bounded size; what is cut
+off, damaged or follows the last frame is an error that tells where.
 
-A frame can't ask for more memory than WINDOW: a small file that would unpack to gigabytes costs no more than what is read of it.
+A frame can't ask for more memory than WINDOW: a small file that would unpack to gigabytes costs no more than what is
+read of it.
 """
 
 import bz2

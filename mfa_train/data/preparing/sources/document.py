@@ -23,7 +23,8 @@ class Document(NamedTuple):
 
 
 def checked(place: str, text: str | None, position: int, tally: Tally) -> Iterator[Document]:
-    """The document, counted; none where it is empty or has no text (None). Raises DataError naming the place of what is no text."""
+    """The document, counted; none where it is empty or has no text (None). Raises DataError naming the place of what is
+    no text."""
     if not text:
         tally.left_out["rows without text (null)" if text is None else "empty documents"] += 1
         return

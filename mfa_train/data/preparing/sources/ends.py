@@ -1,6 +1,7 @@
 """A source whose documents can't be parted into two splits, parted inside them: the end of each is held out.
 
-So a single file of text, the first thing people bring, has a held-out split. The same document twice is cut at the same place.
+So a single file of text, the first thing people bring, has a held-out split. The same document twice is cut at the same
+place.
 """
 
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from mfa_train.data.preparing.sources.tally import Tally
 
 
 class EndsHeldOut:
-    """`source` with each document as one of training and one that is held out: its last `fraction`, from the beginning of a line (or of a
-    word, where lines are long) on. A document of one character is all training's."""
+    """`source` with each document as one of training and one that is held out: its last `fraction`, from the beginning
+    of a line (or of a word, where lines are long) on. A document of one character is all training's."""
 
     def __init__(self, source, fraction: float):
         self.source, self.fraction = source, fraction

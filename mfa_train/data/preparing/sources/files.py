@@ -1,9 +1,9 @@
-"""Documents from files, on disk or wherever fsspec reaches: JSON lines, Parquet or plain text, told by what they hold (form.py), each also
-compressed (compressed.py; not Parquet).
+"""Documents from files, on disk or wherever fsspec reaches: JSON lines, Parquet or plain text, told by what they hold
+(form.py), each also compressed (compressed.py; not Parquet).
 
-A line or a row is a document, its text under `data.text_key`; a text file is one document. Files are read in the order of their
-names, one at a time, never whole unless they are one document. Empty documents and those without text (null) are left out, and
-counted.
+A line or a row is a document, its text under `data.text_key`; a text file is one document. Files are read in the order
+of their names, one at a time, never whole unless they are one document. Empty documents and those without text (null)
+are left out, and counted.
 """
 
 import hashlib
@@ -99,8 +99,11 @@ class Files:
             if not line.strip():
                 continue
             if len(line) > LONG_LINE and (parts := sum(map(line.count, (b"{", b"[", b'":')))) > MOST_PARTS:
-                raise DataError(f"{place}: a line of {len(line):,} bytes with {parts:,} objects, lists and keys, which take a hundred times "
-                                "their size in memory; keep the text alone")
+                raise DataError(
+                    f"{place}: a line of {len(line):,} bytes with {parts:,} objects, lists and keys, which take a "
+                    "hundred times "
+                    "their size in memory; keep the text alone"
+                )
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
@@ -129,8 +132,10 @@ class _Behind(io.RawIOBase):
 def _text_of(place: str, record: Any, text_key: str) -> str | None:
     """None where the record says itself that it has none."""
     if not isinstance(record, dict):
-        raise DataError(f"{place}: no text under {text_key!r} (no object); JSON lines are one object a line, as jq -c '.[]' makes "
-                        "them of a list")
+        raise DataError(
+            f"{place}: no text under {text_key!r} (no object); JSON lines are one object a line, as jq -c '.[]' makes "
+            "them of a list"
+        )
     if text_key not in record or not isinstance(text := record[text_key], str | None):
         what = f"keys {sorted(record)[:20]}" if text_key not in record else f"but {type(record[text_key]).__name__}"
         raise DataError(f"{place}: no text under {text_key!r} ({what}); type data.text_key=…")

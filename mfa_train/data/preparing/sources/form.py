@@ -1,4 +1,5 @@
-"""What a file holds: JSON lines, Parquet or text. Told by its first bytes; its name's ending only where they could be either.
+"""What a file holds: JSON lines, Parquet or text. Told by its first bytes; its name's ending only where they could be
+either.
 
 JSON that is not lines, and what is clearly no text, is refused with what to type.
 """
@@ -40,7 +41,9 @@ SIGNATURES = (
     (b"{\\rtf", "RTF: save it as text"),
     (b"\x04\x22\x4d\x18", "lz4: unpack it, or compress it as .zst"),
     (b"\x1f\x9d", "compressed by compress: unpack it"),
-    (b"\x89PNG", "a picture"), (b"\xff\xd8\xff", "a picture"), (b"\x7fELF", "a program"),
+    (b"\x89PNG", "a picture"),
+    (b"\xff\xd8\xff", "a picture"),
+    (b"\x7fELF", "a program"),
 )
 
 
@@ -59,9 +62,9 @@ def ending_of(name: str) -> tuple[str, str]:
 
 
 def form(ending: str, head: bytes, text_key: str, packed: bool) -> str:
-    """"lines", "parquet" or "text", of a file whose (unpacked) content begins with `head`: HEAD bytes, or up to the end of the
-    first line where that is longer, or all there is. Raises Refused."""
-    if ending == ".parquet" or head.startswith(b"PAR1") and re.search(rb"[\0-\x08\x0e-\x1f]", head[4:64]):
+    """ "lines", "parquet" or "text", of a file whose (unpacked) content begins with `head`: HEAD bytes, or up to the
+    end of the first line where that is longer, or all there is. Raises Refused."""
+    if ending == ".parquet" or (head.startswith(b"PAR1") and re.search(rb"[\0-\x08\x0e-\x1f]", head[4:64])):
         if packed:
             raise Refused("Parquet inside a compressed file: unpack it (Parquet is compressed by itself)")
         return "parquet"
@@ -73,8 +76,11 @@ def form(ending: str, head: bytes, text_key: str, packed: bool) -> str:
         if head.startswith(signature):
             raise Refused(told)
     if ending in (".csv", ".tsv"):
-        raise Refused("a table: type data=hub data.dataset=csv data.text_key=COLUMN, with the same data.files"
-                      if ending == ".csv" else "a table: convert it to JSON lines")
+        raise Refused(
+            "a table: type data=hub data.dataset=csv data.text_key=COLUMN, with the same data.files"
+            if ending == ".csv"
+            else "a table: convert it to JSON lines"
+        )
     if ending in JSON_LINES:
         return "lines"
     text = head.removeprefix(BOM).lstrip(BLANK)
@@ -95,7 +101,7 @@ def _json_form(ending: str, text: bytes, cut: bool, text_key: str) -> str:
         raise _not_lines(text)
     elif re.match(rb'[\[{]\s*(\{\s*)?"(\\.|[^"\\])*"\s*:', text):
         has_text = re.search(re.escape(json.dumps(text_key)).encode() + rb"\s*:", text[:HEAD])
-        if ending == "" or has_text and (text[:1] == b"[" or _is_record_and_more(text, text_key)):
+        if ending == "" or (has_text and (text[:1] == b"[" or _is_record_and_more(text, text_key))):
             raise _not_lines(text)
     return "text"
 
@@ -128,4 +134,7 @@ def _records(text: bytes, cut: bool) -> list[Any]:
 
 def _not_lines(text: bytes) -> Refused:
     how = "jq -c '.[]'" if text[:1] == b"[" else "jq -c ."
-    return Refused(f"JSON, but not one object a line: type {how} FILE > FILE.jsonl, or data=hub data.dataset=json with the same data.files")
+    return Refused(
+        f"JSON, but not one object a line: type {how} FILE > FILE.jsonl, or data=hub data.dataset=json with the same "
+        "data.files"
+    )

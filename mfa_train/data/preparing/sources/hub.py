@@ -27,9 +27,11 @@ class Hub:
         if not name:
             raise ConfigError("data.dataset=null: expected a data set, as data.dataset=HuggingFaceFW/fineweb-edu")
         if bool(files) != (name in LOADERS):
-            raise ConfigError(f"data.dataset={name} with data.files={files}: a loader ({', '.join(LOADERS)}) reads "
-                              "data.files, as data.dataset=parquet data.files='[corpus/*.parquet]'; others have "
-                              "their own")
+            raise ConfigError(
+                f"data.dataset={name} with data.files={files}: a loader ({', '.join(LOADERS)}) reads "
+                "data.files, as data.dataset=parquet data.files='[corpus/*.parquet]'; others have "
+                "their own"
+            )
         self.name, self.config, self.split, self.text_key = name, config, split, text_key
         self.rows, self.origin = self._reached(files)
 
@@ -47,14 +49,17 @@ class Hub:
         batches = self.rows.with_format("arrow").iter(batch_size=256)
         while (batch := self._next(batches, f"{place}:{number + 1}")) is not None:
             if self.text_key not in batch.column_names:
-                raise DataError(f"{place}: no column {self.text_key!r} among {batch.column_names}; type "
-                                "data.text_key=…")
+                raise DataError(
+                    f"{place}: no column {self.text_key!r} among {batch.column_names}; type data.text_key=…"
+                )
             for value in batch.column(self.text_key):
                 number += 1
                 text = value.as_py()
                 if not isinstance(text, str | None):
-                    raise DataError(f"{place}:{number}: no text under {self.text_key!r} but {type(text).__name__}; "
-                                    "type data.text_key=…")
+                    raise DataError(
+                        f"{place}:{number}: no text under {self.text_key!r} but {type(text).__name__}; "
+                        "type data.text_key=…"
+                    )
                 yield from checked(f"{place}:{number}", text, 0, tally)
 
     def held_out(self, document: Document, fraction: float) -> bool:
@@ -92,11 +97,14 @@ class Hub:
         if self.name not in LOADERS and not Path(self.name).exists():
             # Fails at once where `datasets` would try for half a minute.
             revision = huggingface_hub.HfApi().dataset_info(self.name, timeout=30).sha
-        builder = datasets.load_dataset_builder(self.name, self.config, revision=revision,
-                                                data_files={self.split: files} if files else None)
+        builder = datasets.load_dataset_builder(
+            self.name, self.config, revision=revision, data_files={self.split: files} if files else None
+        )
         self._require_split(builder.config.data_files)
-        told = [[file, os.path.getsize(file) if os.path.isfile(file) else None]
-                for file in builder.config.data_files[self.split]]
+        told = [
+            [file, os.path.getsize(file) if os.path.isfile(file) else None]
+            for file in builder.config.data_files[self.split]
+        ]
         return builder.as_streaming_dataset(split=self.split), [builder.config.name, revision, told]
 
     def _require_split(self, known: dict) -> None:

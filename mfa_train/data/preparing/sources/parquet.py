@@ -1,5 +1,5 @@
-"""The texts of a Parquet file, row by row, in bounded memory: a dictionary's strings are not spread out, and no column's part that would
-unpack beyond what any text does is begun."""
+"""The texts of a Parquet file, row by row, in bounded memory: a dictionary's strings are not spread out, and no
+column's part that would unpack beyond what any text does is begun."""
 
 import io
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ SUSPICIOUS_BYTES, SUSPICIOUS_RATIO = 2**28, 1000
 
 
 def rows(name: str, stream: BinaryIO, text_key: str) -> Iterator[tuple[str, str | None]]:
-    """(place, text) of each row of the column `text_key`; None where it has none. Raises DataError, naming file and row, for what is no
-    whole Parquet file of text."""
+    """(place, text) of each row of the column `text_key`; None where it has none. Raises DataError, naming file and
+    row, for what is no whole Parquet file of text."""
     import pyarrow
     import pyarrow.parquet
 
@@ -31,15 +31,21 @@ def rows(name: str, stream: BinaryIO, text_key: str) -> Iterator[tuple[str, str 
             told = table.metadata.row_group(group)
             size, packed = told.column(column).total_uncompressed_size, told.column(column).total_compressed_size
             if size > max(SUSPICIOUS_BYTES, SUSPICIOUS_RATIO * packed):
-                raise DataError(f"{name}: row group {group} unpacks from {packed:,} to {size:,} bytes of {text_key!r}, which no text does; "
-                                "write it anew, with smaller row groups")
+                raise DataError(
+                    f"{name}: row group {group} unpacks from {packed:,} to {size:,} bytes of {text_key!r}, which no "
+                    "text does; "
+                    "write it anew, with smaller row groups"
+                )
             several = max(1, min(1024, BATCH_BYTES * told.num_rows // max(1, size)))
             for batch in table.iter_batches(batch_size=several, row_groups=[group], columns=[text_key]):
                 for value in batch.column(0):
                     number += 1
                     text = value.as_py()
                     if not isinstance(text, str | None):
-                        raise DataError(f"{name}:{number}: no text under {text_key!r} but {type(text).__name__}; type data.text_key=…")
+                        raise DataError(
+                            f"{name}:{number}: no text under {text_key!r} but {type(text).__name__}; type "
+                            "data.text_key=…"
+                        )
                     yield f"{name}:{number}", text
     except (pyarrow.ArrowException, UnicodeDecodeError, MemoryError, OSError, ValueError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -52,5 +58,7 @@ def _column(name: str, schema, text_key: str) -> int:
     if text_key in paths:
         return paths.index(text_key)
     if nested := [path for path in paths if path.startswith(f"{text_key}.")]:
-        raise DataError(f"{name}: column {text_key!r} is no text but holds {', '.join(nested[:5])}; type data.text_key=…")
+        raise DataError(
+            f"{name}: column {text_key!r} is no text but holds {', '.join(nested[:5])}; type data.text_key=…"
+        )
     raise DataError(f"{name}: no column {text_key!r} among {paths[:20]}; type data.text_key=…")

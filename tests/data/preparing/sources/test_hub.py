@@ -39,15 +39,32 @@ def fineweb_edu(tmp_path_factory) -> Path:
     """Its folders and columns, 120 documents in two files."""
     folder = tmp_path_factory.mktemp("hub")
     (folder / "README.md").write_text(README)
-    for number, path in enumerate(("sample/10BT/000_00000.parquet", "sample/10BT/001_00000.parquet",
-                                   "data/CC-MAIN-2024-10/train-00000-of-00001.parquet")):
+    for number, path in enumerate(
+        (
+            "sample/10BT/000_00000.parquet",
+            "sample/10BT/001_00000.parquet",
+            "data/CC-MAIN-2024-10/train-00000-of-00001.parquet",
+        )
+    ):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         texts = TEXTS[:60] if number % 2 == 0 else TEXTS[60:]
-        pyarrow.parquet.write_table(pyarrow.table({
-            "text": texts, "id": [f"<urn:uuid:{row}>" for row in range(60)], "dump": ["CC-MAIN-2024-10"] * 60,
-            "url": ["https://example.org"] * 60, "file_path": ["s3://commoncrawl/x"] * 60, "language": ["en"] * 60,
-            "language_score": [0.9] * 60, "token_count": [100] * 60, "score": [3.1] * 60, "int_score": [3] * 60,
-        }), folder / path)
+        pyarrow.parquet.write_table(
+            pyarrow.table(
+                {
+                    "text": texts,
+                    "id": [f"<urn:uuid:{row}>" for row in range(60)],
+                    "dump": ["CC-MAIN-2024-10"] * 60,
+                    "url": ["https://example.org"] * 60,
+                    "file_path": ["s3://commoncrawl/x"] * 60,
+                    "language": ["en"] * 60,
+                    "language_score": [0.9] * 60,
+                    "token_count": [100] * 60,
+                    "score": [3.1] * 60,
+                    "int_score": [3] * 60,
+                }
+            ),
+            folder / path,
+        )
     return folder
 
 
@@ -61,8 +78,13 @@ def texts(*arguments) -> list[str]:
 
 
 def test_the_fineweb_edu_recipe_streams_its_layout(fineweb_edu, tmp_path):
-    corpus = prepared("data=fineweb_edu", f"data.dataset={fineweb_edu}", f"data_dir={tmp_path}", "data.vocab_size=600",
-                      "data.held_out_fraction=0.1")
+    corpus = prepared(
+        "data=fineweb_edu",
+        f"data.dataset={fineweb_edu}",
+        f"data_dir={tmp_path}",
+        "data.vocab_size=600",
+        "data.held_out_fraction=0.1",
+    )
     splits = corpus.manifest["splits"]
     assert splits["train"]["documents"] + splits["held_out"]["documents"] == 120
     held_out = corpus.tokenizer.decode(corpus.held_out.read(0, corpus.held_out.num_tokens))
@@ -82,18 +104,24 @@ def test_saved_data_sets_and_loaders_give_the_same_documents(fineweb_edu, tmp_pa
 
 
 def test_versions_tell_data_sets_apart(fineweb_edu):
-    versions = {Hub(str(fineweb_edu), config, "train", [], key).version()
-                for config in ("default", "sample-10BT") for key in ("text", "url")}
+    versions = {
+        Hub(str(fineweb_edu), config, "train", [], key).version()
+        for config in ("default", "sample-10BT")
+        for key in ("text", "url")
+    }
     assert len(versions) == 4
 
 
-@pytest.mark.parametrize("arguments, told", [
-    ((None, None, "train", []), "data.dataset=null: expected a data set"),
-    (("FOLDER", "sample-1BT", "train", []), "'sample-1BT' not found. Available: ['default', 'sample-10BT']"),
-    (("FOLDER", "default", "test", []), "data.dataset_split=test: FOLDER has train"),
-    (("parquet", None, "train", []), "a loader (arrow, csv, json, parquet, text) reads data.files"),
-    (("parquet", None, "train", ["/nowhere/*.parquet"]), "data.dataset=parquet: cannot be read"),
-])
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        ((None, None, "train", []), "data.dataset=null: expected a data set"),
+        (("FOLDER", "sample-1BT", "train", []), "'sample-1BT' not found. Available: ['default', 'sample-10BT']"),
+        (("FOLDER", "default", "test", []), "data.dataset_split=test: FOLDER has train"),
+        (("parquet", None, "train", []), "a loader (arrow, csv, json, parquet, text) reads data.files"),
+        (("parquet", None, "train", ["/nowhere/*.parquet"]), "data.dataset=parquet: cannot be read"),
+    ],
+)
 def test_what_is_not_there_is_told_in_one_line(arguments, told, fineweb_edu):
     name, *others = (str(fineweb_edu) if value == "FOLDER" else value for value in arguments)
     with pytest.raises(ConfigError) as error:
@@ -138,9 +166,16 @@ for name in NAMES:
 """
     here, closed = f"http://127.0.0.1:{server.server_port}", "http://127.0.0.1:9"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path)}
-    running = [subprocess.Popen([sys.executable, "-c", script.replace("NAMES", repr(names))], stdout=subprocess.PIPE,
-                                text=True, cwd=ROOT, env={**environment, "HF_ENDPOINT": endpoint})
-               for names, endpoint in ((("some/gated", "no/such"), here), (("any/thing",), closed))]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", script.replace("NAMES", repr(names))],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**environment, "HF_ENDPOINT": endpoint},
+        )
+        for names, endpoint in ((("some/gated", "no/such"), here), (("any/thing",), closed))
+    ]
     told = dict(line.split(" ", 1) for process in running for line in process.communicate(timeout=60)[0].splitlines())
     server.shutdown()
     assert "gated: ask for access on its page, then log in with hf auth login" in told["some/gated"]
