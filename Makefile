@@ -1,5 +1,6 @@
 # make train   set up, then the main job: train a small MFA model on the embedded corpus (a few minutes on two cores)
 # make test    set up, then all tests
+# make check   set up, then ruff (lint and format) and mypy: what a change must pass beside the tests
 # make report  set up, then a ladder cut down to minutes and the report of it: report/index.html
 # make bench   set up, then the throughput table against Hugging Face and litgpt
 # make bench-data   set up, then reading and tokenising against datasets, litdata, mosaicml-streaming, sentencepiece
@@ -9,13 +10,18 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 ARGS ?=
 
-.PHONY: train test report bench bench-data clean
+.PHONY: train test check report bench bench-data clean
 
 train: .venv/.train
 	.venv/bin/python train.py attention=mfa model=nano $(ARGS)
 
 test: .venv/.test
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+check: .venv/.check
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
 
 report: .venv/.report
 	.venv/bin/python train.py -m sweep=quick sweep.parallel=2 $(ARGS)
@@ -32,6 +38,10 @@ bench-data: .venv/.bench
 	$(PYTHON) -m venv .venv
 	$(PIP) torch
 	$(PIP) --editable .
+	touch $@
+
+.venv/.check: .venv/.test
+	$(PIP) --editable '.[check]'
 	touch $@
 
 .venv/.report: .venv/.train

@@ -37,7 +37,7 @@ def main() -> None:
         show()
     elif options & MULTIRUN:
         from mfa_train.launch.sweep import run_sweep
-        from mfa_train.scaling.ladder import members
+        from mfa_train.scaling.ladder.members import members
 
         run_sweep(members([word for word in typed if word not in MULTIRUN]), [sys.executable, __file__])
     else:

@@ -30,7 +30,8 @@ def mfa_train(folder: Path) -> Iterator[np.ndarray]:
     from mfa_train.data.reading.samples import Samples
     from mfa_train.data.shards.cache import ShardCache
     from mfa_train.data.shards.megatron_form import write_shard
-    from mfa_train.data.shards.shards import Shard, Shards
+    from mfa_train.data.shards.shard import Shard
+    from mfa_train.data.shards.shards import Shards
     from mfa_train.data.shards.store import ShardStore
     from mfa_train.training.host_memory import keep_freed_memory
 

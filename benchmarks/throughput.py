@@ -36,7 +36,8 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     from mfa_train.data.reading.documents import ModelInputs
     from mfa_train.data.shards.cache import ShardCache
     from mfa_train.data.shards.megatron_form import write_shard
-    from mfa_train.data.shards.shards import Shard, Shards
+    from mfa_train.data.shards.shard import Shard
+    from mfa_train.data.shards.shards import Shards
     from mfa_train.data.shards.store import ShardStore
     from mfa_train.tracking.run_log import RunLog
     from mfa_train.training.checkpoints import Checkpoints

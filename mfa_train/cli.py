@@ -97,11 +97,11 @@ def _at_home(arguments: argparse.Namespace) -> argparse.Namespace:
 
 def plan(arguments: argparse.Namespace) -> None:
     """Prints the plans of all members; raises ConfigError where one of them cannot be, after the others are told."""
-    from mfa_train.scaling import ladder
+    from mfa_train.scaling.ladder import members as ladder
 
     members = ladder.members(arguments.overrides, say=say_aside)
     if ladder.is_ladder(members):
-        from mfa_train.scaling.ladder_plan import ladder_plan, ladder_table
+        from mfa_train.scaling.ladder.plan import ladder_plan, ladder_table
 
         found = ladder_plan(members)
         say(json.dumps(found, indent=2) if arguments.json else ladder_table(found))
@@ -167,8 +167,8 @@ def compare(arguments: argparse.Namespace) -> None:
         budgets = (-1.0,)
     if not all(0 < budget < float("inf") for budget in budgets):
         raise ConfigError(f"--budget {arguments.budget}: expected FLOPs above 0, as --budget 1e20,1e21")
-    from mfa_train.scaling.report import write_report
-    from mfa_train.scaling.study import gather
+    from mfa_train.scaling.report.report import write_report
+    from mfa_train.scaling.study.study import gather
 
     paths = [
         Path(configs.local("RUN", word, "run's folder or CSV file"))

@@ -25,7 +25,7 @@ class RungConfig:
 
 @dataclass
 class LadderConfig:
-    """Every variant at every rung, seed and token budget; see `mfa_train.scaling.ladder`."""
+    """Every variant at every rung, seed and token budget; see `mfa_train.scaling.ladder.members`."""
 
     variants: dict[str, Any]
     """Overrides of each, by its name; `attention` is the name where it isn't one of them, `kv_shares` the ladder's.

@@ -6,8 +6,10 @@
 """
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Collection, Iterator, Mapping
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 from mfa_train.config.quantities import Bytes, bytes_of, whole
@@ -56,9 +58,9 @@ def converted(schema: type, node: Any, where: str = "", unresolved: bool = False
 
 
 def alternatives(kind: Any) -> tuple[Any, bool]:
-    """The type that Optional is of, and whether None is one too."""
-    if get_origin(kind) is Union:
-        return next(one for one in get_args(kind) if one is not NoneType), True
+    """Of `TYPE | None` the type and True, of any other `kind` itself and False."""
+    if get_origin(kind) in (Union, UnionType) and NoneType in get_args(kind):
+        return functools.reduce(operator.or_, (one for one in get_args(kind) if one is not NoneType)), True
     return kind, False
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from mfa_train.data.manifest import SPLITS, read_manifest
 from mfa_train.data.shards.cache import ShardCache, is_url
-from mfa_train.data.shards.shards import Shard, Shards
+from mfa_train.data.shards.shard import Shard
+from mfa_train.data.shards.shards import Shards
 from mfa_train.data.shards.store import ShardStore, remember_verified, sha256_of
 from mfa_train.data.tokenizer import open_recorded
 from mfa_train.errors import ConfigError, DataError

@@ -10,7 +10,7 @@ from mfa_train.launch import local, slurm, ssh
 from mfa_train.launch.checks import unfinished
 from mfa_train.launch.job import make_job
 from mfa_train.launch.sweep import run_sweep
-from mfa_train.scaling import ladder
+from mfa_train.scaling.ladder import members as ladder
 
 AGAIN = (sys.executable, "-m", "mfa_train.cli", "launch")
 

@@ -7,18 +7,19 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 from mfa_train.errors import ConfigError, did_you_mean
-from mfa_train.scaling.answers import at_budgets, frontier_curves, parameter_differences
-from mfa_train.scaling.bootstrap import DRAWS, LEVEL, SEED
-from mfa_train.scaling.bounded import NOT_DRAWN, ROWS, evenly, few_notices
-from mfa_train.scaling.costs import ACCOUNTINGS
-from mfa_train.scaling.data_orders import why_no_pairs
-from mfa_train.scaling.fits import VariantFit, fit_variants
-from mfa_train.scaling.kv_frontier import kv_at_equal_loss, loss_over_kv
-from mfa_train.scaling.law import ESTIMATOR
-from mfa_train.scaling.paired import settings_beside, verdicts
-from mfa_train.scaling.plain_files import shown
-from mfa_train.scaling.runs import BOUNDS, Run
-from mfa_train.scaling.study import PARAMETERS, Study
+from mfa_train.scaling.laws.answers import at_budgets, frontier_curves, parameter_differences
+from mfa_train.scaling.laws.bootstrap import DRAWS, LEVEL, SEED
+from mfa_train.scaling.laws.costs import ACCOUNTINGS
+from mfa_train.scaling.laws.fits import VariantFit, fit_variants
+from mfa_train.scaling.laws.law import ESTIMATOR
+from mfa_train.scaling.report.bounded import ROWS, evenly, few_notices
+from mfa_train.scaling.study.data_orders import why_no_pairs
+from mfa_train.scaling.study.drawn import NOT_DRAWN
+from mfa_train.scaling.study.plain_files import shown
+from mfa_train.scaling.study.runs import BOUNDS, Run
+from mfa_train.scaling.study.study import PARAMETERS, Study
+from mfa_train.scaling.verdicts.kv_frontier import kv_at_equal_loss, loss_over_kv
+from mfa_train.scaling.verdicts.paired import settings_beside, verdicts
 from mfa_train.training.provenance import code_commit
 
 FORMAT = 1

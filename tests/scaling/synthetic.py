@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from mfa_train import config as configs
-from mfa_train.scaling.law import Law
+from mfa_train.scaling.laws.law import Law
 from mfa_train.training.closing import make_summary
 
 HOFFMANN = Law(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from mfa_train import config as configs
-from mfa_train.scaling import bounded, drawn, page_file
 from mfa_train.scaling import compare as compare_module
-from mfa_train.scaling import report as report_module
-from mfa_train.scaling import tables as tables_module
 from mfa_train.scaling.compare import compare as compare_study
-from mfa_train.scaling.study import gather
+from mfa_train.scaling.report import bounded, page_file
+from mfa_train.scaling.report import report as report_module
+from mfa_train.scaling.report import tables as tables_module
+from mfa_train.scaling.study import drawn
+from mfa_train.scaling.study.study import gather
 from tests.scaling.synthetic import (
     HOFFMANN,
     NANO,

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from mfa_train.scaling.costs import SIX_N
-from mfa_train.scaling.fits import fit_variants
-from mfa_train.scaling.frontier import best_loss, compute_for, optimum
-from mfa_train.scaling.law import Law
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.laws.costs import SIX_N
+from mfa_train.scaling.laws.fits import fit_variants
+from mfa_train.scaling.laws.frontier import best_loss, compute_for, optimum
+from mfa_train.scaling.laws.law import Law
+from mfa_train.scaling.study.runs import Run
 from tests.scaling.synthetic import NANO
 
 DRAWS = 200

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from mfa_train.scaling.fits import VariantFit
-from mfa_train.scaling.kv_frontier import cells_of, kv_at_equal_loss, loss_over_kv
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.laws.fits import VariantFit
+from mfa_train.scaling.study.runs import Run
+from mfa_train.scaling.verdicts.kv_frontier import cells_of, kv_at_equal_loss, loss_over_kv
 
 
 def cell(generator, seeds: int, noise: float) -> list[dict]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from mfa_train.scaling.law import DELTA, Fit, Points
+from mfa_train.scaling.laws.law import DELTA, Fit, Points
 from tests.scaling.synthetic import HOFFMANN
 
 KNOWN = {"E": 1.8172, "A": 482.01, "alpha": 0.3478, "B": 2085.43, "beta": 0.3658}

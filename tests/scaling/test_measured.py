@@ -5,11 +5,11 @@ import random
 import numpy as np
 import pytest
 
-from mfa_train.scaling.fits import VariantFit
-from mfa_train.scaling.kv_frontier import loss_over_kv
-from mfa_train.scaling.measured import Measured
-from mfa_train.scaling.paired import verdicts
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.laws.fits import VariantFit
+from mfa_train.scaling.study.runs import Run
+from mfa_train.scaling.verdicts.kv_frontier import loss_over_kv
+from mfa_train.scaling.verdicts.measured import Measured
+from mfa_train.scaling.verdicts.paired import verdicts
 from tests.scaling.synthetic import NANO, VARIANTS
 
 PARAMS, BUDGETS, SEEDS = 3.2e6, (5e7, 1e8, 2e8), (1, 2, 3)

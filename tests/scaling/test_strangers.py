@@ -14,13 +14,13 @@ import yaml
 from mfa_train import cli
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError, DataError
-from mfa_train.scaling import report as report_module
 from mfa_train.scaling.compare import compare as compare_study
-from mfa_train.scaling.data_orders import say_orders
-from mfa_train.scaling.plain_files import MOST_SHOWN, shown
-from mfa_train.scaling.study import gather
-from mfa_train.scaling.tables import write_csv
-from mfa_train.scaling.told import told
+from mfa_train.scaling.report import report as report_module
+from mfa_train.scaling.report.tables import write_csv
+from mfa_train.scaling.report.told import told
+from mfa_train.scaling.study.data_orders import say_orders
+from mfa_train.scaling.study.plain_files import MOST_SHOWN, shown
+from mfa_train.scaling.study.study import gather
 from tests.scaling.synthetic import VARIANTS, edit, write_ladder
 
 ODD = (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mfa_train.scaling.paired import summary
+from mfa_train.scaling.verdicts.paired import summary
 
 HERE = Path(__file__).resolve().parent
 UNITS = [(cell, seed) for cell, seeds in (("kv192-280k", (1, 2, 3)), ("kv384-570k", (1, 2))) for seed in seeds]

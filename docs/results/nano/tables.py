@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from mfa_train.scaling.compare import compare
-from mfa_train.scaling.fits import VariantFit
-from mfa_train.scaling.measured import Measured, difference_at_equal_flops
-from mfa_train.scaling.paired import summary, verdicts
-from mfa_train.scaling.runs import Run
-from mfa_train.scaling.study import gather
+from mfa_train.scaling.laws.fits import VariantFit
+from mfa_train.scaling.study.runs import Run
+from mfa_train.scaling.study.study import gather
+from mfa_train.scaling.verdicts.measured import Measured, difference_at_equal_flops
+from mfa_train.scaling.verdicts.paired import summary, verdicts
 
 WAITED_FOR = 4.5
 """Training loss, nats per token."""

@@ -3,34 +3,16 @@
 import mmap
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
+from mfa_train.data.shards.shard import Shard
 from mfa_train.data.shards.store import ShardStore
 from mfa_train.errors import DataError
 
 OPEN = 256
 """Files open at once; what is needed again is opened again."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What manifest.json tells of a shard's tokens."""
-
-    name: str
-    """Below the corpus's folder; or where it lies, a path or URL, without its ending."""
-    tokens: int
-    dtype: str
-    first_token: int = 0
-    """Where this split's tokens begin in the .bin file."""
-    sha256: str | None = None
-    """Of the .bin file; None for shards made elsewhere, of which it isn't known."""
-
-    @classmethod
-    def of(cls, entry: dict[str, Any]) -> "Shard":
-        return cls(entry["name"], entry["tokens"], entry["dtype"], entry.get("first_token", 0), entry["sha256"]["bin"])
 
 
 class Shards:

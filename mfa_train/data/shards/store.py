@@ -12,13 +12,10 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mfa_train.data.shards.cache import ShardCache, is_url
+from mfa_train.data.shards.shard import Shard
 from mfa_train.errors import DataError
-
-if TYPE_CHECKING:
-    from mfa_train.data.shards.shards import Shard
 
 
 class ShardStore:
@@ -29,18 +26,18 @@ class ShardStore:
         self.locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self.verified: dict[Path, dict] = {}
 
-    def location(self, shard: "Shard", suffix: str = ".bin") -> str:
+    def location(self, shard: Shard, suffix: str = ".bin") -> str:
         name = f"{shard.name}{suffix}"
         return name if is_url(name) or os.path.isabs(name) else f"{self.folder.rstrip('/')}/{name}"
 
-    def needs_time(self, shard: "Shard") -> bool:
+    def needs_time(self, shard: Shard) -> bool:
         """Whether `ready` would have to hash or fetch it."""
         location = self.location(shard)
         if is_url(location):
             return True  # it may leave the cache again
         return shard.sha256 is not None and not self._verified(Path(location))
 
-    def ready(self, shard: "Shard") -> Path:
+    def ready(self, shard: Shard) -> Path:
         """The shard's .bin file on this machine, checked. Raises DataError, naming it, where that can't be."""
         location = self.location(shard)
         with self.locks[location]:  # the thread that fetches ahead may be at it

@@ -11,7 +11,8 @@ from mfa_train.data.reading.order import Shuffle
 from mfa_train.data.reading.samples import Samples
 from mfa_train.data.shards.cache import ShardCache
 from mfa_train.data.shards.megatron_form import write_shard
-from mfa_train.data.shards.shards import Shard, Shards
+from mfa_train.data.shards.shard import Shard
+from mfa_train.data.shards.shards import Shards
 from mfa_train.data.shards.store import ShardStore
 from mfa_train.errors import ConfigError, DataError
 

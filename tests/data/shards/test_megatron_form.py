@@ -6,7 +6,8 @@ import pytest
 from mfa_train.data.shards.cache import ShardCache
 from mfa_train.data.shards.megatron_form import write_shard
 from mfa_train.data.shards.megatron_index import MegatronIndex
-from mfa_train.data.shards.shards import Shard, Shards
+from mfa_train.data.shards.shard import Shard
+from mfa_train.data.shards.shards import Shards
 from mfa_train.data.shards.store import ShardStore
 from mfa_train.errors import DataError
 

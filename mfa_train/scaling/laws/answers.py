@@ -6,12 +6,12 @@ an interval of the bootstrap's draws, in which variants trained with the same se
 
 import numpy as np
 
-from mfa_train.scaling.bootstrap import interval
-from mfa_train.scaling.costs import SIX_N, CostOfN, flops_per_token
-from mfa_train.scaling.fits import VariantFit
-from mfa_train.scaling.frontier import best_loss, compute_for, optimum
-from mfa_train.scaling.law import Law
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.laws.bootstrap import interval
+from mfa_train.scaling.laws.costs import SIX_N, CostOfN, flops_per_token
+from mfa_train.scaling.laws.fits import VariantFit
+from mfa_train.scaling.laws.frontier import best_loss, compute_for, optimum
+from mfa_train.scaling.laws.law import Law
+from mfa_train.scaling.study.runs import Run
 
 BUDGETS = 5
 CURVE_POINTS = 25

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from mfa_train.config import TrackingConfig
 from mfa_train.errors import ConfigError
-from mfa_train.scaling.bounded import brief, told_thinned
 from mfa_train.scaling.compare import compare
-from mfa_train.scaling.page_file import page
-from mfa_train.scaling.plain_files import shown
-from mfa_train.scaling.study import Study
-from mfa_train.scaling.tables import tables, write_csv
-from mfa_train.scaling.told import told
-from mfa_train.scaling.wandb_report import group_of, log_report
+from mfa_train.scaling.report.bounded import brief, told_thinned
+from mfa_train.scaling.report.page_file import page
+from mfa_train.scaling.report.tables import tables, write_csv
+from mfa_train.scaling.report.told import told
+from mfa_train.scaling.report.wandb_report import group_of, log_report
+from mfa_train.scaling.study.plain_files import shown
+from mfa_train.scaling.study.study import Study
 from mfa_train.tracking.terminal import say
 
 NOTICES_TOLD = 12
@@ -134,7 +134,7 @@ def _remove_older(out: Path) -> None:
 
 def _pictures(result: dict, study: Study, out: Path) -> tuple[list[Path], str]:
     try:
-        from mfa_train.scaling.plots import write_plots
+        from mfa_train.scaling.report.plots import write_plots
     except ImportError:
         return [], "no PNG and SVG: matplotlib is not installed; type pip install '.[plot]' (index.html draws its own)"
     return write_plots(result, study.runs, out), ""

@@ -12,10 +12,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.transforms import offset_copy
 
-from mfa_train.scaling.bounded import PICTURED, evenly
-from mfa_train.scaling.looks import COLORS, SAME_CACHE, SHARE
-from mfa_train.scaling.page_file import ALL_CURVE_POINTS, thinned
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.report.bounded import PICTURED, evenly
+from mfa_train.scaling.report.looks import COLORS, SAME_CACHE, SHARE
+from mfa_train.scaling.report.page_file import ALL_CURVE_POINTS, thinned
+from mfa_train.scaling.study.runs import Run
 
 STYLE = {
     "font.size": 10,

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from mfa_train.scaling.bounded import PAGE_BYTES, brief
-from mfa_train.scaling.curve import FIELDS
-from mfa_train.scaling.looks import COLORS, SAME_CACHE, SHARE
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.report.bounded import PAGE_BYTES, brief
+from mfa_train.scaling.report.looks import COLORS, SAME_CACHE, SHARE
+from mfa_train.scaling.study.curve import FIELDS
+from mfa_train.scaling.study.runs import Run
 
 PARTS = Path(__file__).resolve().parent / "page"
 FILES = ("page.html", "page.css", "chart.js", "sections.js", "page.js")

@@ -9,9 +9,10 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Hashable
 
-from mfa_train.scaling.bounded import NOT_DRAWN
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.study.runs import Run
 
+NOT_DRAWN = "not drawn: more runs than are compared"
+"""Why a run takes no part that is no less than others; fit.json and the page don't list it."""
 COMPARED = 6_000
 PAIRS = 300_000
 """Runs × variants: where these are many, fewer runs are compared."""

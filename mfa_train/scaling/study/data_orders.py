@@ -4,7 +4,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable
 
-from mfa_train.scaling.runs import PARAMS_WITHIN, Run, corpus_of
+from mfa_train.scaling.study.runs import PARAMS_WITHIN, Run, corpus_of
 
 
 def of_one_corpus(used: list[Run]) -> None:

@@ -3,6 +3,8 @@ that are compared (drawn.py)."""
 
 from typing import Any
 
+from mfa_train.scaling.study.drawn import NOT_DRAWN
+
 ROWS = 100_000
 """Of a CSV."""
 LISTED = 5_000
@@ -13,8 +15,6 @@ PAGE_BYTES = 5_000_000
 NOTICES = 300
 PICTURED = 6_000
 """Points of one kind in a picture."""
-NOT_DRAWN = "not drawn: more runs than are compared"
-"""Why a run takes no part that is no less than others; fit.json and the page don't list it."""
 THINNED = ("runs", "verdicts", "loss_over_kv", "kv_at_equal_loss", "at_budgets", "frontiers")
 
 

@@ -7,8 +7,8 @@ directions are solved along it; since s hardly changes with N, a few repetitions
 
 import numpy as np
 
-from mfa_train.scaling.costs import CostOfN
-from mfa_train.scaling.law import Law
+from mfa_train.scaling.laws.costs import CostOfN
+from mfa_train.scaling.laws.law import Law
 
 ROUNDS = 12
 LIMITS = 1e3, 1e16

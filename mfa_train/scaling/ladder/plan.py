@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mfa_train.budget.match import matched
 from mfa_train.budget.plan import finite, make_plan
 from mfa_train.config import Config, Member
-from mfa_train.scaling.ladder import branches_at
+from mfa_train.scaling.ladder.members import branches_at
 
 LADDERS = ("model", "variant", "kv_share", "tokens", "seed")
 """What a ladder goes over itself; what is swept beside it has rows of its own."""

@@ -14,9 +14,9 @@ from typing import Any
 from mfa_train import config as configs
 from mfa_train.config.quantities import bytes_of
 from mfa_train.errors import ConfigError
-from mfa_train.scaling.curve import read_curve
-from mfa_train.scaling.plain_files import json_object, one_line, shown
-from mfa_train.scaling.splices import steps_of, why_not_its_config
+from mfa_train.scaling.study.curve import read_curve
+from mfa_train.scaling.study.plain_files import json_object, one_line, shown
+from mfa_train.scaling.study.splices import steps_of, why_not_its_config
 from mfa_train.tracking.records import number
 from mfa_train.training.stretches import rate_of
 

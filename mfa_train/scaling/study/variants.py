@@ -11,8 +11,8 @@ from collections.abc import Callable
 from mfa_train.config.budget_schema import CACHE_BYTES
 from mfa_train.config.quantities import bytes_of
 from mfa_train.errors import ConfigError, did_you_mean
-from mfa_train.scaling.plain_files import shown
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.study.plain_files import shown
+from mfa_train.scaling.study.runs import Run
 from mfa_train.tracking.records import number
 
 NOT_VARIED = (

@@ -12,10 +12,10 @@ from collections import defaultdict
 import numpy as np
 from scipy import stats
 
-from mfa_train.scaling.bootstrap import LEVEL, ROUNDING, interval, spread, unit_weights
-from mfa_train.scaling.fits import VariantFit
-from mfa_train.scaling.measured import Measured
-from mfa_train.scaling.runs import FLOPS_WITHIN, PARAMS_WITHIN, TOKENS_WITHIN, Run
+from mfa_train.scaling.laws.bootstrap import LEVEL, ROUNDING, interval, spread, unit_weights
+from mfa_train.scaling.laws.fits import VariantFit
+from mfa_train.scaling.study.runs import FLOPS_WITHIN, PARAMS_WITHIN, TOKENS_WITHIN, Run
+from mfa_train.scaling.verdicts.measured import Measured
 
 Cells = dict[tuple[str, float], dict[str, list[Run]]]
 UNDETERMINED = np.log(100)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mfa_train.errors import ConfigError, DataError
-from mfa_train.scaling.data_orders import of_one_corpus, say_orders
-from mfa_train.scaling.drawn import draw
-from mfa_train.scaling.plain_files import shown
-from mfa_train.scaling.points_file import MOST_ROWS, read_points
-from mfa_train.scaling.runs import Run, beyond, is_run, read_run
-from mfa_train.scaling.variants import name_variants
+from mfa_train.scaling.study.data_orders import of_one_corpus, say_orders
+from mfa_train.scaling.study.drawn import draw
+from mfa_train.scaling.study.plain_files import shown
+from mfa_train.scaling.study.points_file import MOST_ROWS, read_points
+from mfa_train.scaling.study.runs import Run, beyond, is_run, read_run
+from mfa_train.scaling.study.variants import name_variants
 
 PARAMETERS = {
     "total": "all parameters, embeddings included",

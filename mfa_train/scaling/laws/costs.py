@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.study.runs import Run
 
 ACCOUNTINGS = {
     "parameters": "equal 6 N D, parameters times tokens",

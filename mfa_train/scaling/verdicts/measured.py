@@ -10,7 +10,7 @@ from collections import defaultdict
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from mfa_train.scaling.runs import FLOPS_WITHIN, TOKENS_WITHIN, Run
+from mfa_train.scaling.study.runs import FLOPS_WITHIN, TOKENS_WITHIN, Run
 
 BEYOND = 0.05
 """In log tokens. There the error is that of a curvature over a twentieth: small beside what seeds do."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mfa_train.scaling.bootstrap import interval, spread, unit_weights
-from mfa_train.scaling.law import EXPONENTS, Fit, Law, Points
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.laws.bootstrap import interval, spread, unit_weights
+from mfa_train.scaling.laws.law import EXPONENTS, Fit, Law, Points
+from mfa_train.scaling.study.runs import Run
 
 WIDEST_EXPONENT = 1.0
 """An interval wider than that says nothing about an exponent."""

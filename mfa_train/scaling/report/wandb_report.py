@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from mfa_train.config import TrackingConfig
-from mfa_train.scaling.runs import Run
+from mfa_train.scaling.study.runs import Run
 from mfa_train.tracking.wandb_run import WandbRun, forget_run
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mfa_train.config.yaml_file import read_value
-from mfa_train.scaling.curve import Curve
-from mfa_train.scaling.plain_files import shown
+from mfa_train.scaling.study.curve import Curve
+from mfa_train.scaling.study.plain_files import shown
 from mfa_train.tracking.records import number
 from mfa_train.training.stretches import HARMLESS, RATE, continued, spliced
 

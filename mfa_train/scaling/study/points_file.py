@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mfa_train.errors import DataError
-from mfa_train.scaling.plain_files import one_line, shown
-from mfa_train.scaling.runs import PARAMS_WITHIN, Run, beyond
+from mfa_train.scaling.study.plain_files import one_line, shown
+from mfa_train.scaling.study.runs import PARAMS_WITHIN, Run, beyond
 
 COLUMNS = {
     "params": ("n", "params", "parameters", "num_params", "model size", "model_size"),

@@ -14,12 +14,12 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
-from mfa_train.scaling.bootstrap import DRAWS, LEVEL, ROUNDING, SEED, finite, interval
-from mfa_train.scaling.fits import VariantFit
-from mfa_train.scaling.frontier import tokens_for
-from mfa_train.scaling.measured import Measured, difference_at_equal_flops, tokens_at_equal_loss
-from mfa_train.scaling.runs import PARAMS_WITHIN, Run
-from mfa_train.scaling.variants import settings_that_differ
+from mfa_train.scaling.laws.bootstrap import DRAWS, LEVEL, ROUNDING, SEED, finite, interval
+from mfa_train.scaling.laws.fits import VariantFit
+from mfa_train.scaling.laws.frontier import tokens_for
+from mfa_train.scaling.study.runs import PARAMS_WITHIN, Run
+from mfa_train.scaling.study.variants import settings_that_differ
+from mfa_train.scaling.verdicts.measured import Measured, difference_at_equal_flops, tokens_at_equal_loss
 
 EXACT_UNITS = 12
 
