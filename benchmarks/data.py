@@ -33,7 +33,7 @@ def mfa_train(folder: Path) -> Iterator[np.ndarray]:
     from mfa_train.data.shards.shard import Shard
     from mfa_train.data.shards.shards import Shards
     from mfa_train.data.shards.store import ShardStore
-    from mfa_train.training.host_memory import keep_freed_memory
+    from mfa_train.training.processes.host_memory import keep_freed_memory
 
     shards = []
     for number, part in enumerate(np.split(tokens(), 16)):

@@ -40,13 +40,13 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     from mfa_train.data.shards.shards import Shards
     from mfa_train.data.shards.store import ShardStore
     from mfa_train.tracking.run_log import RunLog
-    from mfa_train.training.checkpoints import Checkpoints
-    from mfa_train.training.engine import build_engine
-    from mfa_train.training.guard import Guard
-    from mfa_train.training.loop import train
-    from mfa_train.training.ranks import join
-    from mfa_train.training.resume import Progress
-    from mfa_train.training.signals import StopSignals
+    from mfa_train.training.checkpoints.save_points import Checkpoints
+    from mfa_train.training.processes.ranks import join
+    from mfa_train.training.processes.signals import StopSignals
+    from mfa_train.training.resuming.starting_point import Progress
+    from mfa_train.training.steps.engine import build_engine
+    from mfa_train.training.steps.guard import Guard
+    from mfa_train.training.steps.loop import train
 
     folder = Path(tempfile.mkdtemp())
     config = configs.load(

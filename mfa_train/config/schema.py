@@ -172,7 +172,7 @@ class OptimizerConfig:
 
 @dataclass
 class ScheduleConfig:
-    """The learning rate as a function of the step; see `mfa_train.training.schedule`."""
+    """The learning rate as a function of the step; see `mfa_train.training.steps.schedule`."""
 
     name: str
     warmup_steps: int

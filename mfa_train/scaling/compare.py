@@ -20,7 +20,7 @@ from mfa_train.scaling.study.runs import BOUNDS, Run
 from mfa_train.scaling.study.study import PARAMETERS, Study
 from mfa_train.scaling.verdicts.kv_frontier import kv_at_equal_loss, loss_over_kv
 from mfa_train.scaling.verdicts.paired import settings_beside, verdicts
-from mfa_train.training.provenance import code_commit
+from mfa_train.training.run_folder.provenance import code_commit
 
 FORMAT = 1
 MOST_BUDGETS = 100

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from mfa_train.config import ScheduleConfig
-from mfa_train.training.schedule import learning_rate
+from mfa_train.training.steps.schedule import learning_rate
 
 
 def rates(name: str, total: int = 100) -> list[float]:

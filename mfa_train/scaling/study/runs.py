@@ -18,7 +18,7 @@ from mfa_train.scaling.study.curve import read_curve
 from mfa_train.scaling.study.plain_files import json_object, one_line, shown
 from mfa_train.scaling.study.splices import steps_of, why_not_its_config
 from mfa_train.tracking.records import number
-from mfa_train.training.stretches import rate_of
+from mfa_train.training.resuming.stretches import rate_of
 
 PARAMS_WITHIN = 0.02
 """How far the parameters of models of one size may differ, as a share."""

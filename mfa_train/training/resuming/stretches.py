@@ -14,7 +14,7 @@ from typing import Any
 
 from mfa_train.config import ScheduleConfig
 from mfa_train.errors import ConfigError
-from mfa_train.training.schedule import decay_start, learning_rate
+from mfa_train.training.steps.schedule import decay_start, learning_rate
 
 HARMLESS = (
     "zero",

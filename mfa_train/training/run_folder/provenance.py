@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mfa_train.tracking.starts import versions
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def provenance(config_yaml: bytes, data: dict[str, str]) -> dict:

@@ -12,9 +12,9 @@ import numpy as np
 
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.tracking.records import number
-from mfa_train.training.guard import Guard
-from mfa_train.training.resume import Progress
-from mfa_train.training.run_folder import RunFolder
+from mfa_train.training.resuming.starting_point import Progress
+from mfa_train.training.run_folder.folder import RunFolder
+from mfa_train.training.steps.guard import Guard
 
 
 def make_summary(status: str, plan: dict, record: dict, zlib_bits: float) -> dict:

@@ -8,7 +8,7 @@ import torch
 
 from mfa_train.data.reading.documents import ModelInputs
 from mfa_train.data.reading.held_out import HeldOut
-from mfa_train.training.ranks import Ranks
+from mfa_train.training.processes.ranks import Ranks
 
 
 class Evaluator:

@@ -17,7 +17,7 @@ import time
 import torch.distributed as dist
 
 from mfa_train.tracking.terminal import unbroken
-from mfa_train.training.ranks import Ranks
+from mfa_train.training.processes.ranks import Ranks
 
 EXIT_STATUS = 1
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from mfa_train.data import fields
-from mfa_train.training.engine_state import KINDS
+from mfa_train.training.checkpoints.engine_state import KINDS
 
 RNG = "rng"
 

@@ -9,11 +9,11 @@ import dataclasses
 
 from mfa_train.config import Config
 from mfa_train.errors import TrainingError
-from mfa_train.training.checkpoints import Checkpoints
-from mfa_train.training.guard import Guard, Poisoned
-from mfa_train.training.ranks import Ranks
-from mfa_train.training.resume import Progress, restore, starting_point
-from mfa_train.training.stretches import continued
+from mfa_train.training.checkpoints.save_points import Checkpoints
+from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.resuming.starting_point import Progress, restore, starting_point
+from mfa_train.training.resuming.stretches import continued
+from mfa_train.training.steps.guard import Guard, Poisoned
 
 
 def roll_back(

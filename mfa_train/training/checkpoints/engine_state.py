@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mfa_train.training.optimizer import inner_optimizer
+from mfa_train.training.steps.optimizer import inner_optimizer
 
 KINDS = ("master", "exp_avg", "exp_avg_sq")
 

@@ -12,8 +12,8 @@ from mfa_train.budget.memory import reduce_bucket
 from mfa_train.config import Config
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.initialization import Gather, initialize
-from mfa_train.training.optimizer import make_optimizer
-from mfa_train.training.ranks import Ranks
+from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.steps.optimizer import make_optimizer
 
 UNCLIPPED = 1e30
 """A norm that no gradient exceeds: DeepSpeed keeps the norm only where it clips, and the guard needs it always."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from mfa_train.config import Config
 from mfa_train.tracking.run_log import RunLog
 from mfa_train.tracking.starts import add_start, starts, this_start
-from mfa_train.training.ranks import world_size
-from mfa_train.training.resume import StartingPoint
+from mfa_train.training.processes.ranks import world_size
+from mfa_train.training.resuming.starting_point import StartingPoint
 
 
 def open_log(config: Config, folder: Path, plan: dict, start: StartingPoint | None) -> RunLog:

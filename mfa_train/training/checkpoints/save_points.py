@@ -7,13 +7,13 @@ from mfa_train.config import Config
 from mfa_train.errors import Stopped
 from mfa_train.tracking.run_log import RunLog, SilentLog
 from mfa_train.tracking.starts import versions
-from mfa_train.training.checkpoint import folder_of
-from mfa_train.training.guard import Guard
-from mfa_train.training.orders import Orders
-from mfa_train.training.ranks import Ranks
-from mfa_train.training.resume import Progress
-from mfa_train.training.saver import Saver
-from mfa_train.training.signals import StopSignals
+from mfa_train.training.checkpoints.folders import folder_of
+from mfa_train.training.checkpoints.writer import Saver
+from mfa_train.training.processes.orders import Orders
+from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.processes.signals import StopSignals
+from mfa_train.training.resuming.starting_point import Progress
+from mfa_train.training.steps.guard import Guard
 
 
 class Checkpoints:

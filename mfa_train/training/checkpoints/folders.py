@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from mfa_train.data.fields import shown
 from mfa_train.data.shards.store import sha256_of
 from mfa_train.errors import DataError
-from mfa_train.training.checkpoint_fields import RNG, require_cover, require_files, require_manifest, stretch_of
-from mfa_train.training.engine_state import KINDS, Piece
+from mfa_train.training.checkpoints.engine_state import KINDS, Piece
+from mfa_train.training.checkpoints.manifest import RNG, require_cover, require_files, require_manifest, stretch_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -9,9 +9,9 @@ import math
 import torch
 
 from mfa_train.errors import TrainingError
-from mfa_train.training.guard import Guard
-from mfa_train.training.ranks import Ranks
-from mfa_train.training.resume import Progress
+from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.resuming.starting_point import Progress
+from mfa_train.training.steps.guard import Guard
 
 
 class Losses:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from mfa_train.data.tokenizer import Tokenizer, file_name, open_recorded
 from mfa_train.errors import DataError, TrainingError
-from mfa_train.training.ranks import Ranks
+from mfa_train.training.processes.ranks import Ranks
 
 FILE = "model.safetensors"
 SEPARATOR, SEPARATOR_FORMAT = "separator.json", 1

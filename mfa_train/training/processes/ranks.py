@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from mfa_train.errors import ConfigError, UserError
 from mfa_train.tracking.terminal import say
-from mfa_train.training.host_memory import keep_freed_memory
+from mfa_train.training.processes.host_memory import keep_freed_memory
 
 Result = TypeVar("Result")
 

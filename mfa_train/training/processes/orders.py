@@ -9,7 +9,7 @@ gradient's norm is known, to which every rank has contributed in step s + 1, the
 Two ranks that order the same at once get the step of whoever was first.
 """
 
-from mfa_train.training.ranks import Ranks
+from mfa_train.training.processes.ranks import Ranks
 
 
 class Orders:

@@ -22,10 +22,10 @@ from mfa_train.tracking.starts import FILE as STARTS
 from mfa_train.tracking.starts import starts
 from mfa_train.tracking.survey import Survey, damaged_lines, set_aside
 from mfa_train.tracking.terminal import say
-from mfa_train.training.checkpoint import clear_partial, found
-from mfa_train.training.resume import StartingPoint, changes
-from mfa_train.training.run_lock import FILE as LOCK_FILE
-from mfa_train.training.run_lock import RunLock
+from mfa_train.training.checkpoints.folders import clear_partial, found
+from mfa_train.training.resuming.starting_point import StartingPoint, changes
+from mfa_train.training.run_folder.lock import FILE as LOCK_FILE
+from mfa_train.training.run_folder.lock import RunLock
 
 SUMMARY = "summary.json"
 ENDS = ("finished", "stopped", "failed")

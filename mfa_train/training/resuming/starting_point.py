@@ -17,11 +17,11 @@ import torch
 from mfa_train import config as configs
 from mfa_train.config import RESUME, Config
 from mfa_train.errors import ConfigError, DataError
-from mfa_train.training.checkpoint import Damaged, Reader, found, verified
-from mfa_train.training.engine_state import derive_weights, pieces, set_updates
-from mfa_train.training.ranks import Ranks, world_size
-from mfa_train.training.rng import set_rng_state
-from mfa_train.training.stretches import HARMLESS
+from mfa_train.training.checkpoints.engine_state import derive_weights, pieces, set_updates
+from mfa_train.training.checkpoints.folders import Damaged, Reader, found, verified
+from mfa_train.training.checkpoints.rng import set_rng_state
+from mfa_train.training.processes.ranks import Ranks, world_size
+from mfa_train.training.resuming.stretches import HARMLESS
 
 FREE = (
     "name",

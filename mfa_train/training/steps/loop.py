@@ -14,13 +14,13 @@ from mfa_train.budget.peak import Peak
 from mfa_train.config import Config
 from mfa_train.data.reading.batches import Batches
 from mfa_train.data.reading.documents import ModelInputs
-from mfa_train.training.checkpoints import Checkpoints
-from mfa_train.training.guard import Guard
-from mfa_train.training.losses import Losses
-from mfa_train.training.optimizer import gradient_norm, inner_optimizer
-from mfa_train.training.ranks import Ranks
-from mfa_train.training.resume import Progress
-from mfa_train.training.schedule import learning_rate
+from mfa_train.training.checkpoints.save_points import Checkpoints
+from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.resuming.starting_point import Progress
+from mfa_train.training.steps.guard import Guard
+from mfa_train.training.steps.losses import Losses
+from mfa_train.training.steps.optimizer import gradient_norm, inner_optimizer
+from mfa_train.training.steps.schedule import learning_rate
 
 
 def train(

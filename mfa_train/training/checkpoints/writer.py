@@ -21,10 +21,19 @@ import torch
 from safetensors import SafetensorError
 
 from mfa_train.config import CheckpointConfig
-from mfa_train.training.checkpoint import RNG, folder_of, found, key_of, plausible, prune, publish, write_pieces
-from mfa_train.training.engine_state import KINDS, own_pieces, updates
-from mfa_train.training.ranks import Ranks
-from mfa_train.training.rng import rng_state
+from mfa_train.training.checkpoints.engine_state import KINDS, own_pieces, updates
+from mfa_train.training.checkpoints.folders import (
+    RNG,
+    folder_of,
+    found,
+    key_of,
+    plausible,
+    prune,
+    publish,
+    write_pieces,
+)
+from mfa_train.training.checkpoints.rng import rng_state
+from mfa_train.training.processes.ranks import Ranks
 
 POLL_SECONDS = 0.02
 
