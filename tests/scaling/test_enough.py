@@ -31,10 +31,8 @@ def test_no_number_of_seeds_finds_what_is_not_there_and_a_huge_difference_takes_
 def test_before_training_one_seed_is_told_to_bring_no_verdict_and_what_would():
     first, second = told_before(variants=3, sizes=1, seeds=1)
     assert first.startswith("one seed brings no verdict")
-    assert (
-        second
-        == "6 seeds show a difference of 2 times its spread from seed to seed, four times in five (3 pairs of 3 variants, for which p is corrected)"
-    )
+    assert second.startswith("6 seeds show a difference of 2 times its spread from seed to seed, four times in five")
+    assert second.endswith("(3 pairs of 3 variants, for which p is corrected)")
     (only,) = told_before(variants=2, sizes=3, seeds=6)
     assert only.startswith("6 seeds at 3 sizes show differences above 0.5 times their spread")
     assert told_before(variants=1, sizes=3, seeds=1) == []
