@@ -13,26 +13,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mfa_train.config import ScheduleConfig
+from mfa_train.config.effects import EXECUTION, OBSERVATION
 from mfa_train.errors import ConfigError
 from mfa_train.training.steps.schedule import decay_start, learning_rate
 
 HARMLESS = (
-    "zero",
-    "offload",
-    "attention.kernel",
+    *EXECUTION,
+    *OBSERVATION,
+    "training.eval_sequences",
     "model.learning_rate",
     "model.max_position_embeddings",
     "data.",
     "plan.",
     "processes",
-    "training.micro_batch_size",
-    "training.activation_checkpointing",
-    "training.compile",
-    "training.log_every",
-    "training.eval_every",
-    "training.eval_sequences",
 )
-"""May change on the way: rounding alone, or what is looked at. (Data are told apart by what they are.)"""
+"""Beginnings of keys that may change on the way: rounding alone, or what is looked at. Data are told apart by what they
+are, `model.learning_rate` by optimizer.lr, which it gives."""
 SCHEDULE = ("name", "warmup_steps", "min_lr_ratio", "decay_fraction")
 RATE = ("optimizer.lr", "training.steps", *(f"schedule.{key}" for key in SCHEDULE))
 """Together these make the learning rate of a step, and nothing else."""

@@ -12,9 +12,7 @@ import numpy as np
 
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.tracking.records import number
-from mfa_train.training.resuming.starting_point import Progress
 from mfa_train.training.run_folder.folder import RunFolder
-from mfa_train.training.steps.guard import Guard
 
 
 def make_summary(status: str, plan: dict, record: dict, zlib_bits: float) -> dict:
@@ -32,17 +30,6 @@ def make_summary(status: str, plan: dict, record: dict, zlib_bits: float) -> dic
         "zlib_bits_per_byte": zlib_bits,
         "tokens_per_second": record["tokens"] / record["seconds"] if record else None,
         "seconds": record.get("seconds", 0.0),
-    }
-
-
-def history(progress: Progress, guard: Guard) -> dict:
-    """What summary.json holds of the way there: where it isn't all of one stretch and nothing was left out, the loss
-    may be another than the config alone would give."""
-    return {
-        "stretches": progress.stretches,
-        "rollbacks": progress.rollbacks,
-        "left_out_samples": progress.left_out,
-        "skipped_steps": guard.skipped,
     }
 
 
