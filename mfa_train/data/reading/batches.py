@@ -123,10 +123,10 @@ class Batches:
         if len(self.samples) == 1:
             return {"data/epochs": self.samples[0].epochs(given[0])}
         told: dict[str, float] = {}
-        for name, samples, count in zip(self.names, self.samples, given):
+        for name, corpus, count in zip(self.names, self.samples, given):
             told |= {
-                f"data/tokens/{name}": count * samples.sequence_length,
-                f"data/epochs/{name}": samples.epochs(count),
+                f"data/tokens/{name}": count * corpus.sequence_length,
+                f"data/epochs/{name}": corpus.epochs(count),
             }
         return told
 

@@ -24,16 +24,16 @@ class Shuffle:
     def __call__(self, indices: np.ndarray, sizes: np.ndarray | int, *which: np.ndarray | int) -> np.ndarray:
         """Where each of `indices` falls in a shuffled range(size), int64; `which` are whole numbers from 0 that tell
         permutations apart (an epoch, a block). Indices, sizes and `which` are broadcast against each other."""
-        values, sizes, *which = np.broadcast_arrays(np.asarray(indices), np.asarray(sizes), *which)
+        values, bounds, *numbers = np.broadcast_arrays(np.asarray(indices), np.asarray(sizes), *which)
         shape = values.shape
-        values, sizes = values.astype(np.uint64).ravel(), sizes.astype(np.uint64).ravel()
+        values, bounds = values.astype(np.uint64).ravel(), bounds.astype(np.uint64).ravel()
         key = np.broadcast_to(self.key, values.shape)
-        for number in which:
+        for number in numbers:
             key = _mix(key + (number.astype(np.uint64).ravel() + np.uint64(1)) * GOLDEN)
         # Half the bits of each range, at least one: frexp's exponent is the bit length.
-        half = np.maximum(1, (np.frexp((sizes - np.uint64(1)).astype(np.float64))[1] + 1) // 2).astype(np.uint64)
+        half = np.maximum(1, (np.frexp((bounds - np.uint64(1)).astype(np.float64))[1] + 1) // 2).astype(np.uint64)
         out = _feistel(values, half, key)
-        while (outside := np.flatnonzero(out >= sizes)).size:
+        while (outside := np.flatnonzero(out >= bounds)).size:
             out[outside] = _feistel(out[outside], half[outside], key[outside])
         return out.astype(np.int64).reshape(shape)
 

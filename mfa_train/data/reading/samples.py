@@ -121,12 +121,12 @@ class Samples:
         blocks = sorted(set(zip(place.epoch.tolist(), place.lane.tolist(), place.block.tolist())))
         ahead = []
         for epoch, lane, block in blocks:
-            _, windows, size = self._stretch(np.int64(epoch), np.int64(lane))
+            _, windows, size = self._stretch(np.asarray(epoch), np.asarray(lane))
             last = (block + 1) * size >= windows
             ahead.append((epoch + 1, lane, 0) if last else (epoch, lane, block + 1))
         wanted: dict[int, None] = {}
         for epoch, lane, block in [*blocks, *ahead]:
-            begin, windows, size = self._stretch(np.int64(epoch), np.int64(lane))
+            begin, windows, size = self._stretch(np.asarray(epoch), np.asarray(lane))
             start, stop = (
                 int(begin + place) * self.sequence_length - epoch * self.shards.num_tokens
                 for place in (block * size, min((block + 1) * size, windows))
