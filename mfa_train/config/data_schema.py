@@ -48,7 +48,7 @@ class DataConfig:
     """Of source mixture: {name: share of the tokens}, or a list of such with from_tokens; see
     `mfa_train.data.reading.mixture`."""
     lanes: int
-    """Stretches of the corpus that are read side by side; see `mfa_train.data.reading.samples`."""
+    """Stretches of the corpus that are read side by side; see `mfa_train.data.reading.order`."""
     shuffle_tokens: int
     """Tokens of a lane that are shuffled among each other."""
     cache_dir: str
