@@ -58,7 +58,8 @@ def _devices(plan: dict) -> str:
         shares = f"MFU {time['mfu']:.0%} ({time['mfu_source']})"
     return (
         f"{memory['world_size']} × {memory['device']}, zero={memory['zero']}, micro-batch "
-        f"{memory['micro_batch_size']}, {time['precision']}, {shares}; decoding at {cache['context']:,} tokens of {cache['dtype']} cache"
+        f"{memory['micro_batch_size']}, {time['precision']}, {shares}; decoding at "
+        f"{cache['context']:,} tokens of {cache['dtype']} cache"
     )
 
 
