@@ -11,7 +11,8 @@ from typing import NoReturn
 from mfa_train import config as configs
 from mfa_train.doors import report
 from mfa_train.errors import ConfigError
-from mfa_train.tracking.terminal import in_one_line, say, say_aside, say_text
+from mfa_train.tracking.terminal import say, say_aside, say_text
+from mfa_train.words import in_one_line
 
 
 class _Parser(argparse.ArgumentParser):

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from mfa_train import cli
 from mfa_train import config as configs
 from mfa_train.errors import UserError
-from mfa_train.training.resume import starting_point
-from mfa_train.training.run_folder import RunFolder
+from mfa_train.training.resuming.starting_point import starting_point
+from mfa_train.training.run_folder.folder import RunFolder
 
 FILES = Path(__file__).parent / "first_round"
 ODD = [

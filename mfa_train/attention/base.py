@@ -9,9 +9,9 @@ serves both, so the KV budget, the decode cache and the trained model cannot dri
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -21,6 +21,8 @@ from mfa_train.attention.kernels import attend, choose_kernel
 from mfa_train.attention.rope import Positions, Rope, RopeScaling
 from mfa_train.config import require_choice, require_positive
 from mfa_train.errors import ConfigError
+
+Made = TypeVar("Made")
 
 
 class Capacity(NamedTuple):
@@ -82,6 +84,11 @@ class AttentionConfig:
         return self.cache_choices()
 
 
+def of_own_entry(method: Callable[..., Made]) -> Callable[..., Made]:
+    """`method` itself: where the contract says *entry, each variant names the tensors of its own entry."""
+    return method
+
+
 class Attention(nn.Module, ABC):
     """Causal self-attention over (batch, tokens, hidden_size).
 
@@ -109,6 +116,7 @@ class Attention(nn.Module, ABC):
         """All that is kept of each token: tensors (batch, tokens, ...)."""
 
     @abstractmethod
+    @of_own_entry
     def keys_values(self, *entry: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
         """Keys (batch, tokens, kv_heads, qk_head_dim) and values (..., v_head_dim) of the tokens at `positions`."""
 

@@ -2,26 +2,20 @@
 
 from mfa_train.config.budget_schema import PlanConfig
 from mfa_train.config.compose import default_attention, differences, load
+from mfa_train.config.data_schema import DataConfig
 from mfa_train.config.hydra_errors import ComposeError, explained
 from mfa_train.config.ladder_schema import LadderConfig, RungConfig
 from mfa_train.config.launch_schema import ClusterConfig
+from mfa_train.config.model_schema import InitializationConfig, ModelConfig
 from mfa_train.config.overrides import CONFIG_DIR, as_meant, written
 from mfa_train.config.places import local
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
 from mfa_train.config.requirements import require_choice, require_number, require_positive
 from mfa_train.config.run_config import completed, of_run, plain, to_yaml
-from mfa_train.config.schema import (
-    RESUME,
-    Config,
-    DataConfig,
-    InitializationConfig,
-    ModelConfig,
-    SampleConfig,
-    ScheduleConfig,
-    TrackingConfig,
-)
+from mfa_train.config.schema import RESUME, Config, SampleConfig, TrackingConfig
 from mfa_train.config.secrets import hidden
 from mfa_train.config.sweeps import Member, as_name, cut, members, require_one
+from mfa_train.config.training_schema import ScheduleConfig
 from mfa_train.config.typed import flat, typed
 
 __all__ = [

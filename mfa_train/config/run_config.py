@@ -21,7 +21,7 @@ from mfa_train.config.schema import Config
 from mfa_train.config.typed import as_it_was, flat
 from mfa_train.errors import ConfigError, did_you_mean
 
-BEFORE = {
+BEFORE: dict[str, Any] = {
     "data.files": [],
     "data.held_out_files": [],
     "data.text_key": "text",

@@ -30,7 +30,7 @@ def read_manifest(path: Path | str, cache: ShardCache | None = None) -> dict:
     isn't one."""
     file = f"{str(path).rstrip('/')}/manifest.json"
     try:
-        content = cache.read(file) if is_url(file) else _on_disk(Path(file))
+        content = cache.read(file) if cache is not None and is_url(file) else _on_disk(Path(file))
     except (DataError, OSError) as error:
         if is_url(file) and not isinstance(error.__cause__, FileNotFoundError):
             raise

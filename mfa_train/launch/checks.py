@@ -31,7 +31,7 @@ def _finished(config: Config) -> bool:
     if not config.run_dir.exists():
         return False
     from mfa_train.budget.match import matched
-    from mfa_train.training.run_folder import RunFolder
+    from mfa_train.training.run_folder.folder import RunFolder
 
     folder = RunFolder(matched(config)[0])
     try:
@@ -61,7 +61,7 @@ def require_trainable(members: Sequence[Member]) -> None:
 def move_aside(members: Sequence[Member]) -> None:
     """With resume=never what is in the run folders is moved to NAME~1, NAME~2, …"""
     for config in (member.config for member in members if member.config.resume == "never"):
-        from mfa_train.training.run_folder import RunFolder
+        from mfa_train.training.run_folder.folder import RunFolder
 
         forget_run(os.environ)  # which the job is started in
         folder = RunFolder(config)
@@ -124,8 +124,8 @@ def _require_startable(config: Config, corpora: dict, comes_later: bool) -> None
     """`comes_later`: whether what it starts from is trained by this launch too."""
     from mfa_train.budget.match import matched
     from mfa_train.training.before_start import read_order
-    from mfa_train.training.checkpoint import manifest_of
-    from mfa_train.training.resume import starting_point
+    from mfa_train.training.checkpoints.folders import manifest_of
+    from mfa_train.training.resuming.starting_point import starting_point
 
     config, cluster = matched(config)[0], config.cluster
     batches, _ = read_order(config, corpora, 0, cluster.world_size, cluster.devices_per_node)

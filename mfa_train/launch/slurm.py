@@ -2,7 +2,8 @@
 ladder are a second array, which waits until the first has ended.
 
 The script is submitted as it stands. What the config decides goes to sbatch as options, and what the ranks are to do
-into the job's file, so that nothing has to be filled in or quoted.
+into the job's file, so that nothing has to be filled in or quoted. Each node then runs `slurm_node`; when the job is
+queued again says `requeue`.
 """
 
 import json

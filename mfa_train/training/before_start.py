@@ -14,7 +14,7 @@ from mfa_train.data.corpus import Corpus
 from mfa_train.data.reading.batches import Batches
 from mfa_train.data.reading.held_out import HeldOut
 from mfa_train.errors import ConfigError
-from mfa_train.training.schedule import check_schedule
+from mfa_train.training.steps.schedule import check_schedule
 
 CLOSING_TOKENS = 8192
 

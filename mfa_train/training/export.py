@@ -21,8 +21,8 @@ from mfa_train.config import Config
 from mfa_train.data.tokenizer.exported import as_file, tokenizer_files
 from mfa_train.errors import ConfigError
 from mfa_train.model.decoder import LanguageModel
-from mfa_train.training.run_folder import final_checkpoint
-from mfa_train.training.weights import FILE, final_tokenizer, read_weights, require_weights_of
+from mfa_train.training.checkpoints.final_weights import FILE, final_tokenizer, read_weights, require_weights_of
+from mfa_train.training.run_folder.folder import final_checkpoint
 
 LLAMA_LIKE = ("mha", "gqa", "mqa")
 

@@ -23,24 +23,30 @@ from mfa_train.errors import Stopped
 from mfa_train.tracking.run_log import SilentLog
 from mfa_train.tracking.wandb_run import forget_run
 from mfa_train.training.before_start import checked_plan, read_order
-from mfa_train.training.checkpoint import manifest_of, verified
-from mfa_train.training.checkpoints import Checkpoints
-from mfa_train.training.closing import closing_table, history, make_summary, where_to_look, zlib_bits_per_byte
-from mfa_train.training.engine import build_engine
-from mfa_train.training.evaluation import Evaluator
-from mfa_train.training.guard import Guard, Poisoned
-from mfa_train.training.loop import train
-from mfa_train.training.opening import open_log
-from mfa_train.training.provenance import provenance
-from mfa_train.training.ranks import join, ranks_of_node, world_size
-from mfa_train.training.resume import Progress, restore, settings, starting_point
-from mfa_train.training.roll_back import roll_back
-from mfa_train.training.run_folder import RunFolder, final_checkpoint
+from mfa_train.training.checkpoints.final_weights import save_weights
+from mfa_train.training.checkpoints.folders import manifest_of, verified
+from mfa_train.training.checkpoints.save_points import Checkpoints
+from mfa_train.training.processes.ranks import join, ranks_of_node, world_size
+from mfa_train.training.processes.signals import StopSignals
+from mfa_train.training.processes.watchdog import Watchdog
+from mfa_train.training.resuming.roll_back import roll_back
+from mfa_train.training.resuming.starting_point import Progress, restore, settings, starting_point
+from mfa_train.training.resuming.stretches import continued
+from mfa_train.training.run_folder.closing import (
+    closing_table,
+    history,
+    make_summary,
+    where_to_look,
+    zlib_bits_per_byte,
+)
+from mfa_train.training.run_folder.folder import RunFolder, final_checkpoint
+from mfa_train.training.run_folder.opening import open_log
+from mfa_train.training.run_folder.provenance import provenance
 from mfa_train.training.sample import closing_sample
-from mfa_train.training.signals import StopSignals
-from mfa_train.training.stretches import continued
-from mfa_train.training.watchdog import Watchdog
-from mfa_train.training.weights import save_weights
+from mfa_train.training.steps.engine import build_engine
+from mfa_train.training.steps.evaluation import Evaluator
+from mfa_train.training.steps.guard import Guard, Poisoned
+from mfa_train.training.steps.loop import train
 
 
 def run(config: Config) -> dict:

@@ -9,9 +9,9 @@ from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import ConfigError, UserError
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.generation import generate
-from mfa_train.training.engine import build_model
-from mfa_train.training.run_folder import final_checkpoint
-from mfa_train.training.weights import final_tokenizer, load_weights, read_weights
+from mfa_train.training.checkpoints.final_weights import final_tokenizer, load_weights, read_weights
+from mfa_train.training.run_folder.folder import final_checkpoint
+from mfa_train.training.steps.engine import build_model
 
 
 def sample_text(

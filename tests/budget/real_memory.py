@@ -47,9 +47,9 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
         "MASTER_PORT": str(port),
     }
     from mfa_train import config as configs
-    from mfa_train.training.engine import build_engine
-    from mfa_train.training.ranks import join
-    from mfa_train.training.saver import Saver
+    from mfa_train.training.checkpoints.writer import Saver
+    from mfa_train.training.processes.ranks import join
+    from mfa_train.training.steps.engine import build_engine
 
     config = configs.load(overrides)
     engine = build_engine(config, join(), {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision])

@@ -15,17 +15,17 @@ from mfa_train import config as configs
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.tracking.run_log import SilentLog
 from mfa_train.tracking.starts import add_start, starts
-from mfa_train.training import checkpoint as files
-from mfa_train.training.checkpoints import Checkpoints
-from mfa_train.training.engine_state import KINDS, Piece
-from mfa_train.training.orders import Orders
-from mfa_train.training.ranks import join
-from mfa_train.training.resume import Progress, starting_point
-from mfa_train.training.rng import rng_state, set_rng_state
-from mfa_train.training.run_folder import RunFolder
-from mfa_train.training.run_lock import RunLock
-from mfa_train.training.saver import Saver
-from mfa_train.training.signals import StopSignals
+from mfa_train.training.checkpoints import folders as files
+from mfa_train.training.checkpoints.engine_state import KINDS, Piece
+from mfa_train.training.checkpoints.rng import rng_state, set_rng_state
+from mfa_train.training.checkpoints.save_points import Checkpoints
+from mfa_train.training.checkpoints.writer import Saver
+from mfa_train.training.processes.orders import Orders
+from mfa_train.training.processes.ranks import join
+from mfa_train.training.processes.signals import StopSignals
+from mfa_train.training.resuming.starting_point import Progress, starting_point
+from mfa_train.training.run_folder.folder import RunFolder
+from mfa_train.training.run_folder.lock import RunLock
 from tests.conftest import ROOT, SMALL
 
 CONFIG = configs.load([*SMALL, "name=run"])
@@ -172,13 +172,13 @@ def test_what_goes_wrong_while_saving_is_not_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(type(ranks), "say", lambda self, message: said.append(message))
     saver = Saver(CONFIG.checkpoint, tmp_path, 0, ranks, 10)
     monkeypatch.setattr(saver, "_copied", lambda engine: {files.RNG: rng_state()})
-    monkeypatch.setattr("mfa_train.training.saver.updates", lambda engine: 0)
+    monkeypatch.setattr("mfa_train.training.checkpoints.writer.updates", lambda engine: 0)
     for failure in (OSError(28, "No space left on device"), TypeError("a bug")):
 
         def fail(*_, failure=failure):
             raise failure
 
-        monkeypatch.setattr("mfa_train.training.saver.write_pieces", fail)
+        monkeypatch.setattr("mfa_train.training.checkpoints.writer.write_pieces", fail)
         saver.save(None, 1, {})
         if isinstance(failure, OSError):
             saver.wait()
@@ -192,7 +192,7 @@ def test_an_older_checkpoint_that_stays_in_the_way_fails_no_save(tmp_path, monke
     monkeypatch.setattr(type(join()), "say", lambda self, message: said.append(message))
     saver = Saver(dataclasses.replace(CONFIG.checkpoint, keep_last=1), tmp_path, 0, join(), 10)
     monkeypatch.setattr(saver, "_copied", lambda engine: {files.RNG: rng_state()})
-    monkeypatch.setattr("mfa_train.training.saver.updates", lambda engine: 0)
+    monkeypatch.setattr("mfa_train.training.checkpoints.writer.updates", lambda engine: 0)
     remove_tree = files.shutil.rmtree
 
     def stuck(path, ignore_errors=False):
@@ -278,7 +278,7 @@ def test_random_generators_go_on_where_they_were():
 
 def test_a_second_process_is_refused_a_run_folder_and_a_killed_one_leaves_it_free(tmp_path):
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom mfa_train.training.run_lock import RunLock\n"
+        "import sys, time\nfrom pathlib import Path\nfrom mfa_train.training.run_folder.lock import RunLock\n"
         "RunLock(Path(sys.argv[1])).take()\nprint('held', flush=True)\ntime.sleep(60)"
     )
     holder = subprocess.Popen(
@@ -294,7 +294,7 @@ def test_a_second_process_is_refused_a_run_folder_and_a_killed_one_leaves_it_fre
 
 def test_a_second_ctrl_c_stops_at_once():
     script = (
-        "import time\nfrom mfa_train.training.signals import StopSignals\n"
+        "import time\nfrom mfa_train.training.processes.signals import StopSignals\n"
         "with StopSignals():\n    print('ready', flush=True)\n    while True: time.sleep(0.1)"
     )
     process = subprocess.Popen(

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from mfa_train.errors import DataError, UserError
-from mfa_train.training import checkpoint as files
-from mfa_train.training.engine_state import KINDS, Piece
-from mfa_train.training.guard import Guard
-from mfa_train.training.resume import starting_point
-from mfa_train.training.rng import rng_state
+from mfa_train.training.checkpoints import folders as files
+from mfa_train.training.checkpoints.engine_state import KINDS, Piece
+from mfa_train.training.checkpoints.rng import rng_state
+from mfa_train.training.resuming.starting_point import starting_point
+from mfa_train.training.steps.guard import Guard
 from tests.forgeries import ODD, changed, places
 from tests.training.test_checkpoint import CONFIG, DATA, VALUES, found, save
 

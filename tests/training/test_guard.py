@@ -9,10 +9,10 @@ import torch
 
 from mfa_train import config as configs
 from mfa_train.errors import TrainingError
-from mfa_train.training.guard import Guard, Poisoned
-from mfa_train.training.losses import Losses
-from mfa_train.training.ranks import join
-from mfa_train.training.resume import Progress
+from mfa_train.training.processes.ranks import join
+from mfa_train.training.resuming.starting_point import Progress
+from mfa_train.training.steps.guard import Guard, Poisoned
+from mfa_train.training.steps.losses import Losses
 
 CONFIG = dataclasses.replace(configs.load([]).guard, spike_window=10, max_skips=2)
 

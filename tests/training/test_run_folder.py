@@ -10,9 +10,9 @@ import pytest
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError
 from mfa_train.tracking.metrics_file import read_metrics
-from mfa_train.training.closing import closing_table
-from mfa_train.training.resume import StartingPoint
-from mfa_train.training.run_folder import FILES, RunFolder
+from mfa_train.training.resuming.starting_point import StartingPoint
+from mfa_train.training.run_folder.closing import closing_table
+from mfa_train.training.run_folder.folder import FILES, RunFolder
 from tests.conftest import SMALL
 
 CONFIG = configs.load([*SMALL, "name=run", "training.steps=10", "schedule.warmup_steps=1"])

@@ -66,11 +66,11 @@ class Ahead:
         """The shards of a corpus that each of `parts` equal parts of the ranks needs from sample `first` on; a part
         that needs none may be left out."""
         samples, batches = self.samples[source], self._horizon(source, first)
-        if samples.lanes > MOST_LANES:
+        if samples.order.lanes > MOST_LANES:
             return {key: list(range(len(samples.shards))) for key in range(parts)}
         if batches * self.batch_size > MOST_SAMPLES:
             begin = int(self.mixture.given(first)[source])
-            return dict.fromkeys(range(parts), samples.shards_ahead(np.arange(begin, begin + 2 * samples.lanes)))
+            return dict.fromkeys(range(parts), samples.shards_ahead(np.arange(begin, begin + 2 * samples.order.lanes)))
         indices = np.arange(first, first + batches * self.batch_size)
         corpus, number = self.mixture.place(indices)
         part = self._parts(corpus, number, parts)
@@ -84,7 +84,7 @@ class Ahead:
         lane = np.empty_like(number)
         for source, samples in enumerate(self.samples):
             here = np.flatnonzero(corpus == source)
-            lane[here] = samples.lane(number[here])
+            lane[here] = samples.order.lane(number[here])
         order = np.lexsort((lane.reshape(-1, self.batch_size), corpus.reshape(-1, self.batch_size)))
         part = np.empty_like(order)
         np.put_along_axis(
@@ -95,7 +95,7 @@ class Ahead:
     def _horizon(self, source: int, first: int) -> int:
         """Batches in which all lanes of the corpus give samples."""
         weight = self.phases[int(np.searchsorted(self.mixture.firsts, first, side="right")) - 1].weights[source]
-        lanes = 2 * min(self.samples[source].lanes, MOST_LANES)
+        lanes = 2 * min(self.samples[source].order.lanes, MOST_LANES)
         return 1 + -(-lanes * (weight.denominator if weight else 1) // ((weight.numerator or 1) * self.batch_size))
 
     def _location(self, source: int, shard: int) -> str:

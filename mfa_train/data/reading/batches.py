@@ -1,7 +1,7 @@
 """The batches of a run: step s consumes samples [s·B, (s+1)·B) of one global sequence, whoever computes them.
 
 The sequence is a pure function of corpora, mixture, seed, sequence length and shuffling: where a run stands is one
-integer, and any step costs the same as the first. A rank takes its part of each batch by corpus and lane (samples.py),
+integer, and any step costs the same as the first. A rank takes its part of each batch by corpus and lane (order.py),
 so that it reads, and fetches, from its own part of the shards.
 """
 
@@ -93,7 +93,7 @@ class Batches:
         lane = np.empty_like(indices)
         for source, samples in enumerate(self.samples):
             here = np.flatnonzero(corpus == source)
-            lane[here] = samples.lane(number[here])
+            lane[here] = samples.order.lane(number[here])
         size = self.batch_size // self.ranks
         return indices[np.lexsort((lane, corpus))[self.rank * size : (self.rank + 1) * size]]
 
@@ -121,12 +121,12 @@ class Batches:
         epochs."""
         given = self.mixture.given(samples).tolist()
         if len(self.samples) == 1:
-            return {"data/epochs": self.samples[0].epochs(given[0])}
+            return {"data/epochs": self.samples[0].order.epochs(given[0])}
         told: dict[str, float] = {}
-        for name, samples, count in zip(self.names, self.samples, given):
+        for name, corpus, count in zip(self.names, self.samples, given):
             told |= {
-                f"data/tokens/{name}": count * samples.sequence_length,
-                f"data/epochs/{name}": samples.epochs(count),
+                f"data/tokens/{name}": count * corpus.sequence_length,
+                f"data/epochs/{name}": corpus.order.epochs(count),
             }
         return told
 
@@ -136,7 +136,7 @@ class Batches:
         if (needed := self.ahead.room(nodes)) > cache_bytes:
             raise ConfigError(
                 f"data.cache_bytes={cache_bytes}: the shards that a node reads side by side and next have {needed} "
-                f"bytes; type data.cache_bytes={2 * needed}, or data.lanes={max(1, self.samples[0].lanes // 4)}"
+                f"bytes; type data.cache_bytes={2 * needed}, or data.lanes={max(1, self.samples[0].order.lanes // 4)}"
             )
 
 

@@ -83,7 +83,7 @@ class _Schedule:
         return corpus, self.before[corpus] + rounds * cycle[corpus] + self.counts[within, corpus]
 
     def given(self, samples: int) -> np.ndarray:
-        rounds, within = self._within(np.int64(samples))
+        rounds, within = self._within(np.asarray(samples))
         return self.before + rounds * (self.counts[-1] - self.counts[self.start]) + self.counts[within]
 
     def _within(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +117,8 @@ def _deadlines_first(
     ready: list[tuple[int, int, int]] = []
     heapq.heapify(waiting)
     chosen: list[int] = []
-    given, seen = [0] * len(rates), {}
+    given = [0] * len(rates)
+    seen: dict[tuple[int, ...], int] = {}
     while True:
         if len(chosen) % period == 0:
             lead = tuple(count * unit - len(chosen) * rate for count, rate in zip(given, rates))
@@ -157,7 +158,12 @@ def phases_of(weights: Any, names: Sequence[str], sequence_length: int) -> list[
     phases = []
     for phase in listed:
         tokens = phase.get("from_tokens", None)
-        if type(tokens) not in (int, float) or not 0 <= tokens <= MOST_TOKENS or tokens != int(tokens):
+        if (
+            isinstance(tokens, bool)
+            or not isinstance(tokens, (int, float))
+            or not 0 <= tokens <= MOST_TOKENS
+            or tokens != int(tokens)
+        ):
             raise ConfigError(
                 f"data.weights: from_tokens={tokens}: expected the number of tokens after which these weights hold, a "
                 f"whole one of at most {MOST_TOKENS:.0e}"

@@ -22,8 +22,8 @@ from mfa_train.budget.shape import Shape, measure
 from mfa_train.config import RESUME, Config, LadderConfig, Member, RungConfig
 from mfa_train.config.sweeps import chosen_sweep
 from mfa_train.errors import ConfigError
-from mfa_train.training.checkpoint import folder_of, step_of
-from mfa_train.training.schedule import decay_start
+from mfa_train.training.checkpoints.folders import folder_of, step_of
+from mfa_train.training.steps.schedule import decay_start
 
 OWN = ("attention", "model", "seed")
 """Keys that the ladder goes over itself: typed, they choose among what it has."""

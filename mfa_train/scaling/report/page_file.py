@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from mfa_train.scaling.report.bounded import PAGE_BYTES, brief
-from mfa_train.scaling.report.looks import COLORS, SAME_CACHE, SHARE
+from mfa_train.scaling.report.colors import COLORS, SAME_CACHE, SHARE
+from mfa_train.scaling.report.thinning import PAGE_BYTES, brief
 from mfa_train.scaling.study.curve import FIELDS
 from mfa_train.scaling.study.runs import Run
 

@@ -12,9 +12,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.transforms import offset_copy
 
-from mfa_train.scaling.report.bounded import PICTURED, evenly
-from mfa_train.scaling.report.looks import COLORS, SAME_CACHE, SHARE
+from mfa_train.scaling.report.colors import COLORS, SAME_CACHE, SHARE
 from mfa_train.scaling.report.page_file import ALL_CURVE_POINTS, thinned
+from mfa_train.scaling.report.thinning import PICTURED, evenly
 from mfa_train.scaling.study.runs import Run
 
 STYLE = {
