@@ -34,11 +34,17 @@ class Pass:
     """Of the attention, as `mfa_train.attention.kernels.planned_kernel` says it."""
 
 
+_found: dict[tuple[str, bool], int] = {}
+"""What was asked before in this process, by the pass in words: members of a sweep are often alike."""
+
+
 @countable()
 def activation_peak(pass_: Pass, checkpointing: bool) -> int:
     """Bytes on one rank."""
-    one, two = (_peak(pass_, layers, checkpointing) for layers in (1, 2))
-    return one + (pass_.model.num_hidden_layers - 1) * (two - one)
+    if (key := (repr(pass_), checkpointing)) not in _found:
+        one, two = (_peak(pass_, layers, checkpointing) for layers in (1, 2))
+        _found[key] = one + (pass_.model.num_hidden_layers - 1) * (two - one)
+    return _found[key]
 
 
 def _peak(pass_: Pass, layers: int, checkpointing: bool) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from mfa_train.budget.units import UNKNOWN, count, duration, flops, hours, money, ratio, size_of
 
 Row = tuple[str, list[str]]
+Section = Callable[[Sequence[dict]], list[Row]]
 
 
 def match(plans: Sequence[dict]) -> list[Row]:
@@ -112,7 +113,7 @@ def disk(plans: Sequence[dict]) -> list[Row]:
 def time(plans: Sequence[dict]) -> list[Row]:
     times = [plan["time"] for plan in plans]
     found: list[Row] = [
-        ("attention kernel", [one["kernel"] for one in times]),
+        ("attention kernel", ["unfused" if one["kernel"] == "math" else one["kernel"] for one in times]),
         ("MFU of a step", [f"{one['mfu']:.1%}" if one["peak_flops"] else UNKNOWN for one in times]),
     ]
     if any(one["computing_seconds"] is not None for one in times):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mfa_train.budget import rows
 from mfa_train.budget.plan import NO_SETTING
-from mfa_train.budget.rows import Row
+from mfa_train.budget.rows import Row, Section
 from mfa_train.budget.units import count, duration, flops, hours, money, size_of, times, together
 
 WHOLE = (
@@ -21,7 +21,12 @@ BRIEF = (rows.match, rows.length, rows.disk, rows.time)
 """Of a launch: what it does, and what it costs."""
 
 
-def table(titles: Sequence[str], plans: Sequence[dict], runs: Sequence[int] | None = None, sections=WHOLE) -> str:
+def table(
+    titles: Sequence[str],
+    plans: Sequence[dict],
+    runs: Sequence[int] | None = None,
+    sections: Sequence[Section] = WHOLE,
+) -> str:
     """One column for each plan, under its title. `runs`: how many runs each stands for, that differ in their seed
     alone."""
     lines = _told_once([_devices(plan) for plan in plans], titles)
