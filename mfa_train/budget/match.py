@@ -109,9 +109,7 @@ def _with_cache(config: Config, attention: dict) -> dict:
     if budget is None or not choices:
         return attention
 
-    def bytes_of(choice: dict) -> int:
-        return _bytes_per_token(config, cache_values(config.model, attention | choice))
-
+    bytes_of = functools.partial(_bytes_of, config, attention)
     above = bisect.bisect_right(choices, budget, key=bytes_of)
     if above == 0:
         raise _Unmet(
@@ -120,6 +118,19 @@ def _with_cache(config: Config, attention: dict) -> dict:
             *({"kv_bytes_per_token": bytes_of(choice)} for choice in _thinning(choices)),
         )
     return attention | choices[above - 1]
+
+
+def next_above(config: Config, attention: dict) -> tuple[dict[str, int], int] | None:
+    """The variant's smallest choice above the budget, and its bytes per token; None where there is none."""
+    budget, choices = config.match.kv_bytes_per_token, _choices(config, attention)
+    bytes_of = functools.partial(_bytes_of, config, attention)
+    above = choices[bisect.bisect_right(choices, budget, key=bytes_of) :]
+    return (above[0], bytes_of(above[0])) if above else None
+
+
+def _bytes_of(config: Config, attention: dict, choice: dict) -> int:
+    """Per token, of `attention` with the keys of `choice`."""
+    return _bytes_per_token(config, cache_values(config.model, attention | choice))
 
 
 def _require_reachable(config: Config) -> None:
