@@ -4,8 +4,10 @@ cannot show; and names, values and errors reach it as text alone, never as its o
 import io
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, TypeVar
 
 from tqdm import tqdm
@@ -68,6 +70,12 @@ def say_text(text: str) -> None:
 def visible(text: str) -> str:
     """`text` with control characters as \\x1b; tab and newline stay."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def command_here(name: str) -> str:
+    """A command of this environment as the user would type it here."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
 
 
 def in_one_line(text: str) -> str:
