@@ -15,8 +15,8 @@ import math
 
 from scipy.special import stdtrit
 
-from mfa_train.scaling.laws.bootstrap import ROUNDING
-from mfa_train.scaling.verdicts.enough import LEAST_SEEDS, SHOWN, seeds_for
+from mfa_train.scaling.verdicts.enough import LEAST_SEEDS, SHOWN
+from mfa_train.scaling.verdicts.paired import is_shown
 from mfa_train.scaling.verdicts.said import BETTER, LEVEL, LEVEL_WITHIN, OPEN, SAME_CACHE, WORSE
 from mfa_train.scaling.verdicts.sentences import told_beaten, told_not_shown, told_shown
 
@@ -30,9 +30,8 @@ def answer(
     if not verdicts:
         nothing = "there is one variant" if variants < 2 else why_no_pairs or "no two variants have runs in common"
         return {"sentences": [f"Nothing can be held against another: {nothing}."], "against": [], "beaten": []}
-    shown = sum(_is_shown(verdict) for verdict in verdicts)
     against = [
-        _against(verdict, reference, LEVEL_WITHIN * losses[reference], len(verdicts), len(verdicts) - shown)
+        _against(verdict, reference, LEVEL_WITHIN * losses[reference], len(verdicts))
         for verdict in verdicts
         if reference in (verdict["a"], verdict["b"])
     ]
@@ -41,13 +40,7 @@ def answer(
     return {"sentences": [one for one in sentences if one][:3], "against": against, "beaten": beaten}
 
 
-def _is_shown(verdict: dict, kind: str = "") -> bool:
-    """Whether a difference is (at equal FLOPs too, `kind`): never by one seed."""
-    p = verdict[f"p_holm{kind}"]
-    return verdict["seeds"] >= LEAST_SEEDS and p is not None and p < SHOWN
-
-
-def _against(verdict: dict, reference: str, margin: float, pairs: int, open_pairs: int) -> dict:
+def _against(verdict: dict, reference: str, margin: float, pairs: int) -> dict:
     """The verdict as said of the other variant, held against the reference."""
     other, sign = (verdict["b"], -1) if verdict["a"] == reference else (verdict["a"], 1)
     ratio = verdict["kv_ratio"]
@@ -56,22 +49,17 @@ def _against(verdict: dict, reference: str, margin: float, pairs: int, open_pair
         "said": OPEN,
         "difference": _turned(verdict["difference"], sign),
         "difference_at_equal_flops": _turned(verdict["difference_at_equal_flops"], sign),
-        "shown_at_equal_flops": _is_shown(verdict, "_at_equal_flops"),
+        "shown_at_equal_flops": is_shown(verdict, "_at_equal_flops"),
         "p_holm": verdict["p_holm"],
         "kv_ratio": ratio if ratio is None or sign > 0 else 1 / ratio,
         "seeds": verdict["seeds"],
         "spread": verdict["spread"],
-        "more_seeds": None,
+        "more_seeds": verdict["more_seeds"],
     }
-    value, spread = row["difference"]["value"], row["spread"]
-    if _is_shown(verdict):
-        row["said"] = BETTER if value < 0 else WORSE
+    if is_shown(verdict):
+        row["said"] = BETTER if row["difference"]["value"] < 0 else WORSE
     elif verdict["seeds"] >= LEAST_SEEDS and _within(verdict, margin, pairs):
         row["said"] = LEVEL
-    elif spread and spread > ROUNDING:
-        sizes = max(1, round(verdict["units"] / verdict["seeds"]))
-        if needed := seeds_for(value, spread, sizes, open_pairs):
-            row["more_seeds"] = max(1, needed - verdict["seeds"])
     return row
 
 
@@ -98,7 +86,7 @@ def _beaten(verdicts: list[dict], reference: str) -> list[dict]:
     most."""
     found: dict[str, dict] = {}
     for verdict in verdicts:
-        if not _is_shown(verdict) or not verdict["kv_ratio"]:
+        if not is_shown(verdict) or not verdict["kv_ratio"]:
             continue
         first = verdict["difference"]["value"] < 0
         by, loser = (verdict["a"], verdict["b"]) if first else (verdict["b"], verdict["a"])

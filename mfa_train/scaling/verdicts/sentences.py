@@ -9,6 +9,8 @@ from mfa_train.scaling.laws.bootstrap import ROUNDING
 from mfa_train.scaling.verdicts.enough import LEAST_SEEDS, MOST_SEEDS
 from mfa_train.scaling.verdicts.said import BETTER, LEVEL, LEVEL_WITHIN, OPEN, SAME_CACHE, WORSE
 
+SHARE = r" ([\d.]+) of MHA's KV"
+"""In a variant's name, a regular expression: its cache."""
 MOST_NAMED = 6
 """Variants in one sentence."""
 
@@ -45,6 +47,7 @@ def _by(row: dict, reference: str, whole: bool) -> str:
 
 
 def told_beaten(beaten: list[dict]) -> str:
+    """Which of the others are beaten at no more cache, and by whom."""
     if not beaten:
         return ""
     return "Not worth their cache, since another with no more of it is shown to be better: " + (
@@ -53,6 +56,7 @@ def told_beaten(beaten: list[dict]) -> str:
 
 
 def told_not_shown(against: list[dict], reference: str) -> str:
+    """What is level with the reference, and what is neither, with the seeds that would tell."""
     level = [row for row in against if row["said"] == LEVEL]
     undecided = sorted((row for row in against if row["said"] == OPEN), key=lambda row: row["more_seeds"] or math.inf)
     parts = []
@@ -96,7 +100,7 @@ def _named(row: dict, reference: str) -> str:
 
 def label(variant: str) -> str:
     """The name of a variant, short: mfa 0.125×KV for one with 0.125 of MHA's KV."""
-    return re.sub(r" ([\d.]+) of MHA's KV", r" \1×KV", variant)
+    return re.sub(SHARE, r" \1×KV", variant)
 
 
 def by_laws(at_budgets: list[dict], laws: dict[str, dict], reference: str) -> str:
