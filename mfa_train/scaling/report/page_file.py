@@ -11,7 +11,18 @@ from mfa_train.scaling.verdicts.on_frontier import OFF, ON
 from mfa_train.scaling.verdicts.sentences import SHARE
 
 PARTS = Path(__file__).resolve().parent / "page"
-FILES = ("page.html", "page.css", "data.js", "table.js", "chart.js", "kv.js", "pairs.js", "laws.js", "curves.js", "page.js")
+FILES = (
+    "page.html",
+    "page.css",
+    "data.js",
+    "table.js",
+    "chart.js",
+    "kv.js",
+    "pairs.js",
+    "laws.js",
+    "curves.js",
+    "page.js",
+)
 MOST_LISTED = (5_000, 2_500, 1_250, 600, 300, 100, 30)
 """Of each list, tried until the page is small enough."""
 ALL_CURVE_POINTS = 60_000

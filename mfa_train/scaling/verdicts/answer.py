@@ -20,6 +20,9 @@ from mfa_train.scaling.verdicts.paired import is_shown
 from mfa_train.scaling.verdicts.said import BETTER, LEVEL, LEVEL_WITHIN, OPEN, SAME_CACHE, WORSE
 from mfa_train.scaling.verdicts.sentences import told_beaten, told_not_shown, told_shown
 
+FEW_VARIANTS = 4
+"""Of so few every pair that is shown is told."""
+
 
 def answer(
     verdicts: list[dict], reference: str, losses: dict[str, float], variants: int, why_no_pairs: str = ""
@@ -36,7 +39,8 @@ def answer(
         if reference in (verdict["a"], verdict["b"])
     ]
     beaten = _beaten(verdicts, reference)
-    sentences = [told_shown(against, reference), told_beaten(beaten), told_not_shown(against, reference)]
+    between = _between(verdicts, reference, beaten) if variants <= FEW_VARIANTS else []
+    sentences = [told_shown(against, reference), told_beaten(beaten, between), told_not_shown(against, reference)]
     return {"sentences": [one for one in sentences if one][:3], "against": against, "beaten": beaten}
 
 
@@ -85,14 +89,26 @@ def _beaten(verdicts: list[dict], reference: str) -> list[dict]:
     """Of each variant but the reference that another with no more cache is shown to beat, the one by which it is beaten
     most."""
     found: dict[str, dict] = {}
-    for verdict in verdicts:
-        if not is_shown(verdict) or not verdict["kv_ratio"]:
-            continue
-        first = verdict["difference"]["value"] < 0
-        by, loser = (verdict["a"], verdict["b"]) if first else (verdict["b"], verdict["a"])
-        ratio = verdict["kv_ratio"] if first else 1 / verdict["kv_ratio"]
-        behind = abs(verdict["difference"]["value"])
-        if loser == reference or ratio > SAME_CACHE or (loser in found and found[loser]["behind"] >= behind):
-            continue
-        found[loser] = {"variant": loser, "by": by, "behind": behind, "kv_ratio": ratio}
+    for row in _losers(verdicts):
+        known = row["variant"] != reference and row["kv_ratio"] is not None and row["kv_ratio"] <= SAME_CACHE
+        if known and (row["variant"] not in found or found[row["variant"]]["behind"] < row["behind"]):
+            found[row["variant"]] = row
     return sorted(found.values(), key=lambda row: row["behind"])
+
+
+def _between(verdicts: list[dict], reference: str, beaten: list[dict]) -> list[dict]:
+    """Other pairs without the reference that are shown to differ."""
+    return [row for row in _losers(verdicts) if reference not in (row["variant"], row["by"]) and row not in beaten]
+
+
+def _losers(verdicts: list[dict]) -> list[dict]:
+    """Of each pair that is shown to differ, the worse, by whom it is beaten, by how much, and how many times its cache
+    that one has."""
+    found = []
+    for verdict in filter(is_shown, verdicts):
+        first, ratio = verdict["difference"]["value"] < 0, verdict["kv_ratio"]
+        by, loser = (verdict["a"], verdict["b"]) if first else (verdict["b"], verdict["a"])
+        behind = abs(verdict["difference"]["value"])
+        ratio = ratio if ratio is None or first else 1 / ratio
+        found.append({"variant": loser, "by": by, "behind": behind, "kv_ratio": ratio})
+    return found

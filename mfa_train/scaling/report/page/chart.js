@@ -2,6 +2,8 @@
 // Text of runs comes from outside: it is only ever set as textContent.
 
 const tip = document.getElementById("tip");
+const pen = document.createElement("canvas").getContext("2d"), // it measures text alone
+  NAME_FONT = `600 11.5px ${getComputedStyle(document.body).fontFamily}`; // as .name in page.css
 const NS = "http://www.w3.org/2000/svg";
 
 function element(name, attributes = {}, text = null) {
@@ -271,7 +273,8 @@ class Chart {
   // Right of its point and those beside it, or left, or further up or down, where no other label, mark or bar stands.
   // `always`: across bars, where there is no other place; else the legend alone tells it.
   label({name, before = 0, behind = 0, at, y, color, box}, always) {
-    const width = 6.7 * name.length,
+    pen.font = NAME_FONT;
+    const width = pen.measureText(name).width,
       sides = [at + behind + 10, at - before - 10 - width].filter(
         (from) => from >= box.left && from + width <= box.right + 12,
       );

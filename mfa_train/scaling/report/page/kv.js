@@ -28,8 +28,8 @@ function besideEachOther(rows) {
 const withoutShare = (variant) => variant.replace(new RegExp(looks.SHARE), "");
 const MARKS = [
   ["filled", looks.ON, "shown to be on the KV frontier: all others with no more cache are worse, or there are none"],
-  ["hollow", null, "on it or off it: not shown"],
-  ["cross", looks.OFF, "shown to be off it: another with no more cache is better"],
+  ["hollow", null, "not shown to be on the KV frontier, nor off it"],
+  ["cross", looks.OFF, "shown to be off the KV frontier: another with no more cache is better"],
 ];
 const markOf = (row) => (MARKS.find(([, told]) => told === row.frontier) ?? MARKS[1])[0];
 
@@ -138,7 +138,7 @@ function kv() {
       left = result.kv_at_equal_loss.length - answered.length;
     host.appendChild(element("h3", {}, "KV bytes for the same loss"));
     if (left)
-      host.appendChild(element("p", {}, `${left} more have no answer; kv_at_equal_loss.csv gives the reason of each.`));
+      host.appendChild(element("p", {}, `${left} others have no answer; kv_at_equal_loss.csv gives the reason of each.`));
     table(
       host,
       "kv-equal",

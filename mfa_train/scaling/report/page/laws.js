@@ -2,6 +2,7 @@
 
 function compute() {
   const host = section("compute");
+  if (!result.frontiers.length) host.querySelector("p").remove(); // it tells of lines
   if (result.answer.why_no_law) host.appendChild(element("p", {class: "why"}, result.answer.why_no_law));
   const how = choice("accounting", Object.entries(ACCOUNTING), () => {
     chart.draw();

@@ -1,9 +1,14 @@
 // Two variants, run by run.
 
-// The pair's verdict without what other columns tell.
+// The pair's verdict in a few words: other columns tell by how much.
 function saidOfPair(row) {
-  const said = row.says.replace(row.a, "the first").replace(/, at [\d.]+( to [\d.]+)? times the cache$|, at the same cache$/, "");
-  return said[0].toUpperCase() + said.slice(1);
+  const shown = (kind) => row.seeds > 1 && row[`p_holm${kind}`] !== null && row[`p_holm${kind}`] < 0.05,
+    side = (kind) => (row[`difference${kind}`].value < 0 ? "better" : "worse"),
+    equal = "_at_equal_flops";
+  if (!shown("") && !shown(equal)) return row.says.replace(/, at [\d.]+( to [\d.]+)? times the cache$|, at the same cache$/, "");
+  if (!shown("")) return `at equal FLOPs the first is ${side(equal)}`;
+  if (!shown(equal)) return `the first is ${side("")}`;
+  return `the first is ${side("")}, at equal FLOPs ${side("") === side(equal) ? "too" : side(equal)}`;
 }
 
 function verdicts() {
@@ -17,7 +22,7 @@ function verdicts() {
       ["verdict", (row) => saidOfPair(row)],
       ["loss difference", (row) => row.difference, signed(3)],
       ["p (Holm)", (row) => row.p_holm, 2],
-      ["more seeds that would show it", (row) => row.more_seeds],
+      ["more seeds to show it", (row) => row.more_seeds],
       ["KV bytes, first / second", (row) => row.kv_ratio, 3],
       ["loss difference at equal FLOPs", (row) => row.difference_at_equal_flops, signed(3)],
       ["p (Holm) at equal FLOPs", (row) => row.p_holm_at_equal_flops, 2],
