@@ -19,7 +19,7 @@ from mfa_train.scaling.laws.fits import VariantFit
 from mfa_train.scaling.laws.frontier import tokens_for
 from mfa_train.scaling.study.runs import PARAMS_WITHIN, Run
 from mfa_train.scaling.study.variants import settings_that_differ
-from mfa_train.scaling.verdicts.enough import LEAST_SEEDS, SHOWN
+from mfa_train.scaling.verdicts.enough import LEAST_SEEDS, SHOWN, seeds_for
 from mfa_train.scaling.verdicts.holm import corrected
 from mfa_train.scaling.verdicts.known import cache_of, flops_of, loss_of, params_of, tokens_of
 from mfa_train.scaling.verdicts.measured import Measured, difference_at_equal_flops, tokens_at_equal_loss
@@ -41,9 +41,28 @@ def verdicts(variants: dict[str, list[Run]], fits: dict[str, VariantFit]) -> lis
         p = {index: one[f"p_t{kind}"] for index, one in enumerate(found) if one[f"p_t{kind}"] is not None}
         for index, value in corrected(p).items():
             found[index][f"p_holm{kind}"] = value
+    not_shown = sum(not is_shown(verdict) for verdict in found)
     for verdict in found:
         verdict["says"] = _says(verdict)
+        verdict["more_seeds"] = None if is_shown(verdict) else _more_seeds(verdict, not_shown)
     return found
+
+
+def is_shown(verdict: dict, kind: str = "") -> bool:
+    """Whether a difference is (`kind` "_at_equal_flops": there): never by one seed."""
+    p = verdict[f"p_holm{kind}"]
+    return verdict["seeds"] >= LEAST_SEEDS and p is not None and p < SHOWN
+
+
+def _more_seeds(verdict: dict, pairs: int) -> int | None:
+    """How many would show the difference, were it and its spread between units as measured; `pairs` are those that p is
+    corrected for. None where that is not known or more than enough.MOST_SEEDS."""
+    spread = verdict["spread"]
+    if spread is None or spread <= ROUNDING:
+        return None
+    sizes = max(1, round(verdict["units"] / verdict["seeds"]))
+    needed = seeds_for(verdict["difference"]["value"], spread, sizes, pairs)
+    return needed and max(1, needed - verdict["seeds"])
 
 
 def settings_beside(result: list[dict], attentions: dict[str, str]) -> list[str]:
