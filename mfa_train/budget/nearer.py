@@ -69,4 +69,4 @@ def _difference(config: Config, key: str, value: int) -> float | None:
         _, report = matched(replace(config, attention=config.attention | {key: value}))
     except ConfigError:
         return None
-    return report and report["kv_cache"]["difference"]
+    return report["kv_cache"]["difference"] if report else None
