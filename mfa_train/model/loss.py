@@ -21,9 +21,9 @@ class LanguageModelHead(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
         self.z_loss = z_loss
-        self.chunk_logits = None
+        self.chunk_logits: int | None = None
         """float32 logits that exist at once; None: what suits the device."""
-        self.max_chunks = None
+        self.max_chunks: int | None = None
         """For plans, which look at memory alone: stop after so many chunks."""
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:

@@ -106,6 +106,11 @@ class WandbRun:
             self.say(f"W&B: offline{why}; look at it with: wandb leet {Path(run.dir).parent}")
         return run
 
+    @property
+    def folder(self) -> Path | None:
+        """W&B's own folder of this start, as run-DATE-ID; None where nothing is logged."""
+        return None if self.run is None else Path(self.run.dir).parent
+
     def log(self, record: dict) -> None:
         if self.run is None or record["step"] <= self.logged_to:
             return

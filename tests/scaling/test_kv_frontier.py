@@ -7,7 +7,9 @@ import pytest
 
 from mfa_train.scaling.laws.fits import VariantFit
 from mfa_train.scaling.study.runs import Run
-from mfa_train.scaling.verdicts.kv_frontier import cells_of, kv_at_equal_loss, loss_over_kv
+from mfa_train.scaling.verdicts.cells import cells_of
+from mfa_train.scaling.verdicts.kv_at_equal_loss import kv_at_equal_loss
+from mfa_train.scaling.verdicts.kv_frontier import loss_over_kv
 
 
 def cell(generator, seeds: int, noise: float) -> list[dict]:

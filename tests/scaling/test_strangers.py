@@ -17,7 +17,7 @@ from mfa_train.errors import ConfigError, DataError
 from mfa_train.scaling.compare import compare as compare_study
 from mfa_train.scaling.report import report as report_module
 from mfa_train.scaling.report.tables import write_csv
-from mfa_train.scaling.report.told import told
+from mfa_train.scaling.report.terminal import told
 from mfa_train.scaling.study.data_orders import say_orders
 from mfa_train.scaling.study.plain_files import MOST_SHOWN, shown
 from mfa_train.scaling.study.study import gather

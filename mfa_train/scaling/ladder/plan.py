@@ -4,7 +4,8 @@ fit."""
 from collections.abc import Sequence
 
 from mfa_train.budget.match import matched
-from mfa_train.budget.plan import finite, make_plan
+from mfa_train.budget.plan import make_plan
+from mfa_train.budget.units import finite
 from mfa_train.config import Config, Member
 from mfa_train.scaling.ladder.members import branches_at
 

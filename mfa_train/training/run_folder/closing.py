@@ -1,17 +1,14 @@
 """How a run ends: its summary, a short table, and where to look."""
 
 import math
-import os
 import shlex
-import shutil
-import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.tracking.records import number
+from mfa_train.tracking.terminal import command_here
 from mfa_train.training.run_folder.folder import RunFolder
 
 
@@ -65,13 +62,9 @@ def closing_table(summary: dict) -> str:
 def where_to_look(folder: RunFolder) -> str:
     """The run's files, and the commands that show them."""
     path = shlex.quote(str(folder.path))
-    lines = [f"Run folder  {folder.path}", f"More text   {_command('mfa-train')} generate {path} --prompt 'class '"]
+    lines = [f"Run folder  {folder.path}", f"More text   {command_here('mfa-train')} generate {path} --prompt 'class '"]
     if (folder.path / "wandb").exists():
-        lines.append(f"W&B         {_command('wandb')} leet {shlex.quote(str(folder.path / 'wandb' / 'latest-run'))}")
+        lines.append(
+            f"W&B         {command_here('wandb')} leet {shlex.quote(str(folder.path / 'wandb' / 'latest-run'))}"
+        )
     return "\n".join(lines)
-
-
-def _command(name: str) -> str:
-    """A command of this environment as the user would type it here."""
-    beside = Path(sys.executable).with_name(name)
-    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
