@@ -39,7 +39,7 @@ def test_it_says_what_would_run_what_it_costs_and_that_nothing_would_be_refused(
         "steps",
         "tokens per parameter",
         "epochs of python_stdlib",
-        "learning rate, peak → last",
+        "learning rate, last",
         "run",
         "cost",
     ):
@@ -94,7 +94,7 @@ def test_a_sweep_shows_matched_shapes_their_sum_and_what_its_comparison_can_brin
     )
     assert status == 0 and re.search(r"^set: attention.num_key_value_heads +- +2 → 1$", told, re.M)
     assert re.search(r"^4 runs together: .* device-hours", told, re.M)
-    assert "warning: gqa has 33% less cache than the budget" in told
+    assert "warning: gqa of model=nano has 33% less cache than the budget" in told
     assert "2 seeds at one size show differences above" in told
 
 
