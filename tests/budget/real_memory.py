@@ -87,9 +87,9 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         forward_and_backward(config.training.micro_batch(ranks), config.training.sequence_length)
     states, passing = tensor_bytes(), allocated_peak(recorded)
-        writer = CheckpointWriter(config.checkpoint, Path(), 0, join(), 0)
-        copied = sum(tensor.nbytes for tensor in writer._copied(engine).values())
-        engine.step()
+    writer = CheckpointWriter(config.checkpoint, Path(), 0, join(), 0)
+    copied = sum(tensor.nbytes for tensor in writer._copied(engine).values())
+    engine.step()
         counted(type(deepspeed.comm.comm.cdb), sent := [])
         forward_and_backward(1, 16)
         engine.step()
