@@ -90,9 +90,9 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
     writer = CheckpointWriter(config.checkpoint, Path(), 0, join(), 0)
     copied = sum(tensor.nbytes for tensor in writer._copied(engine).values())
     engine.step()
-        counted(type(deepspeed.comm.comm.cdb), sent := [])
-        forward_and_backward(1, 16)
-        engine.step()
+    counted(type(deepspeed.comm.comm.cdb), sent := [])
+    forward_and_backward(1, 16)
+    engine.step()
     if rank == 0:
         found = {
             "states": states,
