@@ -23,7 +23,8 @@ EXIT_STATUS = 1
 
 
 class Watchdog:
-    """Watches while it is entered. `alive(step)` is called after every step, and around what takes as long as many."""
+    """Watches while it is entered. `alive(step)` is called after every step, and around what may take as long as
+    many."""
 
     def __init__(self, ranks: Ranks, seconds: float):
         self.ranks, self.seconds = ranks, seconds
