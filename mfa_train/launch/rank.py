@@ -22,6 +22,7 @@ from mfa_train.tracking.wandb_run import forget_run
 
 
 def main() -> int:
+    """Trains what the command line names; the exit status."""
     die_with_parent()
     job = read_job(sys.argv[1])
     member, start = (*sys.argv[2:], "0", "0")[:2]

@@ -16,8 +16,8 @@ from mfa_train.training.steps.state import TrainingState
 
 
 class SavePoints:
-    """Of one start of a run. `earlier_starts` is how often the run was started before, `data` what its samples are a
-    function of."""
+    """Saves and stops one start of a run. `earlier_starts` is how often the run was started before, `data` what its
+    samples are a function of."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class SavePoints:
         return f"save-{self.writer.saved}"
 
     def go_back(self, step: int) -> None:
-        """The ranks go back to `step`, and what was ordered for a later one is not put off until it comes again. Rank 0
+        """Orders for a later step than `step`, to which the ranks go back, are not put off until it comes again. Rank 0
         only, while the others wait."""
         for order in ("stop", self._by_clock):
             self.orders.go_back(order, step)

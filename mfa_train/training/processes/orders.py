@@ -13,6 +13,8 @@ from mfa_train.training.processes.ranks import Ranks
 
 
 class Orders:
+    """Gives orders to all ranks, and asks for them. `order` is any word."""
+
     def __init__(self, ranks: Ranks):
         self.ranks = ranks
 
@@ -21,8 +23,8 @@ class Orders:
         self.ranks.store.compare_set(order, "", str(done + (self.ranks.world_size > 1)))
 
     def go_back(self, order: str, step: int) -> None:
-        """The ranks go back to `step`: an order for a later one is for after the step that follows. Rank 0 only,
-        while the others wait."""
+        """Makes an order for a later step than `step`, to which the ranks go back, one for after the step that follows.
+        Rank 0 only, while the others wait."""
         if self.ranks.store.check([order]) and int(self.ranks.store.get(order)) > step + 1:
             self.ranks.store.set(order, str(step + 1))
 
