@@ -34,6 +34,8 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     import torch
 
     from mfa_train import config as configs
+    from mfa_train.budget.devices import planned_device
+    from mfa_train.budget.peak import Peak
     from mfa_train.budget.plan import make_plan
     from mfa_train.data.reading.batches import Batches
     from mfa_train.data.reading.documents import ModelInputs
@@ -73,13 +75,14 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     write_shard(folder / "tokens", [np.random.default_rng(0).integers(0, VOCAB, 2**20)], VOCAB)
     shards = Shards(ShardStore(folder, ShardCache(folder, 0)), [Shard("tokens", 2**20, "uint16")], VOCAB)
     corpus = SimpleNamespace(train=shards, tokenizer=SimpleNamespace(sha256=""), identity=dict)
-    batches = Batches({"random": corpus}, config.data, SEQUENCE, 0, BATCH)
+    batches = Batches({"random": corpus}, config.data, SEQUENCE, 0, BATCH)  # type: ignore[dict-item]  # all it asks
     ranks, plan = join(), make_plan(config)
     config.run_dir.mkdir(parents=True)
     engine = build_engine(config, ranks, torch.bfloat16)
     assert sum(p.numel() for p in engine.module.parameters()) == parameters()
     log = RunLog(config.tracking, config.run_dir, {}, config.training.total_steps)
     inputs_of = ModelInputs(ranks.device, separator=None)
+    peak = Peak(planned_device("auto", 1), torch.bfloat16, print)
     with StopSignals() as signals:
         checkpoints = Checkpoints(config, ranks, 0, batches.identity(), log, signals)
         for record in train(
@@ -89,8 +92,8 @@ def mfa_train(compiled: bool) -> Iterator[None]:
             inputs_of,
             ranks,
             plan["flops"]["train_per_token"],
-            1e12,
-            None,
+            peak,
+            lambda engine: {},
             log.advance,
             Progress(),
             Guard(config.guard, print),
