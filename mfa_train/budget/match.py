@@ -21,6 +21,8 @@ from mfa_train.errors import ConfigError
 
 TOLERANCE = 0.005
 """Of the parameters, to either side."""
+MOST = 2**63
+"""More parameters than any model has."""
 
 
 class _Unmet(ConfigError):
@@ -189,20 +191,20 @@ def _with_heads(config: Config, target: int) -> tuple[ModelConfig, dict]:
         return _with_cache(config, config.attention | {"num_attention_heads": groups * step})
 
     @functools.cache
-    def params(groups: int) -> float:
+    def params(groups: int) -> int:
         try:
             return measure(config.model, with_heads(groups)).params
         except ConfigError:
             if groups == 1:
                 raise
-            return float("inf")  # so many heads no longer fit into the cache's budget
+            return MOST  # so many heads no longer fit into the cache's budget
 
     if params(1) > target * (1 + TOLERANCE):
-        _impossible(config, with_heads(1), target, least=int(params(1)))
+        _impossible(config, with_heads(1), target, least=params(1))
     most = 1
     while params(most) < target:
         most *= 2
-    first = bisect.bisect_left(range(most // 2, most), target, key=params) + most // 2
+    first = bisect.bisect_left(range(most // 2, most), target, key=lambda groups: params(groups)) + most // 2
     near = min(range(max(1, first - 2), first + 3), key=lambda groups: abs(params(groups) - target))
     attention = with_heads(near)
     if abs(params(near) - target) <= TOLERANCE * target:

@@ -32,7 +32,10 @@ def notes_of_match(config: Config, report: dict | None) -> list[str]:
         if above
         else ""
     )
-    told = f"{name} has {below:.0%} less cache than the budget of {cache['target']:,} bytes per token{why}"
+    told = (
+        f"{name} of model={config.model.name} has {below:.0%} less cache than the budget of {cache['target']:,} bytes "
+        f"per token{why}"
+    )
     nearer = _nearer(config, cache["difference"], set(report["changed"]))
     if nearer is None:
         return [f"warning: {told}"]
@@ -65,8 +68,16 @@ def _nearer(config: Config, now: float, changed: set[str]) -> tuple[str, int, fl
 
 def _difference(config: Config, key: str, value: int) -> float | None:
     """From the budget with that value; None where no shape meets the targets."""
+    changed = replace(config, attention=config.attention | {key: value})
     try:
-        _, report = matched(replace(config, attention=config.attention | {key: value}))
+        if config.match.by == "intermediate_size":  # which does not change the cache: half of the work tells it
+            alone = replace(changed, match=replace(config.match, params=None, reference=None))
+            if (difference := _of_cache(matched(alone)[1])) < -FAR:
+                return difference
+        return _of_cache(matched(changed)[1])
     except ConfigError:
         return None
-    return report and report["kv_cache"]["difference"]
+
+
+def _of_cache(report: dict | None) -> float:
+    return report["kv_cache"]["difference"] if report and report["kv_cache"] else -1.0

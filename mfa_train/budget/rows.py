@@ -92,11 +92,11 @@ def length(plans: Sequence[dict]) -> list[Row]:
         sources = [plan["data"]["sources"][number] for plan in plans if number < len(plan["data"]["sources"])]
         name = sources[0]["name"] if len({source["name"] for source in sources}) == 1 else f"corpus {number + 1}"
         found.append(_row(f"epochs of {name}", sources, "epochs", ratio))
-    rates = [f"{one['peak_learning_rate']:.3g} → {one['last_learning_rate']:.3g}" for one in lengths]
     return [
         *found,
         _row("warmup, steps", lengths, "warmup_steps", _whole),
-        ("learning rate, peak → last", rates),
+        _row("learning rate, peak", lengths, "peak_learning_rate", _rate),
+        _row("learning rate, last", lengths, "last_learning_rate", _rate),
         ("schedule", [one["schedule"] for one in lengths]),
     ]
 
@@ -146,6 +146,10 @@ def _row(name: str, parts: Sequence[dict], key: str, told: Callable) -> Row:
 
 def _whole(number: int) -> str:
     return f"{number:,}"
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.3g}"
 
 
 def _share(share: float | None) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mfa_train.attention import Attention, Capacity, attention_class, attention_config
+from mfa_train.attention import Attention, Capacity, attention_config
 from mfa_train.config import ModelConfig
 from mfa_train.errors import ConfigError
 from mfa_train.model.decoder import DecoderLayer, LanguageModel
@@ -123,10 +123,9 @@ def cache_values(model: ModelConfig, attention: dict) -> int:
     """Values that one token leaves in one layer's cache."""
     with torch.device("meta"), torch.no_grad():
         typed = attention_config(attention | {"kernel": "sdpa"})
-        module = attention_class(typed.name)
-        entry = module(model.hidden_size, typed).cache_entry(
-            torch.empty(1, 1, model.hidden_size), module.make_rope(typed)(torch.zeros(1, dtype=torch.long))
-        )
+        attention_of_layer = DecoderLayer(model, typed).self_attn
+        position = attention_of_layer.make_rope(typed)(torch.zeros(1, dtype=torch.long))
+        entry = attention_of_layer.cache_entry(torch.empty(1, 1, model.hidden_size), position)
     return sum(part[0, 0].numel() for part in entry)
 
 

@@ -140,7 +140,7 @@ class _Run:
         reader.join()
 
     def _read(self) -> None:
-        for line in self.launcher.stdout:
+        for line in self.launcher.stdout or ():
             if found := re.match(r"pdsh@\S+: (\S+): ssh exited with exit code (\d+)", line):
                 self.ended.setdefault(found[1], int(found[2]))
             elif not NOISE.search(line):

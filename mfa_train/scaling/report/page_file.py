@@ -11,18 +11,7 @@ from mfa_train.scaling.verdicts.on_frontier import OFF, ON
 from mfa_train.scaling.verdicts.sentences import SHARE
 
 PARTS = Path(__file__).resolve().parent / "page"
-FILES = (
-    "page.html",
-    "page.css",
-    "data.js",
-    "table.js",
-    "chart.js",
-    "kv.js",
-    "pairs.js",
-    "laws.js",
-    "curves.js",
-    "page.js",
-)
+SCRIPTS = ("data.js", "table.js", "chart.js", "kv.js", "pairs.js", "laws.js", "curves.js", "page.js")
 MOST_LISTED = (5_000, 2_500, 1_250, 600, 300, 100, 30)
 """Of each list, tried until the page is small enough."""
 ALL_CURVE_POINTS = 60_000
@@ -32,7 +21,7 @@ ALL_CURVE_POINTS = 60_000
 def page(result: dict, runs: list[Run]) -> tuple[str, dict]:
     """The page of `compare`'s result and the loss curves of its runs, and the result as it lists it: with less, evenly,
     where it would be too large to open."""
-    html, style, *scripts = ((PARTS / name).read_text(encoding="utf-8") for name in FILES)
+    html, style, *scripts = ((PARTS / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", *SCRIPTS))
     html = html.replace("{{style}}", style).replace("{{script}}", "".join(scripts))
     result = brief(result)
     for most in MOST_LISTED:

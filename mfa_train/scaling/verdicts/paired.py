@@ -7,6 +7,7 @@ t-test, and the p of the sign-flip permutation test, which assumes no normal dis
 2^units. Runs of one seed have one data order at every size, so one seed alone gives no verdict, however many sizes.
 """
 
+import functools
 import itertools
 from collections import defaultdict
 from dataclasses import replace
@@ -231,13 +232,19 @@ def summary(values: np.ndarray, beside: float = 0.0) -> dict:
 def _sign_flips(values: np.ndarray) -> float:
     """Share of the sign patterns (all of them up to 12 units, else 20,000 drawn) with a mean as far from zero."""
     count = len(values)
-    if count <= EXACT_UNITS:
-        signs = np.array(list(itertools.product((-1, 1), repeat=count)))
-    else:
-        signs = np.random.default_rng(SEED).choice((-1, 1), size=(20_000, count))
-        signs[0] = 1  # the pattern that was seen is one of them
+    signs = _patterns(count)
     means = np.abs(signs @ values)
     return float((means >= abs(values.sum()) - 1e-12).mean())
+
+
+@functools.lru_cache(maxsize=4)
+def _patterns(count: int) -> np.ndarray:
+    """Of so many signs, (patterns, count)."""
+    if count <= EXACT_UNITS:
+        return np.array(list(itertools.product((-1, 1), repeat=count)))
+    signs = np.random.default_rng(SEED).choice((-1, 1), size=(20_000, count))
+    signs[0] = 1  # the pattern that was seen is one of them
+    return signs
 
 
 def _at_equal_flops(

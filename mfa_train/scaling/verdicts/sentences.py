@@ -79,9 +79,6 @@ def told_not_shown(against: list[dict], reference: str) -> str:
         parts.append(f"level with {label(reference)} to within {LEVEL_WITHIN:.1%} of the loss: {told}")
     if undecided:
         told = _listed(undecided, lambda row: f"{_named(row, reference)}, {_as_measured(row)}")
-        told = re.sub(
-            r"\((\d+) more\)", lambda found: f"({found[1]} more seed{'' if found[1] == '1' else 's'})", told, count=1
-        )
         parts.append(
             f"not shown either way: {told}; so many more seeds would show it, were the difference as large as measured"
         )

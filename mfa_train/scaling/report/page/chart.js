@@ -46,9 +46,9 @@ function count(value, digits = 3) {
 }
 
 // With as many digits as it takes for all of them to differ.
-function tickLabels(values, digits) {
+function tickLabels(values, digits, way = short) {
   for (let more = digits; more < 9; more++) {
-    const told = values.map((value) => short(value, more));
+    const told = values.map((value) => way(value, more));
     if (new Set(told).size === told.length) return told;
   }
   return values.map(String);
@@ -76,7 +76,8 @@ function ticks(low, high, log, count) {
 }
 
 class Chart {
-  // options: {x: label, y: label, logX, logY, series(): [...]}; `tools` are more buttons for its bar
+  // options: {x: label, y: label, logX, logY, series(): [...]}, and where they are needed marksX (where ticks stand),
+  // counts (whether x counts tokens or parameters), key (what the legend holds), cut and crop (how far y goes); `tools` are more buttons for its bar
   constructor(host, options, tools = []) {
     Object.assign(this, options);
     this.bar = host.appendChild(element("div", {class: "tools"}));
@@ -180,7 +181,7 @@ class Chart {
     const marksX = this.marksX
       ? this.marksX().filter((value) => within(value, scaleX))
       : ticks(scaleX.low, scaleX.high, scaleX.log, Math.max(3, Math.floor(width / 110)));
-    const toldX = this.marksX ? marksX.map((value) => Math.round(value).toLocaleString("en-US")) : tickLabels(marksX, 3);
+    const toldX = this.marksX ? marksX.map((value) => Math.round(value).toLocaleString("en-US")) : tickLabels(marksX, 3, this.counts?.() ? count : short);
     let last = -Infinity;
     marksX.forEach((value, index) => {
       const x = scaleX.at(value),

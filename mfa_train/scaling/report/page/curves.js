@@ -26,6 +26,7 @@ function lossCurves() {
       logY: false,
       crop: true,
       y: () => `${y.value === "val/loss" ? "held-out" : "training"} loss (nats per token)`,
+      counts: () => x.value === "tokens",
       x: () => ({tokens: "tokens", flops: "training FLOPs", seconds: "seconds"})[x.value],
       series: () =>
         curves.map((curve) => {

@@ -10,7 +10,7 @@ const charts = [],
 const colorOf = (variant) => looks.variants[variant]?.color ?? "#777777";
 const dashOf = (variant) => looks.variants[variant]?.dash ?? "none";
 // "mfa 0.125 of MHA's KV" is "mfa 0.125×KV" where space is short; the whole name stands in the run's info.
-const label = (variant) => variant.replace(new RegExp(looks.SHARE), " $1×KV");
+const label = (variant) => variant.replace(new RegExp(looks.SHARE, "g"), " $1×KV");
 const sizeName = (size) => result.sizes[size] ?? size ?? "–";
 const against = new Map(result.answer.against.map((row) => [row.variant, row]));
 const byName = new Map(result.runs.map((run) => [run.name, run]));

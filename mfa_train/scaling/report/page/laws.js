@@ -129,6 +129,35 @@ function compute() {
 function fits() {
   const host = section("fits"),
     laws = Object.entries(result.variants).map(([variant, one]) => ({variant, ...one.fit}));
+  const fitted = laws.some((law) => law.method !== "none");
+  if (fitted) drawLaws(host, laws);
+  else host.querySelector("p").remove(); // it tells of lines
+  table(
+    host,
+    "laws",
+    [
+      ["variant", (row) => label(row.variant)],
+      ...(fitted
+        ? [
+            ["E", (row) => row.E ?? null],
+            ["A", (row) => row.A ?? null, 3],
+            ["α", (row) => row.alpha ?? null],
+            ["B", (row) => row.B ?? null, 3],
+            ["β", (row) => row.beta ?? null],
+            ["fit", (row) => row.method],
+          ]
+        : [["no law, since", (row) => row.reason]]),
+      ["runs", (row) => row.runs ?? null],
+      ["rms residual", (row) => row.rms_residual ?? null, 3],
+      ["between seeds", (row) => row.seed_scatter ?? null, 3],
+      ["said of it", (row) => [...(fitted ? [row.reason] : []), ...row.notices].filter(Boolean).join("; ")],
+    ],
+    laws,
+    ofVariant,
+  );
+}
+
+function drawLaws(host, laws) {
   const loss = (law, n, d) => law.E.value + law.A.value / n ** law.alpha.value + law.B.value / d ** law.beta.value;
   const axis = choice(
     "fit-axis",
@@ -145,6 +174,7 @@ function fits() {
       logY: true,
       y: () => lossLabel,
       x: () => (axis.value === "tokens" ? "training tokens D" : "parameters N"),
+      counts: () => true,
       series: () =>
         laws.flatMap((law) => {
           const own = used.filter((run) => run.variant === law.variant),
@@ -176,24 +206,5 @@ function fits() {
         }),
     },
     [axis],
-  );
-  table(
-    host,
-    "laws",
-    [
-      ["variant", (row) => label(row.variant)],
-      ["E", (row) => row.E ?? null],
-      ["A", (row) => row.A ?? null, 3],
-      ["α", (row) => row.alpha ?? null],
-      ["B", (row) => row.B ?? null, 3],
-      ["β", (row) => row.beta ?? null],
-      ["fit", (row) => row.method],
-      ["runs", (row) => row.runs ?? null],
-      ["rms residual", (row) => row.rms_residual ?? null, 3],
-      ["between seeds", (row) => row.seed_scatter ?? null, 3],
-      ["said of it", (row) => [row.reason, ...row.notices].filter(Boolean).join("; ")],
-    ],
-    laws,
-    ofVariant,
   );
 }

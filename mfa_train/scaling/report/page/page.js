@@ -60,7 +60,7 @@ function notices() {
           "the numbers are of all that are compared, and the CSV beside it has more of them",
       ),
     );
-  for (const notice of result.notices) list.appendChild(element("li", {}, notice));
+  for (const notice of result.notices) list.appendChild(element("li", {}, label(notice)));
   const many = list.children.length;
   if (!many) host.remove();
   return many;
