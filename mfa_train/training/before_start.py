@@ -2,7 +2,7 @@
 so that no queue is waited in vain.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 
@@ -20,25 +20,28 @@ CLOSING_TOKENS = 8192
 Check = Callable[[], None]
 
 
-def checked_plan(config: Config, match: dict | None, device: Device | None = None, ranks: int | None = None) -> dict:
-    """The plan of a config that is matched already, on `device` and so many `ranks`; by default on the cluster's.
+def checked_plan(
+    config: Config, match: dict | None, device: Device | None = None, world_size: int | None = None
+) -> dict:
+    """The plan of a config that is matched already, on `world_size` of `device`; by default on the cluster's.
+
     Raises ConfigError where the batch doesn't divide over them, the schedule doesn't fit into the steps, or the run
-    can't on that device."""
-    for check in checks_before_plan(config, device, ranks):
+    can't on that device.
+    """
+    for check in checks_before_plan(config, device, world_size):
         check()
-    plan = make_plan(config, device, ranks, match)
+    plan = make_plan(config, device, world_size, match)
     for check in checks_of_plan(config, plan, device):
         check()
     return plan
 
 
-def checks_before_plan(config: Config, device: Device | None = None, ranks: int | None = None) -> list[Check]:
+def checks_before_plan(config: Config, device: Device | None = None, world_size: int | None = None) -> list[Check]:
     """Of `checked_plan`, those that need no plan. Each raises ConfigError."""
-    dtype = _dtype(config, device)
     return [
-        lambda: _require_batch(config, ranks or config.cluster.world_size),
+        lambda: _require_batch(config, world_size or config.cluster.world_size),
         lambda: check_schedule(config.schedule, config.training.total_steps),
-        lambda: _require_kernel(config, dtype),
+        lambda: _require_kernel(config, _dtype(config, device)),
     ]
 
 
@@ -50,14 +53,24 @@ def checks_of_plan(config: Config, plan: dict, device: Device | None = None) -> 
 
 
 def read_order(
-    config: Config, corpora: Mapping[str, Corpus], rank: int, ranks: int, ranks_of_node: int
+    config: Config, corpora: dict[str, Corpus], rank: int, world_size: int, local_world_size: int
 ) -> tuple[Batches, HeldOut]:
-    """What this rank trains on, and what all are evaluated on. Raises ConfigError where the model can't read the
-    corpora, they don't go together, are shorter than a sequence, or a node's cache has no room for them."""
+    """What `rank` of `world_size` trains on, and what all are evaluated on; `local_world_size` of them share a node.
+
+    Raises ConfigError where the model can't read the corpora, they don't go together, are shorter than a sequence, or a
+    node's cache has no room for them.
+    """
     require_readable(config, corpora)
     training = config.training
     batches = Batches(
-        corpora, config.data, training.sequence_length, config.seed, training.batch_size, rank, ranks, ranks_of_node
+        corpora,
+        config.data,
+        training.sequence_length,
+        config.seed,
+        training.batch_size,
+        rank,
+        world_size,
+        local_world_size,
     )
     return batches, HeldOut(corpora, batches.phases[-1], training.sequence_length, training.eval_sequences)
 
@@ -67,8 +80,8 @@ def _dtype(config: Config, device: Device | None) -> torch.dtype:
     return resolve_precision(config.precision, here)
 
 
-def _require_batch(config: Config, ranks: int) -> None:
-    config.training.micro_batch(ranks)  # which raises
+def _require_batch(config: Config, world_size: int) -> None:
+    config.training.micro_batch(world_size)  # which raises
 
 
 def _require_kernel(config: Config, dtype: torch.dtype) -> None:
@@ -86,8 +99,7 @@ def _require_sample(config: Config, plan: dict, dtype: torch.dtype) -> None:
     if sample.max_new_tokens > CLOSING_TOKENS:
         raise ConfigError(
             f"sample.max_new_tokens={sample.max_new_tokens}: a run's closing sample has at most {CLOSING_TOKENS:,} "
-            "tokens: "
-            "type fewer; mfa-train generate RUN sample.max_new_tokens=… makes longer ones of the finished run"
+            "tokens: type fewer; mfa-train generate RUN sample.max_new_tokens=… makes longer ones of the finished run"
         )
     of_token = plan["kv_cache"]["values_per_token_per_layer"] * config.model.num_hidden_layers * dtype.itemsize
     passing = memory["activations_checkpointed" if memory["activation_checkpointing"] else "activations"]
@@ -96,6 +108,5 @@ def _require_sample(config: Config, plan: dict, dtype: torch.dtype) -> None:
     if config.plan.check and sample.max_new_tokens > room:
         raise ConfigError(
             f"sample.max_new_tokens={sample.max_new_tokens}: the closing sample's cache would not fit into "
-            f"{memory['device']}: "
-            f"type sample.max_new_tokens={max(0, room)} (plan.check=false starts it all the same)"
+            f"{memory['device']}: type sample.max_new_tokens={max(0, room)} (plan.check=false starts it all the same)"
         )

@@ -70,7 +70,7 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
     import deepspeed
 
     from mfa_train import config as configs
-    from mfa_train.training.checkpoints.writer import Saver
+    from mfa_train.training.checkpoints.writer import CheckpointWriter
     from mfa_train.training.processes.ranks import join
     from mfa_train.training.steps.engine import build_engine
 
@@ -87,7 +87,8 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         forward_and_backward(config.training.micro_batch(ranks), config.training.sequence_length)
     states, passing = tensor_bytes(), allocated_peak(recorded)
-    copied = sum(tensor.nbytes for tensor in Saver(config.checkpoint, Path(), 0, join(), 0)._copied(engine).values())
+    writer = CheckpointWriter(config.checkpoint, Path(), 0, join(), 0)
+    copied = sum(tensor.nbytes for tensor in writer._copied(engine).values())
     engine.step()
     counted(type(deepspeed.comm.comm.cdb), sent := [])
     forward_and_backward(1, 16)

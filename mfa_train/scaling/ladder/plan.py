@@ -2,13 +2,14 @@
 fit."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from mfa_train.budget.match import matched
 from mfa_train.budget.nearer import notes_of_match
 from mfa_train.budget.plan import make_plan
 from mfa_train.budget.units import finite, hours, money
 from mfa_train.config import Config, Member
-from mfa_train.scaling.ladder.members import branches_at
+from mfa_train.scaling.ladder.branches import branches_at
 
 LADDERS = ("model", "variant", "kv_share", "tokens", "seed")
 """What a ladder goes over itself; what is swept beside it has rows of its own."""
@@ -26,8 +27,8 @@ def ladder_plan(members: Sequence[Member]) -> dict:
     plans: dict[tuple, dict] = {}
     for member in members:
         config = member.config
-        key = (config.model.name, _variant(member), config.match.kv_bytes_per_token)
-        key += tuple(choice for choice in member.swept if choice.split("=")[0] not in LADDERS)
+        beside = [choice for choice in member.swept if choice.split("=")[0] not in LADDERS]
+        key: tuple[Any, ...] = (config.model.name, _variant(member), config.match.kv_bytes_per_token, *beside)
         if key not in plans:
             shaped, match = matched(config)
             plans[key] = make_plan(shaped, match=match)

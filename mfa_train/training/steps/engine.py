@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
+from typing import Any
 
 import torch
 
@@ -43,7 +44,7 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool =
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
     # An extension for sums between processes of one CPU. It is compiled at the first start, and a start that is killed
-    # then # leaves a lock for which every later one waits for ever (torch.utils.file_baton).
+    # then leaves a lock for which every later one waits for ever (torch.utils.file_baton).
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     settings = deepspeed_config(config, ranks, dtype)
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its memory here, whatever its log level
@@ -101,7 +102,7 @@ def _mend_stage_0(engine, optimizer: torch.optim.AdamW, dtype: torch.dtype) -> N
 def deepspeed_config(config: Config, ranks: Ranks, dtype: torch.dtype) -> dict:
     """DeepSpeed's own JSON for this run."""
     micro_batch = config.training.micro_batch(ranks.world_size)
-    zero = {"stage": config.zero}
+    zero: dict[str, Any] = {"stage": config.zero}
     if config.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
     if config.offload == "parameters":
