@@ -90,19 +90,21 @@ class Checks:
     def plan(self, found: Checked) -> None:
         """The first of the list alone. A plan of what would be refused is told all the same, where it can be made."""
         from mfa_train.budget.match import matched
-        from mfa_train.launch.plans import plan_of
+        from mfa_train.budget.nearer import notes_of_match
+        from mfa_train.budget.plan import make_plan
         from mfa_train.training.before_start import checks_before_plan, checks_of_plan
 
         if (key := _what_is_planned(found.member.config)) in self.plans:
             found.plan = self.plans[key]
             return
         with found.asking():
-            config, _ = matched(found.member.config)
+            config, match = matched(found.member.config)
             for check in checks_before_plan(config):
                 with found.asking():
                     check()
             with found.asking(unless_refused=True):
-                found.plan = plan_of(found.member.config)
+                found.plan = make_plan(config, match=match)
+                found.plan["notes"] += notes_of_match(found.member.config, match)
                 for check in checks_of_plan(config, found.plan):
                     with found.asking():
                         check()
