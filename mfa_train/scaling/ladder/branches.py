@@ -12,8 +12,8 @@ from mfa_train.errors import ConfigError
 from mfa_train.scaling.ladder.request import Request
 from mfa_train.scaling.ladder.rungs import batch_size, peak_learning_rate, token_budgets
 from mfa_train.scaling.ladder.variants import ShapedVariant
-from mfa_train.training.checkpoint import folder_of, step_of
-from mfa_train.training.schedule import decay_start
+from mfa_train.training.checkpoints.folders import folder_of, step_of
+from mfa_train.training.steps.schedule import decay_start
 
 
 def branches_at(config: Config) -> int:

@@ -18,7 +18,7 @@ from mfa_train.scaling.study.curve import read_curve
 from mfa_train.scaling.study.plain_files import json_object, one_line, shown
 from mfa_train.scaling.study.splices import steps_of, why_not_its_config
 from mfa_train.tracking.records import number
-from mfa_train.training.stretches import rate_of
+from mfa_train.training.resuming.stretches import rate_of
 
 PARAMS_WITHIN = 0.02
 """How far the parameters of models of one size may differ, as a share."""
@@ -51,6 +51,8 @@ NUMBERS = (
 )
 WORDS = ("attention.name", "plan.cache_dtype", "schedule.name", "precision", "tracking.group")
 """Keys of config.yaml that something is computed from, by what they must be where they are there."""
+DECODING = ("decode_attention_per_token", "decode_linear_per_token", "decode_rest_per_token")
+"""Of plan.json's flops, what a decoded token takes together."""
 FINGERPRINT = re.compile(r"[0-9a-zA-Z]{64}")
 
 
@@ -72,6 +74,8 @@ class Run:
     """Held out, nats per token."""
     bits_per_byte: float | None = None
     kv_bytes_per_token: float | None = None
+    decode_flops_per_token: float | None = None
+    """Of one decoded token behind `plan.context` cached ones, by the run's plan."""
     seconds: float | None = None
     seed: Any = None
     size: str | None = None
@@ -126,6 +130,8 @@ def _read(folder: Path, run: Run) -> None:
     run.params = _above_zero(summary.get("params", counts.get("total")))
     run.non_embedding_params = _above_zero(summary.get("non_embedding_params", counts.get("non_embedding")))
     run.kv_bytes_per_token = _above_zero(summary.get("kv_bytes_per_token", cache.get("bytes_per_token")))
+    decode = [number(_object("plan.json", plan, "flops").get(key)) for key in DECODING]
+    run.decode_flops_per_token = None if None in decode else _above_zero(sum(filter(None, decode)))
     run.tokens, run.flops = (_above_zero(summary.get(key, last.get(key))) for key in ("tokens", "flops"))
     run.seconds = number(summary.get("seconds", last.get("seconds")))
     run.loss, run.bits_per_byte = number(summary.get("val_loss")), number(summary.get("val_bits_per_byte"))
