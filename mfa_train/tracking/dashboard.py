@@ -66,6 +66,7 @@ def _losses() -> list:
 
 
 def _losses_by_one_thing() -> list:
+    """A curve of each attention, of each size, of each KV cache."""
     return [
         _curve(f"held-out loss over {x}, by {what}", "val/loss", x, by=key, log_x=True, log_y=True)
         for what, key in GROUPS.items()
@@ -97,7 +98,8 @@ def _costs() -> list:
 
 
 def _curve(title: str, metric: str, x: str, by: str | None = None, **axes: bool):
-    """Of the mean of a group with its range: the runs' groups, or those `by` one key of their configs."""
+    """A panel with the mean and range of each group: of the runs' own groups, or of those `by` one key of their
+    configs."""
     import wandb_workspaces.reports.v2 as panels
 
     groupby = None if by is None else panels.Config(by)
@@ -107,12 +109,13 @@ def _curve(title: str, metric: str, x: str, by: str | None = None, **axes: bool)
 
 
 def spec(workspace) -> str:
-    """What would be saved, as JSON."""
+    """What `save` would save, as JSON."""
     return workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=2)
 
 
 def save(workspace) -> str:
-    """Saves it as a view of the project; its address. Raises TrackingError where W&B refuses or can't be reached."""
+    """Saves the workspace as a view of the project and gives its address. Raises TrackingError where W&B refuses or
+    can't be reached."""
     try:
         return workspace.save().url
     except Exception as error:  # W&B's own failures have no common type
