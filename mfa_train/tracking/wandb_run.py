@@ -26,14 +26,13 @@ REFUSABLE = (*ONE_RUN, "WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_I
 
 
 def forget_run(environment: MutableMapping[str, str]) -> None:
-    """What runs in `environment` is a run of its own in W&B: of a sweep's members, and of a run that is trained
-    anew."""
+    """Makes what runs in `environment` a run of its own in W&B: a sweep's member, or a run that is trained anew."""
     for name in ONE_RUN:
         environment.pop(name, None)
 
 
 class WandbRun:
-    """`say` is told, in one line, where the run can be seen or what went wrong.
+    """The run in W&B, from its start to its summary; `say` prints where it can be seen or what went wrong, in a line.
 
     `run_id` is that of the run to continue, `logged_to` the last step it holds.
     """
