@@ -47,13 +47,14 @@ def import_deepspeed() -> ModuleType:
     # then leaves a lock for which every later one waits for ever (torch.utils.file_baton).
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # Whatever the optimizer is, DeepSpeed imports its Muon, which torch.compile decorates: a second, for Inductor.
-    compiled, torch.compile = torch.compile, lambda function: function
+    names = vars(torch)
+    compile, names["compile"] = names["compile"], lambda function: function
     try:
         import deepspeed.runtime.zero.muon.muon_optimizer
     except ImportError:
         pass  # another version
     finally:
-        torch.compile = compiled
+        names["compile"] = compile
     return deepspeed
 
 
