@@ -34,6 +34,8 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     import torch
 
     from mfa_train import config as configs
+    from mfa_train.budget.devices import planned_device
+    from mfa_train.budget.peak import Peak
     from mfa_train.budget.plan import make_plan
     from mfa_train.data.reading.batches import Batches
     from mfa_train.data.reading.documents import ModelInputs
@@ -43,13 +45,15 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     from mfa_train.data.shards.shards import Shards
     from mfa_train.data.shards.store import ShardStore
     from mfa_train.tracking.run_log import RunLog
-    from mfa_train.training.checkpoints.save_points import Checkpoints
+    from mfa_train.training.checkpoints.save_points import SavePoints
     from mfa_train.training.processes.ranks import join
     from mfa_train.training.processes.signals import StopSignals
-    from mfa_train.training.resuming.starting_point import Progress
     from mfa_train.training.steps.engine import build_engine
     from mfa_train.training.steps.guard import Guard
     from mfa_train.training.steps.loop import train
+    from mfa_train.training.steps.speed import Speed
+    from mfa_train.training.steps.state import Progress, TrainingState
+    from mfa_train.training.steps.step import TrainingStep
 
     folder = Path(tempfile.mkdtemp())
     config = configs.load(
@@ -80,22 +84,13 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     assert sum(p.numel() for p in engine.module.parameters()) == parameters()
     log = RunLog(config.tracking, config.run_dir, {}, config.training.total_steps)
     inputs_of = ModelInputs(ranks.device, separator=None)
+    state = TrainingState(Progress(), Guard(config.guard, print))
+    step = TrainingStep(engine, config, ranks, batches, inputs_of, state)
+    peak = Peak(planned_device("cpu", 1), torch.bfloat16, print)
+    speed = Speed(config, plan["flops"]["train_per_token"], peak, ranks.world_size)
     with StopSignals() as signals:
-        checkpoints = Checkpoints(config, ranks, 0, batches.identity(), log, signals)
-        for record in train(
-            engine,
-            config,
-            batches,
-            inputs_of,
-            ranks,
-            plan["flops"]["train_per_token"],
-            1e12,
-            None,
-            log.advance,
-            Progress(),
-            Guard(config.guard, print),
-            checkpoints,
-        ):
+        save_points = SavePoints(config, ranks, 0, batches.identity(), log, signals)
+        for record in train(step, speed, lambda model: {}, save_points, log.advance):
             log.log(record)
             yield
 

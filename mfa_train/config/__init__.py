@@ -1,4 +1,16 @@
-"""Configs become plain typed objects here, once; the only package that knows OmegaConf and Hydra."""
+"""Configs become plain typed objects here, once; the only package that knows OmegaConf and Hydra.
+
+What is typed goes through these files, and each may refuse it (ConfigError, one line):
+
+    overrides.py     what is typed, as it was meant
+    sweeps.py        the members of a sweep
+    compose.py       Hydra puts configs/ and what is typed together; hydra_errors.py says what it could not
+    secrets.py       no credentials in a value
+    typed.py         every value of its type, no unknown key, none missing
+    *_schema.py      the keys and what each may be; schema.py has the whole, requirements.py the checks
+
+    run_config.py    a run's config.yaml, written and read again; yaml_file.py reads and writes YAML
+"""
 
 from mfa_train.config.budget_schema import PlanConfig
 from mfa_train.config.compose import default_attention, differences, load

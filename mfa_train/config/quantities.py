@@ -50,9 +50,9 @@ def _exact(number: Decimal) -> int | None:
     return int(number) if number.adjusted() < MOST_DIGITS and number == number.to_integral_value() else None
 
 
-def written(amount: float) -> str:
+def written(amount: float | Decimal) -> str:
     """Bytes for a person: `24 KiB` where that is exact or near enough, never more than four digits."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if amount >= size:
             return f"{amount / size:.4g} {unit}"
     return f"{amount:.4g} B"

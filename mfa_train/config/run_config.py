@@ -66,6 +66,7 @@ BEFORE: dict[str, Any] = {
     "cluster.nodes": 1,
     "cluster.devices_per_node": 1,
     "cluster.price_per_device_hour": None,
+    "cluster.network_gbits": None,
     "cluster.port": None,
     "cluster.environment": None,
     "cluster.shared": [],

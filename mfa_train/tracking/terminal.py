@@ -3,8 +3,10 @@ cannot show; and names, values and errors reach it as text alone, never as its o
 
 import io
 import os
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, TypeVar
 
 from tqdm import tqdm
@@ -61,6 +63,12 @@ def say_text(text: str) -> None:
     """Prints a model's text: to a terminal as `say` does, to a file or another program exactly."""
     exact = not sys.stdout.isatty()
     unbroken(sys.stdout, lambda: print(text if exact else visible(text), flush=True))
+
+
+def command_here(name: str) -> str:
+    """A command of this environment as the user would type it here."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
 
 
 def ready_streams() -> None:

@@ -43,11 +43,14 @@ def sample_text(
 
 
 def closing_sample(config: Config, model: LanguageModel, tokenizer: Tokenizer, device: torch.device) -> str:
-    """The same where a run closes: the run is whole without it."""
+    """`sample_text` as a paragraph, where a run closes and asks for one; the run is whole without it."""
+    if not config.sample.max_new_tokens:
+        return ""
     try:
-        return sample_text(config.sample, config.seed, model, tokenizer, device)
+        text = sample_text(config.sample, config.seed, model, tokenizer, device)
     except UserError as error:
-        return f"(none: {error})"
+        text = f"(none: {error})"
+    return f"A sample:\n\n{text}\n\n"
 
 
 def sample_from_run(config: Config, folder: Path) -> str:

@@ -184,7 +184,7 @@ def test_two_layers_tell_the_activations_of_six(attention, checkpointing):
     """What a plan adds layer by layer, against six layers run."""
     config = configs.load([f"attention={attention}", "model=tiny"])
     assert config.model.num_hidden_layers == 6
-    six = Pass(config.model, config.attention, 2, 128, torch.bfloat16, "cuda")
+    six = Pass(config.model, config.attention, 2, 128, torch.bfloat16, "cuda", "flash")
     assert activation_peak(six, checkpointing) == pytest.approx(run_layers(six, 6, checkpointing), rel=0.001)
 
 

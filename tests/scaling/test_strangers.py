@@ -239,7 +239,7 @@ def test_names_that_no_terminal_can_show_are_told_in_one_line_each(tmp_path):
         csv.writer(file).writerows(
             [
                 ("N", "D", "loss", "group"),
-                *((10 ** (6 + at), 10**8, 3.0, name.replace("\udcff", "e")) for at, name in enumerate(hostile)),
+                *((10**6, 10**8, 3.0 + at, name.replace("\udcff", "e")) for at, name in enumerate(hostile)),
             ]
         )
     table = told(compare_study(gather([tmp_path / "points.csv"])))

@@ -66,7 +66,7 @@ class Batches:
             for number, corpus in enumerate(corpora.values(), start=1)
             for key, value in corpus.identity().items()
         } | {
-            "weights": [[phase.first, *map(str, phase.weights)] for phase in self.phases],
+            "weights": [[phase.first_sample, *map(str, phase.weights)] for phase in self.phases],
             "sequence_length": sequence_length,
             "seed": seed,
             "lanes": data.lanes,
@@ -84,9 +84,9 @@ class Batches:
         told = {key: value for key, value in self._identity.items() if key != "seed"}
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
-    def share(self, first: int) -> np.ndarray:
-        """The numbers of this rank's samples of the batch that begins with sample `first`, (batch_size / ranks,)."""
-        indices = np.arange(first, first + self.batch_size)
+    def share(self, first_sample: int) -> np.ndarray:
+        """The numbers of this rank's samples of the batch that begins with `first_sample`, (batch_size / ranks,)."""
+        indices = np.arange(first_sample, first_sample + self.batch_size)
         if self.ranks == 1:
             return indices
         corpus, number = self.mixture.place(indices)
@@ -97,12 +97,12 @@ class Batches:
         size = self.batch_size // self.ranks
         return indices[np.lexsort((lane, corpus))[self.rank * size : (self.rank + 1) * size]]
 
-    def of(self, first: int) -> np.ndarray:
-        """This rank's samples of the batch that begins with sample `first`, (batch_size / ranks, sequence_length +
+    def of(self, first_sample: int) -> np.ndarray:
+        """This rank's samples of the batch that begins with `first_sample`, (batch_size / ranks, sequence_length +
         1)."""
-        if not self.fetch_ahead.idle and (wanted := self.ahead.wanted(first, self.rank)) is not None:
+        if not self.fetch_ahead.idle and (wanted := self.ahead.wanted(first_sample, self.rank)) is not None:
             self.fetch_ahead.towards(wanted)
-        return self.read(self.share(first))
+        return self.read(self.share(first_sample))
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Samples `indices` (any whole numbers from 0), (len(indices), sequence_length + 1) in the shards' own type."""

@@ -74,10 +74,8 @@ def write_report(
         say(line)
     if without:
         say(without)
-    where = out / "index.html"
-    say(
-        f"Report  {where} (pairs, laws, curves of {len(study.used)} of {len(study.runs)} runs; CSV and fit.json beside it)"
-    )
+    of = f"{len(study.used)} of {len(study.runs)} runs"
+    say(f"Report  {out / 'index.html'} (pairs, laws, curves of {of}; CSV and fit.json beside it)")
     if tracking.group is None:
         tracking.group = group_of(study.runs)
     log_report(tracking, out, result, made, pictures)

@@ -7,12 +7,15 @@ from mfa_train.scaling.study.size_names import count_name
 from mfa_train.scaling.verdicts.said import OPEN
 from mfa_train.scaling.verdicts.sentences import label
 
-WIDTH = 110
+WIDTH, WIDEST = 110, 120
+"""Of sentences, and of the table."""
 MOST_VARIANTS = 20
 """Lines of the table."""
 MOST_NOTICES = 4
 NOTICE_LINES = 7
 """Of all notices together."""
+LEAST_NAME, LONGEST_NAME = 16, 40
+"""Characters of a variant's name."""
 LAW = ("E", "A", "alpha", "B", "beta")
 
 
@@ -33,7 +36,7 @@ def told_notices(result: dict, place: str) -> str:
     lines: list[str] = []
     told = 0
     for notice in result["notices"][:MOST_NOTICES]:
-        wrapped = _wrapped(f"notice: {notice}", "  ").split("\n")
+        wrapped = _wrapped(f"notice: {label(notice)}", "  ").split("\n")
         if lines and len(lines) + len(wrapped) > NOTICE_LINES:
             break
         lines += wrapped[:NOTICE_LINES]
@@ -70,7 +73,8 @@ def _losses(result: dict, rows: list[dict]) -> str:
     )
     ordered = sorted(rows, key=lambda row: row["loss"]["value"])
     lines = [_line(row, against.get(row["variant"]), row["variant"] == reference) for row in ordered[:MOST_VARIANTS]]
-    table = _table(head, lines)
+    room = WIDEST - max(map(len, _table(head, [["", *line[1:]] for line in lines]).split("\n"))) + len(head[0])
+    table = _table(head, [[_cut(line[0], max(LEAST_NAME, room)), *line[1:]] for line in lines])
     if (more := len(ordered) - MOST_VARIANTS) > 0:
         table += f"\n{more} more variants: loss_over_kv.csv, verdicts.csv"
     return (
@@ -82,7 +86,7 @@ def _losses(result: dict, rows: list[dict]) -> str:
 def _line(row: dict, against: dict | None, is_reference: bool) -> list[str]:
     said = "reference" if is_reference else "no pairs" if against is None else against["said"]
     return [
-        _cut(label(row["variant"])),
+        label(row["variant"]),
         "-" if row["kv_bytes_per_token"] is None else f"{row['kv_bytes_per_token']:,.0f}",
         "-" if row["decode_flops_per_token"] is None else count_name(row["decode_flops_per_token"], 3),
         _number(row["loss"], ".4f"),
@@ -100,7 +104,9 @@ def _seeds(more: int | None) -> str:
 def _laws(result: dict) -> str:
     """Of a study without pairs, whose laws are all it tells."""
     laws = {name: one["fit"] for name, one in result["variants"].items() if one["fit"]["method"] != "none"}
-    lines = [[_cut(label(name)), *(_number(law[key], ".4g") for key in LAW)] for name, law in laws.items()]
+    lines = [
+        [_cut(label(name), LONGEST_NAME), *(_number(law[key], ".4g") for key in LAW)] for name, law in laws.items()
+    ]
     return _table(("variant", *LAW), lines[:MOST_VARIANTS]) if lines else ""
 
 
@@ -109,8 +115,9 @@ def _number(found: dict, form: str) -> str:
     return value if low == high == "-" else f"{value} [{low}, {high}]"
 
 
-def _cut(name: str, most: int = 28) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _cut(name: str, most: int) -> str:
+    """Its beginning and its end, where the values of variants' keys stand."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[len(name) - (most - 1) // 2 :]}"
 
 
 def _wrapped(text: str, indent: str) -> str:

@@ -10,10 +10,11 @@ UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
 def size_names(runs: list[Run]) -> dict[str, str]:
-    """Of each size among the runs its name: `model.name` of their configs where all of the size have it and no other
-    size does, else the number of parameters. Of two sizes with as many parameters depth x width stands behind it."""
+    """Of each size among the runs, the smallest first, its name: `model.name` of their configs where all of the size
+    have it and no other size does, else the number of parameters. Of two sizes with as many parameters depth x width
+    stands behind it."""
     of_size = defaultdict(list)
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.params or 0):
         if run.size is not None:
             of_size[run.size].append(run)
     given = {size: {str(run.config.get("model.name") or "") for run in own} for size, own in of_size.items()}

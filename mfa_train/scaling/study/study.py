@@ -107,7 +107,7 @@ def _read(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
     for path in paths:
         try:
             if path.is_file():
-                runs += read_points(path)
+                runs += read_points(path, notices)
                 if len(runs) > MOST_ROWS:
                     raise DataError(
                         f"{shown(path, 300)}: with it there are more than {MOST_ROWS:,} rows; name fewer tables"

@@ -15,10 +15,13 @@ import math
 
 from scipy.special import stdtrit
 
-from mfa_train.scaling.laws.bootstrap import ROUNDING
-from mfa_train.scaling.verdicts.enough import LEAST_SEEDS, SHOWN, seeds_for
+from mfa_train.scaling.verdicts.enough import LEAST_SEEDS, SHOWN
+from mfa_train.scaling.verdicts.paired import is_shown
 from mfa_train.scaling.verdicts.said import BETTER, LEVEL, LEVEL_WITHIN, OPEN, SAME_CACHE, WORSE
 from mfa_train.scaling.verdicts.sentences import told_beaten, told_not_shown, told_shown
+
+FEW_VARIANTS = 4
+"""Of so few every pair that is shown is told."""
 
 
 def answer(
@@ -30,24 +33,18 @@ def answer(
     if not verdicts:
         nothing = "there is one variant" if variants < 2 else why_no_pairs or "no two variants have runs in common"
         return {"sentences": [f"Nothing can be held against another: {nothing}."], "against": [], "beaten": []}
-    shown = sum(_is_shown(verdict) for verdict in verdicts)
     against = [
-        _against(verdict, reference, LEVEL_WITHIN * losses[reference], len(verdicts), len(verdicts) - shown)
+        _against(verdict, reference, LEVEL_WITHIN * losses[reference], len(verdicts))
         for verdict in verdicts
         if reference in (verdict["a"], verdict["b"])
     ]
     beaten = _beaten(verdicts, reference)
-    sentences = [told_shown(against, reference), told_beaten(beaten), told_not_shown(against, reference)]
+    between = _between(verdicts, reference, beaten) if variants <= FEW_VARIANTS else []
+    sentences = [told_shown(against, reference), told_beaten(beaten, between), told_not_shown(against, reference)]
     return {"sentences": [one for one in sentences if one][:3], "against": against, "beaten": beaten}
 
 
-def _is_shown(verdict: dict, kind: str = "") -> bool:
-    """Whether a difference is (at equal FLOPs too, `kind`): never by one seed."""
-    p = verdict[f"p_holm{kind}"]
-    return verdict["seeds"] >= LEAST_SEEDS and p is not None and p < SHOWN
-
-
-def _against(verdict: dict, reference: str, margin: float, pairs: int, open_pairs: int) -> dict:
+def _against(verdict: dict, reference: str, margin: float, pairs: int) -> dict:
     """The verdict as said of the other variant, held against the reference."""
     other, sign = (verdict["b"], -1) if verdict["a"] == reference else (verdict["a"], 1)
     ratio = verdict["kv_ratio"]
@@ -56,22 +53,17 @@ def _against(verdict: dict, reference: str, margin: float, pairs: int, open_pair
         "said": OPEN,
         "difference": _turned(verdict["difference"], sign),
         "difference_at_equal_flops": _turned(verdict["difference_at_equal_flops"], sign),
-        "shown_at_equal_flops": _is_shown(verdict, "_at_equal_flops"),
+        "shown_at_equal_flops": is_shown(verdict, "_at_equal_flops"),
         "p_holm": verdict["p_holm"],
         "kv_ratio": ratio if ratio is None or sign > 0 else 1 / ratio,
         "seeds": verdict["seeds"],
         "spread": verdict["spread"],
-        "more_seeds": None,
+        "more_seeds": verdict["more_seeds"],
     }
-    value, spread = row["difference"]["value"], row["spread"]
-    if _is_shown(verdict):
-        row["said"] = BETTER if value < 0 else WORSE
+    if is_shown(verdict):
+        row["said"] = BETTER if row["difference"]["value"] < 0 else WORSE
     elif verdict["seeds"] >= LEAST_SEEDS and _within(verdict, margin, pairs):
         row["said"] = LEVEL
-    elif spread and spread > ROUNDING:
-        sizes = max(1, round(verdict["units"] / verdict["seeds"]))
-        if needed := seeds_for(value, spread, sizes, open_pairs):
-            row["more_seeds"] = max(1, needed - verdict["seeds"])
     return row
 
 
@@ -97,14 +89,26 @@ def _beaten(verdicts: list[dict], reference: str) -> list[dict]:
     """Of each variant but the reference that another with no more cache is shown to beat, the one by which it is beaten
     most."""
     found: dict[str, dict] = {}
-    for verdict in verdicts:
-        if not _is_shown(verdict) or not verdict["kv_ratio"]:
-            continue
-        first = verdict["difference"]["value"] < 0
-        by, loser = (verdict["a"], verdict["b"]) if first else (verdict["b"], verdict["a"])
-        ratio = verdict["kv_ratio"] if first else 1 / verdict["kv_ratio"]
-        behind = abs(verdict["difference"]["value"])
-        if loser == reference or ratio > SAME_CACHE or (loser in found and found[loser]["behind"] >= behind):
-            continue
-        found[loser] = {"variant": loser, "by": by, "behind": behind, "kv_ratio": ratio}
+    for row in _losers(verdicts):
+        known = row["variant"] != reference and row["kv_ratio"] is not None and row["kv_ratio"] <= SAME_CACHE
+        if known and (row["variant"] not in found or found[row["variant"]]["behind"] < row["behind"]):
+            found[row["variant"]] = row
     return sorted(found.values(), key=lambda row: row["behind"])
+
+
+def _between(verdicts: list[dict], reference: str, beaten: list[dict]) -> list[dict]:
+    """Other pairs without the reference that are shown to differ."""
+    return [row for row in _losers(verdicts) if reference not in (row["variant"], row["by"]) and row not in beaten]
+
+
+def _losers(verdicts: list[dict]) -> list[dict]:
+    """Of each pair that is shown to differ, the worse, by whom it is beaten, by how much, and how many times its cache
+    that one has."""
+    found = []
+    for verdict in filter(is_shown, verdicts):
+        first, ratio = verdict["difference"]["value"] < 0, verdict["kv_ratio"]
+        by, loser = (verdict["a"], verdict["b"]) if first else (verdict["b"], verdict["a"])
+        behind = abs(verdict["difference"]["value"])
+        ratio = ratio if ratio is None or first else 1 / ratio
+        found.append({"variant": loser, "by": by, "behind": behind, "kv_ratio": ratio})
+    return found

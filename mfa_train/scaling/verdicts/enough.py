@@ -45,10 +45,11 @@ def power(difference: float, deviation: float, units: int, pairs: int = 1) -> fl
 def seeds_for(difference: float, deviation: float, sizes: int, pairs: int = 1, most: int = MOST_SEEDS) -> int | None:
     """The fewest seeds, trained at each of `sizes`, that show such a difference four times in five; None where more
     than `most` are needed."""
-    for seeds in range(LEAST_SEEDS, most + 1):
-        if power(difference, deviation, seeds * sizes, pairs) >= POWER:
-            return seeds
-    return None
+    few, many = LEAST_SEEDS - 1, most + 1  # too few, enough or too many
+    while many - few > 1:
+        seeds = (few + many) // 2
+        few, many = (few, seeds) if power(difference, deviation, seeds * sizes, pairs) >= POWER else (seeds, many)
+    return many if many <= most else None
 
 
 def told_before(variants: int, sizes: int, seeds: int) -> list[str]:

@@ -50,7 +50,8 @@ def _kv_for(other: dict, family: list[dict]) -> dict:
     else:
         at, draws = _log_kv(loss, losses, sizes), _draws_of_log_kv(other, family, sizes)
         whole = {"value": at, "low": None, "high": None} if draws is None else interval(at, at + draws)
-        if whole["low"] is not None and whole["high"] - whole["low"] > UNDETERMINED:
+        low, high = whole["low"], whole["high"]
+        if low is not None and high is not None and high - low > UNDETERMINED:
             reason, whole = "not determined: the seeds leave it a factor of more than 100", dict.fromkeys(whole)
     needed = {key: value if value is None else float(np.exp(value)) for key, value in whole.items()}
     return {

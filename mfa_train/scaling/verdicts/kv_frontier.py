@@ -63,7 +63,11 @@ def loss_over_kv(
 def _of_unreached(cells: set[tuple[str, str, float]], sizes: dict[str, str]) -> list[str]:
     """What is said of variants that have no loss at the reference's FLOPs, once for each set of them."""
     at: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for size, tokens in sorted({(size, tokens) for _, size, tokens in cells}):
+    order = list(sizes)
+    for size, tokens in sorted(
+        {(size, tokens) for _, size, tokens in cells},
+        key=lambda cell: (order.index(cell[0]) if cell[0] in order else len(order), cell),
+    ):
         names = tuple(sorted(name for name, *where in cells if where == [size, tokens]))
         at[names].append(f"{sizes.get(size, size)} ({count_name(tokens, 3)} tokens)")
     return [

@@ -7,6 +7,7 @@ t-test, and the p of the sign-flip permutation test, which assumes no normal dis
 2^units. Runs of one seed have one data order at every size, so one seed alone gives no verdict, however many sizes.
 """
 
+import functools
 import itertools
 from collections import defaultdict
 from dataclasses import replace
@@ -19,7 +20,7 @@ from mfa_train.scaling.laws.fits import VariantFit
 from mfa_train.scaling.laws.frontier import tokens_for
 from mfa_train.scaling.study.runs import PARAMS_WITHIN, Run
 from mfa_train.scaling.study.variants import settings_that_differ
-from mfa_train.scaling.verdicts.enough import LEAST_SEEDS, SHOWN
+from mfa_train.scaling.verdicts.enough import LEAST_SEEDS, SHOWN, seeds_for
 from mfa_train.scaling.verdicts.holm import corrected
 from mfa_train.scaling.verdicts.known import cache_of, flops_of, loss_of, params_of, tokens_of
 from mfa_train.scaling.verdicts.measured import Measured, difference_at_equal_flops, tokens_at_equal_loss
@@ -41,9 +42,28 @@ def verdicts(variants: dict[str, list[Run]], fits: dict[str, VariantFit]) -> lis
         p = {index: one[f"p_t{kind}"] for index, one in enumerate(found) if one[f"p_t{kind}"] is not None}
         for index, value in corrected(p).items():
             found[index][f"p_holm{kind}"] = value
+    not_shown = sum(not is_shown(verdict) for verdict in found)
     for verdict in found:
         verdict["says"] = _says(verdict)
+        verdict["more_seeds"] = None if is_shown(verdict) else _more_seeds(verdict, not_shown)
     return found
+
+
+def is_shown(verdict: dict, kind: str = "") -> bool:
+    """Whether a difference is (`kind` "_at_equal_flops": there): never by one seed."""
+    p = verdict[f"p_holm{kind}"]
+    return verdict["seeds"] >= LEAST_SEEDS and p is not None and p < SHOWN
+
+
+def _more_seeds(verdict: dict, pairs: int) -> int | None:
+    """How many would show the difference, were it and its spread between units as measured; `pairs` are those that p is
+    corrected for. None where that is not known or more than enough.MOST_SEEDS."""
+    spread = verdict["spread"]
+    if spread is None or spread <= ROUNDING:
+        return None
+    sizes = max(1, round(verdict["units"] / verdict["seeds"]))
+    needed = seeds_for(verdict["difference"]["value"], spread, sizes, pairs)
+    return needed and max(1, needed - verdict["seeds"])
 
 
 def settings_beside(result: list[dict], attentions: dict[str, str]) -> list[str]:
@@ -212,13 +232,19 @@ def summary(values: np.ndarray, beside: float = 0.0) -> dict:
 def _sign_flips(values: np.ndarray) -> float:
     """Share of the sign patterns (all of them up to 12 units, else 20,000 drawn) with a mean as far from zero."""
     count = len(values)
-    if count <= EXACT_UNITS:
-        signs = np.array(list(itertools.product((-1, 1), repeat=count)))
-    else:
-        signs = np.random.default_rng(SEED).choice((-1, 1), size=(20_000, count))
-        signs[0] = 1  # the pattern that was seen is one of them
+    signs = _patterns(count)
     means = np.abs(signs @ values)
     return float((means >= abs(values.sum()) - 1e-12).mean())
+
+
+@functools.lru_cache(maxsize=4)
+def _patterns(count: int) -> np.ndarray:
+    """Of so many signs, (patterns, count)."""
+    if count <= EXACT_UNITS:
+        return np.array(list(itertools.product((-1, 1), repeat=count)))
+    signs = np.random.default_rng(SEED).choice((-1, 1), size=(20_000, count))
+    signs[0] = 1  # the pattern that was seen is one of them
+    return signs
 
 
 def _at_equal_flops(

@@ -9,6 +9,8 @@ from mfa_train.scaling.laws.bootstrap import ROUNDING
 from mfa_train.scaling.verdicts.enough import LEAST_SEEDS, MOST_SEEDS
 from mfa_train.scaling.verdicts.said import BETTER, LEVEL, LEVEL_WITHIN, OPEN, SAME_CACHE, WORSE
 
+SHARE = r" ([\d.]+) of MHA's KV"
+"""In a variant's name, a regular expression: its cache."""
 MOST_NAMED = 6
 """Variants in one sentence."""
 
@@ -44,15 +46,31 @@ def _by(row: dict, reference: str, whole: bool) -> str:
     return told
 
 
-def told_beaten(beaten: list[dict]) -> str:
-    if not beaten:
-        return ""
-    return "Not worth their cache, since another with no more of it is shown to be better: " + (
-        _listed(beaten, lambda row: f"{label(row['variant'])} (by {label(row['by'])}, {_plain(row['behind'])})") + "."
-    )
+def told_beaten(beaten: list[dict], between: list[dict]) -> str:
+    """Which of the others are beaten at no more cache, and by whom; and which are `between` them."""
+    parts = []
+    if beaten:
+        told = _listed(beaten, lambda row: f"{label(row['variant'])} (by {label(row['by'])}, {_plain(row['behind'])})")
+        parts.append(f"not worth their cache, since another with no more of it is shown to be better: {told}")
+    if between:
+        parts.append(f"shown between the others: {_listed(between, _pair)}")
+    return _sentence(parts)
+
+
+def _pair(row: dict) -> str:
+    """As: mfa is better than mla by 0.048 with 1.1 times its cache."""
+    ratio = row["kv_ratio"]
+    cache = "" if ratio is None or ratio == 1 else f" with {ratio:.2g} times its cache"
+    return f"{label(row['by'])} is better than {label(row['variant'])} by {_plain(row['behind'])}{cache}"
+
+
+def _sentence(parts: list[str]) -> str:
+    whole = "; ".join(parts)
+    return whole and f"{whole[0].upper()}{whole[1:]}."
 
 
 def told_not_shown(against: list[dict], reference: str) -> str:
+    """What is level with the reference, and what is neither, with the seeds that would tell."""
     level = [row for row in against if row["said"] == LEVEL]
     undecided = sorted((row for row in against if row["said"] == OPEN), key=lambda row: row["more_seeds"] or math.inf)
     parts = []
@@ -64,8 +82,7 @@ def told_not_shown(against: list[dict], reference: str) -> str:
         parts.append(
             f"not shown either way: {told}; so many more seeds would show it, were the difference as large as measured"
         )
-    whole = "; ".join(parts)
-    return whole and f"{whole[0].upper()}{whole[1:]}."
+    return _sentence(parts)
 
 
 def _as_measured(row: dict) -> str:
@@ -91,12 +108,12 @@ def _named(row: dict, reference: str) -> str:
     name, ratio = label(row["variant"]), row["kv_ratio"]
     if ratio is None or name != row["variant"] or 1 / SAME_CACHE < ratio < SAME_CACHE:
         return name
-    return f"{name} ({ratio:.2g} of {label(reference)}'s cache)"
+    return f"{name} ({ratio:.3g} of {label(reference)}'s cache)"
 
 
 def label(variant: str) -> str:
     """The name of a variant, short: mfa 0.125×KV for one with 0.125 of MHA's KV."""
-    return re.sub(r" ([\d.]+) of MHA's KV", r" \1×KV", variant)
+    return re.sub(SHARE, r" \1×KV", variant)
 
 
 def by_laws(at_budgets: list[dict], laws: dict[str, dict], reference: str) -> str:
@@ -129,17 +146,15 @@ def why_no_law(laws: dict[str, dict]) -> str:
     reasons: dict[str, list[str]] = {}
     for name, reason in without.items():  # the numbers differ from variant to variant: they stand with the laws
         reasons.setdefault(re.sub(r":? -?[\d.]+ \[[^]]*\]", "", reason.split("; ")[0]), []).append(label(name))
-    many = len(without) == len(laws)
-    told = "; ".join(
-        reason
-        + (
-            ""
-            if len(reasons) == 1 and many
-            else f" ({', '.join(names[:MOST_NAMED])}{', …' * (len(names) > MOST_NAMED)})"
-        )
-        for reason, names in reasons.items()
-    )
-    return f"No law could be fitted{'' if many else f' to {len(without)} of {len(laws)} variants'}: {told}."
+    every = len(without) == len(laws)
+
+    def told(reason: str, names: list[str]) -> str:
+        if every and len(reasons) == 1:
+            return reason
+        return f"{reason} ({', '.join(names) if len(names) < MOST_NAMED else f'{len(names)} variants'})"
+
+    whole = "; ".join(told(reason, names) for reason, names in reasons.items())
+    return f"No law could be fitted{'' if every else f' to {len(without)} of {len(laws)} variants'}: {whole}."
 
 
 def _size(row: dict) -> float:

@@ -1,6 +1,6 @@
 """What a DeepSpeed engine has learnt, in named pieces: one form for every ZeRO stage, precision and number of ranks.
 
-A piece is a stretch of one parameter, flattened: its float32 master weights and AdamW's two moments, as views of the
+A piece is a part of one parameter, flattened: its float32 master weights and AdamW's two moments, as views of the
 engine's own memory. Each rank has the pieces that its stage gives it, so nothing is gathered, and what is written into
 them is what the next step works with. The weights of the forward pass are derived from the masters (`derive_weights`).
 """
@@ -18,6 +18,8 @@ KINDS = ("master", "exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Piece:
+    """A part of one flattened parameter, with what AdamW keeps of it."""
+
     name: str
     """Of the parameter."""
     start: int
@@ -25,15 +27,16 @@ class Piece:
     tensors: dict[str, Tensor]
     """By kind: float32 (length,)."""
 
-    def part(self, first: int, last: int) -> "Piece":
-        return Piece(self.name, self.start + first, {kind: tensor[first:last] for kind, tensor in self.tensors.items()})
+    def part(self, begin: int, end: int) -> "Piece":
+        """Its values from `begin` to before `end`, counted within it."""
+        return Piece(self.name, self.start + begin, {kind: tensor[begin:end] for kind, tensor in self.tensors.items()})
 
     def __len__(self) -> int:
         return self.tensors["master"].numel()
 
 
 def pieces(engine, rank: int) -> Iterator[Piece]:
-    """All that `rank`, this one, holds."""
+    """All pieces that `rank`, this one, holds."""
     locate = (_of_stage_0, _of_stages_1_and_2, _of_stages_1_and_2, _of_stage_3)[engine.zero_optimization_stage()]
     for name, flat, offset, start, length in locate(engine, rank):
         state = _moments(engine, flat)
@@ -42,7 +45,7 @@ def pieces(engine, rank: int) -> Iterator[Piece]:
 
 
 def own_pieces(engine, rank: int, world_size: int) -> Iterator[Piece]:
-    """Those that `rank` answers for: over all ranks each value once. At stage 0, where every rank holds all, its
+    """The pieces that `rank` answers for: over all ranks each value once. At stage 0, where every rank holds all, its
     share."""
     for piece in pieces(engine, rank):
         if engine.zero_optimization_stage() == 0:
@@ -52,11 +55,12 @@ def own_pieces(engine, rank: int, world_size: int) -> Iterator[Piece]:
 
 
 def updates(engine) -> int:
-    """How many updates AdamW has made; fewer than steps where some were skipped. Its bias correction counts them."""
+    """How many updates AdamW has made: fewer than steps where some were skipped. Its bias correction counts them."""
     return max((int(state["step"].item()) for state in _states(engine)), default=0)
 
 
 def set_updates(engine, count: int) -> None:
+    """Makes AdamW go on as after `count` updates."""
     for state in _states(engine):
         state["step"].fill_(count)
 
@@ -80,7 +84,8 @@ def derive_weights(engine) -> None:
 
 
 def _of_stage_0(engine, rank: int) -> Iterator[tuple[str, Tensor, int, int, int]]:
-    """(name, flat tensor, place in it, place in the parameter, length); so for the other stages."""
+    """Where `rank` has what it holds at stage 0: (parameter, flat tensor, place in it, place in the parameter, length)
+    of each piece; so for the other stages."""
     masters = {}
     if hasattr(engine.optimizer, "fp32_groups"):  # bf16
         masters = {

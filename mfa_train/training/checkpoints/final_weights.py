@@ -30,7 +30,7 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
     weights = {}
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters(parameter, enabled=hasattr(parameter, "ds_id")):
-            if ranks.first:
+            if ranks.is_rank_zero:
                 weights[name] = parameter.detach().cpu().clone()
 
     def write() -> None:
@@ -51,7 +51,7 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
                 "command again, which goes on from the last checkpoint"
             ) from error
 
-    ranks.on_first(write)
+    ranks.on_rank_zero(write)
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], folder: Path) -> None:

@@ -1,19 +1,80 @@
-"""What a checkpoint's manifest and the tensors in its files can be: looked at before any of it is used.
+"""What a checkpoint holds beside its tensors: manifest.json, written, read and checked.
 
-Each check raises ValueError, naming the field.
+    step, updates           steps done; updates that AdamW has made, fewer where some were skipped
+    world_size, files       of each rank its file's name, size and SHA-256
+    progress, guard         `steps.state`: losses since the last record, seconds, samples left out; what the guard saw
+    data                    all that the sequence of samples depends on (`Batches.identity`)
+    config, versions        of the run and of its libraries
+    wandb                   the run's identity there
+    format                  FORMAT
+
+All of it stands under a SHA-256 of its own. That is no signature: a manifest that someone wrote may hold anything, so
+each field is looked at before any is used. The checks raise ValueError, naming the field.
 """
 
+import hashlib
+import json
 import re
-from collections.abc import Iterable
+from pathlib import Path
 
 from mfa_train.data import fields
-from mfa_train.training.checkpoints.engine_state import KINDS
+from mfa_train.errors import DataError
 
-RNG = "rng"
+FORMAT = 1
+MANIFEST = "manifest.json"
+LARGEST = 2**30
+"""Bytes of a manifest: of ten thousand ranks it has a hundredth."""
 
 
-def require_manifest(content: dict) -> None:
-    """A checksum is no signature: a manifest that someone wrote may hold anything."""
+class Damaged(DataError):
+    """Not a whole checkpoint; the message names the file and what is wrong with it."""
+
+
+def write_manifest(folder: Path, content: dict) -> Path:
+    """Writes `content` under its checksum; gives the file, which may not be on the disk yet. Raises OSError."""
+    content = content | {"format": FORMAT}
+    path = folder / MANIFEST
+    path.write_text(json.dumps({"sha256": digest(content), "content": content}, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def manifest_of(checkpoint: Path) -> dict:
+    """The manifest's content; the files it names are not looked at. Raises Damaged."""
+    content, checksum = read_manifest(checkpoint)
+    if digest(content) != checksum:
+        raise Damaged(f"{MANIFEST} differs from its checksum")
+    if "format" not in content or type(content["format"]) is not int or content["format"] != FORMAT:
+        raise Damaged(f"{MANIFEST} is of format {fields.shown(content.get('format'))}, this version reads {FORMAT}")
+    try:
+        require_content(content)
+    except ValueError as error:
+        raise Damaged(f"{MANIFEST}: {error}") from error
+    name = re.fullmatch(r"step-(\d{8,})", checkpoint.name)
+    if name and int(name[1]) != content["step"]:
+        raise Damaged(f"{MANIFEST} is of step {content['step']}, in a folder {checkpoint.name}")
+    return content
+
+
+def read_manifest(checkpoint: Path) -> tuple[dict, str]:
+    """(content, the checksum that stands beside it), neither checked. Raises Damaged."""
+    path = checkpoint / MANIFEST
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            raise ValueError
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        content, checksum = manifest["content"], manifest["sha256"]
+        if not isinstance(content, dict) or not isinstance(checksum, str):
+            raise TypeError
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise Damaged(f"{MANIFEST} is missing or no manifest ({type(error).__name__})") from error
+    return content, checksum
+
+
+def digest(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def require_content(content: dict) -> None:
     for key in ("step", "updates"):
         fields.count(key, fields.of("", content, key))
     fields.count("updates", content["updates"], most=content["step"])
@@ -64,33 +125,3 @@ def _require_guard(guard: dict) -> None:
     for key in ("losses", "norms"):
         for value in fields.listing(f"guard.{key}", fields.of("guard", guard, key) if guard else []):
             fields.number(f"guard.{key}", value)
-
-
-def stretch_of(key: str, shape: list[int], dtype: str) -> tuple[str, str, int, int]:
-    """(kind, parameter, start, stop) of a tensor in a file."""
-    kind, name, start = key.split(":") if key.count(":") == 2 else ("", "", "")
-    if kind not in KINDS or not name or not re.fullmatch(r"0|[1-9]\d{0,17}", start, re.ASCII):
-        raise ValueError(f"it holds a tensor {fields.shown(key)}, expected KIND:PARAMETER:START")
-    if dtype != "F32" or len(shape) != 1:
-        raise ValueError(f"{fields.shown(key)} is of type {dtype} and shape {shape}, expected F32 in one dimension")
-    return kind, name, int(start), int(start) + shape[0]
-
-
-def require_cover(stretches: dict[tuple[str, str], Iterable[tuple]]) -> None:
-    """Of each parameter and kind the stretches (start, stop, …) lie end to end from 0 on, and all kinds are of one
-    length."""
-    lengths: dict[str, set[int]] = {}
-    for (kind, name), parts in stretches.items():
-        end = 0
-        for start, stop in sorted(part[:2] for part in parts):
-            if start != end:
-                what = "there twice" if start < end else "missing"
-                raise ValueError(
-                    f"values of {kind} of {name} are {what} between {min(start, end)} and {max(start, end)}"
-                )
-            end = stop
-        lengths.setdefault(name, set()).add(end)
-    for name, found in lengths.items():
-        kinds = [kind for kind in KINDS if (kind, name) in stretches]
-        if len(found) > 1 or len(kinds) != len(KINDS):
-            raise ValueError(f"{name} has {', '.join(kinds)} of {' and '.join(map(str, sorted(found)))} values")

@@ -1,4 +1,4 @@
-"""When a run saves, and when it stops: the checkpoints of one start of it."""
+"""When a run saves, and when it stops: both after a step, the same one on every rank."""
 
 import dataclasses
 import time
@@ -8,24 +8,30 @@ from mfa_train.errors import Stopped
 from mfa_train.tracking.run_log import RunLog, SilentLog
 from mfa_train.tracking.starts import versions
 from mfa_train.training.checkpoints.folders import folder_of
-from mfa_train.training.checkpoints.writer import Saver
+from mfa_train.training.checkpoints.writer import CheckpointWriter
 from mfa_train.training.processes.orders import Orders
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.processes.signals import StopSignals
-from mfa_train.training.resuming.starting_point import Progress
-from mfa_train.training.steps.guard import Guard
+from mfa_train.training.steps.state import TrainingState
 
 
-class Checkpoints:
-    """`launch` is how many times the run was started before, `data` what its samples are a function of."""
+class SavePoints:
+    """Of one start of a run. `earlier_starts` is how often the run was started before, `data` what its samples are a
+    function of."""
 
     def __init__(
-        self, config: Config, ranks: Ranks, launch: int, data: dict, log: RunLog | SilentLog, signals: StopSignals
+        self,
+        config: Config,
+        ranks: Ranks,
+        earlier_starts: int,
+        data: dict,
+        log: RunLog | SilentLog,
+        signals: StopSignals,
     ):
         self.config, self.ranks, self.data, self.log, self.signals = config, ranks, data, log, signals
         self.orders = Orders(ranks)
         self.folder = config.run_dir / "checkpoints"
-        self.saver = Saver(config.checkpoint, self.folder, launch, ranks, config.guard.hang_seconds)
+        self.writer = CheckpointWriter(config.checkpoint, self.folder, earlier_starts, ranks, config.guard.hang_seconds)
         self.saved_at, self.stopping, self.blocking_seconds = time.monotonic(), False, 0.0
 
     def due(self, done: int) -> bool:
@@ -33,37 +39,39 @@ class Checkpoints:
         keys, by_clock = self.config.checkpoint, self._by_clock
         if self.signals.received:
             self.orders.give("stop", done)
-        if keys.every_minutes and self.ranks.first and time.monotonic() - self.saved_at > 60 * keys.every_minutes:
+        minutes = (time.monotonic() - self.saved_at) / 60
+        if keys.every_minutes is not None and self.ranks.is_rank_zero and minutes > keys.every_minutes:
             self.orders.give(by_clock, done)
         self.stopping = self.orders.due("stop", done)
         return (
             self.stopping
             or done == self.config.training.total_steps
-            or (bool(keys.every_steps) and done % keys.every_steps == 0)
+            or (keys.every_steps is not None and done % keys.every_steps == 0)
             or done in keys.at_steps
-            or (bool(keys.every_minutes) and self.orders.due(by_clock, done))
+            or (keys.every_minutes is not None and self.orders.due(by_clock, done))
         )
 
     @property
     def _by_clock(self) -> str:
         """The order for the next save that checkpoint.every_minutes asks for."""
-        return f"save-{self.saver.saved}"
+        return f"save-{self.writer.saved}"
 
     def go_back(self, step: int) -> None:
-        """The ranks go back to `step`, and what was ordered for a later one is not put off until it comes again. First
-        rank only, while the others wait."""
+        """The ranks go back to `step`, and what was ordered for a later one is not put off until it comes again. Rank 0
+        only, while the others wait."""
         for order in ("stop", self._by_clock):
             self.orders.go_back(order, step)
 
-    def save(self, engine, progress: Progress, guard: Guard) -> None:
-        start = time.monotonic()
+    def save(self, engine, state: TrainingState) -> None:
+        """Every rank calls it after the same step; what a checkpoint holds says `manifest`."""
+        begun = time.monotonic()
         self.log.flush()
-        self.saver.save(
+        self.writer.save(
             engine,
-            progress.step,
+            state.progress.step,
             {
-                "progress": dataclasses.asdict(progress),
-                "guard": guard.state(),
+                "progress": dataclasses.asdict(state.progress),
+                "guard": state.guard.state(),
                 "data": self.data,
                 "config": dataclasses.asdict(self.config),
                 "versions": versions(),
@@ -71,7 +79,7 @@ class Checkpoints:
             },
         )
         self.saved_at = time.monotonic()
-        self.blocking_seconds += self.saved_at - start
+        self.blocking_seconds += self.saved_at - begun
 
     def blocking(self) -> dict[str, float]:
         """For a record: how long the steps stood still for saves since the last one, where there was any."""
@@ -79,8 +87,8 @@ class Checkpoints:
         return {"checkpoint/blocking_seconds": seconds} if seconds else {}
 
     def finish(self) -> None:
-        """Until what was begun is visible."""
-        self.saver.wait()
+        """Waits until what was begun is visible."""
+        self.writer.wait()
         self.ranks.meet()
 
     def stop_if_asked(self, done: int) -> None:

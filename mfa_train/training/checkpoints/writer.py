@@ -2,7 +2,7 @@
 
     1. In the step loop, each rank copies its pieces into host memory. This alone holds up the steps.
     2. A thread of each rank writes, flushes and checksums its file, then puts its entry into the ranks' store.
-    3. The first rank's thread waits for all entries, writes the manifest and renames: the checkpoint is there.
+    3. Rank 0's thread waits for all entries, writes the manifest and renames: the checkpoint is there.
 
 Nothing in the threads is a collective, so none can meet those of the steps. The next save waits for the one before.
 With checkpoint.background=false the steps wait for 2 and 3 as well.
@@ -22,28 +22,21 @@ from safetensors import SafetensorError
 
 from mfa_train.config import CheckpointConfig
 from mfa_train.training.checkpoints.engine_state import KINDS, own_pieces, updates
-from mfa_train.training.checkpoints.folders import (
-    RNG,
-    folder_of,
-    found,
-    key_of,
-    plausible,
-    prune,
-    publish,
-    write_pieces,
-)
+from mfa_train.training.checkpoints.folders import folder_of, newest_first, plausible, prune, publish
 from mfa_train.training.checkpoints.rng import rng_state
+from mfa_train.training.checkpoints.tensor_files import RNG, key_of, write_pieces
 from mfa_train.training.processes.ranks import Ranks
 
 POLL_SECONDS = 0.02
 
 
-class Saver:
-    """Writes to `checkpoints`. `launch` is this start's own number: files of an earlier start's writers, dead or dying,
-    are not mistaken for its own. `patience` is how many seconds the first rank waits for the others' files."""
+class CheckpointWriter:
+    """Writes to `checkpoints`. `earlier_starts` is how often the run was started before: files of an earlier start's
+    writers, dead or dying, are not mistaken for this one's. `patience` is how many seconds rank 0 waits for the others'
+    files."""
 
-    def __init__(self, config: CheckpointConfig, checkpoints: Path, launch: int, ranks: Ranks, patience: float):
-        self.config, self.checkpoints, self.launch = config, checkpoints, launch
+    def __init__(self, config: CheckpointConfig, checkpoints: Path, earlier_starts: int, ranks: Ranks, patience: float):
+        self.config, self.checkpoints, self.earlier_starts = config, checkpoints, earlier_starts
         self.ranks, self.patience = ranks, patience
         self.buffers: dict[str, torch.Tensor] = {}
         """The copy in host memory, kept from save to save where steps go on meanwhile."""
@@ -87,7 +80,7 @@ class Saver:
         return tensors
 
     def _write(self, step: int, number: int, tensors: dict[str, torch.Tensor], content: dict) -> None:
-        partial = self.checkpoints / f"{folder_of(self.checkpoints, step).name}.partial-{self.launch}"
+        partial = self.checkpoints / f"{folder_of(self.checkpoints, step).name}.partial-{self.earlier_starts}"
         try:
             entry = write_pieces(partial, self.ranks.rank, tensors)
         except Exception as error:
@@ -97,7 +90,7 @@ class Saver:
         try:
             if self.ranks.world_size > 1:
                 self.ranks.store.set(f"saved/{number}/{self.ranks.rank}", json.dumps(entry))
-            if self.ranks.first:
+            if self.ranks.is_rank_zero:
                 self._publish(partial, step, number, entry, content)
         except Exception as error:
             self.error = error
@@ -113,7 +106,7 @@ class Saver:
             except OSError as error:
                 failed = [str(error)]
         shutil.rmtree(partial, ignore_errors=True)
-        kept = next(filter(plausible, found(self.checkpoints)), None)
+        kept = next(filter(plausible, newest_first(self.checkpoints)), None)
         self.ranks.say(
             f"warning: the checkpoint of step {step} could not be written ({failed[0]}); the run goes on, "
             f"and {f'{kept.name} stays the newest' if kept else 'there is none yet'}"

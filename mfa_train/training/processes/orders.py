@@ -1,6 +1,6 @@
 """What one rank decides, carried out by all of them after the same step.
 
-A signal reaches one rank, or several at different moments; the clock of the first rank says that a save is due. The
+A signal reaches one rank, or several at different moments; the clock of rank 0 says that a save is due. The
 rank puts the number of a step into the ranks' store, and every rank looks there after each step: a question to one
 host, no wait for a device.
 
@@ -17,15 +17,15 @@ class Orders:
         self.ranks = ranks
 
     def give(self, order: str, done: int) -> None:
-        """To be called after step `done`, before the next begins."""
+        """Orders it of all ranks; to be called after step `done`, before the next begins."""
         self.ranks.store.compare_set(order, "", str(done + (self.ranks.world_size > 1)))
 
     def go_back(self, order: str, step: int) -> None:
-        """The ranks go back to `step`: an order for a later one is for after the step that follows. First rank only,
+        """The ranks go back to `step`: an order for a later one is for after the step that follows. Rank 0 only,
         while the others wait."""
         if self.ranks.store.check([order]) and int(self.ranks.store.get(order)) > step + 1:
             self.ranks.store.set(order, str(step + 1))
 
     def due(self, order: str, done: int) -> bool:
-        """Whether the order is for after step `done`, or was for an earlier one."""
+        """Whether `order` is for after step `done`, or was for an earlier one."""
         return self.ranks.store.check([order]) and int(self.ranks.store.get(order)) <= done

@@ -20,20 +20,25 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Ranks:
+    """This process among them, and what they do together."""
+
     rank: int
+    """This process's number, from 0."""
     world_size: int
+    """How many there are."""
     device: torch.device
+    """Which this process trains on."""
     store: dist.Store
     """Keys and values that all ranks see, on the hosts: for what must not wait for a device."""
 
     @property
-    def first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this is the process that prints and writes the run's files."""
         return self.rank == 0
 
     def say(self, message: str) -> None:
-        """Prints on the first rank. A reader that has gone, as `| head` does, stops no run."""
-        if self.first:
+        """Prints on rank 0. A reader that has gone, as `| head` does, stops no run."""
+        if self.is_rank_zero:
             say(message)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
@@ -55,10 +60,10 @@ class Ranks:
         if self.world_size > 1:
             dist.barrier()
 
-    def on_first(self, action: Callable[[], Result]) -> Result:
+    def on_rank_zero(self, action: Callable[[], Result]) -> Result:
         """What `action()` gives on rank 0, on every rank, and what it raises likewise: nobody is left waiting."""
         box: list = [None, None]
-        if self.first:
+        if self.is_rank_zero:
             try:
                 box[0] = action()
             except Exception as error:
@@ -74,29 +79,28 @@ class Ranks:
 
 def world_size() -> int:
     """How many processes the launcher started, before they have joined."""
-    return _told("WORLD_SIZE", 1)
+    return _from_environment("WORLD_SIZE", 1)
 
 
-def ranks_of_node() -> int:
+def local_world_size() -> int:
     """How many of them share this machine."""
-    return _told("LOCAL_WORLD_SIZE", 1)
+    return _from_environment("LOCAL_WORLD_SIZE", 1)
 
 
-def _told(name: str, default: int) -> int:
+def _from_environment(name: str, default: int) -> int:
     """A whole number that a launcher leaves in the environment. Raises ConfigError for another word."""
     word = os.environ.get(name, str(default))
     if not re.fullmatch("[0-9]{1,7}", word) or (name.endswith("SIZE") and not int(word)):
-        raise _odd(
+        raise _odd_environment(
             f"{name}={ascii(word)[1:-1][:40]} in the environment: expected a number, as a launcher (torchrun, "
-            "mfa-train "
-            f"launch) sets for each process: type unset {name} for one process"
+            f"mfa-train launch) sets for each process: type unset {name} for one process"
         )
     return int(word)
 
 
-def _odd(told: str) -> ConfigError:
-    error = ConfigError(told)
-    error.everywhere = False  # who is first is what is wrong
+def _odd_environment(message: str) -> ConfigError:
+    error = ConfigError(message)
+    error.everywhere = False  # which process is rank 0 is what is wrong
     return error
 
 
@@ -104,21 +108,19 @@ def _odd(told: str) -> ConfigError:
 def join(timeout: timedelta = timedelta(minutes=30)) -> Ranks:
     """Joins the process group that RANK, WORLD_SIZE and LOCAL_RANK tell of; without them, one of its own, alone."""
     # DeepSpeed refuses to start without LOCAL_RANK, which only launchers set.
-    rank, local_rank = _told("RANK", 0), _told("LOCAL_RANK", 0)
+    rank, local_rank = _from_environment("RANK", 0), _from_environment("LOCAL_RANK", 0)
     os.environ.setdefault("LOCAL_RANK", "0")
     if missing := [
         name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if world_size() > 1 and name not in os.environ
     ]:
-        raise _odd(
+        raise _odd_environment(
             f"WORLD_SIZE={world_size()} in the environment without {' and '.join(missing)}: type unset WORLD_SIZE for "
-            "one "
-            "process, or start several with torchrun or mfa-train launch"
+            "one process, or start several with torchrun or mfa-train launch"
         )
     if rank >= world_size():
-        raise _odd(
+        raise _odd_environment(
             f"RANK={rank} in the environment is none of the WORLD_SIZE={world_size()} processes: type unset RANK for "
-            "one "
-            "process, or start several with torchrun or mfa-train launch"
+            "one process, or start several with torchrun or mfa-train launch"
         )
     if torch.cuda.is_available():
         device, backend = torch.device("cuda", local_rank), "nccl"

@@ -23,7 +23,8 @@ EXIT_STATUS = 1
 
 
 class Watchdog:
-    """While it is entered. `alive(step)` after every step, and before and after what may take as long as many."""
+    """Watches while it is entered. `alive(step)` is called after every step, and around what may take as long as
+    many."""
 
     def __init__(self, ranks: Ranks, seconds: float):
         self.ranks, self.seconds = ranks, seconds
@@ -49,33 +50,35 @@ class Watchdog:
                 self._end()
 
     def _post(self) -> None:
+        """Tells the other ranks' watchdogs how far this rank is."""
         if self.ranks.world_size > 1:
             try:
                 self.ranks.store.set(f"alive/{self.ranks.rank}", f"{self.step} {time.time()}")
-            except dist.DistError:  # the first rank's host has gone: the steps will find out
+            except dist.DistError:  # rank 0's host has gone: the steps will find out
                 pass
 
     def _end(self) -> None:
-        told = (
+        """Prints the last words and ends this process."""
+        message = (
             f"rank {self.ranks.rank}: error: no step ended for {self.seconds:.0f} s (guard.hang_seconds); step "
             f"{self.step} was the last. {self._others()}Where this rank stands:"
         )
-        unbroken(sys.stderr, lambda: print(told, file=sys.stderr, flush=True))
+        unbroken(sys.stderr, lambda: print(message, file=sys.stderr, flush=True))
         faulthandler.dump_traceback()
         os._exit(EXIT_STATUS)
 
     def _others(self) -> str:
         """How far the ranks had come that have fallen behind or silent."""
-        told = []
+        lines = []
         for rank in range(self.ranks.world_size if self.ranks.world_size > 1 else 0):
             try:
                 if not self.ranks.store.check([f"alive/{rank}"]):
-                    told.append(f"rank {rank} was never heard of")
+                    lines.append(f"rank {rank} was never heard of")
                     continue
                 step, at = self.ranks.store.get(f"alive/{rank}").split()
             except dist.DistError:
                 return "The ranks' store cannot be reached. "
             silent = time.time() - float(at)
             if int(step) < self.step or silent > max(5.0, self.seconds / 2):
-                told.append(f"rank {rank} was last heard of {silent:.0f} s ago, after step {int(step)}")
-        return "; ".join(told) + ". " if told else ""
+                lines.append(f"rank {rank} was last heard of {silent:.0f} s ago, after step {int(step)}")
+        return "; ".join(lines) + ". " if lines else ""

@@ -9,30 +9,26 @@ decays.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mfa_train.config import ScheduleConfig
+from mfa_train.config.effects import EXECUTION, OBSERVATION
 from mfa_train.errors import ConfigError
 from mfa_train.training.steps.schedule import decay_start, learning_rate
 
 HARMLESS = (
-    "zero",
-    "offload",
-    "attention.kernel",
+    *EXECUTION,
+    *OBSERVATION,
+    "training.eval_sequences",
     "model.learning_rate",
     "model.max_position_embeddings",
     "data.",
     "plan.",
     "processes",
-    "training.micro_batch_size",
-    "training.activation_checkpointing",
-    "training.compile",
-    "training.log_every",
-    "training.eval_every",
-    "training.eval_sequences",
 )
-"""May change on the way: rounding alone, or what is looked at. (Data are told apart by what they are.)"""
+"""Beginnings of keys that may change on the way: rounding alone, or what is looked at. Data are told apart by what they
+are, `model.learning_rate` by optimizer.lr, which it gives."""
 SCHEDULE = ("name", "warmup_steps", "min_lr_ratio", "decay_fraction")
 RATE = ("optimizer.lr", "training.steps", *(f"schedule.{key}" for key in SCHEDULE))
 """Together these make the learning rate of a step, and nothing else."""
@@ -57,21 +53,20 @@ def spliced(stretches: Sequence[Mapping[str, Any]]) -> str | None:
     key that a stretch lacks is one that its version did not know, and changed nothing."""
     last = stretches[-1]
     for one, following in itertools.pairwise(stretches):
-        first, end = one["from_step"], following["from_step"]
+        begin, end = one["from_step"], following["from_step"]
         keys = [key for key in sorted(one.keys() & last.keys()) if key != "from_step" and one[key] != last[key]]
         others = [key for key in keys if key not in RATE]
-        if len(others) < len(keys) and not _same_rate(one, last, first, end):
+        if len(others) < len(keys) and not _same_rate(one, last, begin, end):
             others = keys
         if others:
-            told = ", ".join(f"{key}={one[key]}" for key in others[:3])
-            return f"steps {first + 1} to {end} were trained with {told}, those since with " + ", ".join(
-                str(last[key]) for key in others[:3]
-            )
+            theirs = ", ".join(f"{key}={one[key]}" for key in others[:3])
+            ours = ", ".join(str(last[key]) for key in others[:3])
+            return f"steps {begin + 1} to {end} were trained with {theirs}, those since with {ours}"
     return None
 
 
-def rate_of(settings: Mapping[str, Any]):
-    """The learning rate as a function of the step, the first being 0; None where `settings` do not tell it."""
+def rate_of(settings: Mapping[str, Any]) -> Callable[[int], float] | None:
+    """The learning rate as a function of the step, counted from 0; None where `settings` do not tell it."""
     try:
         schedule = ScheduleConfig(*(settings[f"schedule.{key}"] for key in SCHEDULE))
         peak, steps = float(settings["optimizer.lr"]), int(settings["training.steps"])
@@ -83,15 +78,15 @@ def rate_of(settings: Mapping[str, Any]):
     return lambda step: learning_rate(schedule, peak, step, steps)
 
 
-def _same_rate(one: Mapping[str, Any], last: Mapping[str, Any], first: int, end: int) -> bool:
-    """Whether both give the steps from `first` to before `end` the same learning rates."""
+def _same_rate(one: Mapping[str, Any], last: Mapping[str, Any], begin: int, end: int) -> bool:
+    """Whether both give the steps from `begin` to before `end` the same learning rates."""
     mine, theirs = rate_of(one), rate_of(last)
     if mine is None or theirs is None:
         return False
-    steps = {first + (end - 1 - first) * part // LOOKED_AT for part in range(LOOKED_AT + 1)}
+    steps = {begin + (end - 1 - begin) * part // LOOKED_AT for part in range(LOOKED_AT + 1)}
     for settings in (one, last):
         schedule = ScheduleConfig(*(settings[f"schedule.{key}"] for key in SCHEDULE))
         bends = schedule.warmup_steps, decay_start(schedule, int(settings["training.steps"]))
         steps |= {bend + beside for bend in bends for beside in (-1, 0, 1)}
     near = ROUNDING * max(float(one["optimizer.lr"]), float(last["optimizer.lr"]))
-    return all(abs(mine(step) - theirs(step)) <= near for step in steps if first <= step < end)
+    return all(abs(mine(step) - theirs(step)) <= near for step in steps if begin <= step < end)

@@ -1,20 +1,15 @@
 """How a run ends: its summary, a short table, and where to look."""
 
 import math
-import os
 import shlex
-import shutil
-import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.tracking.records import number
-from mfa_train.training.resuming.starting_point import Progress
+from mfa_train.tracking.terminal import command_here
 from mfa_train.training.run_folder.folder import RunFolder
-from mfa_train.training.steps.guard import Guard
 
 
 def make_summary(status: str, plan: dict, record: dict, zlib_bits: float) -> dict:
@@ -35,17 +30,6 @@ def make_summary(status: str, plan: dict, record: dict, zlib_bits: float) -> dic
     }
 
 
-def history(progress: Progress, guard: Guard) -> dict:
-    """What summary.json holds of the way there: where it isn't all of one stretch and nothing was left out, the loss
-    may be another than the config alone would give."""
-    return {
-        "stretches": progress.stretches,
-        "rollbacks": progress.rollbacks,
-        "left_out_samples": progress.left_out,
-        "skipped_steps": guard.skipped,
-    }
-
-
 def zlib_bits_per_byte(tokenizer: Tokenizer, tokens: np.ndarray) -> float:
     """What `zlib` at level 9 needs for the text of `tokens`: a yardstick for a model's bits per byte."""
     text = tokenizer.text_bytes(tokens.ravel())
@@ -55,21 +39,21 @@ def zlib_bits_per_byte(tokenizer: Tokenizer, tokens: np.ndarray) -> float:
 def closing_table(summary: dict) -> str:
     """Two columns, for a person; `-` for what a summary lacks."""
 
-    def told(key: str, form: str) -> str:
+    def value_of(key: str, form: str) -> str:
         return "-" if (value := number(summary.get(key))) is None else format(value, form)
 
     rows = [
         ("attention", str(summary.get("attention", "-"))),
-        ("parameters", f"{told('params', ',')} ({told('non_embedding_params', ',')} without embeddings)"),
-        ("KV cache", f"{told('kv_bytes_per_token', ',')} bytes per token"),
+        ("parameters", f"{value_of('params', ',')} ({value_of('non_embedding_params', ',')} without embeddings)"),
+        ("KV cache", f"{value_of('kv_bytes_per_token', ',')} bytes per token"),
         (
             "trained on",
-            f"{told('tokens', ',')} tokens in {told('seconds', '.0f')} s "
-            f"({told('tokens_per_second', ',.0f')} tokens/s)",
+            f"{value_of('tokens', ',')} tokens in {value_of('seconds', '.0f')} s "
+            f"({value_of('tokens_per_second', ',.0f')} tokens/s)",
         ),
-        ("held-out loss", f"{told('val_loss', '.4f')} nats per token"),
-        ("held-out bits per byte", told("val_bits_per_byte", ".3f")),
-        ("zlib -9, same bytes", told("zlib_bits_per_byte", ".3f")),
+        ("held-out loss", f"{value_of('val_loss', '.4f')} nats per token"),
+        ("held-out bits per byte", value_of("val_bits_per_byte", ".3f")),
+        ("zlib -9, same bytes", value_of("zlib_bits_per_byte", ".3f")),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
@@ -78,13 +62,9 @@ def closing_table(summary: dict) -> str:
 def where_to_look(folder: RunFolder) -> str:
     """The run's files, and the commands that show them."""
     path = shlex.quote(str(folder.path))
-    lines = [f"Run folder  {folder.path}", f"More text   {_command('mfa-train')} generate {path} --prompt 'class '"]
+    lines = [f"Run folder  {folder.path}", f"More text   {command_here('mfa-train')} generate {path} --prompt 'class '"]
     if (folder.path / "wandb").exists():
-        lines.append(f"W&B         {_command('wandb')} leet {shlex.quote(str(folder.path / 'wandb' / 'latest-run'))}")
+        lines.append(
+            f"W&B         {command_here('wandb')} leet {shlex.quote(str(folder.path / 'wandb' / 'latest-run'))}"
+        )
     return "\n".join(lines)
-
-
-def _command(name: str) -> str:
-    """A command of this environment as the user would type it here."""
-    beside = Path(sys.executable).with_name(name)
-    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)

@@ -22,8 +22,9 @@ from mfa_train.tracking.starts import FILE as STARTS
 from mfa_train.tracking.starts import starts
 from mfa_train.tracking.survey import Survey, damaged_lines, set_aside
 from mfa_train.tracking.terminal import say
-from mfa_train.training.checkpoints.folders import clear_partial, found
-from mfa_train.training.resuming.starting_point import StartingPoint, changes
+from mfa_train.training.checkpoints.folders import clear_partial, newest_first
+from mfa_train.training.resuming.changes import changes
+from mfa_train.training.resuming.resume_point import ResumePoint
 from mfa_train.training.run_folder.lock import FILE as LOCK_FILE
 from mfa_train.training.run_folder.lock import RunLock
 
@@ -38,7 +39,7 @@ def final_checkpoint(run: Path) -> Path:
 
 
 class RunFolder:
-    """Nothing stays behind in the folder before `create`."""
+    """The folder of a run: opened, created or gone on with, closed. Nothing stays behind in it before `create`."""
 
     def __init__(self, config: Config):
         self.config = config
@@ -76,7 +77,7 @@ class RunFolder:
             )
         if finished and not accepted:
             return finished
-        if final_checkpoint(self.path).is_dir() and not found(self.checkpoints):
+        if final_checkpoint(self.path).is_dir() and not newest_first(self.checkpoints):
             what = "is finished" if finished else "has final weights but no summary.json that says so"
             raise ConfigError(
                 f"name={self.config.name}: {self.path} {what}, and there is no checkpoint to go on from; {mend}"
@@ -84,21 +85,21 @@ class RunFolder:
         self.lock.take()
         return None
 
-    def create(self, plan: dict, start: StartingPoint | None) -> int:
-        """Makes the folder, or makes it ready to go on from `start`; gives how many times the run was started before.
+    def create(self, plan: dict, point: ResumePoint | None) -> int:
+        """Makes the folder, or makes it ready to go on from `point`; gives how many times the run was started before.
 
         An older run of this name is moved aside to NAME~1, NAME~2, … with resume=never; an unfinished one without a
         checkpoint starts again in its place. Raises ConfigError where another process was faster.
         """
         try:
-            return self._create(plan, start)
+            return self._create(plan, point)
         except OSError as error:
             raise ConfigError(
                 f"runs_dir={self.config.runs_dir}: {self.path} cannot be written ({error.strerror}); type "
                 "runs_dir=FOLDER with room"
             ) from error
 
-    def _create(self, plan: dict, start: StartingPoint | None) -> int:
+    def _create(self, plan: dict, point: ResumePoint | None) -> int:
         if self.config.resume == "never":
             self.move_aside()
         self.path.mkdir(parents=True, exist_ok=True)
@@ -106,25 +107,25 @@ class RunFolder:
         clear_partial(self.checkpoints)
         with contextlib.ExitStack() as files:  # all that needs room first; the last one appears first
             files.enter_context(self._written("plan.json", [_lines(plan)]))
-            if start and start.checkpoint.parent != self.checkpoints:
-                files.enter_context(self._written(METRICS, self._taken_over(start)))
+            if point and point.checkpoint.parent != self.checkpoints:
+                files.enter_context(self._written(METRICS, self._taken_over(point)))
             files.enter_context(self._written("config.yaml", [configs.to_yaml(self.config)]))
             self._clear_summary()
-            for damaged in start.damaged if start else ():
+            for damaged in point.damaged if point else ():
                 if damaged.parent == self.checkpoints:
                     shutil.rmtree(aside := damaged.with_name(f"{damaged.name}.damaged"), ignore_errors=True)
                     damaged.rename(aside)
-        return self._launches()
+        return self._earlier_starts()
 
     def _clear_summary(self) -> None:
-        """Of an earlier end, which a longer run is no longer at."""
+        """Removes the summary of an earlier end, which a longer run is no longer at."""
         path = self.path / SUMMARY
         if path.is_file() and (read_object(path) or {}).get("status") not in ENDS:
             os.replace(path, aside := path.with_name(f"{SUMMARY}.damaged"))
             say(f"warning: {path} is damaged: set aside as {aside.name}; the run writes it anew when it ends")
         path.unlink(missing_ok=True)
 
-    def _launches(self) -> int:
+    def _earlier_starts(self) -> int:
         """How many times the run was started; lines of starts.jsonl that are damaged are set aside and count."""
         path = self.path / STARTS
         if path.is_file() and (damaged := damaged_lines(path)):
@@ -132,15 +133,15 @@ class RunFolder:
         beside = path.with_name(f"{STARTS}.damaged")
         return len(starts(self.path)) + (len(damaged_lines(beside)) if beside.is_file() else 0)
 
-    def _taken_over(self, start: StartingPoint) -> Iterable[bytes]:
+    def _taken_over(self, point: ResumePoint) -> Iterable[bytes]:
         """The metrics of the run that this one branches off, up to there: what was trained is one curve."""
-        theirs = start.checkpoint.parent.parent / METRICS
+        theirs = point.checkpoint.parent.parent / METRICS
         if not theirs.is_file():
             return ()
         survey = Survey(theirs)
         if survey.damaged:
             say(f"warning: {theirs}: {len(survey.damaged)} damaged places, which this run's curve begins without")
-        return survey.copied(start.content["step"])
+        return survey.copied(point.step)
 
     def move_aside(self) -> None:
         """Makes room: what is in the folder goes to NAME~1, NAME~2, …, and its lock is released. Raises ConfigError."""
@@ -186,7 +187,7 @@ class RunFolder:
             raise ConfigError(f"name={self.config.name}: {self.checkpoints} is no folder; {mend}")
 
     def _finished_summary(self) -> dict | None:
-        """None of an unfinished run, and where it is damaged."""
+        """summary.json of a run that is finished; None where it isn't, or the file is damaged."""
         path = self.path / SUMMARY
         summary = read_object(path) if path.is_file() else None
         return summary if summary and summary.get("status") == "finished" else None

@@ -17,7 +17,8 @@ class RunLock:
     """Held from `take` to `release`, or to the end of the process. The file says who holds it."""
 
     def __init__(self, folder: Path):
-        self.path, self.descriptor = folder / FILE, None
+        self.path = folder / FILE
+        self.descriptor: int | None = None
 
     def take(self) -> None:
         """Raises ConfigError where another process holds it."""

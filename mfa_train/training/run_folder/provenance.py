@@ -9,11 +9,10 @@ from mfa_train.tracking.starts import versions
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def provenance(config_yaml: bytes, data: dict[str, str]) -> dict:
-    """What summary.json holds of a run's origin; `config_yaml` are the bytes of its config.yaml, `data` the
-    fingerprints of tokenizer, training samples and held-out text: equal for equal ones, wherever they were prepared."""
+def provenance(run: Path, data: dict[str, str]) -> dict:
+    """What summary.json holds of the origin of the run in folder `run`; `data` are `RunData.fingerprints`."""
     return {
-        "config_sha256": hashlib.sha256(config_yaml).hexdigest(),
+        "config_sha256": hashlib.sha256((run / "config.yaml").read_bytes()).hexdigest(),
         "data": data,
         "code_commit": code_commit(),
         "versions": versions(),

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -131,7 +132,7 @@ def _mend_stage_0(engine, optimizer: torch.optim.AdamW, dtype: torch.dtype) -> N
 def deepspeed_config(config: Config, ranks: Ranks, dtype: torch.dtype) -> dict:
     """DeepSpeed's own JSON for this run."""
     micro_batch = config.training.micro_batch(ranks.world_size)
-    zero = {"stage": config.zero}
+    zero: dict[str, Any] = {"stage": config.zero}
     if config.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
     if config.offload == "parameters":

@@ -6,25 +6,22 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from mfa_train.data.reading.documents import ModelInputs
-from mfa_train.data.reading.held_out import HeldOut
 from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.run_data import RunData
 
 
 class Evaluator:
-    """The held-out windows, each corpus's dealt out to the ranks in turn.
+    """The held-out windows, each corpus's dealt out to the ranks in turn, `micro_batch` of them in a pass."""
 
-    `token_bytes` (vocab_size,): bytes of text each token stands for.
-    """
-
-    def __init__(
-        self, held_out: HeldOut, inputs_of: ModelInputs, micro_batch: int, ranks: Ranks, token_bytes: np.ndarray
-    ):
-        self.held_out, self.inputs_of, self.micro_batch, self.ranks = held_out, inputs_of, micro_batch, ranks
+    def __init__(self, data: RunData, micro_batch: int, ranks: Ranks):
+        self.held_out, self.inputs_of, self.micro_batch, self.ranks = data.held_out, data.inputs_of, micro_batch, ranks
+        token_bytes = data.tokenizer.token_bytes
         self.on_pass: Callable[[], None] = lambda: None
         """Called after every pass."""
         targets = {
-            name: held_out.at(name, windows)[:, 1:] for name, windows in held_out.windows.items() if len(windows)
+            name: self.held_out.at(name, windows)[:, 1:]
+            for name, windows in self.held_out.windows.items()
+            if len(windows)
         }
         self.targets = np.concatenate([tokens.ravel() for tokens in targets.values()])
         self.sizes = {name: (tokens.size, int(token_bytes[tokens].sum())) for name, tokens in targets.items()}
@@ -39,15 +36,15 @@ class Evaluator:
         model.train()
         of_all = {"": (sum(nats.values()), *map(sum, zip(*self.sizes.values())))}
         of_each = {f"/{name}": (nats[name], *self.sizes[name]) for name in nats} if len(nats) > 1 else {}
-        told = {}
+        metrics = {}
         for name, (total, tokens, num_bytes) in (of_all | of_each).items():
-            told[f"val/loss{name}"] = total / tokens
-            told[f"val/bits_per_byte{name}"] = (
-                total / (math.log(2) * num_bytes) if num_bytes else math.nan
-            )  # separators alone
-        return told
+            metrics[f"val/loss{name}"] = total / tokens
+            # No bytes: separators alone.
+            metrics[f"val/bits_per_byte{name}"] = total / (math.log(2) * num_bytes) if num_bytes else math.nan
+        return metrics
 
     def _nats(self, model: torch.nn.Module, name: str) -> float:
+        """The sum over all targets of corpus `name`, on every rank."""
         windows = self.held_out.windows[name]
         mine = windows[self.ranks.rank :: self.ranks.world_size]
         passes = math.ceil(math.ceil(len(windows) / self.ranks.world_size) / self.micro_batch)

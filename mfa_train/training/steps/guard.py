@@ -34,7 +34,8 @@ class Poisoned(TrainingError):
 
 
 class Guard:
-    """`state` is an earlier guard's, from a checkpoint; `say` is told of every skip and spike."""
+    """What a run's losses and norms have been. `say` is given a line for every skip and spike; `state` is an earlier
+    guard's, from a checkpoint."""
 
     def __init__(self, config: GuardConfig, say, state: dict | None = None):
         state = state or {"skipped": 0, "spikes": 0, "in_a_row": 0, "losses": [], "norms": []}
@@ -42,9 +43,10 @@ class Guard:
         self.skipped, self.spikes, self.in_a_row = state["skipped"], state["spikes"], state["in_a_row"]
         self.losses, self.norms = (deque(state[key], maxlen=config.spike_window) for key in ("losses", "norms"))
         self.applied, self.loss = False, 0.0
-        """Of the step under way; the loss only where `needs_loss`."""
+        """Whether the update of the step under way is made; its loss, only where `needs_loss`."""
 
     def state(self) -> dict:
+        """What a checkpoint holds of it."""
         return {
             "skipped": self.skipped,
             "spikes": self.spikes,
@@ -62,8 +64,9 @@ class Guard:
         """A step begins; unless `applies` is asked, DeepSpeed itself has dropped it."""
         self.applied = False
 
-    def applies(self, norm: float, loss: float | None) -> bool:
-        """Whether the step's update is made; asked once or several times a step, with the same answer."""
+    def applies(self, norm: float, loss: float = math.nan) -> bool:
+        """Whether the update of the step under way is made, whose gradient has `norm`; `loss` counts where
+        `needs_loss`. Asked once or several times a step, with the same answer."""
         self.applied = math.isfinite(norm)
         if self.needs_loss:
             self.loss = loss
@@ -100,6 +103,7 @@ class Guard:
                 window.append(value)
 
     def _spike(self, loss: float, norm: float) -> bool:
+        """Whether one of them stands out; `_spiked` then says which."""
         self._spiked = ", ".join(
             f"{what} {value:.4g} above {bound:.4g}"
             for what, value, bound in (
@@ -111,6 +115,7 @@ class Guard:
         return bool(self._spiked)
 
     def _bound(self, window: deque) -> float:
+        """The largest number that is no spike after those of `window`."""
         if len(window) < max(2, self.config.spike_window // 2):
             return math.inf
         median = statistics.median(window)

@@ -5,35 +5,45 @@ and resumed logs the same bits as one that was not.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 
 from mfa_train.errors import TrainingError
 from mfa_train.training.processes.ranks import Ranks
-from mfa_train.training.resuming.starting_point import Progress
-from mfa_train.training.steps.guard import Guard
+from mfa_train.training.steps.state import TrainingState
+
+
+class EndedStep(NamedTuple):
+    step: int
+    norm: float
+    """Of the whole gradient."""
+    applied: bool
+    """Whether its update was made."""
+    samples: str
+    """Which of the order."""
 
 
 class Losses:
-    """Reads into `progress.losses`; every number goes past the guard in the order of the steps."""
+    """Reads into `progress.losses` of `state`; every number goes past its guard in the order of the steps."""
 
-    def __init__(self, ranks: Ranks, guard: Guard, progress: Progress):
-        self.ranks, self.guard, self.progress = ranks, guard, progress
+    def __init__(self, ranks: Ranks, state: TrainingState):
+        self.ranks, self.guard, self.progress = ranks, state.guard, state.progress
         self.unread: list[torch.Tensor] = []
-        self.steps: list[tuple[int, float, bool, str]] = []
-        """(step, gradient norm, whether it was applied, samples) of the unread ones that have ended."""
-        self.upcoming: float | None = None
-        """Of the step under way, where the guard needs it before the update."""
+        self.ended: list[EndedStep] = []
+        """Those of the unread that have ended."""
+        self.upcoming = math.nan
+        """The loss of the step under way, where the guard needs it before the update."""
 
     def add(self, loss: torch.Tensor) -> None:
-        """This rank's, of the step under way."""
+        """`loss` is this rank's, of the step under way."""
         self.unread.append(loss)
         if self.guard.needs_loss:
             self.upcoming = _mean(self.ranks.gather(loss).tolist())
 
     def end_step(self, step: int, norm: float, samples: str) -> float | None:
         """The step is over; gives its norm as a record holds it. Raises TrainingError and Poisoned."""
-        self.steps.append((step, norm, self.guard.applied, samples))
+        self.ended.append(EndedStep(step, norm, self.guard.applied, samples))
         if self.guard.needs_loss or (not math.isfinite(norm) and self.guard.config.nonfinite == "stop"):
             self.read()
         self.guard.end(step, norm, samples)
@@ -44,16 +54,16 @@ class Losses:
         if not self.unread:
             return
         by_rank = self.ranks.gather(torch.stack(self.unread)).tolist()
-        for losses, (step, norm, applied, samples) in zip(zip(*by_rank), self.steps):
+        for losses, ended in zip(zip(*by_rank), self.ended):
             loss = _mean(losses)
-            if not (math.isfinite(loss) and math.isfinite(norm)) and self.guard.config.nonfinite == "stop":
-                raise TrainingError(_what_is_known(losses, step, norm, applied, samples))
-            self.guard.look_at(step, loss, norm)
+            if not (math.isfinite(loss) and math.isfinite(ended.norm)) and self.guard.config.nonfinite == "stop":
+                raise TrainingError(_what_is_known(losses, ended))
+            self.guard.look_at(ended.step, loss, ended.norm)
             self.progress.losses.append(loss)
-        self.unread, self.steps = [], []
+        self.unread, self.ended = [], []
 
     def take_mean(self) -> float | None:
-        """Over the steps since it was last taken; those that were not finite, and skipped, are left out."""
+        """The mean loss over the steps since it was last taken, but for those that were not finite, and skipped."""
         self.read()
         finite = [loss for loss in self.progress.losses if math.isfinite(loss)]
         self.progress.losses = []
@@ -61,7 +71,7 @@ class Losses:
 
 
 def _mean(values) -> float:
-    """Rounded once: it does not depend on the order."""
+    """The mean, rounded once: it does not depend on the order."""
     if not all(map(math.isfinite, values)):
         return math.nan
     try:
@@ -70,7 +80,8 @@ def _mean(values) -> float:
         return math.fsum(value / len(values) for value in values)
 
 
-def _what_is_known(losses: tuple[float, ...], step: int, norm: float, applied: bool, samples: str) -> str:
+def _what_is_known(losses: tuple[float, ...], ended: EndedStep) -> str:
+    step, norm, applied, samples = ended
     bad = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
     if bad:
         what = f"the loss is {losses[bad[0]]} at step {step} on rank {', '.join(map(str, bad))} ({samples}), "

@@ -7,16 +7,17 @@ from mfa_train.errors import ConfigError
 
 
 def learning_rate(config: ScheduleConfig, peak: float, step: int, total_steps: int) -> float:
-    """Of `step`, the first being 0. Rises linearly over warmup_steps, then falls to peak · min_lr_ratio at the last.
+    """The learning rate of `step`, counted from 0: it rises linearly over warmup_steps, then falls to peak ·
+    min_lr_ratio at the last.
 
     cosine and linear fall from the end of the warmup, wsd (arXiv 2404.06395) over the last decay_fraction of all steps.
     """
     if step < config.warmup_steps:
         return peak * (step + 1) / config.warmup_steps
-    start = decay_start(config, total_steps)
-    if step < start:
+    decays_from = decay_start(config, total_steps)
+    if step < decays_from:
         return peak
-    share = (step + 1 - start) / max(1, total_steps - start)
+    share = (step + 1 - decays_from) / max(1, total_steps - decays_from)
     left = 0.5 * (1 + math.cos(math.pi * share)) if config.name == "cosine" else 1 - share
     return peak * (config.min_lr_ratio + (1 - config.min_lr_ratio) * left)
 

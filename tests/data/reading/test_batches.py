@@ -71,7 +71,7 @@ def test_ranks_keep_to_their_lanes(tmp_path):
     corpora = {"a": Prepared(tmp_path, [2000])}
     for rank in range(2):
         own = batches(corpora, 8, rank, 2)
-        lanes = own.samples[0].lane(np.concatenate([own.share(8 * step) for step in range(20)]))
+        lanes = own.samples[0].order.lane(np.concatenate([own.share(8 * step) for step in range(20)]))
         assert set(lanes.tolist()) == {2 * rank, 2 * rank + 1}
 
 

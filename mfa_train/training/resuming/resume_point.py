@@ -1,73 +1,26 @@
-"""Where a run goes on, and what may have changed since.
+"""Where a run goes on: the newest whole checkpoint that `resume` means, and how the engine is filled from it."""
 
-Refused, since the curve would be another run's: what changes the model, the data or their order. (Where the data come
-from may change, as from a disk to a bucket: they are compared by what they are, `Batches.identity`.) Accepted and
-written down: how long, how fast and on what it is trained (steps, learning rate, schedule, ZeRO stage, number of
-processes, precision, …). Free: what changes no number.
-"""
-
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mfa_train import config as configs
-from mfa_train.config import RESUME, Config
+from mfa_train.config import RESUME, Config, GuardConfig
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.training.checkpoints.engine_state import derive_weights, pieces, set_updates
-from mfa_train.training.checkpoints.folders import Damaged, Reader, found, verified
+from mfa_train.training.checkpoints.folders import newest_first, verified
+from mfa_train.training.checkpoints.manifest import Damaged
 from mfa_train.training.checkpoints.rng import set_rng_state
+from mfa_train.training.checkpoints.tensor_files import CheckpointReader
 from mfa_train.training.processes.ranks import Ranks, world_size
-from mfa_train.training.resuming.stretches import HARMLESS
-
-FREE = (
-    "name",
-    "resume",
-    "data_dir",
-    "data.path",
-    "data.corpora",
-    "data.cache_",
-    "runs_dir",
-    "tracking.",
-    "sample.",
-    "match.",
-    "cluster.",
-    "sweep.",
-    "checkpoint.",
-    "guard.hang_seconds",
-    "plan.context",
-    "plan.mfu",
-    "plan.decode_counting",
-    "plan.check",
-)
-REFUSED = ("attention.", "model.", "data.document_mask", "seed:", "training.batch_size", "training.sequence_length")
-ACCEPTED = ("attention.kernel", "model.learning_rate", "model.max_position_embeddings")
-"""Among the refused."""
-
-
-@dataclass
-class Progress:
-    """How far a run is: what shapes its future and is neither in the engine nor the guard's."""
-
-    step: int = 0
-    """Steps done."""
-    seconds: float = 0.0
-    """Of training, all starts together."""
-    left_out: int = 0
-    """Samples that rollbacks have passed over: step s consumes [s·B + left_out, (s + 1)·B + left_out)."""
-    rollbacks: int = 0
-    losses: list[float] = field(default_factory=list)
-    """Of the steps since the last record."""
-    stretches: list[dict] = field(default_factory=list)
-    """From which step with which settings, another run's before it branched off included; empty in an older
-    checkpoint."""
+from mfa_train.training.resuming.changes import changes
+from mfa_train.training.steps.guard import Guard
+from mfa_train.training.steps.state import Progress, TrainingState
 
 
 @dataclass(frozen=True)
-class StartingPoint:
+class ResumePoint:
     """A whole checkpoint and what its manifest holds."""
 
     checkpoint: Path
@@ -78,47 +31,29 @@ class StartingPoint:
     """What has changed since: `key: old -> new`."""
 
     @property
-    def progress(self) -> Progress:
-        return Progress(**self.content["progress"])
+    def step(self) -> int:
+        """After which the run goes on."""
+        return self.content["step"]
+
+    def state(self, config: GuardConfig, say: Callable[[str], None]) -> TrainingState:
+        """As it was when the checkpoint was made. The guard goes by `config` from now on, and tells `say`."""
+        return TrainingState(Progress(**self.content["progress"]), Guard(config, say, self.content["guard"]))
 
 
-def changes(old: dict, config: Config) -> tuple[list[str], list[str]]:
-    """(refused, accepted) differences of `config` from the plain mapping `old`, each `key: old -> new`."""
-    lines = [line for line in configs.differences(old, dataclasses.asdict(config)) if not line.startswith(FREE)]
-    refused = [line for line in lines if line.startswith(REFUSED) and not line.startswith(ACCEPTED)]
-    return refused, [line for line in lines if line not in refused]
-
-
-def settings(config: Config, dtype: torch.dtype) -> dict[str, Any]:
-    """What may change on the way and shapes the curve: a stretch's part of the config. `dtype` is what its precision
-    means here."""
-    refused = tuple(key.rstrip(":") for key in REFUSED)
-    found = {
-        key: value
-        for key, value in configs.flat(dataclasses.asdict(config)).items()
-        if not key.startswith((*FREE, *refused, *HARMLESS))
-    }
-    del found["training.tokens"]
-    return found | {
-        "training.steps": config.training.total_steps,
-        "precision": {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype],
-    }
-
-
-def starting_point(
+def find_resume_point(
     config: Config,
     folder: Path,
     data: dict[str, Any],
     say: Callable[[str], None],
     vouch: Callable[[Path], dict] = verified,
-) -> StartingPoint | None:
+) -> ResumePoint | None:
     """The newest whole checkpoint that `resume` means; None to start from the first step. `data` is Batches.identity();
     `vouch` gives a checkpoint's manifest or raises Damaged.
 
     Raises ConfigError where there is none that must be, or where one is another run's; DataError where all are damaged.
     """
     candidates, where = _candidates(config, folder)
-    damaged = []
+    damaged: list[Path] = []
     for checkpoint in candidates:
         try:
             content = vouch(checkpoint)
@@ -129,12 +64,11 @@ def starting_point(
         if _is_older(config.resume, folder, checkpoint, damaged):
             say(
                 f"resume={config.resume}: this run is at {checkpoint.name} already and goes on from there; type "
-                "name=… for a run "
-                "of its own from another checkpoint"
+                "name=… for a run of its own from another checkpoint"
             )
         if damaged:
             say(f"{checkpoint} is whole: the run goes on from there")
-        return StartingPoint(checkpoint, content, damaged, _accepted(config, checkpoint, content, data))
+        return ResumePoint(checkpoint, content, damaged, _accepted(config, checkpoint, content, data))
     if damaged:
         raise DataError(f"{where}: no checkpoint is whole; type resume=never to train anew, the old run is moved aside")
     if config.resume not in ("auto", "never"):
@@ -144,17 +78,17 @@ def starting_point(
     return None
 
 
-def restore(engine, start: StartingPoint, ranks: Ranks) -> None:
+def restore(engine, point: ResumePoint, ranks: Ranks) -> None:
     """Puts weights, optimizer and random generators of every rank back. Raises Damaged."""
-    reader = Reader(start.checkpoint, start.content)
+    reader = CheckpointReader(point.checkpoint, point.content)
     for piece in pieces(engine, ranks.rank):
         reader.fill(piece)
-    set_updates(engine, start.content["updates"])
+    set_updates(engine, point.content["updates"])
     derive_weights(engine)
     try:
         set_rng_state(reader.rng(ranks.rank))
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise Damaged(f"{start.checkpoint}: no state of random generators ({type(error).__name__})") from error
+        raise Damaged(f"{point.checkpoint}: no state of random generators ({type(error).__name__})") from error
 
 
 def _candidates(config: Config, folder: Path) -> tuple[list[Path], Path]:
@@ -162,15 +96,17 @@ def _candidates(config: Config, folder: Path) -> tuple[list[Path], Path]:
     own = folder / "checkpoints"
     if config.resume == "never":
         return [], own
-    if config.resume in RESUME or found(own):  # its own go before the one it started from
-        return found(own), own
+    if config.resume in RESUME or newest_first(own):  # its own go before the one it started from
+        return newest_first(own), own
     path = Path(config.resume)
     if not path.is_dir():
         raise ConfigError(
             f"resume={path}: expected {', '.join(RESUME)}, or a folder that is there: a checkpoint, as "
             "runs/mfa-nano/checkpoints/step-00000100, or a run, as runs/mfa-nano"
         )
-    return ([path], path) if path.name.startswith("step-") else (found(path / "checkpoints"), path / "checkpoints")
+    if path.name.startswith("step-"):
+        return [path], path
+    return newest_first(path / "checkpoints"), path / "checkpoints"
 
 
 def _is_older(resume: str, folder: Path, newest: Path, damaged: list[Path]) -> bool:
@@ -183,9 +119,9 @@ def _is_older(resume: str, folder: Path, newest: Path, damaged: list[Path]) -> b
 
 
 def _accepted(config: Config, checkpoint: Path, content: dict, data: dict[str, Any]) -> list[str]:
+    """What has changed since `checkpoint` and may. Raises ConfigError for what may not."""
     refused, accepted = changes(configs.completed(content["config"]), config)
-    old = content["data"]
-    refused += [f"data {line}" for line in configs.differences(old, data)]
+    refused += [f"data {line}" for line in configs.differences(content["data"], data)]
     if refused:
         raise ConfigError(
             f"{checkpoint} is of another model or other data ({'; '.join(refused[:3])}"

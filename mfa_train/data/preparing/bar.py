@@ -5,7 +5,7 @@ import time
 from tqdm import tqdm
 
 
-class Progress:
+class Bar:
     """From `position` on, of `size` bytes of input; without a size (None) tokens are counted, and no time is left."""
 
     def __init__(self, size: int | None, position: int):
@@ -19,7 +19,7 @@ class Progress:
             dynamic_ncols=True,
         )
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "Bar":
         return self
 
     def __exit__(self, *error: object) -> None:
