@@ -168,7 +168,7 @@ def compare(arguments: argparse.Namespace) -> None:
     if not all(0 < budget < float("inf") for budget in budgets):
         raise ConfigError(f"--budget {arguments.budget}: expected FLOPs above 0, as --budget 1e20,1e21")
     from mfa_train.scaling.report.report import write_report
-    from mfa_train.scaling.study.study import gather
+    from mfa_train.scaling.study.gather import gather
 
     paths = [
         Path(configs.local("RUN", word, "run's folder or CSV file"))

@@ -15,9 +15,9 @@ from mfa_train.scaling.laws.law import ESTIMATOR
 from mfa_train.scaling.report.bounded import ROWS, evenly, few_notices
 from mfa_train.scaling.study.data_orders import why_no_pairs
 from mfa_train.scaling.study.drawn import NOT_DRAWN
+from mfa_train.scaling.study.gather import PARAMETERS, Study
 from mfa_train.scaling.study.plain_files import shown
 from mfa_train.scaling.study.runs import BOUNDS, Run
-from mfa_train.scaling.study.study import PARAMETERS, Study
 from mfa_train.scaling.verdicts.kv_frontier import kv_at_equal_loss, loss_over_kv
 from mfa_train.scaling.verdicts.paired import settings_beside, verdicts
 from mfa_train.training.provenance import code_commit

@@ -12,7 +12,7 @@ import yaml
 from mfa_train.config import ScheduleConfig
 from mfa_train.errors import DataError
 from mfa_train.scaling.compare import compare as compare_study
-from mfa_train.scaling.study.study import gather
+from mfa_train.scaling.study.gather import gather
 from mfa_train.training.schedule import learning_rate
 from mfa_train.training.stretches import continued, rate_of, spliced
 from tests.conftest import ROOT

@@ -13,8 +13,8 @@ import numpy as np
 
 from mfa_train.scaling.compare import compare
 from mfa_train.scaling.laws.fits import VariantFit
+from mfa_train.scaling.study.gather import gather
 from mfa_train.scaling.study.runs import Run
-from mfa_train.scaling.study.study import gather
 from mfa_train.scaling.verdicts.measured import Measured, difference_at_equal_flops
 from mfa_train.scaling.verdicts.paired import summary, verdicts
 

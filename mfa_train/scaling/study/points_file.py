@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mfa_train.errors import DataError
 from mfa_train.scaling.study.plain_files import one_line, shown
-from mfa_train.scaling.study.runs import PARAMS_WITHIN, Run, beyond
+from mfa_train.scaling.study.runs import PARAMS_WITHIN, DataOrder, Run, beyond
 
 COLUMNS = {
     "params": ("n", "params", "parameters", "num_params", "model size", "model_size"),
@@ -144,7 +144,7 @@ def _run(path: Path, line: int, row: list[str], at: dict[str, int], told: str) -
         run.tokens = run.flops / (6 * run.params)
     run.excluded = next(filter(None, (beyond(what, getattr(run, what)) for what in NUMBERS)), None)
     if run.seed is not None:
-        run.order = (told, run.seed)
+        run.order = DataOrder(told, None, run.seed, None)
     run.attention = run.variant
     return run
 
