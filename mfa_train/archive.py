@@ -27,8 +27,8 @@ MOST_FILES = 2**16 - 2
 LARGEST_DIRECTORY = 2**24
 """Bytes: twice what so many files of our names take."""
 MOST_DEPTH, LONGEST_NAME = 16, 1000
-UNPACKED_BYTES, UNPACKED_SHARE = 2**30, 100
-"""All files together may have as many bytes, or as many times the archive's: records shrink to a fifth."""
+UNPACKED_BYTES, UNPACKED_SHARE = 2**25, 50
+"""All files together may have as many bytes, or as many times the archive's: records shrink to a third or a tenth."""
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Those that can be unpacked a bounded piece at a time."""
 ENCRYPTED = 1
@@ -164,7 +164,7 @@ class Archived:
         if entry.compress_type not in COMPRESSIONS:
             raise Damaged(f"{self.name}: compressed by method {entry.compress_type} in the archive, expected deflate")
         try:
-            return io.BufferedReader(_Unpacked(self.name, self.archive.zip.open(entry)), BLOCK)
+            return io.BufferedReader(_Unpacked(self.name, self.archive.zip.open(entry), entry.file_size), BLOCK)
         except BROKEN as error:
             raise _damaged(self.name, error) from None
 
@@ -184,14 +184,16 @@ AnyPath = Path | Archived
 
 
 class _Unpacked(io.RawIOBase):
-    """The bytes of a file as they are asked for: never more than the archive's directory says it has."""
+    """The bytes of a file as they are asked for: as many as the archive's directory says it has, or Damaged."""
 
-    def __init__(self, name: str, file: IO[bytes]):
-        self.name, self.file = name, file
+    def __init__(self, name: str, file: IO[bytes], size: int):
+        self.name, self.file, self.size = name, file, size
 
     def readinto(self, buffer) -> int:
         try:
             data = self.file.read(len(buffer))
+            if not data and self.file.tell() < self.size:
+                raise EOFError(f"it ends before {self.size:,} bytes")
         except BROKEN as error:
             raise _damaged(self.name, error) from None
         buffer[: len(data)] = data
