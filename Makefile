@@ -40,6 +40,7 @@ bench-data: .venv/.bench
 	$(PIP) --editable .
 	touch $@
 
+# The tests' packages too: what mypy finds depends on which are there.
 .venv/.check: .venv/.test
 	$(PIP) --editable '.[check]'
 	touch $@
@@ -52,10 +53,10 @@ bench-data: .venv/.bench
 	$(PIP) --editable '.[test,plot]'
 	touch $@
 
-# litgpt and mosaicml-streaming pin older packages than transformers needs; what is measured of them needs no such pin.
-.venv/.bench: .venv/.test
-	$(PIP) --no-deps litgpt litdata mosaicml-streaming
-	$(PIP) lightning 'jsonargparse[signatures]' lightning-utilities obstore tifffile brotli python-snappy xxhash zstd
+# What is measured beside the trainer asks for older packages than it runs with: --no-deps, and all it needs by name.
+.venv/.bench: .venv/.train benchmarks/requirements.txt
+	$(PIP) transformers
+	$(PIP) --no-deps --requirement benchmarks/requirements.txt
 	touch $@
 
 clean:

@@ -4,14 +4,13 @@ Reading: shuffled samples of 2048 tokens from local files in one process, batche
 `datasets` streaming from Parquet, litdata, mosaicml-streaming. Tokenising: 40 MB of Python sources: `mfa-train prepare`
 from JSONL to shards, sentencepiece's own batch encoding of the same texts in memory (the same model, all cores),
 Hugging Face's `tokenizers` (a byte-level BPE of the same size). Contenders take turns, each in a process of its own;
-medians of the rounds. The last line is JSON.
+medians of the rounds. One that fails says why in its row. The last line is JSON.
 
     make bench-data        or        .venv/bin/python benchmarks/data.py [--rounds 5]
 """
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from contenders import Contender
 
 SEQUENCE, BATCH, TOKENS, VOCAB = 2048, 64, 2**26, 50_000
 SECONDS = 4.0
@@ -33,7 +33,7 @@ def mfa_train(folder: Path) -> Iterator[np.ndarray]:
     from mfa_train.data.shards.shard import Shard
     from mfa_train.data.shards.shards import Shards
     from mfa_train.data.shards.store import ShardStore
-    from mfa_train.training.host_memory import keep_freed_memory
+    from mfa_train.training.processes.host_memory import keep_freed_memory
 
     shards = []
     for number, part in enumerate(np.split(tokens(), 16)):
@@ -120,15 +120,15 @@ READERS: dict[str, Callable[[Path], Iterator]] = {
 }
 
 
-def read(name: str, folder: Path, pipe) -> None:
-    """Sends tokens/s of one reader, its first two batches left out."""
+def read(name: str, folder: Path) -> Iterator[float]:
+    """Tokens/s of one reader, its first two batches left out."""
     folder.mkdir(parents=True, exist_ok=True)
     batches = READERS[name](folder)
     next(batches), next(batches)
     start, count = time.perf_counter(), 0
     while (seconds := time.perf_counter() - start) < SECONDS:
         count += len(next(batches)) if name != "mosaicml-streaming" else len(next(batches)["tokens"])
-    pipe.send(count * SEQUENCE / seconds)
+    yield count * SEQUENCE / seconds
 
 
 def texts() -> list[str]:
@@ -192,43 +192,52 @@ def make_tokenizers(folder: Path) -> None:
     byte_level.save(str(folder / "tokenizer.json"))
 
 
-def tokenise(name: str, folder: Path, pipe) -> None:
+def tokenise(name: str, folder: Path) -> Iterator[float]:
+    """Tokens/s of one tokeniser."""
     count, seconds = TOKENISERS[name](folder)
-    pipe.send(count / seconds)
+    yield count / seconds
 
 
-def rounds_of(job: Callable, names: list[str], folder: Callable[[str], Path], rounds: int) -> dict[str, float]:
-    """Median of each name's figure over the rounds, after one that isn't counted."""
-    found: dict[str, list[float]] = {name: [] for name in names}
+def rounds_of(
+    figures: Callable[[str, Path], Iterator[float]], folders: dict[str, Path], rounds: int
+) -> dict[str, float | str]:
+    """Median of each name's figure over the rounds, after one that isn't counted; or why it has none."""
+    found: dict[str, list[float]] = {name: [] for name in folders}
+    failures: dict[str, str] = {}
     for number in range(rounds + 1):
-        for name in names:
-            ours, theirs = multiprocessing.Pipe(duplex=False)
-            process = multiprocessing.Process(target=job, args=(name, folder(name), theirs))
-            process.start()
-            figure = ours.recv()
-            process.terminate()
-            process.join()
-            if number:
+        for name in [name for name in folders if name not in failures]:
+            contender = Contender(figures, name, folders[name])
+            figure = contender.turn()
+            contender.end()
+            if contender.failure is not None:
+                failures[name] = contender.failure
+            elif number:
                 found[name].append(figure)
-    return {name: statistics.median(figures) for name, figures in found.items()}
+    return {name: failures.get(name) or statistics.median(found[name]) for name in folders}
+
+
+def row(name: str, figure: float | str, ours: float | str) -> str:
+    if isinstance(figure, str):
+        return f"  {name:<20}  failed: {figure}"
+    share = f"{figure / ours:10.3f} of mfa_train" if isinstance(ours, float) else ""
+    return f"  {name:<20}{figure / 1e6:10.2f}{share}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    multiprocessing.set_start_method("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_tokenizers(folder)
         result = {
-            "reading": rounds_of(read, list(READERS), lambda name: folder / name, rounds),
-            "tokenising": rounds_of(tokenise, list(TOKENISERS), lambda name: folder, rounds),
+            "reading": rounds_of(read, {name: folder / name for name in READERS}, rounds),
+            "tokenising": rounds_of(tokenise, dict.fromkeys(TOKENISERS, folder), rounds),
         }
     for what, figures in result.items():
         print(f"\n{what}: million tokens/s")
         for name, figure in figures.items():
-            print(f"  {name:<20}{figure / 1e6:10.2f}{figure / figures['mfa_train']:10.3f} of mfa_train")
+            print(row(name, figure, figures["mfa_train"]))
     print(json.dumps(result))
 
 

@@ -3,7 +3,8 @@
 6 layers, hidden 384, 6 heads of 64, SwiGLU 1024, vocabulary 8192, sequence 512, batch 4; bf16 products with float32
 master weights, AdamW, gradient clipping. Each contender is a process of its own, eager and compiled, and they take
 turns: in every round each trains for ten steps while the others wait. Prints each one's median tokens/s at its better
-setting, the ratios to this trainer, and the share of the measured matrix-product peak; the last line is JSON.
+setting, the ratios to this trainer, and the share of the measured matrix-product peak. One that fails says why below
+the table. The last line is JSON.
 
     make bench        or        .venv/bin/python benchmarks/throughput.py [--rounds 7]
 """
@@ -11,7 +12,6 @@ setting, the ratios to this trainer, and the share of the measured matrix-produc
 import argparse
 import json
 import logging
-import multiprocessing
 import os
 import statistics
 import tempfile
@@ -19,6 +19,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+
+from contenders import Contender
 
 LAYERS, HIDDEN, HEADS, INTERMEDIATE, VOCAB, SEQUENCE, BATCH = 6, 384, 6, 1024, 8192, 512, 4
 STEPS = 10
@@ -31,6 +34,8 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     import torch
 
     from mfa_train import config as configs
+    from mfa_train.budget.devices import planned_device
+    from mfa_train.budget.peak import Peak
     from mfa_train.budget.plan import make_plan
     from mfa_train.data.reading.batches import Batches
     from mfa_train.data.reading.documents import ModelInputs
@@ -40,13 +45,15 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     from mfa_train.data.shards.shards import Shards
     from mfa_train.data.shards.store import ShardStore
     from mfa_train.tracking.run_log import RunLog
-    from mfa_train.training.checkpoints import Checkpoints
-    from mfa_train.training.engine import build_engine
-    from mfa_train.training.guard import Guard
-    from mfa_train.training.loop import train
-    from mfa_train.training.ranks import join
-    from mfa_train.training.resume import Progress
-    from mfa_train.training.signals import StopSignals
+    from mfa_train.training.checkpoints.save_points import SavePoints
+    from mfa_train.training.processes.ranks import join
+    from mfa_train.training.processes.signals import StopSignals
+    from mfa_train.training.steps.engine import build_engine
+    from mfa_train.training.steps.guard import Guard
+    from mfa_train.training.steps.loop import train
+    from mfa_train.training.steps.speed import Speed
+    from mfa_train.training.steps.state import Progress, TrainingState
+    from mfa_train.training.steps.step import TrainingStep
 
     folder = Path(tempfile.mkdtemp())
     config = configs.load(
@@ -77,22 +84,13 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     assert sum(p.numel() for p in engine.module.parameters()) == parameters()
     log = RunLog(config.tracking, config.run_dir, {}, config.training.total_steps)
     inputs_of = ModelInputs(ranks.device, separator=None)
+    state = TrainingState(Progress(), Guard(config.guard, print))
+    step = TrainingStep(engine, config, ranks, batches, inputs_of, state)
+    peak = Peak(planned_device("cpu", 1), torch.bfloat16, print)
+    speed = Speed(config, plan["flops"]["train_per_token"], peak, ranks.world_size)
     with StopSignals() as signals:
-        checkpoints = Checkpoints(config, ranks, 0, batches.identity(), log, signals)
-        for record in train(
-            engine,
-            config,
-            batches,
-            inputs_of,
-            ranks,
-            plan["flops"]["train_per_token"],
-            1e12,
-            None,
-            log.advance,
-            Progress(),
-            Guard(config.guard, print),
-            checkpoints,
-        ):
+        save_points = SavePoints(config, ranks, 0, batches.identity(), log, signals)
+        for record in train(step, speed, lambda model: {}, save_points, log.advance):
             log.log(record)
             yield
 
@@ -183,62 +181,76 @@ def train_flops_per_token() -> int:
 
 
 CONTENDERS = {"mfa_train": mfa_train, "Hugging Face Llama": hugging_face, "litgpt": litgpt}
+SETTINGS = (False, True)
+"""Whether it is compiled."""
 
 
-def serve(name: str, compiled: bool, pipe) -> None:
-    """A contender's process: one round of steps for every message, answered with its seconds."""
+def rounds_of(name: str, compiled: bool) -> Iterator[float]:
+    """Seconds of one round of steps after the other."""
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1), os.dup2(quiet, 2)
     logging.disable(logging.WARNING)
     rounds = CONTENDERS[name](compiled)
-    while pipe.recv():
+    while True:
         start = time.perf_counter()
         next(rounds)
-        pipe.send(time.perf_counter() - start)
+        yield time.perf_counter() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    entries = {}
-    for name in CONTENDERS:
-        for compiled in (False, True):
-            pipe, theirs = context.Pipe()
-            context.Process(target=serve, args=(name, compiled, theirs), daemon=True).start()
-            entries[name, compiled] = pipe
+    entries = {(name, compiled): Contender(rounds_of, name, compiled) for name in CONTENDERS for compiled in SETTINGS}
     seconds: dict[tuple[str, bool], list[float]] = {entry: [] for entry in entries}
     for number in range(-2, arguments.rounds):  # two to warm up: compilation, first allocations
-        for entry, pipe in entries.items():
-            pipe.send(True)
-            taken = pipe.recv()
-            if number >= 0:
+        for entry, contender in entries.items():
+            taken = contender.turn()
+            if number >= 0 and taken is not None:
                 seconds[entry].append(taken)
-    speeds = {entry: STEPS * BATCH * SEQUENCE / statistics.median(times) for entry, times in seconds.items()}
+    for contender in entries.values():
+        contender.end()
+    failures = {entry: contender.failure for entry, contender in entries.items() if contender.failure is not None}
+    speeds = {
+        entry: STEPS * BATCH * SEQUENCE / statistics.median(times)
+        for entry, times in seconds.items()
+        if entry not in failures
+    }
 
     import torch
 
     from mfa_train.budget.peak import measured_flops
 
     peak = measured_flops(torch.bfloat16, seconds=2.0)
-    result = {"peak_gflops": peak / 1e9, "rounds": arguments.rounds, "contenders": {}}
+    result: dict[str, Any] = {"peak_gflops": peak / 1e9, "rounds": arguments.rounds, "contenders": {}}
     print(
         f"17M-parameter MHA decoder, bf16, sequence {SEQUENCE}, batch {BATCH}; {arguments.rounds} rounds of {STEPS} "
         f"steps in turn; matrix-product peak {peak / 1e9:.0f} GFLOP/s\n"
     )
     print(f"{'':20} {'eager':>8} {'compiled':>9}  {'of peak':>7}  {'mfa_train / it':>14}")
-    best = {name: max(speeds[name, False], speeds[name, True]) for name in CONTENDERS}
+    best = {
+        name: max(speeds[name, compiled] for compiled in SETTINGS if (name, compiled) in speeds)
+        for name in CONTENDERS
+        if any((name, compiled) in speeds for compiled in SETTINGS)
+    }
     for name in CONTENDERS:
-        share, ratio = best[name] * train_flops_per_token() / peak, best["mfa_train"] / best[name]
-        print(f"{name:20} {speeds[name, False]:>8,.0f} {speeds[name, True]:>9,.0f}  {share:>7.1%}  {ratio:>14.2f}")
-        result["contenders"][name] = {
-            "eager": speeds[name, False],
-            "compiled": speeds[name, True],
-            "share_of_peak": share,
-            "ratio": ratio,
-        }
+        eager, compiled = (speeds.get((name, compiled)) for compiled in SETTINGS)
+        share = best[name] * train_flops_per_token() / peak if name in best else None
+        ratio = best["mfa_train"] / best[name] if {name, "mfa_train"} <= set(best) else None
+        print(
+            f"{name:20} {shown(eager, ',.0f'):>8} {shown(compiled, ',.0f'):>9}  {shown(share, '.1%'):>7}  "
+            f"{shown(ratio, '.2f'):>14}"
+        )
+        result["contenders"][name] = {"eager": eager, "compiled": compiled, "share_of_peak": share, "ratio": ratio}
+    for (name, compiled), failure in failures.items():
+        told = f"{name}, {'compiled' if compiled else 'eager'}: failed: {failure}"
+        result.setdefault("failed", []).append(told)
+        print(told)
     print(json.dumps(result))
+
+
+def shown(figure: float | None, form: str) -> str:
+    return "failed" if figure is None else format(figure, form)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from typing import NoReturn
 from mfa_train import config as configs
 from mfa_train.doors import report
 from mfa_train.errors import ConfigError
-from mfa_train.tracking.terminal import in_one_line, say, say_aside, say_text
+from mfa_train.tracking.terminal import say, say_aside, say_text
+from mfa_train.words import in_one_line
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,7 +76,9 @@ def _act() -> None:
     command = commands.add_parser("launch", help="the same run, or with -m a sweep: cluster=local | slurm | ssh")
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="train.py's, as cluster.nodes=16")
     command.add_argument("-m", "--multirun", action="store_true", help="a sweep over the values typed with commas")
-    command.add_argument("--dry-run", action="store_true", help="print exactly what would run")
+    command.add_argument(
+        "--dry-run", action="store_true", help="start nothing; tell what would run, cost and be refused"
+    )
     command.set_defaults(act=launch)
     command = commands.add_parser("status", help="how the runs of a folder stand: state, step, loss, tokens/s, ETA")
     command.add_argument(
@@ -106,30 +109,23 @@ def _at_home(arguments: argparse.Namespace) -> argparse.Namespace:
 
 def plan(arguments: argparse.Namespace) -> None:
     """Prints the plans of all members; raises ConfigError where one of them cannot be, after the others are told."""
+    from mfa_train.launch.plans import plan_of, whole
     from mfa_train.scaling.ladder import members as ladder
+    from mfa_train.scaling.ladder.plan import ladder_plan
 
     members = ladder.members(arguments.overrides, say=say_aside)
     if ladder.is_ladder(members):
-        from mfa_train.scaling.ladder.plan import ladder_plan, ladder_table
-
-        found = ladder_plan(members)
-        say(json.dumps(found, indent=2) if arguments.json else ladder_table(found))
+        say(json.dumps(ladder_plan(members), indent=2) if arguments.json else whole(members))
         return
-    from mfa_train.budget.match import matched
-    from mfa_train.budget.plan import make_plan
-    from mfa_train.budget.table import table
-
-    plans, titles, failures = [], [], []
+    planned, plans, failures = [], [], []
     for member in members:
-        title = member.label or member.config.attention["name"]
         try:
-            config, match = matched(member.config)
-            plans.append(make_plan(config, match=match))
-            titles.append(title)
+            plans.append(plan_of(member.config))
+            planned.append(member)
         except ConfigError as error:
-            failures.append(f"{title}: {error}" if member.swept else str(error))
+            failures.append(f"{member.label}: {error}" if member.swept else str(error))
     if plans:
-        say(json.dumps(plans if len(members) > 1 else plans[0], indent=2) if arguments.json else table(titles, plans))
+        say(json.dumps(plans if len(members) > 1 else plans[0], indent=2) if arguments.json else whole(planned, plans))
     for failure in failures[:-1]:
         say_aside(f"error: {in_one_line(failure)}")
     if failures:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from mfa_train.config import ComposeError, explained, hidden
 from mfa_train.errors import Stopped, UserError
-from mfa_train.tracking.terminal import in_one_line, ready_streams, unbroken
+from mfa_train.tracking.terminal import ready_streams, unbroken
+from mfa_train.words import in_one_line
 
 ORDINARY = {
     errno.EACCES,
@@ -58,20 +59,21 @@ def report(main: Callable[[], object]) -> int:
     rank = os.environ.get("RANK", "0")
     if rank == "0" or not failure.everywhere:
         sign = "stopped" if isinstance(failure, Stopped) else "error"
-        told = _short(hidden(in_one_line(f"{sign}: {failure}" if rank == "0" else f"rank {rank}: {sign}: {failure}")))
+        whose = "" if rank == "0" else f"rank {rank}: "
+        told = _long_words_begun(hidden(in_one_line(f"{whose}{sign}: {failure}")))
         if len(told) > LONGEST_LINE:
             told = f"{told[: LONGEST_LINE // 2]} … {told[-LONGEST_LINE // 2 :]}"
         unbroken(sys.stderr, lambda: print(told, file=sys.stderr, flush=True))  # the exit status must be this one's
     return failure.exit_status
 
 
-def _short(told: str) -> str:
+def _long_words_begun(told: str) -> str:
     """With the beginning alone of a word that no one reads to its end."""
 
     def begun(word: re.Match) -> str:
-        return f"{re.match(BEGINNING, word[0])[0]}… ({len(word[0]):,} characters)"
+        return f"{word['beginning']}… ({len(word[0]):,} characters)"
 
-    return re.sub(rf"(?<!\S)\S{{{LONGEST_WORD},}}", begun, told)
+    return re.sub(rf"(?<!\S)(?=\S{{{LONGEST_WORD}}})(?P<beginning>{BEGINNING})\S*", begun, told)
 
 
 def _named(error: OSError) -> str:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from mfa_train import cli
 from mfa_train import config as configs
 from mfa_train.errors import UserError
-from mfa_train.training.resume import starting_point
-from mfa_train.training.run_folder import RunFolder
+from mfa_train.training.resuming.resume_point import find_resume_point
+from mfa_train.training.run_folder.folder import RunFolder
 
 FILES = Path(__file__).parent / "first_round"
 ODD = [
@@ -149,6 +149,6 @@ def resumed(run: Path) -> None:
     try:
         if folder.open() is None:
             whole = json.loads((FILES / "runs/mfa/checkpoints/step-00000008/manifest.json").read_text())["content"]
-            starting_point(config, run, whole["data"], lambda line: None)
+            find_resume_point(config, run, whole["data"], lambda line: None)
     finally:
         folder.lock.release()

@@ -2,6 +2,13 @@
 
 A variant is a module named as its choice in configs/attention/, with a subclass of `Attention` (base.py) that defines
 `query`, `cache_entry` and `keys_values`, and a dataclass `Config` of its keys. Nothing else knows the variants.
+
+    base.py        the contract
+    mha.py mqa.py gqa.py mla.py mfa.py mfa_kr.py tpa.py
+    rope.py        rotary positions
+    cache.py       the entries of past tokens, while decoding
+    kernels.py     what multiplies queries, keys and values; tiled.py is one
+    documents.py   the documents within a batch
 """
 
 from collections.abc import Mapping

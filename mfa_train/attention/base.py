@@ -8,10 +8,11 @@ Training attends over `keys_values(*cache_entry(x))`; decoding stores the entrie
 serves both, so the KV budget, the decode cache and the trained model cannot drift apart.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -21,6 +22,8 @@ from mfa_train.attention.kernels import attend, choose_kernel
 from mfa_train.attention.rope import Positions, Rope, RopeScaling
 from mfa_train.config import require_choice, require_positive
 from mfa_train.errors import ConfigError
+
+Made = TypeVar("Made")
 
 
 class Capacity(NamedTuple):
@@ -48,16 +51,17 @@ class AttentionConfig:
     """auto | sdpa | flash | tiled; see `mfa_train.attention.kernels`."""
 
     rope_key: ClassVar[str] = "head_dim"
-    """The key that says how many dimensions RoPE turns."""
+    """The key that says how many dimensions RoPE turns, or from which `rope_dim` is derived."""
 
     def __post_init__(self):
         for key, value in vars(self).items():
             if type(value) is int:
                 require_positive(f"attention.{key}", value, 2**20)
         if self.rope_dim % 2:
+            width = getattr(self, self.rope_key)
             raise ConfigError(
-                f"attention.{self.rope_key}={self.rope_dim} is odd, and RoPE turns pairs of dimensions: "
-                f"type attention.{self.rope_key}={self.rope_dim + 1}"
+                f"attention.{self.rope_key}={width}: RoPE turns pairs of dimensions, and would turn {self.rope_dim}: "
+                f"type attention.{self.rope_key}={self._wider(width)}"
             )
         if not 0 < self.rope_theta <= 1e30:
             raise ConfigError(
@@ -67,7 +71,16 @@ class AttentionConfig:
 
     @property
     def rope_dim(self) -> int:
+        """How many dimensions RoPE turns. A variant that turns another number than `rope_key` says overrides it."""
         return getattr(self, self.rope_key)
+
+    def _wider(self, width: int) -> int:
+        """The next value of `rope_key` with which RoPE turns pairs."""
+        other = copy.copy(self)
+        while other.rope_dim % 2 and width < 2**20:
+            width += 1
+            setattr(other, self.rope_key, width)
+        return width
 
     def cache_choices(self) -> Iterator[dict[str, int]]:
         """Values for the keys that set the cache, the smallest cache first: what `match.kv_bytes_per_token` chooses
@@ -80,6 +93,11 @@ class AttentionConfig:
     def choices_giving_up(self, key: str) -> Iterator[dict[str, int]]:
         """`cache_choices` where `match.mha` names what full-cache attention gives up (reference: nothing)."""
         return self.cache_choices()
+
+
+def of_own_entry(method: Callable[..., Made]) -> Callable[..., Made]:
+    """`method` itself: where the contract says *entry, each variant names the tensors of its own entry."""
+    return method
 
 
 class Attention(nn.Module, ABC):
@@ -109,6 +127,7 @@ class Attention(nn.Module, ABC):
         """All that is kept of each token: tensors (batch, tokens, ...)."""
 
     @abstractmethod
+    @of_own_entry
     def keys_values(self, *entry: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
         """Keys (batch, tokens, kv_heads, qk_head_dim) and values (..., v_head_dim) of the tokens at `positions`."""
 

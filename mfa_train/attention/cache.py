@@ -47,10 +47,10 @@ class DecodeCache:
         self.capacity = capacity
         self.length = 0
         self.layers = [LayerCache(self) for _ in range(num_layers)]
-        self.positions: Positions | None = None
+        self.positions: Positions
+        """Of all tokens, the cached and the new; `begin` says them."""
 
     def begin(self, positions: Positions) -> None:
-        """`positions`: of all tokens, the cached and the new."""
         self.positions = positions
 
     def advance(self, tokens: int) -> None:

@@ -30,14 +30,10 @@ class Documents:
     """Each token's row in the groups laid end to end, (batch·tokens,) int64."""
 
     def to(self, device: torch.device) -> "Documents":
-        return replace(
-            self,
-            **{
-                key: value.to(device, non_blocking=True)
-                for key, value in vars(self).items()
-                if isinstance(value, Tensor)
-            },
+        positions, cu_seqlens, places = (
+            tensor.to(device, non_blocking=True) for tensor in (self.positions, self.cu_seqlens, self.places)
         )
+        return replace(self, positions=positions, cu_seqlens=cu_seqlens, places=places)
 
     @property
     def whole_windows(self) -> bool:

@@ -91,8 +91,8 @@ def _attend_within(documents: Documents, q: Tensor, k: Tensor, v: Tensor, scale:
         return attend(q, k, v, scale, kernel)
     if kernel == "flash" and q.dtype == torch.bfloat16:
         return _flash(q, k, v, scale, documents)
-    groups = zip(*(documents.grouped(x) for x in (q, k, v)))
-    return documents.ungrouped([attend(*group, scale, kernel) for group in groups])
+    groups = zip(documents.grouped(q), documents.grouped(k), documents.grouped(v))
+    return documents.ungrouped([attend(queries, keys, values, scale, kernel) for queries, keys, values in groups])
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mfa_train.attention.base import Attention, AttentionConfig, Capacity, heads, multiples
+from mfa_train.attention.base import Attention, AttentionConfig, Capacity, heads, multiples, of_own_entry
 from mfa_train.attention.rope import Positions, rotate
 
 
@@ -49,6 +49,7 @@ class MultiMatrixFactorizationAttention(Attention):
         k = self.k_norm(heads(self.k_proj(x), self.qk_head_dim))
         return rotate(k, positions), heads(self.v_proj(x), self.v_head_dim)
 
+    @of_own_entry
     def keys_values(self, k: Tensor, v: Tensor, *, positions: Positions) -> tuple[Tensor, Tensor]:
         return k, v
 

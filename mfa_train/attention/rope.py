@@ -66,8 +66,9 @@ class Rope:
 
     def __init__(self, dim: int, theta: float, scaling: RopeScaling | None = None, interleave: bool = False):
         self.inverse_frequencies = inverse_frequencies(dim, theta, scaling)
-        yarn = scaling is not None and scaling.rope_type == "yarn"
-        self.attention_factor = 0.1 * math.log(scaling.factor) + 1.0 if yarn else 1.0
+        self.attention_factor = 1.0
+        if scaling is not None and scaling.rope_type == "yarn":
+            self.attention_factor = 0.1 * math.log(scaling.factor) + 1.0
         self.interleave = interleave
 
     def __call__(self, index: Tensor) -> Positions:
@@ -95,7 +96,7 @@ def inverse_frequencies(dim: int, theta: float, scaling: RopeScaling | None) -> 
     stretched = plain / scaling.factor
     if scaling.rope_type == "linear":
         return stretched
-    original = scaling.original_max_position_embeddings
+    original = scaling.original_max_position_embeddings or 0  # never 0: RopeScaling has asked for it
     if scaling.rope_type == "llama3":
         turns = original * plain / (2 * math.pi)
         low, high = scaling.low_freq_factor, scaling.high_freq_factor

@@ -79,7 +79,7 @@ def _exact_products_of_16_bit_values() -> Iterator[None]:
     The factors lose nothing, the results are float32 as before: what is asked of oneDNN here is only not to look for
     bits that are not there. Only matrix products of `tiled_attention` run meanwhile.
     """
-    matmul = torch.backends.mkldnn.matmul
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch puts it there when it is imported
     before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
     try:
         yield

@@ -44,9 +44,12 @@ class TensorProductAttention(Attention):
         n = config.num_attention_heads
         super().__init__(hidden_size, config, qk_head_dim=config.head_dim, v_head_dim=config.head_dim)
         self.qk_norm = config.qk_norm
-        for name, rank in (("q", config.q_rank), ("k", config.k_rank), ("v", config.v_rank)):
-            setattr(self, f"W_A_{name}", nn.Linear(hidden_size, n * rank, bias=False))
-            setattr(self, f"W_B_{name}", nn.Linear(hidden_size, rank * config.head_dim, bias=False))
+        self.W_A_q = nn.Linear(hidden_size, n * config.q_rank, bias=False)
+        self.W_B_q = nn.Linear(hidden_size, config.q_rank * config.head_dim, bias=False)
+        self.W_A_k = nn.Linear(hidden_size, n * config.k_rank, bias=False)
+        self.W_B_k = nn.Linear(hidden_size, config.k_rank * config.head_dim, bias=False)
+        self.W_A_v = nn.Linear(hidden_size, n * config.v_rank, bias=False)
+        self.W_B_v = nn.Linear(hidden_size, config.v_rank * config.head_dim, bias=False)
 
     def query(self, x: Tensor, positions: Positions) -> Tensor:
         return self._normed(_contract(self._head_factor(self.W_A_q, x), self._rotated(self.W_B_q, x, positions)))
@@ -67,7 +70,7 @@ class TensorProductAttention(Attention):
     def decode_widths(self) -> tuple[int, int]:
         """Over the factors (arXiv 2501.06425, section 3.4): a head's query meets the dimension factors, then its own
         weights of them."""
-        k_rank, v_rank = (getattr(self, f"W_B_{name}").out_features // self.qk_head_dim for name in "kv")
+        k_rank, v_rank = (factor.out_features // self.qk_head_dim for factor in (self.W_B_k, self.W_B_v))
         return k_rank * (self.qk_head_dim + 1), v_rank * (self.v_head_dim + 1)
 
     def _head_factor(self, projection: nn.Linear, x: Tensor) -> Tensor:

@@ -13,10 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from mfa_train.attention.kernels import planned_kernel
-from mfa_train.budget.shape import countable, meta_model
+from mfa_train.budget.shape import countable, layers_of, meta_model
 from mfa_train.config import ModelConfig
-from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.loss import CHUNK_LOGITS
 
 
@@ -31,23 +29,30 @@ class Pass:
     sequence_length: int
     dtype: torch.dtype
     device_type: str
-    """cuda | cpu: they differ in the attention kernel and in the loss's chunks."""
+    """cuda | cpu: they differ in the loss's chunks."""
+    kernel: str
+    """Of the attention, as `mfa_train.attention.kernels.planned_kernel` says it."""
+
+
+_found: dict[tuple[str, bool], int] = {}
+"""What was asked before in this process, by the pass in words: members of a sweep are often alike."""
 
 
 @countable()
 def activation_peak(pass_: Pass, checkpointing: bool) -> int:
     """Bytes on one rank."""
-    one, two = (_peak(pass_, layers, checkpointing) for layers in (1, 2))
-    return one + (pass_.model.num_hidden_layers - 1) * (two - one)
+    if (key := (repr(pass_), checkpointing)) not in _found:
+        one, two = (_peak(pass_, layers, checkpointing) for layers in (1, 2))
+        _found[key] = one + (pass_.model.num_hidden_layers - 1) * (two - one)
+    return _found[key]
 
 
 def _peak(pass_: Pass, layers: int, checkpointing: bool) -> int:
     with torch.device("meta"):
         model = meta_model(pass_.model, pass_.attention, layers).to(pass_.dtype)
         tokens = torch.empty(pass_.micro_batch, pass_.sequence_length, dtype=torch.long)
-        kernel = _kernel(pass_, model)
-    for layer in model.model.layers:
-        layer.self_attn.kernel = kernel
+    for layer in layers_of(model):
+        layer.self_attn.kernel = pass_.kernel
     model.lm_head.chunk_logits = CHUNK_LOGITS[pass_.device_type]
     model.lm_head.max_chunks = 2  # each takes the same memory
     model.model.activation_checkpointing = checkpointing
@@ -56,19 +61,6 @@ def _peak(pass_: Pass, layers: int, checkpointing: bool) -> int:
     with _Storages(model) as storages:
         model(tokens, tokens).backward()
     return storages.peak
-
-
-def _kernel(pass_: Pass, model: LanguageModel) -> str:
-    """Found by the shapes of one token's query, keys and values."""
-    x, positions = (
-        torch.empty(1, 1, pass_.model.hidden_size, dtype=pass_.dtype),
-        model.model.rope(torch.zeros(1).long()),
-    )
-    attention = model.model.layers[0].self_attn
-    k, v = attention.keys_values(*attention.cache_entry(x, positions), positions=positions)
-    return planned_kernel(
-        pass_.device_type, pass_.attention["kernel"], attention.query(x, positions), k, v, pass_.sequence_length
-    )
 
 
 def _drop_gradient(parameter: torch.Tensor) -> None:

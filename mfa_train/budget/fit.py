@@ -10,6 +10,7 @@ import torch
 
 from mfa_train.budget.activations import Pass, activation_peak
 from mfa_train.budget.devices import Device
+from mfa_train.budget.kernel import kernel_of
 from mfa_train.budget.memory import RESERVE, States, checkpoint_copy, model_states
 from mfa_train.budget.shape import Shape
 from mfa_train.config import Config
@@ -58,6 +59,7 @@ class Fit:
             config.checkpoint.background,
         )
         self.batch_size = config.training.batch_size
+        self.kernel = kernel_of(config.model, config.attention, dtype, device.type, config.training.sequence_length)
         self.pass_ = Pass(
             config.model,
             config.attention,
@@ -65,6 +67,7 @@ class Fit:
             config.training.sequence_length,
             dtype,
             device.type,
+            self.kernel.name,
         )
         self.usable_bytes = int(device.memory_bytes * (1 - RESERVE))
 

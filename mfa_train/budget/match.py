@@ -21,6 +21,8 @@ from mfa_train.errors import ConfigError
 
 TOLERANCE = 0.005
 """Of the parameters, to either side."""
+MOST = 2**63
+"""More parameters than any model has."""
 
 
 class _Unmet(ConfigError):
@@ -109,9 +111,7 @@ def _with_cache(config: Config, attention: dict) -> dict:
     if budget is None or not choices:
         return attention
 
-    def bytes_of(choice: dict) -> int:
-        return _bytes_per_token(config, cache_values(config.model, attention | choice))
-
+    bytes_of = functools.partial(_bytes_of, config, attention)
     above = bisect.bisect_right(choices, budget, key=bytes_of)
     if above == 0:
         raise _Unmet(
@@ -120,6 +120,19 @@ def _with_cache(config: Config, attention: dict) -> dict:
             *({"kv_bytes_per_token": bytes_of(choice)} for choice in _thinning(choices)),
         )
     return attention | choices[above - 1]
+
+
+def next_above(config: Config, attention: dict) -> tuple[dict[str, int], int] | None:
+    """The variant's smallest choice above the budget, and its bytes per token; None where there is none."""
+    budget, choices = config.match.kv_bytes_per_token, _choices(config, attention)
+    bytes_of = functools.partial(_bytes_of, config, attention)
+    above = choices[bisect.bisect_right(choices, budget, key=bytes_of) :]
+    return (above[0], bytes_of(above[0])) if above else None
+
+
+def _bytes_of(config: Config, attention: dict, choice: dict) -> int:
+    """Per token, of `attention` with the keys of `choice`."""
+    return _bytes_per_token(config, cache_values(config.model, attention | choice))
 
 
 def _require_reachable(config: Config) -> None:
@@ -178,20 +191,20 @@ def _with_heads(config: Config, target: int) -> tuple[ModelConfig, dict]:
         return _with_cache(config, config.attention | {"num_attention_heads": groups * step})
 
     @functools.cache
-    def params(groups: int) -> float:
+    def params(groups: int) -> int:
         try:
             return measure(config.model, with_heads(groups)).params
         except ConfigError:
             if groups == 1:
                 raise
-            return float("inf")  # so many heads no longer fit into the cache's budget
+            return MOST  # so many heads no longer fit into the cache's budget
 
     if params(1) > target * (1 + TOLERANCE):
-        _impossible(config, with_heads(1), target, least=int(params(1)))
+        _impossible(config, with_heads(1), target, least=params(1))
     most = 1
     while params(most) < target:
         most *= 2
-    first = bisect.bisect_left(range(most // 2, most), target, key=params) + most // 2
+    first = bisect.bisect_left(range(most // 2, most), target, key=lambda groups: params(groups)) + most // 2
     near = min(range(max(1, first - 2), first + 3), key=lambda groups: abs(params(groups) - target))
     attention = with_heads(near)
     if abs(params(near) - target) <= TOLERANCE * target:

@@ -1,4 +1,4 @@
-"""Memory of one device: what DeepSpeed (0.18-0.19, as `mfa_train.training.engine` sets it up) holds at each ZeRO stage.
+"""Memory of one device: what DeepSpeed (0.18-0.19, as `training.steps.engine` sets it up) holds at each ZeRO stage.
 
 Counted while the gradients exist, the fullest moment of a step. Bytes per parameter on each of W ranks, b = 2 in bf16
 and 4 in fp32 (ZeRO, arXiv 1910.02054, section 5; the constants are those of DeepSpeed's own wrappers, read off the

@@ -1,4 +1,5 @@
-"""The share of a device's peak that a plan reckons with: assumed, typed, or measured by a run.
+"""The share of a device's peak that a whole step is to reach, where it is typed or measured by a run; without either a
+plan assumes what its kernels reach (`kernel`) and adds the rest (`step_time`).
 
 A run's is the (lower) median of its last start's records, without the first step's. It is taken for devices of the same
 kind alone: a CPU's says nothing of a GPU. Records whose peak was wrong (above 1) are left out; where they are many the
@@ -10,27 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from mfa_train.budget.devices import PRECISIONS, Device
+from mfa_train.budget.kernel import PRODUCTS
 from mfa_train.errors import ConfigError
 from mfa_train.tracking.metrics_file import FILE
 from mfa_train.tracking.records import last_records, number, read_object
 from mfa_train.tracking.starts import starts
 
-ASSUMED = {"cuda": 0.4, "cpu": 0.5}
 RECORDS = 1000
 """The newest that are looked at."""
 MANY = 0.1
 """Share of the records whose peak may have been wrong."""
 
 
-def assumed_or_measured(given: Any, device: Device) -> tuple[float, str]:
-    """The share, above 0 and at most 1, and where it comes from; `given` is plan.mfu. Raises ConfigError for a run
-    without measurements that hold for the device."""
+def typed_or_measured(given: Any, device: Device) -> tuple[float, str] | None:
+    """The share, above 0 and at most 1, and where it comes from; `given` is plan.mfu, and None where it is. Raises
+    ConfigError for a run without measurements that hold for the device."""
     if given is None:
-        return ASSUMED[device.type], "assumed"
+        return None
     if isinstance(given, (int, float)):
         return float(given), "plan.mfu"
     run = Path(str(given)).expanduser() if str(given).startswith("~/") else Path(str(given))
-    instead = f"type plan.mfu={ASSUMED[device.type]}, or a run folder with one, as plan.mfu=runs/mfa-nano"
+    instead = f"type plan.mfu={PRODUCTS[device.type]}, or a run folder with one, as plan.mfu=runs/mfa-nano"
     try:
         if not (run / FILE).is_file():
             raise ConfigError(f"plan.mfu={given}: no run with a {FILE} is there; {instead}")

@@ -49,7 +49,8 @@ def measured_flops(dtype: torch.dtype, seconds: float = BURST_SECONDS) -> float:
 def _fastest(dtype: torch.dtype, seconds: float) -> float:
     """A size that takes too long for several goes is left out: bfloat16 without the hardware for it is a hundred times
     slower."""
-    end, best, taken, operands = time.perf_counter() + seconds, 0.0, 0.0, []
+    end, best, taken = time.perf_counter() + seconds, 0.0, 0.0
+    operands: list[torch.Tensor] = []
     while True:
         if len(operands) < len(SIZES) and 8 * taken < seconds / 4:
             operands.append(torch.full((SIZES[len(operands)],) * 2, 0.5, dtype=dtype))
@@ -76,7 +77,8 @@ class Peak:
         too low by this run. A CPU is measured anew: call it between steps."""
         if self.flops is None:
             return None
-        self.flops, self.most = peak_flops(self.device, self.dtype), max(self.most, flops)
+        self.flops = max(self.flops, peak_flops(self.device, self.dtype) or 0.0)
+        self.most = max(self.most, flops)
         if self.most <= self.flops:
             return flops / self.flops or None
         if not self.told:

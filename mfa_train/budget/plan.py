@@ -3,25 +3,30 @@
 1. `match` shapes the variant, where the config asks for it.
 2. One layer on the meta device tells parameters, cache and FLOPs (`shape`).
 3. A step on the meta device tells the activations, DeepSpeed's bookkeeping the rest of the memory (`fit`).
-4. FLOPs over an assumed or measured share of the device's peak tell the time, and a price the cost.
+4. What is multiplied, multiplied again and sent tells the time of a step (`step_time`), and a price the cost.
+5. Steps, tokens and rates (`length`), epochs of each corpus (`epochs`), checkpoints (`disk`), and what is to be said of
+   all that (`notes`).
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from mfa_train.attention import attention_config
-from mfa_train.budget.devices import PRECISIONS, Device, planned_device, resolve_precision
+from mfa_train.budget.devices import Device, planned_device, resolve_precision
+from mfa_train.budget.disk import disk_of
+from mfa_train.budget.epochs import data_of, notes_of
 from mfa_train.budget.fit import Fit
-from mfa_train.budget.mfu import assumed_or_measured
+from mfa_train.budget.length import length_of
 from mfa_train.budget.peak import peak_flops
 from mfa_train.budget.shape import measure
+from mfa_train.budget.step_time import Ranks, time_of
 from mfa_train.config import Config
 from mfa_train.errors import ConfigError
 
 MODEL_KEYS = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
+MUCH_WAITING = 0.2
+"""Share of a step."""
 NO_SETTING = (
     "no setting makes it fit: take a smaller model or training.sequence_length, or more devices with a larger "
     "training.batch_size"
@@ -56,9 +61,12 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
     _peak(device, dtype, per_node)  # and again below: a CPU's is measured at different moments
     shape = measure(config.model, config.attention)
     fit = Fit(config, shape, device, dtype, ranks or config.cluster.world_size, more_ranks=ranks is None)
-    sequence, context = config.training.sequence_length, config.plan.context
-    train_per_token = shape.train_flops_per_token(sequence)
-    train_total = train_per_token * config.training.total_steps * config.training.batch_size * sequence
+    context = config.plan.context
+    train_per_token = shape.train_flops_per_token(config.training.sequence_length)
+    length, data = length_of(config, shape.params), data_of(config)
+    count = fit.setting.ranks
+    nodes = config.cluster.nodes if count == config.cluster.world_size else 1
+    time = time_of(config, shape, Ranks(count, nodes, device, dtype, _peak(device, dtype, per_node), fit.kernel))
     bytes_per_token = shape.layers * shape.cache_values_per_layer * config.plan.cache_bytes
     return {
         "attention": config.attention["name"],
@@ -78,17 +86,33 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
         "capacity": shape.capacity and shape.capacity._asdict(),
         "flops": {
             "train_per_token": train_per_token,
-            "train_total": train_total,
+            "train_total": train_per_token * length["tokens"],
             "decode_attention_per_token": shape.decode_attention_flops(context, config.plan.decode_counting),
             "decode_linear_per_token": shape.decode_linear_flops(),
             "decode_rest_per_token": shape.ffn_flops + shape.head_flops,
         },
         "memory": _memory(fit, config.cluster.devices_per_node),
-        "time": _time(config, device, dtype, _peak(device, dtype, per_node), fit.setting.ranks, train_total),
+        "time": time,
+        "length": length,
+        "data": data,
+        "disk": disk_of(config, shape.params, dtype, time["step_seconds"]),
         "model": {key: getattr(config.model, key) for key in MODEL_KEYS}
         | {key: value for key, value in config.attention.items() if type(value) is int},
         "match": match,
+        "notes": [*notes_of(data), *_notes_of_time(time, config.zero)],
     }
+
+
+def _notes_of_time(time: dict, stage: int) -> list[str]:
+    """Of what is not in the step's time, and of what is most of it."""
+    if time["communication_seconds"] is None and time["computing_seconds"] is not None:
+        return ["what the ranks send each other is not in the step's time: the speed of their links is not known"]
+    waiting, step = time["waiting_seconds"], time["step_seconds"]
+    if waiting and step and waiting > MUCH_WAITING * step:
+        fewer = "zero=1, which sums gradients once a step, or a larger training.micro_batch_size" if stage == 2 else ""
+        fewer = fewer or "a larger training.batch_size, or fewer devices"
+        return [f"{waiting / step:.0%} of a step goes into what ranks send each other: {fewer} would leave less"]
+    return []
 
 
 def require_fit(config: Config, memory: dict) -> None:
@@ -142,31 +166,3 @@ def _peak(device: Device, dtype: torch.dtype, ranks_per_node: int) -> float | No
     """FLOP/s of one rank: those of one CPU share its cores."""
     peak = peak_flops(device, dtype)
     return peak / ranks_per_node if peak and device.type == "cpu" else peak
-
-
-def _time(config: Config, device: Device, dtype: torch.dtype, peak: float | None, ranks: int, train_total: int) -> dict:
-    """Seconds are None where the device's peak is unknown, or no float holds them."""
-    mfu, source = assumed_or_measured(config.plan.mfu, device)
-    run = finite(lambda: train_total / (peak * mfu * ranks)) if peak else None
-    price, steps = config.cluster.price_per_device_hour, config.training.total_steps
-    tokens = steps * config.training.batch_size * config.training.sequence_length
-    hours = run and finite(lambda: run / 3600 * ranks)
-    return {
-        "mfu": mfu,
-        "mfu_source": source,
-        "precision": PRECISIONS[dtype],
-        "peak_flops": peak,
-        "step_seconds": run and run / steps,
-        "run_seconds": run,
-        "tokens_per_second": run and finite(lambda: tokens / run),
-        "device_hours": hours,
-        "cost": finite(lambda: hours * price) if hours and price is not None else None,
-    }
-
-
-def finite(number: Callable[[], float]) -> float | None:
-    """None where no float holds it."""
-    try:
-        return found if math.isfinite(found := number()) else None
-    except (OverflowError, ZeroDivisionError):
-        return None

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mfa_train.attention import Attention, Capacity, attention_class, attention_config
+from mfa_train.attention import Attention, Capacity, attention_config
 from mfa_train.config import ModelConfig
 from mfa_train.errors import ConfigError
-from mfa_train.model.decoder import LanguageModel
+from mfa_train.model.decoder import DecoderLayer, LanguageModel
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,17 @@ class Shape:
         return self.attention.capacity()
 
     def train_flops_per_token(self, sequence_length: int) -> int:
-        """Forward and twice that backward, a token of a sequence seeing half of it on average."""
-        scores_and_values = self.layers * (attention_flops(self.attention, sequence_length) // 2)
-        return 3 * (self.attention_linear_flops + self.ffn_flops + self.head_flops + scores_and_values)
+        """Forward and twice that backward."""
+        return 3 * (
+            self.attention_linear_flops
+            + self.ffn_flops
+            + self.head_flops
+            + self.scores_and_values_flops(sequence_length)
+        )
+
+    def scores_and_values_flops(self, sequence_length: int) -> int:
+        """Forward, a token of a sequence seeing half of it on average."""
+        return self.layers * (attention_flops(self.attention, sequence_length) // 2)
 
     def decode_attention_flops(self, context: int, counting: str) -> int:
         """Of one decoded token's scores and values over `context` cached tokens. counting: exact | step3."""
@@ -77,7 +85,7 @@ def measure(model: ModelConfig, attention: dict) -> Shape:
     """Builds one layer on the meta device. Raises ConfigError where the model can't be."""
     with torch.device("meta"), torch.no_grad():
         whole = meta_model(model, attention, layers=1)
-        layer, layers = whole.model.layers[0], model.num_hidden_layers
+        (layer,), layers = layers_of(whole), model.num_hidden_layers
         positions = whole.model.rope(torch.zeros(1, dtype=torch.long))
         x = torch.empty(1, 1, model.hidden_size)
         with FlopCounterMode(display=False) as counter:
@@ -115,10 +123,9 @@ def cache_values(model: ModelConfig, attention: dict) -> int:
     """Values that one token leaves in one layer's cache."""
     with torch.device("meta"), torch.no_grad():
         typed = attention_config(attention | {"kernel": "sdpa"})
-        module = attention_class(typed.name)
-        entry = module(model.hidden_size, typed).cache_entry(
-            torch.empty(1, 1, model.hidden_size), module.make_rope(typed)(torch.zeros(1, dtype=torch.long))
-        )
+        attention_of_layer = DecoderLayer(model, typed).self_attn
+        position = attention_of_layer.make_rope(typed)(torch.zeros(1, dtype=torch.long))
+        entry = attention_of_layer.cache_entry(torch.empty(1, 1, model.hidden_size), position)
     return sum(part[0, 0].numel() for part in entry)
 
 
@@ -126,6 +133,10 @@ def meta_model(model: ModelConfig, attention: dict, layers: int) -> LanguageMode
     """The model with so many layers; call it under `torch.device("meta")`. A plan may be for other devices than this
     machine's: no kernel is refused."""
     return LanguageModel(replace(model, num_hidden_layers=layers), attention_config(attention | {"kernel": "sdpa"}))
+
+
+def layers_of(model: LanguageModel) -> list[DecoderLayer]:
+    return [layer for layer in model.model.layers if isinstance(layer, DecoderLayer)]
 
 
 def attention_flops(attention: Attention, keys: int) -> int:

@@ -15,12 +15,14 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from mfa_train.config.hydra_errors import FORM, ComposeError, explained
+from mfa_train.config.model_schema import ModelConfig
 from mfa_train.config.overrides import CONFIG_DIR, WORD, as_meant, holds_choice, key_of
-from mfa_train.config.schema import Config, ModelConfig
+from mfa_train.config.schema import Config
 from mfa_train.config.secrets import require_no_secrets
-from mfa_train.config.typed import converted, first_line, flat, typed
+from mfa_train.config.typed import converted, flat, typed
 from mfa_train.config.yaml_file import line_of, read_yaml, shown
 from mfa_train.errors import ConfigError, did_you_mean
+from mfa_train.words import first_line
 
 GLOBAL = ("experiment", "local")
 """Groups whose files set keys of other groups, as their first line must say."""
@@ -89,7 +91,7 @@ def load(overrides: Sequence[str]) -> Config:
 
 def from_hydra(tree: DictConfig, words: Sequence[str] = ()) -> Config:
     """The composed tree as typed objects, interpolations resolved; `words` were typed. Raises ConfigError."""
-    node = OmegaConf.to_container(tree, resolve=False)
+    node = _plain(tree, resolve=False)
     for group in GLOBAL:
         if node.pop(group, None):
             raise ConfigError(_without_header(group, words))
@@ -103,7 +105,7 @@ def from_hydra(tree: DictConfig, words: Sequence[str] = ()) -> Config:
     if unset := sorted({key for key, value in flat(as_written).items() if value == "???"} - typed_so):
         raise ConfigError(f"{unset[0]} has no default here: type {unset[0]}=…")
     try:
-        resolved = OmegaConf.to_container(resolvable, resolve=True)
+        resolved = _plain(resolvable, resolve=True)
     except ComposeError as error:
         raise explained(error) from error
     except RecursionError:
@@ -113,6 +115,12 @@ def from_hydra(tree: DictConfig, words: Sequence[str] = ()) -> Config:
         return typed(Config, resolved)
     except ConfigError as error:
         raise ConfigError(_as_typed(str(error), flat(as_written))) from error
+
+
+def _plain(tree: DictConfig, resolve: bool) -> dict[str, Any]:
+    """As mappings, lists and values; with `resolve` what ${...} stands for in its place."""
+    node = OmegaConf.to_container(tree, resolve=resolve)
+    return {str(key): value for key, value in node.items()} if isinstance(node, dict) else {}
 
 
 def _attention(node: Any) -> Any:
@@ -151,7 +159,7 @@ def _with_advice(error: ConfigError, overrides: Sequence[str]) -> ConfigError:
 
 def _with_place(error: ConfigError, overrides: Sequence[str]) -> ConfigError:
     """With the file and the line of a key that nobody typed: a recipe's, or a machine's own."""
-    key = re.match(r"[\w.]*", str(error))[0]
+    key = re.split(r"[^\w.]", str(error), maxsplit=1)[0]
     if any(
         key == typed or (key.startswith(f"{typed}.") and not holds_choice(typed)) for typed in map(key_of, overrides)
     ):
@@ -180,7 +188,7 @@ def default_attention(name: str, model: ModelConfig) -> dict[str, Any]:
     node = read_yaml(CONFIG_DIR / "attention_common.yaml") | read_yaml(folder / f"{name}.yaml")
     del node["defaults"]
     tree = OmegaConf.create({"attention": node, "model": dataclasses.asdict(model)})
-    return OmegaConf.to_container(tree, resolve=True)["attention"]
+    return _plain(tree, resolve=True)["attention"]
 
 
 def differences(old: dict, new: dict) -> list[str]:

@@ -9,9 +9,10 @@ from omegaconf.errors import OmegaConfBaseException
 from mfa_train.config.ladder_schema import LadderConfig
 from mfa_train.config.overrides import CONFIG_DIR
 from mfa_train.config.schema import Config
-from mfa_train.config.typed import first_line, leaves
+from mfa_train.config.typed import leaves
 from mfa_train.config.yaml_file import read_yaml
 from mfa_train.errors import ConfigError, did_you_mean
+from mfa_train.words import first_line
 
 ComposeError = (HydraException, OmegaConfBaseException)
 """What Hydra raises for what is typed; `explained` says it in one line."""
@@ -33,9 +34,9 @@ def explained(error: Exception) -> ConfigError:
         and not str(error)
         and isinstance(error.__cause__, OmegaConfBaseException)
     ):
-        because = error.__cause__  # of what stands in a file
-        key = f"{because.full_key}: " if because.full_key else ""
-        return ConfigError(f"{key}{first_line(because)}{_advice(because)}")
+        in_file = error.__cause__
+        key = f"{in_file.full_key}: " if in_file.full_key else ""
+        return ConfigError(f"{key}{first_line(in_file)}{_advice(in_file)}")
     if named := re.search(r"Could not override '([^']+)'", str(error)):
         because = error.__cause__  # tells the key within a mapping that was typed
         return _no_such_key(
@@ -73,7 +74,7 @@ def _no_such_key(key: str) -> ConfigError:
     return ConfigError(f"{key}: no such key.{did_you_mean(key, known)}")
 
 
-def _advice(error: Exception) -> str:
+def _advice(error: BaseException) -> str:
     """On ${…} that stands for nothing."""
     if "nterpolation" in str(error) or "GrammarParse" in type(error).__name__:
         return "; ${KEY} stands for another key's value: type \\${ for the signs themselves"

@@ -71,10 +71,8 @@ class LadderConfig:
                     f"{did_you_mean(name.split('@')[0], self.variants)}"
                 )
         _require_shares("sweep.ladder.kv_shares", self.kv_shares)
-        for where, rung in [
-            ("sweep.ladder", self),
-            *((f"sweep.ladder.rungs: {rung.model}", rung) for rung in self.rungs),
-        ]:
+        asked: list[tuple[str, LadderConfig | RungConfig]] = [("sweep.ladder", self)]
+        for where, rung in asked + [(f"sweep.ladder.rungs: {rung.model}", rung) for rung in self.rungs]:
             if rung.seeds == []:
                 raise ConfigError(f"{where}.seeds=[]: expected seeds, as [1,2,3]")
             if rung.seeds and len(set(rung.seeds)) < len(rung.seeds):

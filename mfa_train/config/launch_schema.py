@@ -6,7 +6,13 @@ from typing import Any
 
 from mfa_train.config.ladder_schema import LadderConfig
 from mfa_train.config.places import local
-from mfa_train.config.requirements import require_choice, require_not_negative, require_positive, require_whole
+from mfa_train.config.requirements import (
+    require_choice,
+    require_not_negative,
+    require_number,
+    require_positive,
+    require_whole,
+)
 from mfa_train.errors import ConfigError
 
 LAUNCHERS = ("local", "slurm", "ssh")
@@ -23,6 +29,8 @@ class ClusterConfig:
     nodes: int
     devices_per_node: int
     price_per_device_hour: float | None
+    network_gbits: float | None
+    """Of one node, Gbit/s one way, all its cards together; null: as the device's vendor builds it."""
     port: int | None
     """On the first node, where the ranks meet; null: chosen."""
     environment: str | None
@@ -42,6 +50,8 @@ class ClusterConfig:
         require_positive("cluster.devices_per_node", self.devices_per_node, 1024)
         if self.price_per_device_hour is not None:
             require_not_negative("cluster.price_per_device_hour", self.price_per_device_hour, 1e12)
+        if self.network_gbits is not None:
+            require_number("cluster.network_gbits", self.network_gbits, 1e-3, 1e9)
         if self.port is not None and not 1 <= self.port <= 65535:
             raise ConfigError(f"cluster.port={self.port}: expected a port from 1 to 65535, or null")
         if self.time_limit is not None and not re.fullmatch(

@@ -10,7 +10,7 @@
 import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args, get_origin
 
@@ -61,14 +61,13 @@ def values(word: str) -> list[str]:
 
 def parts(text: str) -> list[str]:
     """What commas part, outside quotes and brackets; \\, is a comma that doesn't."""
-    found = list(_parts(text, brackets=True))
-    if found[-1] is None:
-        found = list(_parts(text, brackets=False))
+    found = _parts(text, brackets=True) or _parts(text, brackets=False)
     return [part if QUOTED.fullmatch(part) else part.replace("\\,", ",") for part in map(str.strip, found)]
 
 
-def _parts(text: str, brackets: bool) -> Iterator[str | None]:
-    """None in the end where a bracket is left open."""
+def _parts(text: str, brackets: bool) -> list[str]:
+    """At least one part; none where a bracket is left open."""
+    found: list[str] = []
     begin, place, opened, before = 0, 0, "", ","
     while place < len(text):
         sign = text[place]
@@ -82,11 +81,11 @@ def _parts(text: str, brackets: bool) -> Iterator[str | None]:
         elif opened and sign == opened[-1]:
             opened = opened[:-1]
         elif sign == "," and not opened:
-            yield text[begin:place]
+            found.append(text[begin:place])
             begin = place + 1
         before = before if sign.isspace() else sign
         place += 1
-    yield None if opened else text[begin:]
+    return [] if opened else [*found, text[begin:]]
 
 
 def written(value: object) -> str:
@@ -116,8 +115,7 @@ def _quoted(text: str) -> str:
 def _as_meant(word: str) -> str:
     _require_readable(word)
     found = WORD.fullmatch(word)
-    kind = _kind(found["key"]) if found else None
-    if kind is None or (value := found["value"]) is None or QUOTED.fullmatch(value):
+    if not found or (kind := _kind(found["key"])) is None or QUOTED.fullmatch(value := found["value"]):
         return word
     if kind == "list":
         meant = _list_as_meant(value)

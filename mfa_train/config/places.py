@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from mfa_train.errors import ConfigError
+from mfa_train.words import printable
 
 PATH_BYTES, PART_BYTES = 3500, 255
 """Linux takes 4096 bytes of a path; something is put behind it."""
@@ -15,7 +16,7 @@ def place(key: str, value: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{key}: expected a path or a URL")
     if not value or not value.isprintable():
-        raise ConfigError(f"{key}={ascii(value)[1:-1]}: expected a path of characters that a terminal shows")
+        raise ConfigError(f"{key}={printable(value)}: expected a path of characters that a terminal shows")
     if "://" in value or "::" in value:
         return value
     if value.startswith("~"):

@@ -38,8 +38,9 @@ def whole(value: Any) -> int | None:
 def bytes_of(key: str, value: Any) -> int:
     """A number of bytes from 24576, "24576", "24KiB" (1,024 each) or "24KB" (1,000 each). Raises ConfigError."""
     found = re.fullmatch(rf"({NUMBER})\s*([a-z]*)", str(value).strip(), re.IGNORECASE | re.ASCII)
-    unit = UNITS.get(found[2].upper()) if found else None
-    amount = _exact(Decimal(found[1].replace("_", "")) * unit) if unit else None
+    amount = None
+    if found and (unit := UNITS.get(found[2].upper())):
+        amount = _exact(Decimal(found[1].replace("_", "")) * unit)
     if not amount or amount >= MOST_BYTES:
         raise ConfigError(f"{key}={value}: expected a whole number of bytes above 0, as {key}=24576 or {key}=24KiB")
     return amount
@@ -49,9 +50,9 @@ def _exact(number: Decimal) -> int | None:
     return int(number) if number.adjusted() < MOST_DIGITS and number == number.to_integral_value() else None
 
 
-def written(amount: float) -> str:
+def written(amount: float | Decimal) -> str:
     """Bytes for a person: `24 KiB` where that is exact or near enough, never more than four digits."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if amount >= size:
             return f"{amount / size:.4g} {unit}"
     return f"{amount:.4g} B"

@@ -7,7 +7,7 @@ from mfa_train.config.requirements import STEPS, require_choice, require_number,
 
 @dataclass
 class CheckpointConfig:
-    """When the whole state is saved and which saves stay; see `mfa_train.training.checkpoint`."""
+    """When the whole state is saved and which saves stay; see `mfa_train.training.checkpoints.folders`."""
 
     every_steps: int | None
     every_minutes: float | None
@@ -34,7 +34,7 @@ class CheckpointConfig:
 @dataclass
 class GuardConfig:
     """What a run does about numbers that cannot be right, and about ranks that stand still; see
-    `mfa_train.training.guard`."""
+    `mfa_train.training.steps.guard`."""
 
     nonfinite: str
     """stop | skip: where the loss or the gradient's norm is NaN or infinite, end the run or leave out the step."""

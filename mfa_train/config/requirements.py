@@ -8,23 +8,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from mfa_train.errors import ConfigError
+from mfa_train.words import brief, printable
 
 STEPS = 10**15
 """The most steps that anything is counted in."""
 MOST_SEED = 2**64 - 1
+WIDTH, SEQUENCE = 2**20, 2**26
+"""The largest of a model's dimensions and of a sequence: more is a mistyped number, and overflows in a plan."""
 NAME_BYTES = 200
 """Of a run's name: file systems take 255, and something is put behind it (NAME~1)."""
 
 
 def require_choice(key: str, value: Any, choices: Sequence[Any]) -> None:
     if value not in choices:
-        raise ConfigError(f"{key}={_short(value)}: expected one of {', '.join(map(str, choices))}")
+        raise ConfigError(f"{key}={brief(value)}: expected one of {', '.join(map(str, choices))}")
 
 
 def require_whole(key: str, value: int, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         bound = "" if isinstance(value, int) and value < least else f" and at most {most:,}"
-        raise ConfigError(f"{key}={_short(value)}: expected a whole number of at least {least}{bound}")
+        raise ConfigError(f"{key}={brief(value)}: expected a whole number of at least {least}{bound}")
 
 
 def require_number(key: str, value: float, least: float, most: float, above: bool = False) -> None:
@@ -33,7 +36,7 @@ def require_number(key: str, value: float, least: float, most: float, above: boo
         below = f"above {least:g}" if above else f"of at least {least:g}"
         too_much = math.isnan(value) or value > most
         raise ConfigError(
-            f"{key}={_short(value)}: expected a number {below}{f' and at most {most:g}' if too_much else ''}"
+            f"{key}={brief(value)}: expected a number {below}{f' and at most {most:g}' if too_much else ''}"
         )
 
 
@@ -53,7 +56,7 @@ def require_share(key: str, value: float) -> None:
 def require_printable(key: str, value: str) -> None:
     """Raises ConfigError for what a terminal doesn't show as it is: control characters, half a surrogate pair."""
     if not value.isprintable():
-        raise ConfigError(f"{key}={ascii(value)[1:-1]}: expected characters that a terminal shows, and no line breaks")
+        raise ConfigError(f"{key}={printable(value)}: expected characters that a terminal shows, and no line breaks")
 
 
 def require_folder_name(key: str, value: str) -> None:
@@ -65,7 +68,7 @@ def require_folder_name(key: str, value: str) -> None:
         )
     if len(value.encode()) > NAME_BYTES:
         raise ConfigError(
-            f"{key}={_short(value)}: expected a name of at most {NAME_BYTES} bytes, not {len(value.encode())}"
+            f"{key}={brief(value)}: expected a name of at most {NAME_BYTES} bytes, not {len(value.encode())}"
         )
 
 
@@ -76,12 +79,6 @@ def require_wandb_name(key: str, value: str | None, forbidden: str = "") -> None
     require_printable(key, value)
     if not value.strip() or len(value) > 128 or set(forbidden) & set(value):
         raise ConfigError(
-            f"{key}={_short(value)}: W&B takes names of 1 to 128 characters"
+            f"{key}={brief(value)}: W&B takes names of 1 to 128 characters"
             f"{f' without {forbidden}' if forbidden else ''}"
         )
-
-
-def _short(value: Any) -> str:
-    """As in an error's one line."""
-    text = ascii(value)[1:-1] if isinstance(value, str) and not value.isprintable() else str(value)
-    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"

@@ -22,7 +22,7 @@ from mfa_train.config.schema import Config
 from mfa_train.config.typed import as_it_was, flat
 from mfa_train.errors import ConfigError, did_you_mean
 
-BEFORE = {
+BEFORE: dict[str, Any] = {
     "data.files": [],
     "data.held_out_files": [],
     "data.text_key": "text",
@@ -67,6 +67,7 @@ BEFORE = {
     "cluster.nodes": 1,
     "cluster.devices_per_node": 1,
     "cluster.price_per_device_hour": None,
+    "cluster.network_gbits": None,
     "cluster.port": None,
     "cluster.environment": None,
     "cluster.shared": [],

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from mfa_train.errors import ConfigError
+from mfa_train.words import brief
 
 _FLAG, _NAME = "(?:true|false|yes|no|[01])?", r"[\w.-]{1,64}"
 ALLOWED_QUERY = {
@@ -42,7 +43,7 @@ def require_no_secrets(node: Any, key: str = "") -> None:
     one."""
     for where, text in _strings(node, key):
         if any("\ud800" <= character <= "\udfff" for character in text):
-            raise ConfigError(f"{where}={ascii(text)[1:61]}: is not UTF-8 text")
+            raise ConfigError(f"{where}={brief(text)}: is not UTF-8 text")
         if reason := may_hold_secret(text):
             raise ConfigError(
                 f"{where}: the value as typed (not repeated here) {reason}; credentials stand in the environment, as "
@@ -68,7 +69,7 @@ def hidden(told: str) -> str:
     """`told`, for the terminal, with every word left out in which a URL may hold a secret; KEY= in front stays."""
 
     def shown(word: re.Match) -> str:
-        key = re.match(r"([\w.+~-]+=)?", word[0])[0]
+        key = named[0] if (named := re.match(r"[\w.+~-]+=", word[0])) else ""
         value = word[0][len(key) :].rstrip(":;,.")
         return f"{key}(not repeated here){word[0][len(key) + len(value) :]}" if may_hold_secret(value) else word[0]
 

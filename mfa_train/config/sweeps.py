@@ -23,8 +23,8 @@ from mfa_train.config.hydra_errors import FORM, explained
 from mfa_train.config.overrides import CONFIG_DIR, as_meant, holds_text, key_of, values, written
 from mfa_train.config.requirements import NAME_BYTES
 from mfa_train.config.schema import Config
-from mfa_train.config.typed import first_line
 from mfa_train.errors import ConfigError
+from mfa_train.words import first_line
 
 MOST_MEMBERS = 2_000
 FUNCTION = re.compile(r"\s*(choice|range|glob|sort|shuffle|tag|interval)\s*\(")
@@ -51,11 +51,11 @@ def members(overrides: Sequence[str]) -> list[Member]:
     """The first key varies slowest. Raises ConfigError, also where two members would have one name."""
     choices, fixed = [], []
     for word in overrides:
-        found = _choices(word)
-        if len(found) == 1 and found[0] == word:
+        several = _choices(word)
+        if several == [word]:
             fixed.append(word)
         else:
-            choices.append(found)
+            choices.append(several)
     _require_few(choices)
     for several in choices:
         if twice := next((one for one in several if several.count(one) > 1), None):

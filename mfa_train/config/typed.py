@@ -10,12 +10,15 @@ import functools
 import operator
 from collections.abc import Collection, Iterator, Mapping
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, Union, get_args, get_origin
 
 from mfa_train.config.quantities import Bytes, bytes_of, whole
 from mfa_train.errors import ConfigError, did_you_mean
 
-Schema = TypeVar("Schema")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Schema = TypeVar("Schema", bound="DataclassInstance")
 EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 TRUE, FALSE = ("true", "yes", "on", "y", "1"), ("false", "no", "off", "n", "0")
 
@@ -34,7 +37,9 @@ def as_it_was(schema: type[Schema], node: Any, over: Collection[str]) -> Schema:
     return _unasked(schema, converted(schema, node), over)
 
 
-def converted(schema: type, node: Any, where: str = "", unresolved: bool = False) -> dict[str, Any]:
+def converted(
+    schema: type["DataclassInstance"], node: Any, where: str = "", unresolved: bool = False
+) -> dict[str, Any]:
     """`node` with each value of its type, in the schema's order; with `unresolved` values that hold ${...} stay. Raises
     ConfigError."""
     prefix, fields = f"{where}." if where else "", dataclasses.fields(schema)
@@ -64,11 +69,15 @@ def alternatives(kind: Any) -> tuple[Any, bool]:
     return kind, False
 
 
-def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def is_schema(kind: Any) -> TypeGuard[type["DataclassInstance"]]:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
+def leaves(schema: type["DataclassInstance"], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(key with dots, type) of each value of the dataclass `schema`."""
     for field in dataclasses.fields(schema):
         kind, _ = alternatives(field.type)
-        if dataclasses.is_dataclass(kind):
+        if is_schema(kind):
             yield from leaves(kind, f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, kind
@@ -82,7 +91,7 @@ def _value(kind: Any, value: Any, key: str, unresolved: bool) -> Any:
         or (unresolved and isinstance(value, str) and ("${" in value or value == "???"))
     ):
         return value
-    if dataclasses.is_dataclass(kind):
+    if is_schema(kind):
         return converted(kind, value, key, unresolved)
     if get_origin(kind) is list:
         if not isinstance(value, (list, tuple)):
@@ -165,9 +174,9 @@ def _objects(kind: Any, value: Any) -> Any:
     kind, _ = alternatives(kind)
     if value is None:
         return None
-    if dataclasses.is_dataclass(kind):
+    if is_schema(kind):
         return _built(kind, value)
-    if get_origin(kind) is list and dataclasses.is_dataclass(get_args(kind)[0]):
+    if get_origin(kind) is list and is_schema(get_args(kind)[0]):
         return [_built(get_args(kind)[0], one) for one in value]
     return value
 
@@ -181,7 +190,3 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
         for name, child in node.items()
         for key, value in flat(child, f"{prefix}.{name}" if prefix else str(name)).items()
     }
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,6 +11,7 @@ import yaml
 from mfa_train.archive import AnyPath
 from mfa_train.config.quantities import MOST_DIGITS
 from mfa_train.errors import ConfigError
+from mfa_train.words import first_line
 
 MOST_BYTES = 4 * 2**20
 MOST_DEPTH = 50
@@ -75,7 +76,7 @@ def read_yaml(path: AnyPath) -> dict:
         mark = error.problem_mark or error.context_mark
         line, problem = mark.line + 1, _said(error, text.split("\n"), mark)
     except (ValueError, RecursionError, yaml.YAMLError) as error:  # a number that is none, as 0x_
-        line, problem = 0, str(error).strip().splitlines()[0]
+        line, problem = 0, first_line(error)
     raise ConfigError(f"{shown(path)}{f', line {line}' if line else ''}: {problem}")
 
 

@@ -30,7 +30,7 @@ def read_manifest(path: Path | str, cache: ShardCache | None = None) -> dict:
     isn't one."""
     file = f"{str(path).rstrip('/')}/manifest.json"
     try:
-        content = cache.read(file) if is_url(file) else _on_disk(Path(file))
+        content = cache.read(file) if cache is not None and is_url(file) else _on_disk(Path(file))
     except (DataError, OSError) as error:
         if is_url(file) and not isinstance(error.__cause__, FileNotFoundError):
             raise
@@ -72,57 +72,59 @@ def _require(manifest: dict, path: str) -> None:
         raise ValueError(f"separator is {fields.shown(manifest['separator'])}, expected true or false")
     splits = fields.mapping("splits", fields.of("", manifest, "splits"))
     for split in SPLITS:
-        told = fields.mapping(split, fields.of("splits", splits, split))
-        shards = fields.listing(f"{split}: shards", fields.of(split, told, "shards"))
-        for entry in shards:
-            require_shard(split, fields.mapping(f"{split}: a shard", entry), path, manifest.get("source") == "megatron")
+        entry = fields.mapping(split, fields.of("splits", splits, split))
+        shards = fields.listing(f"{split}: shards", fields.of(split, entry, "shards"))
+        for shard in shards:
+            require_shard(split, fields.mapping(f"{split}: a shard", shard), path, manifest.get("source") == "megatron")
         for key in ("documents", "tokens", "bytes"):
-            if key in told:
-                _require_sum(f"{split}: {key}", told[key], [entry.get(key) for entry in shards])
+            if key in entry:
+                _require_sum(f"{split}: {key}", entry[key], [shard.get(key) for shard in shards])
 
 
 def require_shard(split: str, entry: dict, path: str, elsewhere: bool) -> None:
     """Of a split of the corpus at `path`; with `elsewhere` it may lie outside of it. Raises ValueError, naming the
     field."""
     name = fields.text(f"{split}: name", fields.of(split, entry, "name"))
-    told = f"{split}: {fields.shown(name)}"
-    _require_place(told, name, path, elsewhere)
+    field = f"{split}: {fields.shown(name)}"
+    _require_place(field, name, path, elsewhere)
     for key in ("tokens", "first_token", "documents", "bytes"):
         if key == "tokens" or entry.get(key) is not None:
-            fields.count(f"{told}: {key}", fields.of(told, entry, key))
-    if fields.of(told, entry, "dtype") not in sorted(TYPES):
-        raise ValueError(f"{told}: dtype is {fields.shown(entry['dtype'])}, expected one of {', '.join(sorted(TYPES))}")
-    sums = fields.mapping(f"{told}: sha256", fields.of(told, entry, "sha256"))
-    fields.of(f"{told}: sha256", sums, "bin")
+            fields.count(f"{field}: {key}", fields.of(field, entry, key))
+    if fields.of(field, entry, "dtype") not in sorted(TYPES):
+        raise ValueError(
+            f"{field}: dtype is {fields.shown(entry['dtype'])}, expected one of {', '.join(sorted(TYPES))}"
+        )
+    sums = fields.mapping(f"{field}: sha256", fields.of(field, entry, "sha256"))
+    fields.of(f"{field}: sha256", sums, "bin")
     for suffix, value in sums.items():
         if suffix not in ("bin", "idx"):
-            raise ValueError(f"{told}: sha256 of {fields.shown(suffix)}, expected bin and idx")
+            raise ValueError(f"{field}: sha256 of {fields.shown(suffix)}, expected bin and idx")
         if value is not None:
-            fields.sha256(f"{told}: sha256 of {suffix}", value)
+            fields.sha256(f"{field}: sha256 of {suffix}", value)
 
 
-def _require_place(told: str, name: str, path: str, elsewhere: bool) -> None:
+def _require_place(field: str, name: str, path: str, elsewhere: bool) -> None:
     if re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
         return
     if not elsewhere:
-        raise ValueError(f"{told}: expected a plain name, of a file beside the manifest")
+        raise ValueError(f"{field}: expected a plain name, of a file beside the manifest")
     if is_url(path):
         here, there = urlsplit(path), urlsplit(name)
         if (here.scheme, here.netloc) != (there.scheme, there.netloc) or ".." in there.path.split("/"):
             raise ValueError(
-                f"{told}: lies elsewhere than this manifest, which came from {here.scheme}://{here.netloc}; prepare "
+                f"{field}: lies elsewhere than this manifest, which came from {here.scheme}://{here.netloc}; prepare "
                 "the "
                 "corpus (data=megatron) where it is read"
             )
     elif (not is_url(name) and not os.path.isabs(name)) or "\0" in name:
-        raise ValueError(f"{told}: expected a plain name, an absolute path or a URL")
+        raise ValueError(f"{field}: expected a plain name, an absolute path or a URL")
 
 
-def _require_sum(told: str, value: Any, parts: list) -> None:
+def _require_sum(field: str, value: Any, parts: list) -> None:
     if value is None:
         if parts and None not in parts:
-            raise ValueError(f"{told} is null, but its shards tell of {sum(parts):,}")
+            raise ValueError(f"{field} is null, but its shards tell of {sum(parts):,}")
         return
-    fields.count(told, value)
+    fields.count(field, value)
     if None in parts or sum(parts) != value:
-        raise ValueError(f"{told} is {value:,}, but its shards' do not add up to that")
+        raise ValueError(f"{field} is {value:,}, but its shards' do not add up to that")

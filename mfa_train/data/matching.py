@@ -51,37 +51,38 @@ def found(key: str, patterns: list[str]) -> Found:
     files: dict[str, OpenFile] = {}
     passed_over = PassedOver()
     for pattern in patterns:
-        told = f"{key}={pattern}"
+        asked = f"{key}={pattern}"
         if not pattern.strip():
-            raise ConfigError(f"{told}: an empty name; expected a path, a pattern or a URL")
-        reach.require_place(told, pattern)
-        with reaching(told, ConfigError):
+            raise ConfigError(f"{asked}: an empty name; expected a path, a pattern or a URL")
+        reach.require_place(asked, pattern)
+        with reaching(asked, ConfigError):
             is_path = ("://" not in pattern and "::" not in pattern) or os.path.lexists(pattern)
         before = passed_over.counts.total()
         matching = _on_disk(key, pattern, passed_over) if is_path else _at_url(key, pattern, passed_over)
         if not matching:
             if skipped := passed_over.counts.total() - before:
+                what = "; ".join(passed_over.told())
                 raise ConfigError(
-                    f"{told}: matches no file, but {skipped:,} that are passed over ({'; '.join(passed_over.told())}); "
+                    f"{asked}: matches no file, but {skipped:,} that are passed over ({what}); "
                     "name them in full, or type PATTERN/**/* for the files of folders"
                 )
-            raise ConfigError(f"{told}: no such file, or no such bucket")
+            raise ConfigError(f"{asked}: no such file, or no such bucket")
         files |= {reach.name(file): file for file in matching}
     return Found([files[file] for file in sorted(files)], passed_over)
 
 
 def _on_disk(key: str, pattern: str, passed_over: PassedOver) -> list[OpenFile]:
-    filesystem, told = LocalFileSystem(), f"{key}={pattern}"
+    filesystem, asked = LocalFileSystem(), f"{key}={pattern}"
     if os.path.lexists(os.path.expanduser(pattern)) or not _first_magic(pattern) < len(pattern):
         path = os.path.abspath(os.path.expanduser(pattern))
-        with reaching(told, ConfigError):
+        with reaching(asked, ConfigError):
             mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             raise _folder(key, pattern)
         if not stat.S_ISREG(mode):
-            raise ConfigError(f"{told}: {reach.irregular(mode)}; expected a file, which is read more than once")
+            raise ConfigError(f"{asked}: {reach.irregular(mode)}; expected a file, which is read more than once")
         return [OpenFile(filesystem, path)]
-    with reaching(told, ConfigError):
+    with reaching(asked, ConfigError):
         paths = sorted(filesystem.glob(pattern))
     matching = []
     root = len(_fixed_part(filesystem._strip_protocol(pattern)))
@@ -121,9 +122,9 @@ def _links_to_folders(pattern: str, takes_dots: bool) -> Iterator[str]:
 
 
 def _at_url(key: str, pattern: str, passed_over: PassedOver) -> list[OpenFile]:
-    told, is_http = f"{key}={pattern}", pattern.startswith(("http://", "https://"))
+    asked, is_http = f"{key}={pattern}", pattern.startswith(("http://", "https://"))
     is_pattern = _first_magic(pattern) < len(pattern) and not (is_http and "*" not in pattern)  # a ? begins the query
-    with reaching(told, ConfigError):
+    with reaching(asked, ConfigError):
         return reach.promptly(lambda: _listed(key, pattern, is_pattern, is_http, passed_over))
 
 

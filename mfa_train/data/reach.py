@@ -14,6 +14,7 @@ from fsspec.core import OpenFile
 from fsspec.implementations.local import LocalFileSystem
 
 from mfa_train.errors import ConfigError, DataError, UserError
+from mfa_train.words import first_line
 
 Result = TypeVar("Result")
 
@@ -26,8 +27,8 @@ TOKENIZER_BYTES = 2**28
 
 
 @contextlib.contextmanager
-def reaching(told: str, error_type: type[ConfigError] | type[DataError]) -> Iterator[None]:
-    """Turns what goes wrong on the way to a file into one `error_type` behind `told`: KEY=VALUE or a name. Inside stand
+def reaching(what: str, error_type: type[ConfigError] | type[DataError]) -> Iterator[None]:
+    """Turns what goes wrong on the way to a file into one `error_type` behind `what`: KEY=VALUE or a name. Inside stand
     calls of fsspec alone: a dozen libraries raise what they like, and no bug of ours may pass for a file that can't be
     read."""
     try:
@@ -36,21 +37,21 @@ def reaching(told: str, error_type: type[ConfigError] | type[DataError]) -> Iter
         raise
     except ImportError as error:
         mend = "; type pip install -e '.[s3]'" if "s3" in str(error) else ""
-        raise ConfigError(f"{told}: {_first_line(error)}{mend}") from error
+        raise ConfigError(f"{what}: {first_line(error)}{mend}") from error
     except FileNotFoundError as error:
         if (cause := really(error)) is not error:
-            raise error_type(f"{told}: cannot be read ({_first_line(cause)})") from error
-        raise error_type(f"{told}: no such file, or no such bucket") from error
+            raise error_type(f"{what}: cannot be read ({first_line(cause)})") from error
+        raise error_type(f"{what}: no such file, or no such bucket") from error
     except PermissionError as error:
-        where = "; credentials belong in the environment, as AWS_ACCESS_KEY_ID or AWS_PROFILE" if "://" in told else ""
-        raise error_type(f"{told}: access denied ({_first_line(error)}){where}") from error
+        where = "; credentials belong in the environment, as AWS_ACCESS_KEY_ID or AWS_PROFILE" if "://" in what else ""
+        raise error_type(f"{what}: access denied ({first_line(error)}){where}") from error
     except Exception as error:
         if "Protocol not known" in str(error):
-            raise ConfigError(f"{told}: {_first_line(error)}; expected a path, or a URL that fsspec opens") from error
+            raise ConfigError(f"{what}: {first_line(error)}; expected a path, or a URL that fsspec opens") from error
         if isinstance(error, (TypeError, ValueError)):  # of what parses the URL
-            raise error_type(f"{told}: cannot be read as a path or URL ({_first_line(error)})") from error
+            raise error_type(f"{what}: cannot be read as a path or URL ({first_line(error)})") from error
         how = "read" if isinstance(error, OSError) else "reached"
-        raise error_type(f"{told}: cannot be {how} ({_first_line(error)})") from error
+        raise error_type(f"{what}: cannot be {how} ({first_line(error)})") from error
 
 
 def really(error: Exception) -> Exception:
@@ -65,10 +66,10 @@ def really(error: Exception) -> Exception:
     return error if getattr(cause, "status", None) in (404, 410) else cause
 
 
-def require_place(told: str, url: str) -> None:
+def require_place(what: str, url: str) -> None:
     """Raises ConfigError for a URL that names no host and no bucket."""
     if re.fullmatch(r"[\w+.-]*:/+", url):
-        raise ConfigError(f"{told}: names no file; expected a path, or a URL as s3://BUCKET/FILE")
+        raise ConfigError(f"{what}: names no file; expected a path, or a URL as s3://BUCKET/FILE")
 
 
 class Raw(io.RawIOBase):
@@ -106,23 +107,23 @@ class Raw(io.RawIOBase):
 def promptly(call: Callable[[], Result]) -> Result:
     """What `call` gives or raises; TimeoutError where nothing comes for ANSWER_SECONDS. Its thread is left behind
     then."""
-    done: list[tuple[Result | None, BaseException | None]] = []
+    results: list[Result] = []
+    failures: list[BaseException] = []
 
     def act() -> None:
         try:
-            done.append((call(), None))
+            results.append(call())
         except BaseException as error:
-            done.append((None, error))
+            failures.append(error)
 
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
     thread.join(ANSWER_SECONDS)
-    if not done:
+    if failures:
+        raise failures[0]
+    if not results:
         raise TimeoutError(f"no answer for {ANSWER_SECONDS:.0f} seconds")
-    result, error = done[0]
-    if error is not None:
-        raise error
-    return result
+    return results[0]
 
 
 def is_local(file: OpenFile) -> bool:
@@ -169,9 +170,4 @@ def irregular(mode: int) -> str:
         (stat.S_ISCHR, "a device"),
         (stat.S_ISBLK, "a device"),
     )
-    return next((told for is_kind, told in kinds if is_kind(mode)), "something odd")
-
-
-def _first_line(error: BaseException) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line if len(line) <= 300 else f"{line[:300]} …"
+    return next((name for is_kind, name in kinds if is_kind(mode)), "something odd")

@@ -1,5 +1,5 @@
-"""What is checked before a job is handed over, so that no queue is waited in vain. Each check raises ConfigError in one
-line.
+"""What is checked before a job is handed over, so that no queue is waited in vain. A launch raises the first refusal,
+`--dry-run` tells them all: both go through the same list.
 
     1. The variant is matched, the batch divides over the ranks, the schedule fits, and so does the model; the devices
        can what is asked of them (training.before_start, as the run itself asks).
@@ -12,14 +12,104 @@ line.
 A run that has finished is no longer part of the job.
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mfa_train.config import ClusterConfig, Config, Member
+from mfa_train.data.corpus import Corpus
 from mfa_train.errors import ConfigError
 from mfa_train.tracking.wandb_run import forget_run
+
+
+@dataclass
+class Checked:
+    """What is found out about one member."""
+
+    member: Member
+    plan: dict | None = None
+    """None where none can be made: a refusal says why."""
+    finished: bool = False
+    """Before: then nothing else is asked."""
+    refusals: list[ConfigError] = field(default_factory=list)
+    later: list[str] = field(default_factory=list)
+    """What can't be known before the run is there."""
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """A ConfigError in the block is a refusal; that of a sweep's member names it."""
+        try:
+            yield
+        except ConfigError as error:
+            named = ConfigError(f"{self.member.label}: {error}") if self.member.swept else error
+            self.refusals.append(named)
+
+    def refuse(self) -> None:
+        """Raises the first refusal, where there is one."""
+        if self.refusals:
+            raise self.refusals[0]
+
+
+class Checks:
+    """Of the members of one launch; what several of them share is looked at once."""
+
+    def __init__(self, members: Sequence[Member]):
+        self.launched = {member.config.run_dir for member in members}
+        self.plans: dict[str, dict] = {}
+        self.corpora: dict[str, dict[str, Corpus]] = {}
+
+    def of(self, member: Member) -> Checked:
+        """Held against the whole list."""
+        found, config = Checked(member), member.config
+        with found.asking():
+            found.finished = _finished(config)
+        if found.finished:
+            return found
+        self.plan(found)
+        opened = None
+        if _comes_with_the_run(config):
+            found.later.append(f"{config.data.path} is prepared when the run starts, and held against the model then")
+        else:
+            with found.asking():
+                opened = self._opened(config)
+        if comes_later := member.after in self.launched:
+            found.later.append(f"{config.resume} comes from a run of this launch")
+        if opened is not None:
+            with found.asking():
+                _require_startable(config, opened, comes_later)
+        with found.asking():
+            _require_shared(config)
+        return found
+
+    def plan(self, found: Checked) -> None:
+        """The first of the list alone. A plan that is refused is told all the same, where it can be made."""
+        from mfa_train.budget.match import matched
+        from mfa_train.budget.nearer import notes_of_match
+        from mfa_train.budget.plan import make_plan
+        from mfa_train.training.before_start import checked_plan
+
+        key = _what_is_planned(found.member.config)
+        if key not in self.plans:
+            with found.asking():
+                config, match = matched(found.member.config)
+                try:
+                    plan = checked_plan(config, match)
+                    plan["notes"] += notes_of_match(found.member.config, match)
+                    self.plans[key] = plan
+                except ConfigError:
+                    with contextlib.suppress(ConfigError):
+                        found.plan = make_plan(config, match=match)
+                    raise
+        found.plan = self.plans.get(key, found.plan)
+
+    def _opened(self, config: Config) -> dict[str, Corpus]:
+        key = str(dataclasses.asdict(config.data))
+        if key not in self.corpora:
+            self.corpora[key] = _opened(config)
+        return self.corpora[key]
 
 
 def unfinished(members: Sequence[Member]) -> list[Member]:
@@ -27,41 +117,19 @@ def unfinished(members: Sequence[Member]) -> list[Member]:
     return [member for member in members if not _finished(member.config)]
 
 
-def _finished(config: Config) -> bool:
-    if not config.run_dir.exists():
-        return False
-    from mfa_train.budget.match import matched
-    from mfa_train.training.run_folder import RunFolder
-
-    folder = RunFolder(matched(config)[0])
-    try:
-        return folder.open() is not None
-    finally:
-        folder.lock.release()
-
-
-def require_trainable(members: Sequence[Member]) -> None:
+def require_trainable(members: Sequence[Member]) -> list[Checked]:
     """Raises ConfigError, which names the member, for the first that can't be trained on the cluster it asks for."""
-    corpora, planned, launched = {}, set(), {member.config.run_dir for member in members}
+    checks, found = Checks(members), []
     for member in members:
-        try:
-            if (alike := _what_is_planned(member.config)) not in planned:
-                _require_plan(member.config)
-            planned.add(alike)
-            key = str(dataclasses.asdict(member.config.data))
-            corpora[key] = corpora.get(key) or _opened(member.config)
-            _require_startable(member.config, corpora[key], comes_later=member.after in launched)
-            _require_shared(member.config)
-        except ConfigError as error:
-            if not member.swept:
-                raise
-            raise ConfigError(f"{member.label}: {error}") from error
+        found.append(checks.of(member))
+        found[-1].refuse()
+    return found
 
 
 def move_aside(members: Sequence[Member]) -> None:
     """With resume=never what is in the run folders is moved to NAME~1, NAME~2, …"""
     for config in (member.config for member in members if member.config.resume == "never"):
-        from mfa_train.training.run_folder import RunFolder
+        from mfa_train.training.run_folder.folder import RunFolder
 
         forget_run(os.environ)  # which the job is started in
         folder = RunFolder(config)
@@ -79,32 +147,31 @@ def on_gpus(cluster: ClusterConfig) -> bool:
     return planned_device("auto", 1).type == "cuda"
 
 
-def _require_plan(config: Config) -> None:
+def _finished(config: Config) -> bool:
+    """Raises ConfigError where the folder holds another run, or is in use."""
+    if not config.run_dir.exists():
+        return False
     from mfa_train.budget.match import matched
-    from mfa_train.training.before_start import checked_plan
+    from mfa_train.training.run_folder.folder import RunFolder
 
-    checked_plan(*matched(config))
+    folder = RunFolder(matched(config)[0])
+    try:
+        return folder.open() is not None
+    finally:
+        folder.lock.release()
 
 
 def _what_is_planned(config: Config) -> str:
-    """Of a ladder's members, those that differ in steps and seed alone are planned once."""
-    training = dataclasses.replace(config.training, steps=1, tokens=None)
-    fits = 0 <= config.schedule.warmup_steps <= config.training.total_steps
-    return str(
-        (
-            config.model,
-            config.attention,
-            config.match,
-            config.plan,
-            config.cluster,
-            config.zero,
-            config.offload,
-            config.precision,
-            training,
-            fits,
-            config.sample,
-        )
-    )
+    """Members that differ in their seed and their name alone are planned once."""
+    planned = dataclasses.replace(config, name="run", seed=1, resume="auto")
+    return str(dataclasses.asdict(planned))
+
+
+def _comes_with_the_run(config: Config) -> bool:
+    """Whether this machine's own run prepares its corpus, and it isn't there yet."""
+    data = config.data
+    there = "://" in data.path or (Path(data.path) / "manifest.json").is_file()
+    return config.cluster.launcher == "local" and data.source not in ("prepared", "mixture") and not there
 
 
 def _opened(config: Config) -> dict:
@@ -124,13 +191,13 @@ def _require_startable(config: Config, corpora: dict, comes_later: bool) -> None
     """`comes_later`: whether what it starts from is trained by this launch too."""
     from mfa_train.budget.match import matched
     from mfa_train.training.before_start import read_order
-    from mfa_train.training.checkpoint import manifest_of
-    from mfa_train.training.resume import starting_point
+    from mfa_train.training.checkpoints.manifest import manifest_of
+    from mfa_train.training.resuming.resume_point import find_resume_point
 
     config, cluster = matched(config)[0], config.cluster
     batches, _ = read_order(config, corpora, 0, cluster.world_size, cluster.devices_per_node)
     if not comes_later:
-        starting_point(config, config.run_dir, batches.identity(), lambda _: None, vouch=manifest_of)
+        find_resume_point(config, config.run_dir, batches.identity(), lambda _: None, vouch=manifest_of)
 
 
 def _require_shared(config: Config) -> None:

@@ -20,11 +20,11 @@ AT_START = re.compile(r"LD_\w+|PYTHON\w+|MALLOC_\w+|GLIBC_TUNABLES")
 
 
 def environment(file: str | None) -> dict[str, str]:
-    """The values by name, taken as they stand; none without a file. Raises ConfigError, naming the line and never its
-    value."""
-    found: dict[str, str] = {}
+    """The values of `file` by name, taken as they stand; none without a file. Raises ConfigError, naming the line and
+    never its value."""
+    values: dict[str, str] = {}
     for number, line in lines_of("cluster.environment", file, EXPECTED) if file is not None else ():
-        told = f"cluster.environment={file}: line {number}"
+        place = f"cluster.environment={file}: line {number}"
         key, separator, value = line.partition("=")
         if not separator or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", key):
             mend = (
@@ -34,19 +34,19 @@ def environment(file: str | None) -> dict[str, str]:
                 if re.match(r"\w+\s+=", line)
                 else ""
             )
-            raise ConfigError(f"{told}: expected KEY=VALUE, as NCCL_SOCKET_IFNAME=ib0{mend}")
+            raise ConfigError(f"{place}: expected KEY=VALUE, as NCCL_SOCKET_IFNAME=ib0{mend}")
         if value != value.strip():
-            raise ConfigError(f"{told}: {key}: no spaces around =")
+            raise ConfigError(f"{place}: {key}: no spaces around =")
         if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-            raise ConfigError(f"{told}: {key}: values are taken as they stand: delete the quotes")
-        if key in found:
-            raise ConfigError(f"{told}: {key} stands there twice: leave one of the lines")
+            raise ConfigError(f"{place}: {key}: values are taken as they stand: delete the quotes")
+        if key in values:
+            raise ConfigError(f"{place}: {key} stands there twice: leave one of the lines")
         if LAUNCHER.fullmatch(key):
-            raise ConfigError(f"{told}: {key} is set for each rank by the launcher: delete the line")
+            raise ConfigError(f"{place}: {key} is set for each rank by the launcher: delete the line")
         if AT_START.fullmatch(key):
             raise ConfigError(
-                f"{told}: {key} is read as a process starts, before this file: set it where you launch, or in the "
+                f"{place}: {key} is read as a process starts, before this file: set it where you launch, or in the "
                 "job's script"
             )
-        found[key] = value
-    return found
+        values[key] = value
+    return values

@@ -18,9 +18,9 @@ def die_with_parent() -> None:
 def dies_with(parent: int) -> Callable[[], None]:
     """What a child of process `parent` does before it is another program (`preexec_fn`)."""
 
-    def first() -> None:
+    def before_exec() -> None:
         die_with_parent()
         if os.getppid() != parent:  # it ended before
             os._exit(1)
 
-    return first
+    return before_exec

@@ -8,24 +8,24 @@ from mfa_train.launch.lines import lines_of
 
 
 def read_hosts(cluster: ClusterConfig) -> list[str]:
-    """The hosts of cluster.hostfile, the first first. Raises ConfigError, naming the host, where one stands there twice
-    or hosts and slots are not those of cluster.nodes and cluster.devices_per_node."""
+    """The hosts of cluster.hostfile, as they stand there. Raises ConfigError, naming the host, where one stands there
+    twice or hosts and slots are not those of cluster.nodes and cluster.devices_per_node."""
     path, slots = str(cluster.hostfile), {}
     for number, line in lines_of("cluster.hostfile", path, "a line for each host, as node-1 slots=8"):
         # A name of plain characters: pdsh and shells have a meaning for others.
-        found = re.fullmatch(r"([\w.][\w.:@-]*)\s+slots=([0-9]{1,6})", line, re.ASCII)
-        if not found:
+        parts = re.fullmatch(r"([\w.][\w.:@-]*)\s+slots=([0-9]{1,6})", line, re.ASCII)
+        if not parts:
             raise ConfigError(
                 f"cluster.hostfile={path}: line {number}: expected a host and its slots, as node-1 slots=8, not {line}"
             )
-        if found[1] in slots:
+        if parts[1] in slots:
             raise ConfigError(
-                f"cluster.hostfile={path}: host {found[1]} stands there twice: leave one of the lines, "
+                f"cluster.hostfile={path}: host {parts[1]} stands there twice: leave one of the lines, "
                 "with all its slots"
             )
-        if not int(found[2]):
-            raise ConfigError(f"host {found[1]}: slots=0 in {path}: type how many ranks it starts, or delete the line")
-        slots[found[1]] = int(found[2])
+        if not int(parts[2]):
+            raise ConfigError(f"host {parts[1]}: slots=0 in {path}: type how many ranks it starts, or delete the line")
+        slots[parts[1]] = int(parts[2])
     if not slots:
         raise ConfigError(f"cluster.hostfile={path}: names no host: a line for each, as node-1 slots=8")
     for host, count in slots.items():

@@ -1,14 +1,14 @@
 """cluster=local: one rank in this process, several as one node's. The ranks check what can be checked themselves."""
 
 import os
-import socket
 import time
 
 from mfa_train.config import Member
 from mfa_train.errors import ConfigError
 from mfa_train.launch.checks import move_aside
 from mfa_train.launch.job import Job
-from mfa_train.launch.node import Node, require_free
+from mfa_train.launch.node import Node
+from mfa_train.launch.ports import free_port, require_free
 from mfa_train.launch.rank import work
 
 
@@ -47,9 +47,3 @@ def launch(member: Member, job: Job) -> int:
     if job.devices_per_node == 1:
         return work(job, 0, start)
     return Node(job, 0, start, 0, "127.0.0.1", job.port or free_port()).run()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

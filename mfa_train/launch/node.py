@@ -1,6 +1,6 @@
-"""The ranks of one node, started together and ended together. On SLURM this is the one task of each node.
+"""The ranks of one node, started together and ended together; here a rank that fails or is killed is noticed.
 
-    python -m mfa_train.launch.node JOB
+`local` makes one on this machine, `slurm_node` one on each of SLURM's.
 
 Why not torchrun: it gives its ranks 30 seconds between SIGTERM and SIGKILL, less than a large checkpoint takes; SIGUSR1
 ends it without a word to its ranks; and its own status is 1 whatever theirs was, so that no scheduler can tell a run
@@ -14,55 +14,44 @@ that stopped (75, requeue it) from one that failed.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from mfa_train.doors import report
-from mfa_train.errors import ConfigError, Stopped
-from mfa_train.launch.environment import environment
+from mfa_train.errors import Stopped
 from mfa_train.launch.family import dies_with
-from mfa_train.launch.job import Job, read_job
-from mfa_train.launch.output import failure_file, first_to_fail, log_of, note_failure, show_failure
-from mfa_train.tracking.starts import versions
+from mfa_train.launch.job import Job
+from mfa_train.launch.output import failure_file, first_to_fail, log_of, show_failure
 
 GRACE_SECONDS = 10
 """That the other ranks have when one has failed."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""Those that ask a run to stop."""
 ASKED = (0, Stopped.exit_status, -signal.SIGTERM, -signal.SIGUSR1)
 """Statuses of a rank that was asked to stop; the signals' own before its first step."""
 
 
-class NodeError(ConfigError):
-    """What is wrong with one of SLURM's nodes."""
-
-    exit_status = os.EX_CONFIG
-    """Above that of Stopped: srun asks the other nodes to stop, and its own status, on which the job is queued again or
-    not, is the highest of theirs."""
-
-
 class Node:
-    """The ranks of node number `node` of a job, which meet at `address`:`port`; `start` names this start."""
+    """The ranks of node number `node` that train member number `member` of `job`; all nodes' ranks meet at
+    `address`:`port`. `start` names this start of the run."""
 
     def __init__(self, job: Job, member: int, start: str, node: int, address: str, port: int):
         self.job, self.member, self.start = job, member, start
         self.run_dir = Path(job.members[member]["run_dir"])
-        self.first = node * job.devices_per_node
+        self.first_rank = node * job.devices_per_node
         self.environment = os.environ | {
             "MASTER_ADDR": address,
             "MASTER_PORT": str(port),
             "WORLD_SIZE": str(job.world_size),
-            "LOCAL_WORLD_SIZE": str(job.devices_per_node),
         }
         self.ranks: list[subprocess.Popen] = []
         self.asked, self.interrupts = False, 0
 
     def run(self) -> int:
-        """The exit status of them all."""
-        logs = [log_of(self.run_dir, self.first + local) for local in range(self.job.devices_per_node)]
-        begins = [log.stat().st_size if log.exists() else 0 for log in logs]
+        """Starts the ranks and waits until all have ended; the exit status of them all."""
+        logs = [log_of(self.run_dir, self.first_rank + local) for local in range(self.job.devices_per_node)]
+        log_begins = [log.stat().st_size if log.exists() else 0 for log in logs]  # behind those of earlier starts
         for number in STOP_SIGNALS:
             signal.signal(number, self._pass_on)
         for local in range(self.job.devices_per_node):
@@ -70,32 +59,33 @@ class Node:
             self.ranks.append(
                 subprocess.Popen(
                     [sys.executable, "-u", "-m", "mfa_train.launch.rank", self.job.word, str(self.member), self.start],
-                    env=self.environment | {"RANK": str(self.first + local), "LOCAL_RANK": str(local)},
+                    env=self.environment | {"RANK": str(self.first_rank + local), "LOCAL_RANK": str(local)},
                     start_new_session=True,
                     preexec_fn=dies_with(os.getpid()),
                 )
             )
-        first = self._first_to_fail()
-        if first is not None:
+        failed = self._first_to_fail()
+        if failed is not None:
             self._end_the_others()
         statuses = [rank.wait() for rank in self.ranks]
-        if first is None:
+        if failed is None:
             return 0
         if all(status in ASKED for status in statuses) and (self.asked or Stopped.exit_status in statuses):
             failed_elsewhere = failure_file(self.run_dir, self.start).exists()
             return 1 if failed_elsewhere else Stopped.exit_status
         # The others may be faster to end than the one whose end they die of.
-        told = first_to_fail(self.run_dir, self.start)
-        if told is not None and 0 <= told - self.first < len(statuses) and statuses[told - self.first]:
-            first = told - self.first
-        status = statuses[first]
+        noted = first_to_fail(self.run_dir, self.start)
+        if noted is not None and 0 <= noted - self.first_rank < len(statuses) and statuses[noted - self.first_rank]:
+            failed = noted - self.first_rank
+        status = statuses[failed]
         if status < 0 or not failure_file(self.run_dir, self.start).exists():
             words = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-            show_failure(self.run_dir, self.start, self.first + first, begins[first], sys.stderr, words)
+            show_failure(self.run_dir, self.start, self.first_rank + failed, log_begins[failed], sys.stderr, words)
         return status if status > 0 else 128 - status
 
     def _first_to_fail(self) -> int | None:
-        """Waits for all ranks to end well, or for the first that does not; None where all did."""
+        """Waits for all ranks to end well, or for the first that does not, and gives its number on this node; None
+        where all did."""
         while True:
             statuses = [rank.poll() for rank in self.ranks]
             for local, status in enumerate(statuses):
@@ -106,6 +96,7 @@ class Node:
             time.sleep(0.05)
 
     def _end_the_others(self) -> None:
+        """Waits for the ranks to end, longer where one has stopped as asked, and kills those that don't."""
         stopping = all(rank.poll() in (None, *ASKED) for rank in self.ranks)
         deadline = time.monotonic() + (6 * GRACE_SECONDS if stopping else GRACE_SECONDS)
         while time.monotonic() < deadline and any(rank.poll() is None for rank in self.ranks):
@@ -115,6 +106,7 @@ class Node:
                 rank.kill()
 
     def _pass_on(self, number: int, _) -> None:
+        """Handles signal `number`: what has come is sent to every rank that is there."""
         self.asked, self.interrupts = True, self.interrupts + (number == signal.SIGINT)
         for rank in self.ranks:
             if rank.poll() is None:
@@ -125,59 +117,7 @@ class Node:
                 )
 
 
-def main() -> int:
-    host, slurm, job = socket.gethostname(), os.environ, None
-    start = f"{slurm['SLURM_JOB_ID']}.{slurm.get('SLURM_RESTART_COUNT', 0)}"
-    member = int(slurm.get("SLURM_ARRAY_TASK_ID", 0))
-    try:
-        job = read_job(sys.argv[1])
-        found = versions()
-        for name, there in job.versions.items():
-            if (here := found.get(name)) != there:
-                raise ConfigError(
-                    f"{name} {here} is installed here, {there} where the job was launched: all nodes must have the same"
-                )
-        environment(job.environment)
-        node, port = int(slurm["SLURM_NODEID"]), job.port or port_of(int(slurm["SLURM_JOB_ID"]))
-        if node == 0:
-            require_free(port)
-    except ConfigError as error:
-        told = f"host {slurm.get('SLURMD_NODENAME', host)}: {error}"
-        if job:  # for `mfa-train status`
-            note_failure(Path(job.members[member]["run_dir"]), start, told)
-        raise NodeError(told) from error
-    status = Node(job, member, start, node, slurm["MASTER_ADDR"], port).run()
-    if status in (0, Stopped.exit_status):
-        # The first node tells that the run stopped: others that end before it with a status would have srun kill it.
-        return status if node == 0 else 0
-    return max(status, NodeError.exit_status)
+if __name__ == "__main__":  # job scripts of sites, and jobs queued, from before slurm_node was a file of its own
+    from mfa_train.launch.slurm_node import run_task
 
-
-def port_of(job: int) -> int:
-    """Every node knows it from the number of the job; below those that the kernel gives to connections (32768 on)."""
-    return 20000 + job % 12000
-
-
-def require_free(port: int) -> None:
-    """Raises ConfigError where another process listens on `port`."""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("", port))
-        except OSError as error:
-            raise ConfigError(
-                f"cluster.port={port}: {error.strerror}: type cluster.port={port % 60000 + 1024}, or end "
-                "what listens there"
-            ) from None
-
-
-if __name__ == "__main__":
-    statuses: list[int] = []
-    ended = report(lambda: statuses.append(main())) or statuses[0]
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if ended not in ASKED:
-        time.sleep(1)  # srun ends the step at once, and with it what it has not passed on of these words yet
-    # Not sys.exit: it gives signals their default meaning back while it still works, and srun, which sends SIGTERM to a
-    # node # as soon as another has ended, would take its death for the job's.
-    os._exit(ended)
+    run_task()

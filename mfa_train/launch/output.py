@@ -8,12 +8,13 @@ What it gives up: what C libraries of rank 0 print goes to its log alone, and it
 """
 
 import contextlib
+import io
 import os
 import socket
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import TextIO
 
 from mfa_train.run_files import LOGS
 
@@ -22,6 +23,7 @@ LINES = 40
 
 
 def log_of(run_dir: Path, rank: int) -> Path:
+    """The file that all starts of a run write to, one behind the other."""
     return run_dir / LOGS / f"rank-{rank:05}.log"
 
 
@@ -39,8 +41,9 @@ class RankOutput:
         self.begin = os.fstat(log).st_size
         for descriptor in (1, 2):
             os.dup2(log, descriptor)
-        sys.stdout.reconfigure(line_buffering=True, encoding="utf-8", errors="replace")
-        sys.stderr.reconfigure(encoding="utf-8", errors="replace")
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(line_buffering=True, encoding="utf-8", errors="replace")
         print(
             f"=== {time.strftime('%Y-%m-%dT%H:%M:%S%z')} start {start}, rank {rank} on {socket.gethostname()}, "
             f"process {os.getpid()}",
@@ -59,7 +62,7 @@ class Both:
     """A text stream to the terminal and to the log. Where one of them has gone or is full, the other has it alone. A
     progress bar, which overwrites its line, is not logged."""
 
-    def __init__(self, terminal: IO[str], log: IO[str]):
+    def __init__(self, terminal: TextIO, log: TextIO):
         self.terminal, self.log = terminal, log
         self.isatty, self.fileno, self.encoding = terminal.isatty, terminal.fileno, terminal.encoding
 
@@ -90,18 +93,19 @@ def first_to_fail(run_dir: Path, start: str) -> int | None:
         return None
 
 
-def note_failure(run_dir: Path, start: str, told: str) -> bool:
-    """Leaves `told` as the failure of this start; False where another was faster, or no file can be made."""
+def note_failure(run_dir: Path, start: str, message: str) -> bool:
+    """Leaves `message` as the failure of this start; False where another was faster, or no file can be made."""
     try:
         with failure_file(run_dir, start).open("x", encoding="utf-8") as file:
-            file.write(told)
+            file.write(message)
         return True
     except OSError:
         return False
 
 
-def show_failure(run_dir: Path, start: str, rank: int, begin: int, terminal: IO[str] | None, words: str = "") -> None:
-    """Shows what the log of `rank` ends with from byte `begin` on, unless another failure of `start` was shown."""
+def show_failure(run_dir: Path, start: str, rank: int, begin: int, terminal: TextIO | None, how: str = "") -> None:
+    """Shows on `terminal`, where there is one, what the log of `rank` ends with from byte `begin` on, and `how` it
+    failed; nothing where another failure of `start` was shown."""
     if not note_failure(run_dir, start, ""):
         return
     log = log_of(run_dir, rank)
@@ -109,13 +113,14 @@ def show_failure(run_dir: Path, start: str, rank: int, begin: int, terminal: IO[
         ending = _ending(log.read_bytes()[begin:].decode(errors="replace"))
     except OSError:
         ending = ""
-    told = f"rank {rank} on {socket.gethostname()} failed{words and f' ({words})'}; its log is {log}:\n\n{ending}\n"
-    failure_file(run_dir, start).write_text(told, encoding="utf-8")
+    message = f"rank {rank} on {socket.gethostname()} failed{how and f' ({how})'}; its log is {log}:\n\n{ending}\n"
+    failure_file(run_dir, start).write_text(message, encoding="utf-8")
     if terminal:
-        print(f"\n{told}", file=terminal, flush=True)
+        print(f"\n{message}", file=terminal, flush=True)
 
 
 def _ending(log: str) -> str:
+    """The last words of a start: its last traceback or error where that is long, else the last lines."""
     lines = log.rstrip().splitlines()[1:]  # without the line that says whose start it is
     traced = [number for number, line in enumerate(lines) if line.startswith(("Traceback ", "rank ", "error: "))]
     return "\n".join(lines[traced[-1] :] if traced and len(lines) - traced[-1] > LINES else lines[-LINES:])

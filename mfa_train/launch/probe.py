@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mfa_train.errors import ConfigError
-from mfa_train.launch.node import require_free
+from mfa_train.launch.ports import require_free
 from mfa_train.tracking.starts import versions
 
 FREE_PORTS = range(29500, 29600)

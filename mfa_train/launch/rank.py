@@ -29,15 +29,17 @@ def main() -> int:
 
 
 def work(job: Job, member: int, start: str) -> int:
-    """Trains as this rank; gives the exit status."""
+    """Trains member number `member` of `job` as this rank, which the environment numbers; `start` names this start of
+    the run. Gives the exit status."""
     run_dir, overrides = Path(job.members[member]["run_dir"]), job.members[member]["overrides"]
     if job.is_sweep:
         forget_run(os.environ)
-    os.environ.setdefault("LOCAL_WORLD_SIZE", str(job.devices_per_node))
+    os.environ["LOCAL_WORLD_SIZE"] = str(job.devices_per_node)  # not every launcher says it
     rank = int(os.environ.get("RANK", 0))
-    output, told = RankOutput(run_dir, rank, start), []
+    output, reported = RankOutput(run_dir, rank, start), False
 
     def train() -> None:
+        nonlocal reported
         try:
             os.environ.update(environment(job.environment))
             # The ranks share the node's cores; torch alone would start as many threads as cores in each.
@@ -47,8 +49,7 @@ def work(job: Job, member: int, start: str) -> int:
 
             run(config)
         except UserError as error:
-            if rank == 0 or not error.everywhere:
-                told.append(error)
+            reported = rank == 0 or not error.everywhere
             raise
 
     try:
@@ -57,7 +58,7 @@ def work(job: Job, member: int, start: str) -> int:
         print(traceback.format_exc(), file=sys.__stderr__, flush=True)  # the log: of those that fail the first is shown
         output.failed()
         return 1
-    if told and status != Stopped.exit_status:
+    if reported and status != Stopped.exit_status:
         output.failed(shown=rank == 0)
     return status
 

@@ -2,7 +2,8 @@
 ladder are a second array, which waits until the first has ended.
 
 The script is submitted as it stands. What the config decides goes to sbatch as options, and what the ranks are to do
-into the job's file, so that nothing has to be filled in or quoted.
+into the job's file, so that nothing has to be filled in or quoted. Each node then runs `slurm_node`; when the job is
+queued again says `requeue`.
 """
 
 import json
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from mfa_train.config import Member
 from mfa_train.errors import ConfigError
-from mfa_train.launch.checks import move_aside, on_gpus, require_trainable
+from mfa_train.launch.checks import move_aside, on_gpus
 from mfa_train.launch.job import Job, make_folder, make_job
 from mfa_train.run_files import LAUNCH, LOGS
 
@@ -94,16 +95,18 @@ def describe(submitted: Sequence[Submission]) -> str:
     return "\n\n".join((*parts, f"{script}:\n\n{shown}"))
 
 
-def launch(submitted: Sequence[Submission]) -> list[str]:
-    """Submits them; the jobs' numbers. Raises ConfigError for what would fail in the queue or in the job, and with the
-    scheduler's own words where it refuses."""
+def require_sbatch() -> None:
+    """Raises ConfigError where there is none."""
     if shutil.which("sbatch") is None:
         raise ConfigError(
             "cluster=slurm: there is no sbatch on this machine: type this on a login node, or cluster=local"
         )
-    require_trainable([member for one in submitted for member in one.members])
-    for one in submitted:
-        _require_idle(one.job)
+
+
+def launch(submitted: Sequence[Submission]) -> list[str]:
+    """Submits them; the jobs' numbers. Raises ConfigError where one is queued already, and with the scheduler's own
+    words where it refuses."""
+    require_idle(submitted)
     for one in submitted:
         move_aside(one.members)
         one.job.write()
@@ -166,9 +169,9 @@ def _note(run_dir: Path, number: str) -> None:
     (folder / SUBMITTED).write_text(json.dumps({"job": number, "at": time.time()}) + "\n", encoding="utf-8")
 
 
-def _require_idle(job: Job) -> None:
+def require_idle(submitted: Sequence[Submission]) -> None:
     """Raises ConfigError where a job of one of the runs is still queued or running."""
-    for member in job.members:
+    for member in (member for one in submitted for member in one.job.members):
         try:
             number = json.loads((Path(member["run_dir"]) / LAUNCH / SUBMITTED).read_text())["job"]
         except (OSError, ValueError, KeyError):

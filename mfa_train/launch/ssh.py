@@ -26,7 +26,7 @@ from pathlib import Path
 
 from mfa_train.config import Config, Member
 from mfa_train.errors import ConfigError, Stopped, TrainingError
-from mfa_train.launch.checks import move_aside, on_gpus, require_trainable, unfinished
+from mfa_train.launch.checks import move_aside, on_gpus
 from mfa_train.launch.hostfile import read_hosts
 from mfa_train.launch.hosts import ALIVE_OPTIONS, SSH_OPTIONS, end_everywhere, require_ready, signal_first
 from mfa_train.launch.job import Job
@@ -73,10 +73,8 @@ def describe(member: Member, job: Job) -> str:
     )
 
 
-def launch(member: Member, job: Job) -> int:
-    """Runs it to its end; the run's own exit status. Raises ConfigError for what can be known to fail, TrainingError
-    where a host was lost."""
-    hosts = read_hosts(member.config.cluster)
+def require_tools() -> None:
+    """Raises ConfigError where this machine can't start ranks elsewhere."""
     for tool in ("ssh", "pdsh"):
         if shutil.which(tool) is None:
             raise ConfigError(
@@ -88,11 +86,13 @@ def launch(member: Member, job: Job) -> int:
                 f"cluster=ssh: DeepSpeed's launcher can't pass {place!r} on: type this in a folder, and "
                 "with a Python, of plain characters"
             )
-    if not unfinished([member]):
-        print(f"{member.config.run_dir} holds this run, finished before. To train it again: resume=never")
-        return 0
+
+
+def launch(member: Member, job: Job) -> int:
+    """Runs it to its end; the run's own exit status. Raises ConfigError for what is wrong with a host, TrainingError
+    where one was lost."""
+    hosts = read_hosts(member.config.cluster)
     port = require_ready(hosts, member.config, job, on_gpus(member.config.cluster), print)
-    require_trainable([member])
     move_aside([member])
     job.write()
     start = f"{os.getpid()}-{int(time.time())}"
@@ -140,7 +140,7 @@ class _Run:
         reader.join()
 
     def _read(self) -> None:
-        for line in self.launcher.stdout:
+        for line in self.launcher.stdout or ():
             if found := re.match(r"pdsh@\S+: (\S+): ssh exited with exit code (\d+)", line):
                 self.ended.setdefault(found[1], int(found[2]))
             elif not NOISE.search(line):

@@ -5,6 +5,7 @@
     3. A ladder's branch starts when the run that it branches off has finished.
     4. Ctrl-C, SIGTERM and SIGUSR1 stop all members, which save first; a second Ctrl-C kills them. The same command goes
        on from there. A sweep that is killed itself takes its members along.
+    5. However it ends: a table of the losses, and the command that compares them (sweep_table.py).
 
 Several at a time share the machine: each gets its share of the cores, and cluster.devices_per_node GPUs of its own.
 Their words go to NAME/logs/sweep.log.
@@ -22,11 +23,12 @@ from mfa_train.config import Member
 from mfa_train.errors import ConfigError, Stopped, TrainingError
 from mfa_train.launch.checks import unfinished
 from mfa_train.launch.family import dies_with
+from mfa_train.launch.sweep_table import FAILED, FINISHED, NOT_BEGUN, STOPPED, sweep_ending
 from mfa_train.run_files import LOGS
 from mfa_train.tracking.terminal import say
 from mfa_train.tracking.wandb_run import forget_run
 
-STOPPED = (Stopped.exit_status, 130, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGKILL)
+STOPPED_STATUSES = (Stopped.exit_status, 130, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGKILL)
 """Statuses of a member that was asked to stop."""
 
 
@@ -48,68 +50,89 @@ def run_sweep(members: Sequence[Member], command: Sequence[str]) -> None:
     for member in members:
         if member not in left:
             say(f"=== {' '.join(member.swept)}: finished before, in {member.config.run_dir}")
-    _Sweep(left, command).run()
+    sweep = _Sweep(left, command)
+    sweep.run()
+    say("\n" + sweep_ending(members, {member.config.run_dir: sweep.state(member) for member in members}))
+    sweep.require_success()
 
 
 class _Sweep:
+    """Its members, as they wait, run and end."""
+
     def __init__(self, members: list[Member], command: Sequence[str]):
+        self.members = members
         self.waiting = [(member, 0) for member in members]
+        """Each with how often it was tried."""
         self.command = command
         self.parallel = (members[0].config.sweep.parallel or 1) if members else 1
         self.devices = _device_shares(members[0], self.parallel) if members and self.parallel > 1 else [None]
-        self.free = list(range(self.parallel))
+        self.free_slots = list(range(self.parallel))
         self.running: dict[_Attempt, int] = {}
         self.asked: signal.Signals | None = None
+        """The signal by which all were asked to stop."""
         self.interrupts = 0
-        self.stopped_at: list[str] = []
-        self.failed: set[Path] = set()
+        self.ended: dict[Path, str] = {}
+        """How, by run folder: finished, stopped, or failed and why."""
 
     def run(self) -> None:
+        """Until each has ended, or all were asked to stop and did."""
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        failed = []
         while self.running or (self.waiting and not self.asked):
-            while self.free and not self.asked and (ready := self._ready()):
+            while self.free_slots and not self.asked and (ready := self._ready()):
                 self.waiting.remove(ready)
                 self._start(*ready)
             if not self.running:  # what is left waits for members that failed
-                failed += [f"{' '.join(member.swept)} (not begun: {member.after} failed)" for member, _ in self.waiting]
-                break
+                for member, _ in () if self.asked else self.waiting:
+                    self.ended[member.config.run_dir] = f"{FAILED} ({NOT_BEGUN}: {member.after} failed)"
+                return
             time.sleep(0.05)
             for attempt, tries in [
                 (attempt, tries) for attempt, tries in self.running.items() if attempt.process.poll() is not None
             ]:
                 del self.running[attempt]
-                self.free.append(attempt.slot)
-                status = attempt.process.returncode
-                self._tell(attempt, status)
-                if status in STOPPED and (self.asked or status == Stopped.exit_status):
-                    self.asked = self.asked or signal.SIGTERM
-                    self.stopped_at.append(" ".join(attempt.member.swept))
-                    self._ask()
-                elif status and tries < attempt.member.config.sweep.retries:
-                    self.waiting.append((attempt.member, tries + 1))
-                elif status:
-                    failed.append(" ".join(attempt.member.swept))
-                    self.failed.add(attempt.member.config.run_dir)
+                self.free_slots.append(attempt.slot)
+                self._end(attempt, tries)
+
+    def state(self, member: Member) -> str:
+        """How a member of the sweep ended, also one that had finished before."""
+        waits = any(member is waiting for waiting, _ in self.waiting)
+        return self.ended.get(member.config.run_dir, NOT_BEGUN if waits else FINISHED)
+
+    def require_success(self) -> None:
+        """Raises Stopped or TrainingError, naming the members."""
+        ends = [(" ".join(member.swept), self.ended.get(member.config.run_dir, "")) for member in self.members]
+        failed = [swept + state.removeprefix(FAILED) for swept, state in ends if state.startswith(FAILED)]
         told = f"{len(failed)} of the sweep's members failed: {'; '.join(failed)}" if failed else ""
         if self.asked:
-            at = "; ".join(self.stopped_at) or "its members' end"
+            at = "; ".join(swept for swept, state in ends if state == STOPPED) or "its members' end"
             raise Stopped(f"the sweep, at {at}; the same command goes on from there{told and f'. {told}'}")
         if failed:
             raise TrainingError(told)
+
+    def _end(self, attempt: _Attempt, tries: int) -> None:
+        member, status = attempt.member, attempt.process.returncode
+        self._tell(attempt, status)
+        if status in STOPPED_STATUSES and (self.asked or status == Stopped.exit_status):
+            self.asked = self.asked or signal.SIGTERM
+            self.ended[member.config.run_dir] = STOPPED
+            self._ask_to_stop(self.asked)
+        elif status and tries < member.config.sweep.retries:
+            self.waiting.append((member, tries + 1))
+        else:
+            self.ended[member.config.run_dir] = f"{FAILED} (exit status {status})" if status else FINISHED
 
     def _ready(self) -> tuple[Member, int] | None:
         """The first that waits for no other."""
         unfinished = (
             {member.config.run_dir for member, _ in self.waiting}
             | {attempt.member.config.run_dir for attempt in self.running}
-            | self.failed
+            | {folder for folder, state in self.ended.items() if state.startswith(FAILED)}
         )
         return next((waiting for waiting in self.waiting if waiting[0].after not in unfinished), None)
 
     def _start(self, member: Member, tries: int) -> None:
-        slot = self.free.pop(0)
+        slot = self.free_slots.pop(0)
         output, environment = None, dict(os.environ)
         forget_run(environment)
         again = f" (once more, {tries} of {member.config.sweep.retries})" if tries else ""
@@ -118,8 +141,8 @@ class _Sweep:
             path.parent.mkdir(parents=True, exist_ok=True)
             output, again = path.open("ab"), f"{again}: output in {path}"
             environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // self.parallel)))
-            if self.devices[slot] is not None:
-                environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot]
+            if (devices := self.devices[slot]) is not None:
+                environment["CUDA_VISIBLE_DEVICES"] = devices
         say(f"\n=== {' '.join(member.swept)}{again}")
         process = subprocess.Popen(
             [*self.command, *member.overrides],
@@ -133,25 +156,25 @@ class _Sweep:
 
     def _tell(self, attempt: _Attempt, status: int) -> None:
         if self.parallel > 1:
-            came = {0: "finished", Stopped.exit_status: "stopped"}.get(status, f"failed (exit status {status})")
+            ended = {0: FINISHED, Stopped.exit_status: STOPPED}.get(status, f"{FAILED} (exit status {status})")
             seconds = time.monotonic() - attempt.began
-            say(f"=== {' '.join(attempt.member.swept)}: {came} after {seconds:.0f} s")
+            say(f"=== {' '.join(attempt.member.swept)}: {ended} after {seconds:.0f} s")
 
     def _on_signal(self, number: int, _) -> None:
         self.asked, self.interrupts = signal.Signals(number), self.interrupts + (number == signal.SIGINT)
-        self._ask()
+        self._ask_to_stop(self.asked)
 
-    def _ask(self) -> None:
+    def _ask_to_stop(self, asked: signal.Signals) -> None:
         for attempt in self.running:
             if attempt.process.poll() is None:
-                attempt.process.send_signal(self._signal_for(attempt.member))
+                attempt.process.send_signal(self._signal_for(attempt.member, asked))
 
-    def _signal_for(self, member: Member) -> signal.Signals:
+    def _signal_for(self, member: Member, asked: signal.Signals) -> signal.Signals:
         if member.config.cluster.launcher == "ssh":
-            return self.asked  # it counts for itself: killed, it would leave its hosts training
+            return asked  # it counts for itself: killed, it would leave its hosts training
         if self.interrupts > 1:
             return signal.SIGKILL
-        return signal.SIGTERM if self.asked == signal.SIGINT else self.asked
+        return signal.SIGTERM if asked == signal.SIGINT else asked
 
 
 def _device_shares(member: Member, parallel: int) -> list[str | None]:

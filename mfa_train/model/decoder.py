@@ -18,17 +18,20 @@ from mfa_train.model.loss import LanguageModelHead
 
 
 class DecoderLayer(nn.Module):
+    """Attention and feed-forward, each of the normed stream and added to it."""
+
     def __init__(self, config: ModelConfig, attention: AttentionConfig):
         super().__init__()
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn = attention_class(attention.name)(config.hidden_size, attention)
+        variant = attention_class(attention.name)
+        self.self_attn = variant(config.hidden_size, attention)  # type: ignore[call-arg]  # a variant knows its widths
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
 
     def forward(
         self, x: Tensor, positions: Positions, cache: LayerCache | None = None, documents: Documents | None = None
     ) -> Tensor:
-        """x (batch, tokens, hidden_size)"""
+        """x (batch, tokens, hidden_size) to the same shape."""
         x = x + self.self_attn(self.input_layernorm(x), positions, cache, documents)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -45,9 +48,9 @@ class Decoder(nn.Module):
         self.activation_checkpointing = False
 
     def forward(self, tokens: Tensor, cache: DecodeCache | None = None, documents: Documents | None = None) -> Tensor:
-        start = cache.length if cache else 0
-        all_positions = self.rope(torch.arange(start + tokens.shape[1], device=tokens.device))
-        positions = all_positions.since(start) if documents is None else all_positions.at(documents.positions)
+        past = cache.length if cache else 0
+        all_positions = self.rope(torch.arange(past + tokens.shape[1], device=tokens.device))
+        positions = all_positions.since(past) if documents is None else all_positions.at(documents.positions)
         if cache:
             cache.begin(all_positions)
         x = self.embed_tokens(tokens)

@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 
 class FeedForward(nn.Module):
+    """down(silu(gate(x)) · up(x)), without biases."""
+
     def __init__(self, hidden_size: int, intermediate_size: int):
         super().__init__()
         self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
@@ -12,4 +14,5 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (batch, tokens, hidden_size) to the same shape."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))

@@ -19,15 +19,16 @@ class LanguageModelHead(nn.Module):
 
     def __init__(self, hidden_size: int, vocab_size: int, z_loss: float = 0.0):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        self.weight: Tensor = nn.Parameter(torch.empty(vocab_size, hidden_size))
         self.z_loss = z_loss
-        self.chunk_logits = None
+        self.chunk_logits: int | None = None
         """float32 logits that exist at once; None: what suits the device."""
-        self.max_chunks = None
+        self.max_chunks: int | None = None
         """For plans, which look at memory alone: stop after so many chunks."""
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
-        """hidden (batch, tokens, hidden_size), targets (batch, tokens)."""
+        """From hidden (batch, tokens, hidden_size) the logits (batch, tokens, vocab_size); with targets (batch, tokens)
+        their mean loss in nats, float32."""
         if targets is None:
             return hidden @ self.weight.t()
         z_loss = self.z_loss if self.training else 0.0
@@ -59,8 +60,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_hidden = torch.empty_like(hidden)
             grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         chunk = max(MIN_CHUNK_TOKENS, chunk_logits // vocab_size)
-        for start in range(0, tokens, chunk)[:max_chunks]:
-            part = slice(start, start + chunk)
+        for begin in range(0, tokens, chunk)[:max_chunks]:
+            part = slice(begin, begin + chunk)
             logits = (hidden[part] @ weight.t()).float()
             index = targets[part].unsqueeze(1)
             target_logits = logits.gather(1, index)
@@ -84,11 +85,5 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_loss: Tensor):
         grad_hidden, grad_weight = ctx.saved_tensors
-        return (
-            grad_hidden * grad_loss,
-            grad_weight * grad_loss,
-            None,
-            None,
-            None,
-            None,
-        )  # a scalar changes no tensor's type
+        # A scalar changes no tensor's type.
+        return grad_hidden * grad_loss, grad_weight * grad_loss, None, None, None, None

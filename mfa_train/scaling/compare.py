@@ -12,15 +12,24 @@ from mfa_train.scaling.laws.bootstrap import DRAWS, LEVEL, SEED
 from mfa_train.scaling.laws.costs import ACCOUNTINGS
 from mfa_train.scaling.laws.fits import VariantFit, fit_variants
 from mfa_train.scaling.laws.law import ESTIMATOR
-from mfa_train.scaling.report.bounded import ROWS, evenly, few_notices
+from mfa_train.scaling.report.thinning import ROWS, evenly, few_notices
 from mfa_train.scaling.study.data_orders import why_no_pairs
 from mfa_train.scaling.study.drawn import NOT_DRAWN
 from mfa_train.scaling.study.gather import PARAMETERS, Study
 from mfa_train.scaling.study.plain_files import shown
 from mfa_train.scaling.study.runs import BOUNDS, Run
-from mfa_train.scaling.verdicts.kv_frontier import kv_at_equal_loss, loss_over_kv
+from mfa_train.scaling.study.size_names import size_names
+from mfa_train.scaling.verdicts.answer import answer
+from mfa_train.scaling.verdicts.at_largest import at_largest
+from mfa_train.scaling.verdicts.cells import LEAST_FREE
+from mfa_train.scaling.verdicts.enough import POWER, SHOWN
+from mfa_train.scaling.verdicts.known import loss_of
+from mfa_train.scaling.verdicts.kv_at_equal_loss import kv_at_equal_loss
+from mfa_train.scaling.verdicts.kv_frontier import loss_over_kv
 from mfa_train.scaling.verdicts.paired import settings_beside, verdicts
-from mfa_train.training.provenance import code_commit
+from mfa_train.scaling.verdicts.said import LEVEL_WITHIN
+from mfa_train.scaling.verdicts.sentences import by_laws, why_no_law
+from mfa_train.training.run_folder.provenance import code_commit
 
 FORMAT = 1
 MOST_BUDGETS = 100
@@ -34,12 +43,14 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
     budgets = _budgets(budgets)
     reference = _reference(variants, reference)
     fits = fit_variants(variants)
-    over_kv, left_out = loss_over_kv(study.used, fits, reference)
+    sizes = size_names(study.used)
+    over_kv, left_out = loss_over_kv(study.used, fits, reference, sizes)
     attentions = {name: str(runs[0].attention) for name, runs in variants.items()}
     pairs = verdicts(variants, fits)
     notices = study.notices + _of_fits(fits) + left_out
+    without_pairs = ""
     if len(variants) > 1 and not pairs:
-        notices.append(why_no_pairs(variants, len(study.runs) - len(study.used)))
+        notices.append(without_pairs := why_no_pairs(variants, len(study.runs) - len(study.used)))
     notices += settings_beside(pairs, attentions)
     listed = study.runs if len(study.runs) <= ROWS else _listed(study.runs)
     thinned = (
@@ -50,17 +61,28 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
             "counts": {"runs": len(study.runs), "used": len(study.used)},
         }
     )
+    told = {name: _variant(name, variants[name], fits[name]) for name in variants}
+    laws = {name: one["fit"] for name, one in told.items()}
+    budgets_answered = [
+        row for accounting in ACCOUNTINGS for row in at_budgets(variants, fits, reference, accounting, budgets)
+    ]
+    losses = {name: float(np.mean([loss_of(run) for run in runs])) for name, runs in variants.items()}
+    answered = answer(pairs, reference, losses, len(variants), without_pairs)
+    if not pairs and (of_laws := by_laws(budgets_answered, laws, reference)):
+        answered["sentences"].append(of_laws)
     return {
         "format": FORMAT,
         "conventions": _conventions(study),
         "made_by": {"code_commit": code_commit(), "versions": _versions(), "python": platform.python_version()},
+        "answer": answered | {"why_no_law": why_no_law(laws)},
         "reference": reference,
+        "sizes": sizes,
+        "decode_context": _decode_context(study.used),
         "notices": few_notices(notices),
-        "variants": {name: _variant(name, variants[name], fits[name]) for name in variants},
+        "variants": told,
+        "at_largest": at_largest(variants, reference),
         "parameter_differences": parameter_differences(fits, reference),
-        "at_budgets": [
-            row for accounting in ACCOUNTINGS for row in at_budgets(variants, fits, reference, accounting, budgets)
-        ],
+        "at_budgets": budgets_answered,
         "frontiers": [curve for accounting in ACCOUNTINGS for curve in frontier_curves(variants, fits, accounting)],
         "loss_over_kv": over_kv,
         "kv_at_equal_loss": kv_at_equal_loss(over_kv, attentions),
@@ -92,6 +114,13 @@ def _reference(variants: dict[str, list[Run]], wanted: str | None) -> str:
     return wanted
 
 
+def _decode_context(runs: list[Run]) -> int | None:
+    """Cached tokens behind which a token was decoded in the runs' plans, where it is one number for all."""
+    contexts = {run.config.get("plan.context") or run.config.get("training.sequence_length") for run in runs}
+    context = contexts.pop() if len(contexts) == 1 else None
+    return context if isinstance(context, int) else None
+
+
 def _of_fits(fits: dict[str, VariantFit]) -> list[str]:
     """What is said of the variants' fits, each once."""
     said: dict[str, list[str]] = defaultdict(list)
@@ -113,11 +142,19 @@ def _conventions(study: Study) -> dict:
         else "matrix products and attention (causal half), forward and twice that backward, nothing for recomputation",
         "kv_bytes": "values of all layers' cache entries, 2 bytes each unless plan.cache_dtype says otherwise",
         "intervals": f"{LEVEL:.0%}; Bayesian bootstrap of {DRAWS} draws (seed {SEED}) over units of one size and seed, "
-        "spread for few units; of paired differences and of means over seeds: Student's t",
+        "spread for few units; of paired differences and of means over seeds: Student's t, the spread of means over "
+        "seeds pooled over the sizes at their budgets of one rank, and over the variants where that leaves fewer than "
+        f"{LEAST_FREE} degrees of freedom",
         "between_budgets": "at equal FLOPs and at equal loss, interpolated over log tokens (PCHIP) between three and "
         "more of a variant's own token budgets of the size and seed (by: measured), else by its law (by: law)",
         "p": "paired t-test and sign-flip permutation over units of one size and seed; p_holm: the former, corrected "
         "for the number of pairs of variants; at equal FLOPs likewise",
+        "shown": f"p_holm below {SHOWN}, and more than one seed; on the KV frontier: Student's test over seeds, p "
+        "corrected for the pairs of the size and token budget",
+        "level": "not shown to differ, and the interval, corrected for as many pairs, leaves less than "
+        f"{LEVEL_WITHIN:.1%} of the loss either way",
+        "more_seeds": f"as many as would show the difference in {POWER:.0%} of studies, were it and its spread between "
+        "units as measured, p corrected for the pairs that are not shown yet",
     }
 
 
@@ -146,8 +183,9 @@ def _with_residuals(
 ) -> list[tuple[Run, float | None]]:
     residuals: dict[int, float] = {}
     for name, runs in variants.items():
-        if fits[name].residuals is not None:
-            residuals |= {id(run): float(np.expm1(value)) * run.loss for run, value in zip(runs, fits[name].residuals)}
+        found = fits[name].residuals
+        if found is not None:
+            residuals |= {id(run): float(np.expm1(value)) * loss_of(run) for run, value in zip(runs, found)}
     return [(run, residuals.get(id(run))) for run in listed]
 
 
@@ -167,6 +205,7 @@ def _run(run: Run, residual: float | None) -> dict:
         "loss",
         "bits_per_byte",
         "kv_bytes_per_token",
+        "decode_flops_per_token",
         "seconds",
         "seed",
         "shape",

@@ -165,13 +165,16 @@ def _places(line: bytes) -> Iterator[int]:
 
 def _rising(candidates: Sequence[int], steps: Sequence[int]) -> list[int]:
     """The longest selection whose steps rise; of equal steps the last."""
-    smallest, ends, before = [], [], {}
+    smallest: list[int] = []  # of the last steps of selections of one length, by the length
+    ends: list[int] = []
+    before: dict[int, int | None] = {}
     for index in candidates:
         place = bisect_left(smallest, steps[index])
         before[index] = ends[place - 1] if place else None
         smallest[place : place + 1], ends[place : place + 1] = [steps[index]], [index]
-    chosen, index = [], ends[-1] if ends else None
-    while index is not None:
-        chosen.append(index)
-        index = before[index]
+    chosen: list[int] = []
+    last = ends[-1] if ends else None
+    while last is not None:
+        chosen.append(last)
+        last = before[last]
     return chosen[::-1]

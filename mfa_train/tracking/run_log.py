@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mfa_train.config import TrackingConfig
+from mfa_train.tracking.leet import show_losses_first
 from mfa_train.tracking.metrics_file import FILE, MetricsFile
 from mfa_train.tracking.records import last_records, number, records
 from mfa_train.tracking.terminal import ProgressBar
@@ -31,6 +32,8 @@ class RunLog:
         if wandb_id is None and self.wandb.run:  # a branch begins with what it branches off
             for record in records(self.metrics.path):
                 self.wandb.log(record)
+        if self.wandb.folder:
+            show_losses_first(folder, self.wandb.folder)
         self.bar = ProgressBar(steps, from_step)
 
     def advance(self, done: int) -> None:

@@ -75,7 +75,9 @@ def _torn(line: bytes, saved: int) -> bool:
     """Whether a kill can have left it as the last one: begun, not ended, and not of a step up to `saved`, whose record
     the disk had before its checkpoint."""
     step = TORN.match(line)
-    return bool(step) and b"}" not in line and b"\0" not in line and not (step[1] and int(step[1]) <= saved)
+    if step is None or b"}" in line or b"\0" in line:
+        return False
+    return not (step[1] and int(step[1]) <= saved)
 
 
 def damaged_lines(path: Path) -> list[Stretch]:

@@ -3,17 +3,17 @@ cannot show; and names, values and errors reach it as text alone, never as its o
 
 import io
 import os
-import re
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, TypeVar
 
 from tqdm import tqdm
 
+from mfa_train.words import visible
+
 Result = TypeVar("Result")
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-"""What moves a terminal's cursor, colours it, turns what stands behind it around or is half a character; tab and
-newline aside."""
 
 
 class ProgressBar:
@@ -65,13 +65,10 @@ def say_text(text: str) -> None:
     unbroken(sys.stdout, lambda: print(text if exact else visible(text), flush=True))
 
 
-def visible(text: str) -> str:
-    """`text` with control characters as \\x1b; tab and newline stay."""
-    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
-def in_one_line(text: str) -> str:
-    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+def command_here(name: str) -> str:
+    """A command of this environment as the user would type it here."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
 
 
 def ready_streams() -> None:

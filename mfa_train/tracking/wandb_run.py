@@ -67,44 +67,46 @@ class WandbRun:
     def _start(self, config: TrackingConfig, mode: str, name: str, folder: Path, run_config: dict):
         import wandb
 
-        why, options = (
-            "",
-            {
-                "project": config.project,
-                "entity": config.entity,
-                "group": config.group,
-                "name": name,
-                "dir": str(folder),
-                "config": run_config,
-                "reinit": "finish_previous",
-                "id": self.run_id,
-                "resume": "allow" if self.run_id else None,
-                "allow_val_change": True,
-            },
-        )
+        def begin(online: bool):
+            return wandb.init(
+                mode="online" if online else "offline",
+                project=config.project,
+                entity=config.entity,
+                group=config.group,
+                name=name,
+                dir=str(folder),
+                config=run_config,
+                reinit="finish_previous",
+                id=self.run_id,
+                resume="allow" if self.run_id else None,
+                allow_val_change=True,
+                settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_SECONDS),
+            )
 
-        def begin(mode: str):
-            settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_SECONDS)
-            return wandb.init(mode=mode, settings=settings, **options)
-
+        online, why = mode == "online", ""
         try:
             if mode == "auto":
-                mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
-                why = " (not logged in: `wandb login` to log online)" if mode == "offline" else ""
-            run = begin(mode)
+                online = wandb.login(prompt=False, verify=False)
+                why = "" if online else " (not logged in: `wandb login` to log online)"
+            run = begin(online)
         except Exception as error:  # a server that can't be reached or refuses, a variable that can't be
             self.say(f"W&B can't be logged to ({_line(error)}): logging offline")
             with _without(REFUSABLE):
                 wandb.teardown()  # it has read the variables before
-                mode, run = "offline", begin("offline")
+                online, run = False, begin(online=False)
         for axis in ("tokens", "flops"):
             run.define_metric(axis)
         run.define_metric("*", step_metric="tokens")
-        if mode == "online":
+        if online:
             self.say(f"W&B: {run.url}")
         else:
             self.say(f"W&B: offline{why}; look at it with: wandb leet {Path(run.dir).parent}")
         return run
+
+    @property
+    def folder(self) -> Path | None:
+        """W&B's own folder of this start, as run-DATE-ID; None where nothing is logged."""
+        return None if self.run is None else Path(self.run.dir).parent
 
     def log(self, record: dict) -> None:
         if self.run is None or record["step"] <= self.logged_to:

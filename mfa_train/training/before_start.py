@@ -2,8 +2,6 @@
 so that no queue is waited in vain.
 """
 
-from collections.abc import Mapping
-
 import torch
 
 from mfa_train.budget.devices import Device, planned_device, resolve_precision
@@ -14,16 +12,20 @@ from mfa_train.data.corpus import Corpus
 from mfa_train.data.reading.batches import Batches
 from mfa_train.data.reading.held_out import HeldOut
 from mfa_train.errors import ConfigError
-from mfa_train.training.schedule import check_schedule
+from mfa_train.training.steps.schedule import check_schedule
 
 CLOSING_TOKENS = 8192
 
 
-def checked_plan(config: Config, match: dict | None, device: Device | None = None, ranks: int | None = None) -> dict:
-    """The plan of a config that is matched already, on `device` and so many `ranks`; by default on the cluster's.
+def checked_plan(
+    config: Config, match: dict | None, device: Device | None = None, world_size: int | None = None
+) -> dict:
+    """The plan of a config that is matched already, on `world_size` of `device`; by default on the cluster's.
+
     Raises ConfigError where the batch doesn't divide over them, the schedule doesn't fit into the steps, or the run
-    can't on that device."""
-    config.training.micro_batch(ranks or config.cluster.world_size)
+    can't on that device.
+    """
+    config.training.micro_batch(world_size or config.cluster.world_size)
     check_schedule(config.schedule, config.training.total_steps)
     here = device or planned_device(config.cluster.device, config.cluster.devices_per_node)
     dtype = resolve_precision(config.precision, here)
@@ -32,7 +34,7 @@ def checked_plan(config: Config, match: dict | None, device: Device | None = Non
             f"attention.kernel={config.attention['kernel']} works in 16 bit alone, and precision="
             f"{config.precision} is fp32 here: type precision=bf16, or attention.kernel=auto"
         )
-    plan = make_plan(config, device, ranks, match)
+    plan = make_plan(config, device, world_size, match)
     if config.plan.check:
         require_fit(config, plan["memory"])
     _require_sample(config, plan, dtype)
@@ -40,14 +42,24 @@ def checked_plan(config: Config, match: dict | None, device: Device | None = Non
 
 
 def read_order(
-    config: Config, corpora: Mapping[str, Corpus], rank: int, ranks: int, ranks_of_node: int
+    config: Config, corpora: dict[str, Corpus], rank: int, world_size: int, local_world_size: int
 ) -> tuple[Batches, HeldOut]:
-    """What this rank trains on, and what all are evaluated on. Raises ConfigError where the model can't read the
-    corpora, they don't go together, are shorter than a sequence, or a node's cache has no room for them."""
+    """What `rank` of `world_size` trains on, and what all are evaluated on; `local_world_size` of them share a node.
+
+    Raises ConfigError where the model can't read the corpora, they don't go together, are shorter than a sequence, or a
+    node's cache has no room for them.
+    """
     require_readable(config, corpora)
     training = config.training
     batches = Batches(
-        corpora, config.data, training.sequence_length, config.seed, training.batch_size, rank, ranks, ranks_of_node
+        corpora,
+        config.data,
+        training.sequence_length,
+        config.seed,
+        training.batch_size,
+        rank,
+        world_size,
+        local_world_size,
     )
     return batches, HeldOut(corpora, batches.phases[-1], training.sequence_length, training.eval_sequences)
 
@@ -59,8 +71,7 @@ def _require_sample(config: Config, plan: dict, dtype: torch.dtype) -> None:
     if sample.max_new_tokens > CLOSING_TOKENS:
         raise ConfigError(
             f"sample.max_new_tokens={sample.max_new_tokens}: a run's closing sample has at most {CLOSING_TOKENS:,} "
-            "tokens: "
-            "type fewer; mfa-train generate RUN sample.max_new_tokens=… makes longer ones of the finished run"
+            "tokens: type fewer; mfa-train generate RUN sample.max_new_tokens=… makes longer ones of the finished run"
         )
     of_token = plan["kv_cache"]["values_per_token_per_layer"] * config.model.num_hidden_layers * dtype.itemsize
     passing = memory["activations_checkpointed" if memory["activation_checkpointing"] else "activations"]
@@ -69,6 +80,5 @@ def _require_sample(config: Config, plan: dict, dtype: torch.dtype) -> None:
     if config.plan.check and sample.max_new_tokens > room:
         raise ConfigError(
             f"sample.max_new_tokens={sample.max_new_tokens}: the closing sample's cache would not fit into "
-            f"{memory['device']}: "
-            f"type sample.max_new_tokens={max(0, room)} (plan.check=false starts it all the same)"
+            f"{memory['device']}: type sample.max_new_tokens={max(0, room)} (plan.check=false starts it all the same)"
         )

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import tempfile
 from pathlib import Path
+from typing import Protocol, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -21,10 +22,21 @@ from mfa_train.config import Config
 from mfa_train.data.tokenizer.exported import as_file, tokenizer_files
 from mfa_train.errors import ConfigError
 from mfa_train.model.decoder import LanguageModel
-from mfa_train.training.run_folder import final_checkpoint
-from mfa_train.training.weights import FILE, final_tokenizer, read_weights, require_weights_of
+from mfa_train.training.checkpoints.final_weights import FILE, final_tokenizer, read_weights, require_weights_of
+from mfa_train.training.run_folder.folder import final_checkpoint
 
-LLAMA_LIKE = ("mha", "gqa", "mqa")
+
+class LlamaLike(Protocol):
+    """What a config of mha, gqa or mqa has beside the keys of every attention."""
+
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def num_key_value_heads(self) -> int: ...
+
+
+def is_llama_like(attention: AttentionConfig) -> TypeGuard[LlamaLike]:
+    return attention.name in ("mha", "gqa", "mqa")
 
 
 def export(run: Path, out: Path) -> str:
@@ -37,20 +49,20 @@ def export(run: Path, out: Path) -> str:
         raise ConfigError(f"--out={out} is there already; type --out=FOLDER with another, or remove it")
     config, final = configs.of_run(run), final_checkpoint(run)
     attention = attention_config(config.attention)
-    told = transformers_config(config, attention)
+    settings = transformers_config(config, attention)
     weights, tokenizer = read_weights(final), final_tokenizer(final, config.data.eos_token)
     with torch.device("meta"):
         require_weights_of(LanguageModel(config.model, attention), weights, final)
-    if attention.name in LLAMA_LIKE and attention.rope_interleave:
+    if attention.rope_interleave and is_llama_like(attention):
         weights = {name: _in_halves(name, weight, attention.head_dim) for name, weight in weights.items()}
-    told |= {
+    settings |= {
         "dtype": str(next(iter(weights.values())).dtype).removeprefix("torch."),
         # In training each document stands behind the separator that ends the one before.
         "bos_token_id": tokenizer.eos_id,
         "eos_token_id": tokenizer.eos_id,
     }
     files, said = tokenizer_files(tokenizer, config.model.max_position_embeddings)
-    files |= {"config.json": as_file(told)}
+    files |= {"config.json": as_file(settings)}
     if never := [
         token for token in range(config.model.vocab_size) if token >= len(tokenizer.known) or not tokenizer.known[token]
     ]:
@@ -60,8 +72,8 @@ def export(run: Path, out: Path) -> str:
             )
         }
     _write(out, weights, files)
-    if "architectures" in told:
-        line = f"{out}: loads in transformers as {told['architectures'][0]}"
+    if "architectures" in settings:
+        line = f"{out}: loads in transformers as {settings['architectures'][0]}"
     else:
         line = (
             f"{out}: weights, config and tokenizer; transformers has no class for attention={attention.name}, so "
@@ -91,7 +103,7 @@ def _write(out: Path, weights: dict[str, torch.Tensor], files: dict[str, bytes])
 def transformers_config(config: Config, attention: AttentionConfig) -> dict:
     """config.json, without what the weights and the tokenizer tell. Raises ConfigError for what transformers cannot
     say."""
-    model = config.model
+    model, qk_norm = config.model, attention.qk_norm
     common = {
         "hidden_size": model.hidden_size,
         "num_hidden_layers": model.num_hidden_layers,
@@ -105,13 +117,13 @@ def transformers_config(config: Config, attention: AttentionConfig) -> dict:
         "num_attention_heads": attention.num_attention_heads,
         "rope_parameters": _rope(attention),
     }
-    if attention.name in LLAMA_LIKE:
-        if attention.qk_norm and model.rms_norm_eps != 1e-6:
+    if is_llama_like(attention):
+        if qk_norm and model.rms_norm_eps != 1e-6:
             raise ConfigError(
                 f"model.rms_norm_eps={model.rms_norm_eps} with attention.qk_norm: Qwen3 has one eps for all "
                 "norms, and those of heads have 1e-6 here; a model with rms_norm_eps=1e-6 can be exported"
             )
-        kind, architecture = ("qwen3", "Qwen3ForCausalLM") if attention.qk_norm else ("llama", "LlamaForCausalLM")
+        kind, architecture = ("qwen3", "Qwen3ForCausalLM") if qk_norm else ("llama", "LlamaForCausalLM")
         return common | {
             "model_type": kind,
             "architectures": [architecture],
@@ -120,17 +132,17 @@ def transformers_config(config: Config, attention: AttentionConfig) -> dict:
             "mlp_bias": False,
         }
     if attention.name == "mla":
-        if attention.qk_norm:
+        if qk_norm:
             raise ConfigError(
                 "attention.qk_norm=true with attention=mla: DeepSeek-V3 has no such norms, so it cannot be exported"
             )
-        ranks = {
+        dimensions = {
             key: getattr(attention, key)
             for key in ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
         }
         return (
             common
-            | ranks
+            | dimensions
             | {
                 "model_type": "deepseek_v3",
                 "architectures": ["DeepseekV3ForCausalLM"],

@@ -9,9 +9,9 @@ from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import ConfigError, UserError
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.generation import generate
-from mfa_train.training.engine import build_model
-from mfa_train.training.run_folder import final_checkpoint
-from mfa_train.training.weights import final_tokenizer, load_weights, read_weights
+from mfa_train.training.checkpoints.final_weights import final_tokenizer, load_weights, read_weights
+from mfa_train.training.run_folder.folder import final_checkpoint
+from mfa_train.training.steps.engine import build_model
 
 
 def sample_text(
@@ -43,11 +43,14 @@ def sample_text(
 
 
 def closing_sample(config: Config, model: LanguageModel, tokenizer: Tokenizer, device: torch.device) -> str:
-    """The same where a run closes: the run is whole without it."""
+    """`sample_text` as a paragraph, where a run closes and asks for one; the run is whole without it."""
+    if not config.sample.max_new_tokens:
+        return ""
     try:
-        return sample_text(config.sample, config.seed, model, tokenizer, device)
+        text = sample_text(config.sample, config.seed, model, tokenizer, device)
     except UserError as error:
-        return f"(none: {error})"
+        text = f"(none: {error})"
+    return f"A sample:\n\n{text}\n\n"
 
 
 def sample_from_run(config: Config, folder: Path) -> str:

@@ -4,7 +4,8 @@
 
 Prints one JSON object of rank 0: `states`, bytes of all tensors' storages once the second backward pass is done, its
 activations gone; `activations`, the most bytes the allocator had handed out at once during that pass beyond those
-before; `peak`, these and the tensors from before it; `copied`, what a save copies.
+before; `peak`, these and the tensors from before it; `copied`, what a save copies; `sent`, bytes that each of two ranks
+sends in a step.
 """
 
 import gc
@@ -37,6 +38,26 @@ def allocated_peak(recorded: profile) -> int:
     return peak
 
 
+def counted(backend: type, sent: list[int]) -> None:
+    """Appends to `sent` what DeepSpeed's collectives make each of two ranks send: half of what is gathered or
+    scattered, and twice that of an all-reduce."""
+
+    def count(name: str, tensor_at: int, ways: int) -> None:
+        collective = getattr(backend, name)
+
+        def counting(self, *tensors, **rest):
+            named = rest.get("tensor", rest.get("output_tensor")) if tensor_at < 1 else rest.get("input_tensor")
+            tensor = tensors[tensor_at] if len(tensors) > tensor_at else named
+            sent.append(ways * tensor.nbytes // 2)
+            return collective(self, *tensors, **rest)
+
+        setattr(backend, name, counting)
+
+    count("all_reduce", 0, 2)
+    count("all_gather_into_tensor", 0, 1)
+    count("reduce_scatter_tensor", 1, 1)
+
+
 def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
     os.environ |= {
         "RANK": str(rank),
@@ -46,10 +67,12 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+    import deepspeed
+
     from mfa_train import config as configs
-    from mfa_train.training.engine import build_engine
-    from mfa_train.training.ranks import join
-    from mfa_train.training.saver import Saver
+    from mfa_train.training.checkpoints.writer import CheckpointWriter
+    from mfa_train.training.processes.ranks import join
+    from mfa_train.training.steps.engine import build_engine
 
     config = configs.load(overrides)
     engine = build_engine(config, join(), {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision])
@@ -64,9 +87,20 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         forward_and_backward(config.training.micro_batch(ranks), config.training.sequence_length)
     states, passing = tensor_bytes(), allocated_peak(recorded)
-    copied = sum(tensor.nbytes for tensor in Saver(config.checkpoint, Path(), 0, join(), 0)._copied(engine).values())
+    writer = CheckpointWriter(config.checkpoint, Path(), 0, join(), 0)
+    copied = sum(tensor.nbytes for tensor in writer._copied(engine).values())
+    engine.step()
+    counted(type(deepspeed.comm.comm.cdb), sent := [])
+    forward_and_backward(1, 16)
+    engine.step()
     if rank == 0:
-        found = {"states": states, "activations": passing, "peak": at_rest + passing, "copied": copied}
+        found = {
+            "states": states,
+            "activations": passing,
+            "peak": at_rest + passing,
+            "copied": copied,
+            "sent": sum(sent),
+        }
         print(json.dumps(found), flush=True)
     os._exit(0)  # without DeepSpeed's farewells
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mfa_train import config as configs
+from mfa_train.budget.communication import traffic
 from mfa_train.budget.devices import Device
 from mfa_train.budget.memory import model_states
 from mfa_train.budget.plan import make_plan
@@ -50,6 +51,8 @@ def test_model_states_of_two_ranks_are_those_predicted(zero, precision):
     memory = make_plan(config, CPU, ranks=2)["memory"]
     assert memory["checkpoint_copy"] == pytest.approx(found["copied"], rel=0.02)
     assert memory["total"] == pytest.approx(found["peak"] + found["copied"], rel=0.20)
+    sizes = measure(config.model, config.attention).parameter_sizes
+    assert traffic(sizes, DTYPES[precision], zero, ranks=2, passes=1) == pytest.approx(found["sent"], rel=0.02)
 
 
 @pytest.mark.parametrize(

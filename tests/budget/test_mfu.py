@@ -10,7 +10,7 @@ import torch
 
 from mfa_train.budget import peak as peaks
 from mfa_train.budget.devices import KNOWN, Device
-from mfa_train.budget.mfu import assumed_or_measured
+from mfa_train.budget.mfu import typed_or_measured
 from mfa_train.budget.peak import Peak, measured_flops
 from mfa_train.errors import ConfigError
 
@@ -31,19 +31,19 @@ def run_of(folder, *shares, device: str | None = "cpu", from_step: int | None = 
 
 
 def test_the_median_behind_the_first_step_is_taken_and_told_with_its_device(tmp_path):
-    share, source = assumed_or_measured(run_of(tmp_path, 0.01, 0.4, 0.5, 0.3), CPU)
+    share, source = typed_or_measured(run_of(tmp_path, 0.01, 0.4, 0.5, 0.3), CPU)
     assert share == 0.4 and source.endswith("metrics.jsonl, measured on cpu in fp32")
 
 
 def test_what_is_no_share_is_left_out(tmp_path):
     odd = [7.5, None, math.nan, "0.9", -0.3, 0, True, [1]]
-    assert assumed_or_measured(run_of(tmp_path, 0.01, *odd, *[0.4] * 12), CPU)[0] == 0.4
+    assert typed_or_measured(run_of(tmp_path, 0.01, *odd, *[0.4] * 12), CPU)[0] == 0.4
 
 
 @pytest.mark.parametrize("shares", [[7.5, 7.4, 7.6], [0.9, 1.1, 0.95, 1.2], [7.5]])
 def test_a_run_whose_peak_was_measured_wrong_is_refused(shares, tmp_path):
     with pytest.raises(ConfigError, match="the peak of that run's device was measured wrong; type plan.mfu=0.5"):
-        assumed_or_measured(run_of(tmp_path, *shares), CPU)
+        typed_or_measured(run_of(tmp_path, *shares), CPU)
 
 
 @pytest.mark.parametrize(
@@ -56,16 +56,16 @@ def test_a_run_whose_peak_was_measured_wrong_is_refused(shares, tmp_path):
 )
 def test_a_share_is_taken_for_the_same_kind_of_device_alone(measured_on, planned, told, tmp_path):
     with pytest.raises(ConfigError, match=told):
-        assumed_or_measured(run_of(tmp_path, 0.1, 0.4, device=measured_on), planned)
+        typed_or_measured(run_of(tmp_path, 0.1, 0.4, device=measured_on), planned)
     a100 = run_of(tmp_path, 0.1, 0.4, device="a100-80gb")
-    assert assumed_or_measured(a100, H100)[1].endswith("measured on a100-80gb in fp32")
+    assert typed_or_measured(a100, H100)[1].endswith("measured on a100-80gb in fp32")
 
 
 def test_records_of_an_earlier_start_are_not_taken_for_the_last_ones_device(tmp_path):
     run = run_of(tmp_path, 0.1, 0.2, 0.2, 0.7, 0.6, device="h100-80gb", from_step=20)
-    assert assumed_or_measured(run, H100)[0] == 0.6
+    assert typed_or_measured(run, H100)[0] == 0.6
     with pytest.raises(ConfigError, match="its last start logged no mfu"):
-        assumed_or_measured(run_of(tmp_path, 0.1, 0.2, device="h100-80gb", from_step=10), H100)
+        typed_or_measured(run_of(tmp_path, 0.1, 0.2, device="h100-80gb", from_step=10), H100)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 5000, b"[]\n3\n", b'{"step": 10}\n', b'{"step": 10, "mfu": {}}\n'])
@@ -73,7 +73,7 @@ def test_a_run_without_measurements_is_refused_in_one_line(content, tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(content)
     (tmp_path / "plan.json").write_bytes(content)
     with pytest.raises(ConfigError, match="logged no mfu; type plan.mfu=0.5, or a run folder"):
-        assumed_or_measured(str(tmp_path), CPU)
+        typed_or_measured(str(tmp_path), CPU)
 
 
 def test_a_cpu_on_which_others_take_turns_is_not_measured_a_hundred_times_too_slow():

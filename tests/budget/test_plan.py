@@ -131,7 +131,7 @@ def test_parameters_and_flops_are_those_of_the_real_model(attention, small_model
 @pytest.mark.parametrize("attention", VARIANTS)
 def test_nanos_training_flops_are_those_of_a_real_step(attention):
     """As above, for the model that `make train` trains."""
-    from mfa_train.training.engine import build_model
+    from mfa_train.training.steps.engine import build_model
 
     config = configs.load([f"attention={attention}", "model=nano"])
     model, tokens = build_model(config), config.training.sequence_length
@@ -184,7 +184,7 @@ def test_two_layers_tell_the_activations_of_six(attention, checkpointing):
     """What a plan adds layer by layer, against six layers run."""
     config = configs.load([f"attention={attention}", "model=tiny"])
     assert config.model.num_hidden_layers == 6
-    six = Pass(config.model, config.attention, 2, 128, torch.bfloat16, "cuda")
+    six = Pass(config.model, config.attention, 2, 128, torch.bfloat16, "cuda", "flash")
     assert activation_peak(six, checkpointing) == pytest.approx(run_layers(six, 6, checkpointing), rel=0.001)
 
 

@@ -11,7 +11,7 @@ from mfa_train import config as configs
 from mfa_train.data.reading.samples import Samples
 from mfa_train.doors import report
 from mfa_train.model.decoder import LanguageModel
-from mfa_train.training.ranks import join
+from mfa_train.training.processes.ranks import join
 from mfa_train.training.run import run
 
 rank, first, last = map(int, sys.argv[1:4])

@@ -16,7 +16,7 @@ MISTAKES = {  # what is typed: what the line says
     "training.steps=0": "training.steps=0: expected a whole number of at least 1",
     "zero=4": "zero=4: expected one of 0, 1, 2, 3",
     "attention.head_dim=33": (
-        "attention.head_dim=33 is odd, and RoPE turns pairs of dimensions: type attention.head_dim=34"
+        "attention.head_dim=33: RoPE turns pairs of dimensions, and would turn 33: type attention.head_dim=34"
     ),
     "attention=gqa model.num_key_value_heads=3": "type attention.num_key_value_heads=2",
     "training.batch_size=6 training.micro_batch_size=4": "the nearest that is: training.batch_size=8",

@@ -1,16 +1,19 @@
 """Sweeps: which members there are, and how they run on this machine."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError
+from mfa_train.launch.sweep_table import sweep_ending
 from tests.conftest import ROOT, VARIANTS
 from tests.launch.conftest import summary
 
@@ -33,10 +36,36 @@ def test_members_run_beside_each_other_failed_ones_once_more_and_finished_ones_n
     assert "held-out bits per byte" in (finished / "logs" / "sweep.log").read_text()
     assert (failed / "logs" / "sweep.log").read_text().count("does not fit into 2 steps") == 2
     assert yaml.safe_load((finished / "config.yaml").read_text())["tracking"]["group"] == "nano-warmup_steps"
+    table = done.stdout.partition("\n\nmember  ")[2].splitlines()  # of the losses, though not all have one
+    loss = summary(finished)["val_loss"]
+    assert table[1].startswith(f"{finished.name}  ") and table[1].endswith(f"{loss:.4f}  finished")
+    assert table[2].startswith(failed.name) and table[2].endswith("failed (exit status 2)")
     again = launch(*sweep, "sweep.retries=0")
     assert again.returncode == 1 and again.stdout.startswith(
         f"=== schedule.warmup_steps=1: finished before, in {finished}"
     )
+
+
+def test_a_sweep_ends_with_its_losses_best_first_of_many_the_largest_and_those_that_failed(tmp_path):
+    [member] = configs.members(["attention=mfa", "model=280k", f"runs_dir={tmp_path}"])
+    members = [
+        replace(member, config=replace(member.config, name=f"run-{number}", model=replace(member.config.model)))
+        for number in range(60)
+    ]
+    for number, one in enumerate(members):
+        one.config.model.num_hidden_layers = 3 if number < 50 else 2
+        one.config.run_dir.mkdir()
+        (one.config.run_dir / "config.yaml").touch()
+        found = {"kv_bytes_per_token": 192, "params": 666_096, "tokens": 8_192, "val_loss": 4 - number / 100}
+        (one.config.run_dir / "summary.json").write_text(json.dumps(found))
+    told = sweep_ending(members[:2], {one.config.run_dir: "finished" for one in members[:2]})
+    assert told.splitlines()[1].split() == ["run-1", "mfa", "192", "666,096", "8,192", "3.9900", "finished"]
+    assert told.endswith(f"mfa-train compare {tmp_path}/run-1 {tmp_path}/run-0")  # the others are not of this sweep
+    states = {one.config.run_dir: "finished" for one in members}
+    states[members[55].config.run_dir] = "failed (exit status 1)"
+    rows = sweep_ending(members, states).splitlines()
+    assert [rows[place].split()[0] for place in (1, 40, 41)] == ["run-49", "run-10", "run-55"]
+    assert "and 19 more" in rows[42] and rows[-1].endswith(f"mfa-train compare {tmp_path}")
 
 
 def test_ctrl_c_stops_all_members_which_save(launch, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mfa_train import config as configs
-from mfa_train.training.engine import build_model
+from mfa_train.training.steps.engine import build_model
 from tests.conftest import SMALL, VARIANTS
 
 

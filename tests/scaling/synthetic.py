@@ -16,7 +16,7 @@ import yaml
 
 from mfa_train import config as configs
 from mfa_train.scaling.laws.law import Law
-from mfa_train.training.closing import make_summary
+from mfa_train.training.run_folder.closing import make_summary
 
 HOFFMANN = Law(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
 """As Besiroglu et al. 2024 (arXiv 2404.10102, table 1) fit Hoffmann et al.'s points."""

@@ -13,7 +13,7 @@ import pytest
 from mfa_train import config as configs
 from mfa_train.scaling import compare as compare_module
 from mfa_train.scaling.compare import compare as compare_study
-from mfa_train.scaling.report import bounded, page_file
+from mfa_train.scaling.report import page_file, thinning
 from mfa_train.scaling.report import report as report_module
 from mfa_train.scaling.report import tables as tables_module
 from mfa_train.scaling.study import drawn
@@ -257,7 +257,7 @@ def test_it_is_one_offline_run_in_wandb_with_tables_and_plots(few, compare, tmp_
 def test_of_very_many_runs_some_are_compared_and_what_is_thinned_is_said(tmp_path, monkeypatch, capsys):
     """The bounds are set low here: what happens beyond them is the same."""
     monkeypatch.setattr(drawn, "COMPARED", 600)
-    monkeypatch.setattr(bounded, "ROWS", 900)
+    monkeypatch.setattr(thinning, "ROWS", 900)
     monkeypatch.setattr(compare_module, "ROWS", 900)
     monkeypatch.setattr(tables_module, "ROWS", 900)
     monkeypatch.setattr(page_file, "PAGE_BYTES", 300_000)

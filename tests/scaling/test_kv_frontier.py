@@ -7,7 +7,10 @@ import pytest
 
 from mfa_train.scaling.laws.fits import VariantFit
 from mfa_train.scaling.study.runs import Run
-from mfa_train.scaling.verdicts.kv_frontier import cells_of, kv_at_equal_loss, loss_over_kv
+from mfa_train.scaling.verdicts.cells import cells_of
+from mfa_train.scaling.verdicts.kv_at_equal_loss import kv_at_equal_loss
+from mfa_train.scaling.verdicts.kv_frontier import loss_over_kv
+from mfa_train.scaling.verdicts.on_frontier import OFF, ON, OPEN
 
 
 def cell(generator, seeds: int, noise: float) -> list[dict]:
@@ -98,26 +101,26 @@ def test_a_variant_leaves_the_frontier_only_where_another_is_shown_to_be_better(
     ]
     rows, said = loss_over_kv(runs, {run.variant: VariantFit("none") for run in runs}, "mha")
     assert {row["variant"]: row["on_frontier"] for row in rows} == {"mha": False, "mla": True, "mfa": True}
-    assert len(said) == 1 and said[0].startswith("mqa at size 4x128: parameters differ")
+    assert len(said) == 1 and said[0].startswith("mqa at size 4x128: its parameters differ")
 
 
-def frontier(*runs: list[Run]) -> dict[tuple[str, str], bool | None]:
+def marks(*runs: list[Run], key: str = "on_frontier") -> dict[tuple[str, str], bool | None]:
     every = list(itertools.chain(*runs))
     rows, _ = loss_over_kv(every, {run.variant: VariantFit("none") for run in every}, "mha")
-    return {(row["size"], row["variant"]): row["on_frontier"] for row in rows}
+    return {(row["size"], row["variant"]): row[key] for row in rows}
 
 
 def test_one_seed_shows_nothing_and_two_of_a_size_are_judged_by_the_spread_of_all_sizes():
-    assert frontier(measured("mha", 300, [3.0]), measured("mla", 100, [2.9])) == {
+    assert marks(measured("mha", 300, [3.0]), measured("mla", 100, [2.9])) == {
         ("4x128", "mha"): None,
         ("4x128", "mla"): True,
     }
     apart = measured("mla", 100, [2.5, 2.5, 2.6])
     for run in apart:
         run.seed += 3
-    assert frontier(measured("mha", 300, [3.5, 3.5, 3.6]), apart)["4x128", "mha"] is None  # no seed is shared
+    assert marks(measured("mha", 300, [3.5, 3.5, 3.6]), apart)["4x128", "mha"] is None  # no seed is shared
     two = [*measured("mha", 300, [3.00, 3.01]), *measured("mla", 100, [2.95, 2.97])]
-    assert frontier(two)["4x128", "mha"] is True  # Student's quantile of one degree of freedom: 12.7
+    assert marks(two)["4x128", "mha"] is True  # Student's quantile of one degree of freedom: 12.7
     more = [
         run
         for size in ("6x192", "8x256")
@@ -126,8 +129,45 @@ def test_one_seed_shows_nothing_and_two_of_a_size_are_judged_by_the_spread_of_al
             *measured("mla", 100, [2.95, 2.965, 2.965], size=size),
         )
     ]
-    assert set(frontier(two, more).items()) == {
+    assert set(marks(two, more).items()) == {
         ((size, name), name == "mla") for size in ("4x128", "6x192", "8x256") for name in ("mha", "mla")
     }
     one = [*measured("mha", 300, [3.0], size="9x512"), *measured("mla", 100, [2.9], size="9x512")]
-    assert frontier(two, more, one)["9x512", "mha"] is None
+    assert marks(two, more, one)["9x512", "mha"] is None
+
+
+def test_what_is_shown_to_be_on_the_frontier_is_told_from_what_is_only_not_refuted():
+    small = measured("mla", 100, [3.10, 3.12, 3.11])
+    lower = measured("mha", 300, [3.00, 3.022, 3.008])
+    level = measured("mfa", 300, [3.11, 3.12, 3.105])
+    higher = measured("mqa", 200, [3.30, 3.323, 3.309])
+    found = marks(small, lower, level, higher, key="frontier")
+    assert {name: mark for (_, name), mark in found.items()} == {"mla": ON, "mha": ON, "mfa": OFF, "mqa": OFF}
+    found = marks(small, level, key="frontier")
+    assert found["4x128", "mla"] == ON and found["4x128", "mfa"] == OPEN
+
+
+def test_marks_are_corrected_for_the_pairs_of_the_cell():
+    """Alone p is 0.02; of six pairs it is not shown."""
+    mla, mha = measured("mla", 100, [3.0, 3.01, 3.02]), measured("mha", 300, [3.062, 3.05, 3.092])
+    assert marks(mla, mha, key="frontier")["4x128", "mha"] == OFF
+    others = [measured("mqa", 400, [3.04, 3.0, 3.08]), measured("gqa", 500, [3.0, 3.07, 3.05])]
+    assert marks(mla, mha, *others, key="frontier")["4x128", "mha"] == OPEN
+
+
+def test_the_interval_of_a_loss_is_pooled_over_sizes_and_holds_the_truth():
+    """Two seeds at each of three sizes: three degrees of freedom, with another variant's six."""
+    draw, held, widths = np.random.default_rng(5), [], []
+    for _ in range(300):
+        runs = [
+            run
+            for size in ("4x128", "6x192", "8x256")
+            for name, kv in (("mha", 300), ("mla", 100))
+            for run in measured(name, kv, list(3 + draw.normal(0, 0.02, 2)), size=size)
+        ]
+        rows, _ = loss_over_kv(runs, {"mha": VariantFit("none"), "mla": VariantFit("none")}, "mha")
+        held += [row["loss"]["low"] <= 3 <= row["loss"]["high"] for row in rows]
+        widths += [row["loss"]["high"] - row["loss"]["low"] for row in rows]
+    assert rows[0]["spread"] | {"deviation": 0} == {"deviation": 0, "free": 6, "over": "sizes and variants"}
+    assert 0.92 < np.mean(held) < 0.98
+    assert np.mean(widths) < 0.1  # one size's two seeds alone: Student's quantile of 12.7, and 0.29

@@ -137,8 +137,8 @@ def test_the_kv_frontier_at_equal_flops_says_what_it_lacks_and_what_it_rests_on(
     assert found["mfa", 2e8]["tokens"] == pytest.approx(2e8 / 1.1) and found["mfa", 2e8]["by"] == "measured"
     assert ("mfa", 5e7) not in found and ("mla", 5e7) in found
     assert said == [
-        "mfa: not among the losses over KV at equal FLOPs at size 4x192 (5e+07 tokens); neither their own "
-        "token budgets nor a law reach to the reference's FLOPs"
+        "at equal FLOPs mfa cannot be shown beside the others at size 4x192 (50M tokens): the reference's FLOPs lie "
+        "outside the token budgets that they were trained on, and there is no law to go by"
     ]
     rows, said = loss_over_kv(runs, LAWS, "mha")
     (smallest,) = [

@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from mfa_train import config as configs
+from mfa_train.scaling.report.report import write_report
+from mfa_train.scaling.study.gather import gather
 from tests.scaling.synthetic import VARIANTS, write_ladder
 
 ANSWERS = ("loss", "difference", "difference_at_same_shape", "multiplier", "params", "tokens")
@@ -34,9 +37,21 @@ def test_it_renders_offline_without_errors_and_asks_for_nothing(opened):
         message["params"]["request"]["url"] for message in asked if message["method"] == "Network.requestWillBeSent"
     }
     assert {url.split(":")[0] for url in urls} <= {"file", "data"}
-    assert len(all_of(opened, "svg")) == 5
+    assert len(all_of(opened, "figure > svg")) == 5
     assert len(all_of(opened, "#all-runs tbody tr")) == 81
     assert len(all_of(opened, "#curves svg path[stroke]")) == 81
+
+
+def test_it_opens_with_the_answer_and_then_the_picture(opened, report):
+    found = json.loads((report / "fit.json").read_text())
+    told = [part.text for part in all_of(opened, "#answer p")]
+    assert told == [sentence.replace("\u00a0", " ") for sentence in found["answer"]["sentences"]] and len(told) <= 3
+    heights = [part.location["y"] for part in all_of(opened, "#answer, #switches, #kv figure, #kv-table, #pairs")]
+    assert heights == sorted(heights)
+    rows = [row.text for row in all_of(opened, "#kv-table tbody tr")]
+    assert len(rows) == 3 and "the reference" in "".join(rows)
+    assert {row["decode_flops_per_token"] for row in found["loss_over_kv"]} == {None}  # made-up plans tell none
+    assert opened.find_element("id", "cell").text.splitlines()[0].strip().startswith("30M, 450M tokens")
 
 
 def test_numbers_on_the_page_are_those_of_fit_json(opened, report):
@@ -62,16 +77,18 @@ def test_numbers_on_the_page_are_those_of_fit_json(opened, report):
         for row in found["verdicts"]
         for key in (
             "difference",
-            "difference_at_equal_flops",
-            "token_multiplier",
+            "p_holm",
+            "more_seeds",
             "kv_ratio",
+            "difference_at_equal_flops",
+            "p_holm_at_equal_flops",
+            "token_multiplier",
             "p_t",
             "p_signs",
-            "p_holm",
-            "p_holm_at_equal_flops",
             "pairs",
             "units",
         )
+        if row[key] is not None
     ]
     assert numbers(opened, "pairs") == pairs
     text = opened.find_element("id", "laws").text
@@ -118,18 +135,30 @@ def test_it_fits_a_phone(opened):
     try:
         assert opened.execute_script("return document.documentElement.scrollWidth") <= 390
         assert all(svg.size["width"] <= 380 for svg in all_of(opened, "svg"))
+        assert opened.find_element("id", "switches").size["height"] <= 844 / 5
+        cut = """return [...document.querySelectorAll("figure > svg text")]
+            .filter((text) => text.getBoundingClientRect().left < 0 || text.getBoundingClientRect().right > 390)
+            .map((text) => text.textContent)"""
+        assert opened.execute_script(cut) == []
+        wide = opened.find_element("css selector", ".frame:has(#all-runs)")
+        assert "more-right" in wide.get_attribute("class")
+        opened.execute_script("arguments[0].firstChild.scrollLeft = 1e6", wide)
+        opened.execute_script("return new Promise(requestAnimationFrame)")
+        assert "more-right" not in wide.get_attribute("class")
         assert opened.get_log("browser") == []
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_names_of_runs_and_variants_are_text_wherever_they_stand(chromium, compare, tmp_path):
+def test_names_of_runs_and_variants_are_text_wherever_they_stand(chromium, tmp_path):
     runs = write_ladder(tmp_path / "runs", VARIANTS[:1], {"4x192": 3.2e6}, (5e7,), (1, 2))
     runs[0].rename(runs[0].with_name(HOSTILE.replace("/", "\u2044")))
     (tmp_path / "points.csv").write_text(f'N,D,loss,group\n1e7,1e9,3.1,"{HOSTILE}"\n')
-    done = compare(tmp_path / "runs", tmp_path / "points.csv", "--out", tmp_path / "report", "tracking=none")
-    assert done.returncode == 0, done.stderr
+    study = gather([tmp_path / "runs", tmp_path / "points.csv"])
+    write_report(study, tmp_path / "report", configs.load(["tracking=none"]).tracking)
     chromium.get((tmp_path / "report" / "index.html").as_uri())
     assert chromium.title == "Attentions compared" and chromium.get_log("browser") == []
     assert not all_of(chromium, "img")
     assert HOSTILE in [button.get_attribute("textContent") for button in all_of(chromium, "#switches button")]
+    notices, last = chromium.find_element("id", "notices"), all_of(chromium, "figure")[-1]
+    assert notices.location["y"] > last.location["y"]

@@ -13,8 +13,8 @@ from mfa_train.config import ScheduleConfig
 from mfa_train.errors import DataError
 from mfa_train.scaling.compare import compare as compare_study
 from mfa_train.scaling.study.gather import gather
-from mfa_train.training.schedule import learning_rate
-from mfa_train.training.stretches import continued, rate_of, spliced
+from mfa_train.training.resuming.stretches import continued, rate_of, spliced
+from mfa_train.training.steps.schedule import learning_rate
 from tests.conftest import ROOT
 from tests.scaling.synthetic import edit
 

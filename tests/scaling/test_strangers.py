@@ -17,7 +17,7 @@ from mfa_train.errors import ConfigError, DataError
 from mfa_train.scaling.compare import compare as compare_study
 from mfa_train.scaling.report import report as report_module
 from mfa_train.scaling.report.tables import write_csv
-from mfa_train.scaling.report.told import told
+from mfa_train.scaling.report.terminal import told
 from mfa_train.scaling.study.data_orders import say_orders
 from mfa_train.scaling.study.gather import gather
 from mfa_train.scaling.study.plain_files import MOST_SHOWN, shown
@@ -239,7 +239,7 @@ def test_names_that_no_terminal_can_show_are_told_in_one_line_each(tmp_path):
         csv.writer(file).writerows(
             [
                 ("N", "D", "loss", "group"),
-                *((10 ** (6 + at), 10**8, 3.0, name.replace("\udcff", "e")) for at, name in enumerate(hostile)),
+                *((10**6, 10**8, 3.0 + at, name.replace("\udcff", "e")) for at, name in enumerate(hostile)),
             ]
         )
     table = told(compare_study(gather([tmp_path / "points.csv"])))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mfa_train.tracking.starts import starts
-from mfa_train.training.opening import _wandb_id
+from mfa_train.training.run_folder.opening import _wandb_id
 
 WHOLE = {"from_step": 0, "wandb": {"id": "one"}}
 

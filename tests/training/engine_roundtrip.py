@@ -8,10 +8,10 @@ import sys
 import torch
 
 from mfa_train import config as configs
-from mfa_train.training.engine import build_engine
-from mfa_train.training.engine_state import derive_weights, own_pieces, pieces, set_updates, updates
-from mfa_train.training.optimizer import gradient_norm
-from mfa_train.training.ranks import join
+from mfa_train.training.checkpoints.engine_state import derive_weights, own_pieces, pieces, set_updates, updates
+from mfa_train.training.processes.ranks import join
+from mfa_train.training.steps.engine import build_engine
+from mfa_train.training.steps.optimizer import gradient_norm
 from tests.conftest import SMALL
 
 ranks = join()

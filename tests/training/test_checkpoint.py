@@ -15,17 +15,19 @@ from mfa_train import config as configs
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.tracking.run_log import SilentLog
 from mfa_train.tracking.starts import add_start, starts
-from mfa_train.training import checkpoint as files
-from mfa_train.training.checkpoints import Checkpoints
-from mfa_train.training.engine_state import KINDS, Piece
-from mfa_train.training.orders import Orders
-from mfa_train.training.ranks import join
-from mfa_train.training.resume import Progress, starting_point
-from mfa_train.training.rng import rng_state, set_rng_state
-from mfa_train.training.run_folder import RunFolder
-from mfa_train.training.run_lock import RunLock
-from mfa_train.training.saver import Saver
-from mfa_train.training.signals import StopSignals
+from mfa_train.training.checkpoints import folders as files
+from mfa_train.training.checkpoints.engine_state import KINDS, Piece
+from mfa_train.training.checkpoints.rng import rng_state, set_rng_state
+from mfa_train.training.checkpoints.save_points import SavePoints
+from mfa_train.training.checkpoints.tensor_files import RNG, CheckpointReader, key_of, write_pieces
+from mfa_train.training.checkpoints.writer import CheckpointWriter
+from mfa_train.training.processes.orders import Orders
+from mfa_train.training.processes.ranks import join
+from mfa_train.training.processes.signals import StopSignals
+from mfa_train.training.resuming.resume_point import find_resume_point
+from mfa_train.training.run_folder.folder import RunFolder
+from mfa_train.training.run_folder.lock import RunLock
+from mfa_train.training.steps.state import Progress
 from tests.conftest import ROOT, SMALL
 
 CONFIG = configs.load([*SMALL, "name=run"])
@@ -51,10 +53,13 @@ def save(checkpoints, step: int, cuts=(0, 4, 10), config=CONFIG):
     for rank, (start, stop) in enumerate(itertools.pairwise(cuts)):
         piece = Piece("w", start, {kind: values[start:stop] for kind, values in VALUES.items()})
         entries.append(
-            files.write_pieces(
+            write_pieces(
                 partial,
                 rank,
-                {files.RNG: rng_state(), **{files.key_of(kind, piece): piece.tensors[kind].clone() for kind in KINDS}},
+                {
+                    RNG: rng_state(),
+                    **{key_of(kind, piece): piece.tensors[kind].clone() for kind in KINDS},
+                },
             )
         )
     checkpoint = files.folder_of(checkpoints, step)
@@ -68,7 +73,7 @@ def save(checkpoints, step: int, cuts=(0, 4, 10), config=CONFIG):
 
 
 def found(tmp_path, say=lambda line: None, **changed):
-    return starting_point(dataclasses.replace(CONFIG, **changed), tmp_path, DATA, say)
+    return find_resume_point(dataclasses.replace(CONFIG, **changed), tmp_path, DATA, say)
 
 
 def cut_off(path):
@@ -120,7 +125,7 @@ def test_without_a_whole_checkpoint_nothing_starts_from_scratch_unasked(tmp_path
 @pytest.mark.parametrize("cuts", [(0, 10), (0, 5, 10), (0, 1, 2, 9, 10)])
 def test_a_checkpoint_is_read_by_any_other_number_of_ranks(cuts, tmp_path):
     content = files.verified(checkpoint := save(tmp_path, 4, cuts))
-    reader = files.Reader(checkpoint, content)
+    reader = CheckpointReader(checkpoint, content)
     for start, stop in ((0, 10), (0, 3), (3, 10), (9, 10)):
         piece = Piece("w", start, {kind: torch.full((stop - start,), -1.0) for kind in KINDS})
         reader.fill(piece)
@@ -134,7 +139,7 @@ def test_what_changes_model_or_data_is_refused_and_what_may_change_is_told(tmp_p
     with pytest.raises(ConfigError, match=r"step-00000004 is of another model or other data \(seed: 1 -> 2\)"):
         found(tmp_path, seed=2)
     with pytest.raises(ConfigError, match="data tokenizer: t -> other"):
-        starting_point(CONFIG, tmp_path, DATA | {"tokenizer": "other"}, print)
+        find_resume_point(CONFIG, tmp_path, DATA | {"tokenizer": "other"}, print)
     with pytest.raises(ConfigError, match="training.steps=3: .* is further already; type training.steps=4 or more"):
         found(tmp_path, training=dataclasses.replace(CONFIG.training, steps=3))
     with pytest.raises(ConfigError, match="resume=must: there is no checkpoint"):
@@ -149,7 +154,7 @@ def test_the_last_n_and_every_mth_stay(tmp_path):
     for step in (2, 4, 6, 8, 10):
         save(tmp_path, step)
     files.prune(tmp_path, keep_last=2, keep_every=4)
-    assert [path.name for path in files.found(tmp_path)] == ["step-00000010", "step-00000008", "step-00000004"]
+    assert [path.name for path in files.newest_first(tmp_path)] == ["step-00000010", "step-00000008", "step-00000004"]
 
 
 def test_a_damaged_checkpoint_pushes_no_whole_one_out(tmp_path):
@@ -158,11 +163,11 @@ def test_a_damaged_checkpoint_pushes_no_whole_one_out(tmp_path):
     cut_off(next((tmp_path / "step-00000003").glob("rank-*")))
     (tmp_path / "step-00000004" / "manifest.json").unlink()
     files.prune(tmp_path, 2, None, at_steps=[])
-    assert [files.step_of(path) for path in files.found(tmp_path)] == [4, 3, 2, 1]
+    assert [files.step_of(path) for path in files.newest_first(tmp_path)] == [4, 3, 2, 1]
     save(tmp_path, 5)
     save(tmp_path, 6)
     files.prune(tmp_path, 2, None, at_steps=[1])
-    assert [files.step_of(path) for path in files.found(tmp_path)] == [6, 5, 1]
+    assert [files.step_of(path) for path in files.newest_first(tmp_path)] == [6, 5, 1]
 
 
 def test_what_goes_wrong_while_saving_is_not_lost(tmp_path, monkeypatch):
@@ -170,29 +175,29 @@ def test_what_goes_wrong_while_saving_is_not_lost(tmp_path, monkeypatch):
     said = []
     ranks = dataclasses.replace(join())
     monkeypatch.setattr(type(ranks), "say", lambda self, message: said.append(message))
-    saver = Saver(CONFIG.checkpoint, tmp_path, 0, ranks, 10)
-    monkeypatch.setattr(saver, "_copied", lambda engine: {files.RNG: rng_state()})
-    monkeypatch.setattr("mfa_train.training.saver.updates", lambda engine: 0)
+    writer = CheckpointWriter(CONFIG.checkpoint, tmp_path, 0, ranks, 10)
+    monkeypatch.setattr(writer, "_copied", lambda engine: {RNG: rng_state()})
+    monkeypatch.setattr("mfa_train.training.checkpoints.writer.updates", lambda engine: 0)
     for failure in (OSError(28, "No space left on device"), TypeError("a bug")):
 
         def fail(*_, failure=failure):
             raise failure
 
-        monkeypatch.setattr("mfa_train.training.saver.write_pieces", fail)
-        saver.save(None, 1, {})
+        monkeypatch.setattr("mfa_train.training.checkpoints.writer.write_pieces", fail)
+        writer.save(None, 1, {})
         if isinstance(failure, OSError):
-            saver.wait()
+            writer.wait()
     assert "No space left on device" in said[0] and "the run goes on" in said[0]
     with pytest.raises(TypeError, match="a bug"):
-        saver.wait()
+        writer.wait()
 
 
 def test_an_older_checkpoint_that_stays_in_the_way_fails_no_save(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(type(join()), "say", lambda self, message: said.append(message))
-    saver = Saver(dataclasses.replace(CONFIG.checkpoint, keep_last=1), tmp_path, 0, join(), 10)
-    monkeypatch.setattr(saver, "_copied", lambda engine: {files.RNG: rng_state()})
-    monkeypatch.setattr("mfa_train.training.saver.updates", lambda engine: 0)
+    writer = CheckpointWriter(dataclasses.replace(CONFIG.checkpoint, keep_last=1), tmp_path, 0, join(), 10)
+    monkeypatch.setattr(writer, "_copied", lambda engine: {RNG: rng_state()})
+    monkeypatch.setattr("mfa_train.training.checkpoints.writer.updates", lambda engine: 0)
     remove_tree = files.shutil.rmtree
 
     def stuck(path, ignore_errors=False):
@@ -202,9 +207,9 @@ def test_an_older_checkpoint_that_stays_in_the_way_fails_no_save(tmp_path, monke
 
     monkeypatch.setattr(files.shutil, "rmtree", stuck)
     for step in (1, 2):
-        saver.save(None, step, content_of(step))
-        saver.wait()
-    assert [path.name for path in files.found(tmp_path)] == ["step-00000002"]
+        writer.save(None, step, content_of(step))
+        writer.wait()
+    assert [path.name for path in files.newest_first(tmp_path)] == ["step-00000002"]
     assert files.verified(tmp_path / "step-00000002")
     assert len(said) == 1 and "an older checkpoint could not be removed" in said[0] and "step-00000001" in said[0]
 
@@ -278,7 +283,7 @@ def test_random_generators_go_on_where_they_were():
 
 def test_a_second_process_is_refused_a_run_folder_and_a_killed_one_leaves_it_free(tmp_path):
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom mfa_train.training.run_lock import RunLock\n"
+        "import sys, time\nfrom pathlib import Path\nfrom mfa_train.training.run_folder.lock import RunLock\n"
         "RunLock(Path(sys.argv[1])).take()\nprint('held', flush=True)\ntime.sleep(60)"
     )
     holder = subprocess.Popen(
@@ -294,7 +299,7 @@ def test_a_second_process_is_refused_a_run_folder_and_a_killed_one_leaves_it_fre
 
 def test_a_second_ctrl_c_stops_at_once():
     script = (
-        "import time\nfrom mfa_train.training.signals import StopSignals\n"
+        "import time\nfrom mfa_train.training.processes.signals import StopSignals\n"
         "with StopSignals():\n    print('ready', flush=True)\n    while True: time.sleep(0.1)"
     )
     process = subprocess.Popen(
@@ -325,7 +330,7 @@ def test_what_was_ordered_for_a_step_that_a_rollback_takes_back_is_done_after_th
     ranks = dataclasses.replace(join(), world_size=2, store=dist.PrefixStore("rolled back", join().store))
     checkpoint = dataclasses.replace(CONFIG.checkpoint, every_steps=None, every_minutes=1e-9)
     config = dataclasses.replace(CONFIG, checkpoint=checkpoint)
-    first, second = (Checkpoints(config, ranks, 0, {}, SilentLog(), StopSignals()) for _ in range(2))
+    first, second = (SavePoints(config, ranks, 0, {}, SilentLog(), StopSignals()) for _ in range(2))
     first.signals.received = "SIGTERM"
     assert not first.due(7) and not second.due(7)  # both are for after step 8, which is poisoned
     first.go_back(4)

@@ -9,8 +9,8 @@ BUILD = """
 import sys, torch
 from mfa_train import config as configs
 from mfa_train.attention.rope import inverse_frequencies
-from mfa_train.training.engine import build_engine
-from mfa_train.training.ranks import join
+from mfa_train.training.steps.engine import build_engine
+from mfa_train.training.processes.ranks import join
 config = configs.load(sys.argv[1:])
 engine = build_engine(config, join(), torch.bfloat16)
 found, expected = engine.module.model.rope.inverse_frequencies, inverse_frequencies(32, 10000.0, None)

@@ -13,10 +13,10 @@ from mfa_train import config as configs
 from mfa_train.data.tokenizer import open_tokenizer
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.training import export as export_module
+from mfa_train.training.checkpoints.final_weights import final_tokenizer
 from mfa_train.training.export import export
-from mfa_train.training.run_folder import final_checkpoint
+from mfa_train.training.run_folder.folder import final_checkpoint
 from mfa_train.training.sample import sample_from_run
-from mfa_train.training.weights import final_tokenizer
 from tests.conftest import SMALL
 from tests.data.corpora import opened
 from tests.data.tokenizers import saved

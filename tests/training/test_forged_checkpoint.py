@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 from mfa_train.errors import DataError, UserError
-from mfa_train.training import checkpoint as files
-from mfa_train.training.engine_state import KINDS, Piece
-from mfa_train.training.guard import Guard
-from mfa_train.training.resume import starting_point
-from mfa_train.training.rng import rng_state
+from mfa_train.training.checkpoints import folders as files
+from mfa_train.training.checkpoints import manifest, tensor_files
+from mfa_train.training.checkpoints.engine_state import KINDS, Piece
+from mfa_train.training.checkpoints.rng import rng_state
+from mfa_train.training.checkpoints.tensor_files import RNG
+from mfa_train.training.resuming.resume_point import find_resume_point
 from tests.forgeries import ODD, changed, places
 from tests.training.test_checkpoint import CONFIG, DATA, VALUES, found, save
 
@@ -29,17 +30,17 @@ def test_a_crafted_pickle_in_place_of_a_file_does_nothing_even_with_a_forged_man
     with pytest.raises(DataError, match="no checkpoint is whole"):
         found(tmp_path)
     content = json.loads((checkpoint / "manifest.json").read_text())["content"]
-    content["files"][1] |= {"bytes": path.stat().st_size, "sha256": files.sha256_of(path)}
-    forged = {"sha256": files._digest(content), "content": content}
+    content["files"][1] |= {"bytes": path.stat().st_size, "sha256": tensor_files.sha256_of(path)}
+    forged = {"sha256": manifest.digest(content), "content": content}
     (checkpoint / "manifest.json").write_text(json.dumps(forged))
     with pytest.raises(files.Damaged, match="rank-00001.safetensors cannot be read"):
-        files.Reader(checkpoint, files.verified(checkpoint))
+        tensor_files.CheckpointReader(checkpoint, files.verified(checkpoint))
     assert "executed" not in capsys.readouterr().out
 
 
 def forge(checkpoint, content: dict) -> None:
     """A manifest with a right checksum."""
-    (checkpoint / "manifest.json").write_text(json.dumps({"sha256": files._digest(content), "content": content}))
+    (checkpoint / "manifest.json").write_text(json.dumps({"sha256": manifest.digest(content), "content": content}))
 
 
 def test_no_forged_field_of_a_manifest_is_a_bug_or_a_hang(tmp_path):
@@ -53,10 +54,10 @@ def test_no_forged_field_of_a_manifest_is_a_bug_or_a_hang(tmp_path):
             forged = changed(content, place, value)
             forge(checkpoint, forged)
             try:
-                start = starting_point(CONFIG, tmp_path, DATA, lambda line: None)
-                start.progress, Guard(CONFIG.guard, print, start.content["guard"])
+                point = find_resume_point(CONFIG, tmp_path, DATA, lambda line: None)
+                point.state(CONFIG.guard, print)
                 piece = Piece("w", 0, {kind: torch.zeros(10) for kind in KINDS})
-                files.Reader(start.checkpoint, start.content).fill(piece)
+                tensor_files.CheckpointReader(point.checkpoint, point.content).fill(piece)
                 assert torch.equal(piece.tensors["master"], same)
             except UserError:
                 refused += 1
@@ -89,7 +90,7 @@ def rewritten(checkpoint, tensors: dict) -> dict:
     path = checkpoint / "rank-00001.safetensors"
     save_file(tensors, path)
     content = json.loads((checkpoint / "manifest.json").read_text())["content"]
-    content["files"][1] |= {"bytes": path.stat().st_size, "sha256": files.sha256_of(path)}
+    content["files"][1] |= {"bytes": path.stat().st_size, "sha256": tensor_files.sha256_of(path)}
     forge(checkpoint, content)
     return files.verified(checkpoint)
 
@@ -115,18 +116,19 @@ def rewritten(checkpoint, tensors: dict) -> dict:
 def test_files_whose_stretches_make_no_whole_are_damaged(change, told, tmp_path):
     checkpoint = save(tmp_path, 4)
     content = rewritten(
-        checkpoint, {files.RNG: rng_state()} | {key: value for kind in KINDS for key, value in change(kind).items()}
+        checkpoint,
+        {RNG: rng_state()} | {key: value for kind in KINDS for key, value in change(kind).items()},
     )
     with pytest.raises(files.Damaged, match=told):
-        files.Reader(checkpoint, content)
+        tensor_files.CheckpointReader(checkpoint, content)
 
 
-@pytest.mark.parametrize("rng", [{}, {files.RNG: torch.zeros(3)}, {files.RNG: torch.zeros((), dtype=torch.uint8)}])
+@pytest.mark.parametrize("rng", [{}, {RNG: torch.zeros(3)}, {RNG: torch.zeros((), dtype=torch.uint8)}])
 def test_random_generators_that_are_none_are_damaged(rng, tmp_path):
     checkpoint = save(tmp_path, 4)
     content = rewritten(checkpoint, rng | {f"{kind}:w:4": torch.zeros(6) for kind in KINDS})
     with pytest.raises(files.Damaged, match="rng"):
-        files.Reader(checkpoint, content).rng(1)
+        tensor_files.CheckpointReader(checkpoint, content).rng(1)
 
 
 @pytest.mark.parametrize(
@@ -145,9 +147,9 @@ def test_a_file_with_a_forged_header_is_damaged(content, tmp_path):
     path = checkpoint / "rank-00001.safetensors"
     path.write_bytes(content)
     told = json.loads((checkpoint / "manifest.json").read_text())["content"]
-    told["files"][1] |= {"bytes": len(content), "sha256": files.sha256_of(path)}
+    told["files"][1] |= {"bytes": len(content), "sha256": tensor_files.sha256_of(path)}
     forge(checkpoint, told)
     with pytest.raises(files.Damaged):
-        files.Reader(checkpoint, files.verified(checkpoint)).fill(
+        tensor_files.CheckpointReader(checkpoint, files.verified(checkpoint)).fill(
             Piece("w", 0, {kind: torch.zeros(10) for kind in KINDS})
         )

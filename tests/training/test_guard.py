@@ -9,10 +9,10 @@ import torch
 
 from mfa_train import config as configs
 from mfa_train.errors import TrainingError
-from mfa_train.training.guard import Guard, Poisoned
-from mfa_train.training.losses import Losses
-from mfa_train.training.ranks import join
-from mfa_train.training.resume import Progress
+from mfa_train.training.processes.ranks import join
+from mfa_train.training.steps.guard import Guard, Poisoned
+from mfa_train.training.steps.losses import Losses
+from mfa_train.training.steps.state import Progress, TrainingState
 
 CONFIG = dataclasses.replace(configs.load([]).guard, spike_window=10, max_skips=2)
 
@@ -43,14 +43,14 @@ def test_nothing_is_a_spike_before_half_a_window_was_seen():
 def test_a_spike_is_left_out_where_that_is_asked_for():
     guard, _ = after([5.0, 5.1, 4.9] * 3, spikes="skip")
     assert guard.applies(1.0, 5.0) and not guard.applies(1.0, 50.0) and not guard.applies(50.0, 5.0)
-    assert after([5.0, 5.1, 4.9] * 3)[0].applies(50.0, None)
+    assert after([5.0, 5.1, 4.9] * 3)[0].applies(50.0)
 
 
 def test_an_update_that_is_not_finite_is_never_applied_and_one_too_many_is_poison():
     guard, said = after([5.0] * 8, nonfinite="skip")
     for step in (9, 10):
         guard.begin()
-        assert not guard.applies(math.inf, None)
+        assert not guard.applies(math.inf)
         guard.end(step, math.inf, "samples 8 to 9")
     assert said[-1] == "step 10 skipped, 2 so far (the gradient's norm is inf; samples 8 to 9)"
     again = Guard(guard.config, said.append, guard.state())  # as a resumed run has it
@@ -73,7 +73,7 @@ LOSS, NORM = "the loss is nan at step 1 on rank 0 (samples 0 to 7), ", "the grad
 )
 def test_whether_loss_or_norm_was_not_finite_is_told_and_whether_the_update_was_made(loss, norm, spikes, told):
     guard = Guard(dataclasses.replace(CONFIG, spikes=spikes), print)
-    losses = Losses(join(), guard, Progress())
+    losses = Losses(join(), TrainingState(Progress(), guard))
     guard.begin()
     losses.add(torch.tensor(loss))
     guard.applies(norm, losses.upcoming)

@@ -1,4 +1,4 @@
-from mfa_train.training.losses import _mean
+from mfa_train.training.steps.losses import _mean
 
 
 def test_the_mean_of_finite_losses_is_finite():

@@ -10,9 +10,9 @@ import pytest
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError
 from mfa_train.tracking.metrics_file import read_metrics
-from mfa_train.training.closing import closing_table
-from mfa_train.training.resume import StartingPoint
-from mfa_train.training.run_folder import FILES, RunFolder
+from mfa_train.training.resuming.resume_point import ResumePoint
+from mfa_train.training.run_folder.closing import closing_table
+from mfa_train.training.run_folder.folder import FILES, RunFolder
 from tests.conftest import SMALL
 
 CONFIG = configs.load([*SMALL, "name=run", "training.steps=10", "schedule.warmup_steps=1"])
@@ -100,7 +100,7 @@ def test_a_disk_that_is_full_at_any_write_leaves_what_was_there(refused, finishe
     other = tmp_path / "other"
     (other / "checkpoints").mkdir(parents=True)
     (other / "metrics.jsonl").write_text('{"step": 1}\n')
-    start = StartingPoint(other / "checkpoints" / "step-00000001", {"step": 1}, [], [])
+    start = ResumePoint(other / "checkpoints" / "step-00000001", {"step": 1}, [], [])
     written = RunFolder._written
 
     def full(self, name, parts):
@@ -125,7 +125,7 @@ def test_a_branch_begins_with_the_sound_records_of_the_run_it_leaves(tmp_path, c
         '{"step": 1}\n{"step": 2}\nnonsense\n{"step": 3}{"step": 4}\n{"step": 5}\n{"step"'
     )
     folder = folder_in(tmp_path)
-    folder.create({}, StartingPoint(theirs / "checkpoints" / "step-00000004", {"step": 4}, [], []))
+    folder.create({}, ResumePoint(theirs / "checkpoints" / "step-00000004", {"step": 4}, [], []))
     folder.lock.release()
     assert (folder.path / "metrics.jsonl").read_text() == "".join(f'{{"step": {step}}}\n' for step in (1, 2, 3, 4))
     assert f"warning: {theirs}/metrics.jsonl: 2 damaged places" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from mfa_train.config import ScheduleConfig
-from mfa_train.training.schedule import learning_rate
+from mfa_train.training.steps.schedule import learning_rate
 
 
 def rates(name: str, total: int = 100) -> list[float]:
@@ -19,7 +19,7 @@ def test_it_warms_up_to_the_peak_and_ends_at_the_least(name):
     assert found[0] == pytest.approx(0.1)
     assert found[9] == max(found) == 1.0
     assert found[-1] == pytest.approx(0.1)
-    assert all(later <= earlier for earlier, later in itertools.pairwise(found))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(found[9:]))
 
 
 def test_shapes():

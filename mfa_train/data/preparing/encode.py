@@ -10,21 +10,19 @@ Before all that the documents are looked at until both splits have one. Where no
 each is held out.
 """
 
-import json
-import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from mfa_train.config import DataConfig
-from mfa_train.data import fields
-from mfa_train.data.manifest import SPLITS, require_shard
+from mfa_train.data.manifest import SPLITS
+from mfa_train.data.preparing import progress_file
 from mfa_train.data.preparing.ahead import ahead
-from mfa_train.data.preparing.finish import finish, settings_of, write_bytes, write_json
-from mfa_train.data.preparing.progress import Progress
+from mfa_train.data.preparing.bar import Bar
+from mfa_train.data.preparing.batches import Batch, batches
+from mfa_train.data.preparing.finish import finish, settings_of, write_bytes
 from mfa_train.data.preparing.sources import Document, Source, Tally
 from mfa_train.data.preparing.sources.ends import EndsHeldOut
 from mfa_train.data.shards.megatron_form import ShardWriter
@@ -32,20 +30,8 @@ from mfa_train.data.shards.store import sha256_of
 from mfa_train.data.tokenizer import FILES, Tokenizer, file_name, open_tokenizer, train_sentencepiece
 from mfa_train.errors import ConfigError
 
-BATCH_BYTES = 2**23
-"""Text that is encoded at once: enough for all cores, little enough for memory."""
-ENCODING = 3
-"""Raised where the same tokenizer's file gives other tokens, or progress.json tells of them otherwise: a preparation
-that began before doesn't go on."""
-BATCH_DOCUMENTS = 2**14
-"""Short ones take more memory than their text."""
 MOST_SHARDS = 10_000
 """Of a split. A folder of more is slow to list, and each is a file to open."""
-
-
-class Batch(NamedTuple):
-    documents: list[Document]
-    ends_shard: bool
 
 
 class Encoding:
@@ -71,30 +57,16 @@ class Encoding:
             position = document.position
         encoded = ahead(
             (batch, tokenizer.encode([document.text for document in batch.documents]))
-            for batch in ahead(_batches(documents, self.data.shard_bytes))
+            for batch in ahead(batches(documents, self.data.shard_bytes))
         )
         self.changes = any(part["changed"] for part in progress["parts"]) if progress["parts"] else None
-        with Progress(self.source.size(), position) as bar:
+        with Bar(self.source.size(), position) as bar:
             while part := self._part(encoded, len(progress["parts"]), tokenizer, bar):
                 if len(progress["parts"]) == MOST_SHARDS:
                     raise self._many_shards(f"more than {MOST_SHARDS:,}")
                 progress["parts"].append(part)
-                write_json(self.work / "progress.json", progress)
+                progress_file.write(self.work, progress)
         self._finish(progress["parts"], tokenizer)
-
-    def _has(self, parts: list[dict]) -> bool:
-        """Whether the shards that progress.json tells of are there. Raises ValueError and the like for what is no list
-        of them."""
-        for number, part in enumerate(parts):
-            fields.count("documents", part["documents"], 1)
-            fields.count("changed", part["changed"])
-            for split, entry in part["splits"].items():
-                if split not in SPLITS or entry["name"] != f"{split}-{number:05}":
-                    return False
-                require_shard(split, entry, str(self.work), False)
-                if not all((self.work / f"{entry['name']}.{suffix}").is_file() for suffix in ("bin", "idx")):
-                    return False
-        return True
 
     def _require_few_shards(self) -> None:
         size = self.source.size() or 0  # of compressed files less than their text
@@ -111,7 +83,7 @@ class Encoding:
         """Has the documents' ends held out where a split would have none; found once, and kept in progress.json."""
         if "ends_held_out" not in progress:
             progress["ends_held_out"] = self._lacks_a_split()
-            write_json(self.work / "progress.json", progress)
+            progress_file.write(self.work, progress)
         if progress["ends_held_out"]:
             self.source = EndsHeldOut(self.source, self.data.held_out_fraction)
 
@@ -130,21 +102,11 @@ class Encoding:
     def _resume(self) -> dict:
         """What an earlier preparation with the same settings left; else a fresh start."""
         name = f"{self.settings['source']} {self.settings['source_version']}"
-        try:
-            progress = json.loads((self.work / "progress.json").read_text(encoding="utf-8"))
-            if (progress["settings"], progress["encoding"]) == (self.settings, ENCODING) and self._has(
-                progress["parts"]
-            ):
-                self.say(f"Preparing {name}: going on behind {len(progress['parts'])} finished shards …")
-                return progress
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # damaged: begun anew
-            pass
+        if (progress := progress_file.read(self.work, self.settings)) is not None:
+            self.say(f"Preparing {name}: going on behind {len(progress['parts'])} finished shards …")
+            return progress
         self.say(f"Preparing {name}: reading, {'training a tokenizer, ' if self.given is None else ''}tokenising …")
-        shutil.rmtree(self.work, ignore_errors=True)
-        self.work.mkdir(parents=True)
-        progress = {"settings": self.settings, "encoding": ENCODING, "parts": []}
-        write_json(self.work / "progress.json", progress)
-        return progress
+        return progress_file.begin(self.work, self.settings)
 
     def _is_held_out(self, document: Document) -> bool:
         return self.source.held_out(document, self.data.held_out_fraction)
@@ -189,9 +151,7 @@ class Encoding:
                 )
         return len(changed)
 
-    def _part(
-        self, encoded: Iterator[tuple[Batch, list]], number: int, tokenizer: Tokenizer, bar: Progress
-    ) -> dict | None:
+    def _part(self, encoded: Iterator[tuple[Batch, list]], number: int, tokenizer: Tokenizer, bar: Bar) -> dict | None:
         """The next shard of each split; None behind the last document."""
         writers: dict[str, ShardWriter] = {}
         sizes = dict.fromkeys(SPLITS, 0)
@@ -252,20 +212,3 @@ class Encoding:
             f"data.source={self.data.source}: too little text for two splits: none is left for {split} "
             f"({'; '.join(self.tally.told())})"
         )
-
-
-def _batches(documents: Iterator[Document], shard_bytes: int) -> Iterator[Batch]:
-    """All documents, the last batch of a shard marked: it holds at least `shard_bytes` of text."""
-    shard = size = 0
-    batch: list[Document] = []
-    for document in documents:
-        batch.append(document)
-        size += len(document.utf8)
-        if shard + size >= shard_bytes:
-            yield Batch(batch, True)
-            shard, size, batch = 0, 0, []
-        elif size >= BATCH_BYTES or len(batch) >= BATCH_DOCUMENTS:
-            yield Batch(batch, False)
-            shard, size, batch = shard + size, 0, []
-    if batch:
-        yield Batch(batch, False)

@@ -40,10 +40,11 @@ def prepare(data: DataConfig, say: Callable[[str], None] = print, check: bool = 
     tokenizer = None if data.tokenizer is None else reach.content("data.tokenizer", data.tokenizer)
     if tokenizer is None and data.source != "megatron" and data.vocab_size < MIN_VOCAB_SIZE:
         raise ConfigError(f"data.vocab_size={data.vocab_size}: expected at least {MIN_VOCAB_SIZE}")
-    if data.source == "megatron":
-        work = Registration(path, data, tokenizer, say)
-    else:
-        work = Encoding(path, open_source(data), data, tokenizer, say)
+    work = (
+        Registration(path, data, tokenizer, say)
+        if data.source == "megatron"
+        else Encoding(path, open_source(data), data, tokenizer, say)
+    )
     if not _is_prepared(path, data, work.settings):
         with _alone(path):
             if not _is_prepared(path, data, work.settings):  # another process was first

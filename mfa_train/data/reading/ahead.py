@@ -34,17 +34,17 @@ class Ahead:
         self.known: dict[int, tuple[range, list[int]]] = {}
         self.looked = range(0)
 
-    def wanted(self, first: int, rank: int) -> list[tuple[int, int]] | None:
-        """(corpus, shard) that the rank needs from sample `first` on; of a corpus first those it needs now. None where
+    def wanted(self, first_sample: int, rank: int) -> list[tuple[int, int]] | None:
+        """(corpus, shard) that the rank needs from `first_sample` on; of a corpus first those it needs now. None where
         it is as when it was asked before."""
-        if first in self.looked:
+        if first_sample in self.looked:
             return None
         for source in range(len(self.samples)):
-            if source not in self.known or first not in self.known[source][0]:
-                batches = self._horizon(source, first)
-                again = range(first, first + max(1, batches // 2) * self.batch_size)
-                self.known[source] = again, self.shards(source, first, self.ranks).get(rank, [])
-        self.looked = range(first, min(again.stop for again, _ in self.known.values()))
+            if source not in self.known or first_sample not in self.known[source][0]:
+                batches = self._horizon(source, first_sample)
+                again = range(first_sample, first_sample + max(1, batches // 2) * self.batch_size)
+                self.known[source] = again, self.shards(source, first_sample, self.ranks).get(rank, [])
+        self.looked = range(first_sample, min(again.stop for again, _ in self.known.values()))
         return [(source, shard) for source, (_, shards) in self.known.items() for shard in shards]
 
     def room(self, nodes: int) -> int:
@@ -57,21 +57,21 @@ class Ahead:
                 if weight and any(
                     is_url(self._location(source, shard)) for shard in range(len(self.samples[source].shards))
                 ):
-                    for node, shards in self.shards(source, phase.first, nodes).items():
+                    for node, shards in self.shards(source, phase.first_sample, nodes).items():
                         needed[node] += sum(self._bytes(source, shard) for shard in shards)
             most = max(most, *needed)
         return most
 
-    def shards(self, source: int, first: int, parts: int) -> dict[int, list[int]]:
-        """The shards of a corpus that each of `parts` equal parts of the ranks needs from sample `first` on; a part
+    def shards(self, source: int, first_sample: int, parts: int) -> dict[int, list[int]]:
+        """The shards of a corpus that each of `parts` equal parts of the ranks needs from `first_sample` on; a part
         that needs none may be left out."""
-        samples, batches = self.samples[source], self._horizon(source, first)
-        if samples.lanes > MOST_LANES:
+        samples, batches = self.samples[source], self._horizon(source, first_sample)
+        if samples.order.lanes > MOST_LANES:
             return {key: list(range(len(samples.shards))) for key in range(parts)}
         if batches * self.batch_size > MOST_SAMPLES:
-            begin = int(self.mixture.given(first)[source])
-            return dict.fromkeys(range(parts), samples.shards_ahead(np.arange(begin, begin + 2 * samples.lanes)))
-        indices = np.arange(first, first + batches * self.batch_size)
+            begin = int(self.mixture.given(first_sample)[source])
+            return dict.fromkeys(range(parts), samples.shards_ahead(np.arange(begin, begin + 2 * samples.order.lanes)))
+        indices = np.arange(first_sample, first_sample + batches * self.batch_size)
         corpus, number = self.mixture.place(indices)
         part = self._parts(corpus, number, parts)
         here = corpus == source
@@ -84,7 +84,7 @@ class Ahead:
         lane = np.empty_like(number)
         for source, samples in enumerate(self.samples):
             here = np.flatnonzero(corpus == source)
-            lane[here] = samples.lane(number[here])
+            lane[here] = samples.order.lane(number[here])
         order = np.lexsort((lane.reshape(-1, self.batch_size), corpus.reshape(-1, self.batch_size)))
         part = np.empty_like(order)
         np.put_along_axis(
@@ -92,10 +92,12 @@ class Ahead:
         )
         return part.reshape(-1)
 
-    def _horizon(self, source: int, first: int) -> int:
+    def _horizon(self, source: int, first_sample: int) -> int:
         """Batches in which all lanes of the corpus give samples."""
-        weight = self.phases[int(np.searchsorted(self.mixture.firsts, first, side="right")) - 1].weights[source]
-        lanes = 2 * min(self.samples[source].lanes, MOST_LANES)
+        weight = self.phases[int(np.searchsorted(self.mixture.first_samples, first_sample, side="right")) - 1].weights[
+            source
+        ]
+        lanes = 2 * min(self.samples[source].order.lanes, MOST_LANES)
         return 1 + -(-lanes * (weight.denominator if weight else 1) // ((weight.numerator or 1) * self.batch_size))
 
     def _location(self, source: int, shard: int) -> str:

@@ -1,7 +1,7 @@
 """The batches of a run: step s consumes samples [s·B, (s+1)·B) of one global sequence, whoever computes them.
 
 The sequence is a pure function of corpora, mixture, seed, sequence length and shuffling: where a run stands is one
-integer, and any step costs the same as the first. A rank takes its part of each batch by corpus and lane (samples.py),
+integer, and any step costs the same as the first. A rank takes its part of each batch by corpus and lane (order.py),
 so that it reads, and fetches, from its own part of the shards.
 """
 
@@ -66,7 +66,7 @@ class Batches:
             for number, corpus in enumerate(corpora.values(), start=1)
             for key, value in corpus.identity().items()
         } | {
-            "weights": [[phase.first, *map(str, phase.weights)] for phase in self.phases],
+            "weights": [[phase.first_sample, *map(str, phase.weights)] for phase in self.phases],
             "sequence_length": sequence_length,
             "seed": seed,
             "lanes": data.lanes,
@@ -84,25 +84,25 @@ class Batches:
         told = {key: value for key, value in self._identity.items() if key != "seed"}
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
-    def share(self, first: int) -> np.ndarray:
-        """The numbers of this rank's samples of the batch that begins with sample `first`, (batch_size / ranks,)."""
-        indices = np.arange(first, first + self.batch_size)
+    def share(self, first_sample: int) -> np.ndarray:
+        """The numbers of this rank's samples of the batch that begins with `first_sample`, (batch_size / ranks,)."""
+        indices = np.arange(first_sample, first_sample + self.batch_size)
         if self.ranks == 1:
             return indices
         corpus, number = self.mixture.place(indices)
         lane = np.empty_like(indices)
         for source, samples in enumerate(self.samples):
             here = np.flatnonzero(corpus == source)
-            lane[here] = samples.lane(number[here])
+            lane[here] = samples.order.lane(number[here])
         size = self.batch_size // self.ranks
         return indices[np.lexsort((lane, corpus))[self.rank * size : (self.rank + 1) * size]]
 
-    def of(self, first: int) -> np.ndarray:
-        """This rank's samples of the batch that begins with sample `first`, (batch_size / ranks, sequence_length +
+    def of(self, first_sample: int) -> np.ndarray:
+        """This rank's samples of the batch that begins with `first_sample`, (batch_size / ranks, sequence_length +
         1)."""
-        if not self.fetch_ahead.idle and (wanted := self.ahead.wanted(first, self.rank)) is not None:
+        if not self.fetch_ahead.idle and (wanted := self.ahead.wanted(first_sample, self.rank)) is not None:
             self.fetch_ahead.towards(wanted)
-        return self.read(self.share(first))
+        return self.read(self.share(first_sample))
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Samples `indices` (any whole numbers from 0), (len(indices), sequence_length + 1) in the shards' own type."""
@@ -121,12 +121,12 @@ class Batches:
         epochs."""
         given = self.mixture.given(samples).tolist()
         if len(self.samples) == 1:
-            return {"data/epochs": self.samples[0].epochs(given[0])}
+            return {"data/epochs": self.samples[0].order.epochs(given[0])}
         told: dict[str, float] = {}
-        for name, samples, count in zip(self.names, self.samples, given):
+        for name, corpus, count in zip(self.names, self.samples, given):
             told |= {
-                f"data/tokens/{name}": count * samples.sequence_length,
-                f"data/epochs/{name}": samples.epochs(count),
+                f"data/tokens/{name}": count * corpus.sequence_length,
+                f"data/epochs/{name}": corpus.order.epochs(count),
             }
         return told
 
@@ -136,7 +136,7 @@ class Batches:
         if (needed := self.ahead.room(nodes)) > cache_bytes:
             raise ConfigError(
                 f"data.cache_bytes={cache_bytes}: the shards that a node reads side by side and next have {needed} "
-                f"bytes; type data.cache_bytes={2 * needed}, or data.lanes={max(1, self.samples[0].lanes // 4)}"
+                f"bytes; type data.cache_bytes={2 * needed}, or data.lanes={max(1, self.samples[0].order.lanes // 4)}"
             )
 
 

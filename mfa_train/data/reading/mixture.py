@@ -28,9 +28,9 @@ LARGEST_WEIGHT = 1e300
 
 @dataclass(frozen=True)
 class Phase:
-    """Samples from `first` on, by `weights` (fractions that sum to 1, one a corpus)."""
+    """Samples from `first_sample` on, by `weights` (fractions that sum to 1, one a corpus)."""
 
-    first: int
+    first_sample: int
     weights: tuple[Fraction, ...]
 
 
@@ -41,28 +41,28 @@ class Mixture:
         self.schedules = []
         given, ideal = np.zeros(len(phases[0].weights), dtype=np.int64), [Fraction(0)] * len(phases[0].weights)
         for phase, following in zip_longest(phases, phases[1:]):
-            samples = following.first - phase.first if following else None
+            samples = following.first_sample - phase.first_sample if following else None
             owed = [share - int(count) for share, count in zip(ideal, given)]
             schedule = _Schedule(given, phase.weights, owed, samples)
             self.schedules.append(schedule)
             if samples is not None:
                 given = schedule.given(samples)
                 ideal = [share + samples * weight for share, weight in zip(ideal, phase.weights)]
-        self.firsts = np.array([phase.first for phase in phases])
+        self.first_samples = np.array([phase.first_sample for phase in phases])
 
     def place(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(corpus, number within that corpus) of samples `indices`."""
-        phases = np.searchsorted(self.firsts, indices, side="right") - 1
+        phases = np.searchsorted(self.first_samples, indices, side="right") - 1
         corpus, number = np.empty_like(indices), np.empty_like(indices)
         for phase in np.unique(phases).tolist():
             here = phases == phase
-            corpus[here], number[here] = self.schedules[phase].place(indices[here] - self.firsts[phase])
+            corpus[here], number[here] = self.schedules[phase].place(indices[here] - self.first_samples[phase])
         return corpus, number
 
     def given(self, samples: int) -> np.ndarray:
         """(corpora,) how many of the first `samples` samples came from each."""
-        phase = int(np.searchsorted(self.firsts, samples, side="right")) - 1
-        return self.schedules[phase].given(samples - int(self.firsts[phase]))
+        phase = int(np.searchsorted(self.first_samples, samples, side="right")) - 1
+        return self.schedules[phase].given(samples - int(self.first_samples[phase]))
 
 
 class _Schedule:
@@ -83,7 +83,7 @@ class _Schedule:
         return corpus, self.before[corpus] + rounds * cycle[corpus] + self.counts[within, corpus]
 
     def given(self, samples: int) -> np.ndarray:
-        rounds, within = self._within(np.int64(samples))
+        rounds, within = self._within(np.asarray(samples))
         return self.before + rounds * (self.counts[-1] - self.counts[self.start]) + self.counts[within]
 
     def _within(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +117,8 @@ def _deadlines_first(
     ready: list[tuple[int, int, int]] = []
     heapq.heapify(waiting)
     chosen: list[int] = []
-    given, seen = [0] * len(rates), {}
+    given = [0] * len(rates)
+    seen: dict[tuple[int, ...], int] = {}
     while True:
         if len(chosen) % period == 0:
             lead = tuple(count * unit - len(chosen) * rate for count, rate in zip(given, rates))
@@ -157,7 +158,12 @@ def phases_of(weights: Any, names: Sequence[str], sequence_length: int) -> list[
     phases = []
     for phase in listed:
         tokens = phase.get("from_tokens", None)
-        if type(tokens) not in (int, float) or not 0 <= tokens <= MOST_TOKENS or tokens != int(tokens):
+        if (
+            isinstance(tokens, bool)
+            or not isinstance(tokens, (int, float))
+            or not 0 <= tokens <= MOST_TOKENS
+            or tokens != int(tokens)
+        ):
             raise ConfigError(
                 f"data.weights: from_tokens={tokens}: expected the number of tokens after which these weights hold, a "
                 f"whole one of at most {MOST_TOKENS:.0e}"
@@ -177,7 +183,7 @@ def phases_of(weights: Any, names: Sequence[str], sequence_length: int) -> list[
                     f"nothing; type {name}: 0 to leave it out, or a larger weight"
                 )
         phases.append(Phase(ceil(Fraction(int(tokens), sequence_length)), weights))
-    firsts = [phase.first for phase in phases]
+    firsts = [phase.first_sample for phase in phases]
     if firsts[0] != 0 or any(a >= b for a, b in pairwise(firsts)):
         raise ConfigError(
             "data.weights: the first phase's from_tokens must be 0, and each later one's at least "

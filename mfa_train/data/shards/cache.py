@@ -153,7 +153,8 @@ class _Fetch:
     def __init__(self, url: str, path: Path, make_room: Callable[[Path, int], None], again: bool):
         self.url, self.make_room, self.again = url, make_room, again
         self.partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.partial")
-        self.digest, self.failure = hashlib.sha256(), None
+        self.digest = hashlib.sha256()
+        self.failure: BaseException | None = None
         self.moved = time.monotonic()
         self.thread = threading.Thread(target=self._run, daemon=True)
 

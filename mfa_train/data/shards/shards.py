@@ -59,9 +59,10 @@ class Shards:
             file = self.store.ready(shard).open("rb", buffering=0)
         self._require_whole(file, shard)
         self.files[index] = file
-        mapped = np.memmap(file, shard.dtype, mode="r", shape=(shard.first_token + shard.tokens,))
-        mapped._mmap.madvise(mmap.MADV_RANDOM)  # windows lie far from each other: nothing is read ahead
-        self.maps[index] = mapped.view(np.ndarray)[shard.first_token : shard.first_token + shard.tokens]
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped.madvise(mmap.MADV_RANDOM)  # windows lie far from each other: nothing is read ahead
+        begin = shard.first_token * np.dtype(shard.dtype).itemsize
+        self.maps[index] = np.frombuffer(mapped, shard.dtype, shard.tokens, begin)
         return file
 
     def unknown_token(self, index: int, token: int) -> DataError:

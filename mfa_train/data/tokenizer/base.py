@@ -108,7 +108,8 @@ def cut(text: str, longest: int) -> Iterator[str]:
 
 def _groups(parts: Iterable[tuple[int, str]], at_once: int) -> Iterator[list[tuple[int, str]]]:
     """`parts`, as many at a time as have that many characters."""
-    group, size = [], 0
+    group: list[tuple[int, str]] = []
+    size = 0
     for number, part in parts:
         if group and size + len(part) > at_once:
             yield group

@@ -19,6 +19,7 @@ from mfa_train.data.tokenizer.base import AT_ONCE_CHANGED, Tokenizer
 from mfa_train.data.tokenizer.json_settings import Reach, for_training, model_ids, read_settings, require_bounded, steps
 from mfa_train.data.tokenizer.separator import Choice, Tokens, chosen
 from mfa_train.errors import ConfigError, DataError
+from mfa_train.words import first_line
 
 SPACE = "▁"
 PROBES = ["A  ﬁ\n\té 漢字 🙂 </s> 123", *(character * 64 + "!b" for character in "a 0é")]
@@ -142,7 +143,7 @@ def failing(told: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise DataError(f"{told} ({(str(error).strip() or type(error).__name__).splitlines()[0][:200]})") from None
+        raise DataError(f"{told} ({first_line(error)})") from None
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mfa_train.errors import ConfigError, DataError
+from mfa_train.words import printable
 
 USUAL = (
     "</s>",
@@ -42,7 +43,7 @@ class Separator(NamedTuple):
     def warning(self) -> str:
         """Where it is `in_texts`."""
         return (
-            f"documents end in {shown(self.token)} (id {self.id}), an ordinary token, which texts hold as well: "
+            f"documents end in {printable(self.token)} (id {self.id}), an ordinary token, which texts hold as well: "
             "prepared by an older "
             "version, and read as it was; move the folder away and prepare it anew for documents that end where they "
             "end"
@@ -51,11 +52,11 @@ class Separator(NamedTuple):
     def told(self) -> str:
         """A line for whoever prepares."""
         others = (
-            f"; {', '.join(map(shown, self.others))} could be meant as well: data.eos_token=… names one"
+            f"; {', '.join(map(printable, self.others))} could be meant as well: data.eos_token=… names one"
             if self.others
             else ""
         )
-        return f"documents end in {shown(self.token)} (id {self.id}){others}"
+        return f"documents end in {printable(self.token)} (id {self.id}){others}"
 
 
 class Tokens(NamedTuple):
@@ -84,10 +85,10 @@ def chosen(eos_token: str | None) -> Choice:
         if eos_token is not None:
             found = tokens.id_of(eos_token)
             if found is None:
-                raise ConfigError(f"data.eos_token={shown(eos_token)}: {name} has no such token; {_mend(tokens)}")
+                raise ConfigError(f"data.eos_token={printable(eos_token)}: {name} has no such token; {_mend(tokens)}")
             if eos_token not in tokens.special and not tokens.can_be_special(eos_token):
                 raise ConfigError(
-                    f"data.eos_token={shown(eos_token)}: an ordinary token of {name}, which texts become as well; "
+                    f"data.eos_token={printable(eos_token)}: an ordinary token of {name}, which texts become as well; "
                     f"{_mend(tokens)}"
                 )
             return Separator(eos_token, found)
@@ -114,7 +115,7 @@ def recorded(record: Any) -> Choice:
         if not known:
             raise DataError(
                 f"{tokens.path}: not the tokenizer that its corpus was made with: it has no separator "
-                f"{shown(str(record))[:80]}"
+                f"{printable(str(record))[:80]}"
             )
         return Separator(token, found)
 
@@ -135,12 +136,7 @@ def as_before_records(eos_token: str | None) -> Choice:
     return choose
 
 
-def shown(token: str) -> str:
-    """As a terminal can show it."""
-    return token if token.isprintable() else ascii(token)[1:-1]
-
-
 def _mend(tokens: Tokens) -> str:
-    special = [shown(token) for token in tokens.special]
+    special = [printable(token) for token in tokens.special]
     some = f" (special here: {', '.join(special[:8])}{', …' if len(special) > 8 else ''})" if special else ""
     return f"type the one that parts documents{some}, as \"data.eos_token='<|im_end|>'\""

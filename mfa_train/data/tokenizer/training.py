@@ -9,6 +9,7 @@ import sentencepiece
 from mfa_train.data.tokenizer.base import cut
 from mfa_train.data.tokenizer.json_settings import LARGEST_ID
 from mfa_train.errors import ConfigError
+from mfa_train.words import first_line
 
 MIN_VOCAB_SIZE = 512
 """Control tokens, 256 bytes and room for the characters."""
@@ -46,7 +47,7 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ConfigError(f"data.vocab_size={vocab_size}: {_reason(str(error))}") from error
+        raise ConfigError(f"data.vocab_size={vocab_size}: {_reason(error)}") from error
     return model.getvalue()
 
 
@@ -60,9 +61,10 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
                 yield from cut(line, LONGEST_LINE // 4)  # a character has up to four bytes
 
 
-def _reason(error: str) -> str:
+def _reason(error: RuntimeError) -> str:
+    told = str(error)
     elsewhere = "data.tokenizer=FILE, a tokenizer made elsewhere (tokenizer.json or tokenizer.model)"
-    if most := re.search(r"value <= (\d+)", error):
+    if most := re.search(r"value <= (\d+)", told):
         if int(most[1]) < MIN_VOCAB_SIZE:
             return (
                 f"the training texts are too few for a tokenizer of their own: they give {most[1]} pieces, and it "
@@ -70,12 +72,11 @@ def _reason(error: str) -> str:
                 f"{MIN_VOCAB_SIZE}; take more text (data.tokenizer_bytes bounds it), or type {elsewhere}"
             )
         return f"sentencepiece cannot make so many pieces of this corpus; type data.vocab_size={most[1]}"
-    if required := re.search(r"smaller than required_chars\. \d+ vs (\d+)", error):
+    if required := re.search(r"smaller than required_chars\. \d+ vs (\d+)", told):
         return (
             f"fewer than the characters of this corpus, which take {required[1]} pieces; type "
             f"data.vocab_size={max(MIN_VOCAB_SIZE, int(required[1]))} or more"
         )
-    if "sentences_.empty()" in error:
+    if "sentences_.empty()" in told:
         return f"the training texts have nothing but line breaks to make pieces of; take more text, or type {elsewhere}"
-    reason = error.strip().splitlines()[0][:200] if error.strip() else "no reason"
-    return f"sentencepiece cannot make a tokenizer of this corpus ({reason})"
+    return f"sentencepiece cannot make a tokenizer of this corpus ({first_line(error)})"

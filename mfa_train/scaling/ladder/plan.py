@@ -2,11 +2,14 @@
 fit."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from mfa_train.budget.match import matched
-from mfa_train.budget.plan import finite, make_plan
+from mfa_train.budget.nearer import notes_of_match
+from mfa_train.budget.plan import make_plan
+from mfa_train.budget.units import finite, hours, money
 from mfa_train.config import Config, Member
-from mfa_train.scaling.ladder.members import branches_at
+from mfa_train.scaling.ladder.branches import branches_at
 
 LADDERS = ("model", "variant", "kv_share", "tokens", "seed")
 """What a ladder goes over itself; what is swept beside it has rows of its own."""
@@ -24,11 +27,12 @@ def ladder_plan(members: Sequence[Member]) -> dict:
     plans: dict[tuple, dict] = {}
     for member in members:
         config = member.config
-        key = (config.model.name, _variant(member), config.match.kv_bytes_per_token)
-        key += tuple(choice for choice in member.swept if choice.split("=")[0] not in LADDERS)
+        beside = [choice for choice in member.swept if choice.split("=")[0] not in LADDERS]
+        key: tuple[Any, ...] = (config.model.name, _variant(member), config.match.kv_bytes_per_token, *beside)
         if key not in plans:
             shaped, match = matched(config)
             plans[key] = make_plan(shaped, match=match)
+            plans[key]["notes"] += notes_of_match(config, match)
         row = rows.setdefault(key, _row(key, config, plans[key]))
         _add(row, config, plans[key])
     found = [row | {"budgets": sorted(row["budgets"]), "seeds": sorted(row["seeds"])} for row in rows.values()]
@@ -61,9 +65,9 @@ def ladder_table(plan: dict) -> str:
             *[""] * 7,
             f"{total['runs']}",
             f"{total['flops']:.3g}",
-            _number(total["device_hours"]),
+            hours(total["device_hours"]),
             "",
-            _number(total["cost"]),
+            money(total["cost"]),
         )[: len(head)]
     )
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
@@ -74,10 +78,13 @@ def ladder_table(plan: dict) -> str:
         ).rstrip()
         for line in lines
     ]
-    time = plan["plans"][0]["time"]
-    told += ["", f"MFU {time['mfu']:.0%} ({time['mfu_source']}); FLOPs of a branch count from where it branches off"]
+    shares = sorted(one["time"]["mfu"] for one in plan["plans"])
+    mfu = " to ".join(dict.fromkeys(f"{share:.0%}" for share in (shares[0], shares[-1])))
+    source = plan["plans"][0]["time"]["mfu_source"]
+    told += ["", f"MFU {mfu} ({source}); FLOPs of a branch count from where it branches off"]
     if (sizes := len({row["model"] for row in plan["rows"]})) < SIZES:
         told.append(f"{sizes} {'sizes' if sizes > 1 else 'size'}: no scaling law can be fitted to fewer than {SIZES}")
+    told += dict.fromkeys(note for one in plan["plans"] for note in one["notes"])
     return "\n".join(told)
 
 
@@ -133,14 +140,10 @@ def _cells(row: dict, count: int) -> tuple[str, ...]:
         " ".join(f"{tokens:.3g}".replace("e+0", "e").replace("e+", "e") for tokens in row["budgets"]),
         str(row["runs"]),
         f"{row['flops']:.3g}",
-        _number(row["device_hours"]),
+        hours(row["device_hours"]),
         "fits" if row["fits"] else " ".join(["does not fit;", *(row["change"] or ["nothing helps"])]),
-        _number(row["cost"]),
+        money(row["cost"]),
     )[:count]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.3g}"
 
 
 def _sum(values: list[float | None]) -> float | None:

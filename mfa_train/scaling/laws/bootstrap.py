@@ -38,12 +38,12 @@ def spread(units: int, parameters: int) -> float:
     return float(np.sqrt((units + 1) / free) * stats.t.ppf((1 + LEVEL) / 2, free) / stats.norm.ppf((1 + LEVEL) / 2))
 
 
-def interval(value: float, draws: np.ndarray) -> dict:
+def interval(value: np.ndarray | float, draws: np.ndarray | float) -> dict:
     """{value, low, high} by percentiles of `draws`; None where not finite (a loss never reached, say)."""
     low, high = np.percentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], method="closest_observation")
     return {"value": finite(value), "low": finite(low), "high": finite(high)}
 
 
-def finite(value: float) -> float | None:
+def finite(value: np.ndarray | float) -> float | None:
     """None where it isn't: JSON has no such number."""
     return float(value) if np.isfinite(value) else None

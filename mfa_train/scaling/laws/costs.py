@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mfa_train.scaling.study.runs import Run
+from mfa_train.scaling.laws.points import Point
 
 ACCOUNTINGS = {
     "parameters": "equal 6 N D, parameters times tokens",
@@ -49,6 +49,8 @@ def measured(n: Sequence[float], values: Sequence[float | None]) -> CostOfN | No
     return CostOfN(tuple(np.polyfit(known[:, 0] - center, known[:, 1], min(2, sizes - 1))), center)
 
 
-def flops_per_token(runs: list[Run]) -> CostOfN | None:
-    """Training FLOPs per token of the runs' variant; None where no run tells its FLOPs."""
-    return measured([run.params for run in runs], [run.flops and run.flops / run.tokens for run in runs])
+def flops_per_token(points: Sequence[Point]) -> CostOfN | None:
+    """Training FLOPs per token of the points' variant; None where no run tells its FLOPs."""
+    return measured(
+        [point.params for point in points], [point.flops and point.flops / point.tokens for point in points]
+    )

@@ -15,6 +15,7 @@ import numpy as np
 
 from mfa_train.scaling.laws.bootstrap import interval, spread, unit_weights
 from mfa_train.scaling.laws.law import EXPONENTS, Fit, Law, Points
+from mfa_train.scaling.laws.points import Point, points_of
 from mfa_train.scaling.study.runs import Run
 
 WIDEST_EXPONENT = 1.0
@@ -25,6 +26,8 @@ EACH_RUN = (
     "intervals "
     "are narrower than they should be if those runs err together"
 )
+UnitOf = Callable[[Point], Hashable]
+"""What points that share it are one unit of."""
 WORST_EXPLAINED, POOR_EXPLAINED = 0.5, 0.9
 
 
@@ -49,15 +52,16 @@ class VariantFit:
         }
 
 
-def fit_variants(variants: dict[str, list[Run]]) -> dict[str, VariantFit]:
-    """A fit for each variant, in their order."""
-    fits = {name: VariantFit("none", _too_few(runs, 3)) for name, runs in variants.items()}
+def fit_variants(runs: dict[str, list[Run]]) -> dict[str, VariantFit]:
+    """A fit for each variant, in the order of `runs`, which has those that are compared by variant."""
+    variants = {name: points_of(own) for name, own in runs.items()}
+    fits = {name: VariantFit("none", _too_few(points, 3)) for name, points in variants.items()}
     why = ""
     for unit_of in (_size_and_seed, _run):
-        for name, runs in variants.items():
+        for name, points in variants.items():
             if fits[name].law is None and (not fits[name].reason or fits[name].reason.startswith(FEW_UNITS)):
-                fits[name] = _fit({name: runs}, "separate", unit_of)[name]
-        if all(fits[name].law is not None or _too_few(runs, 2) for name, runs in variants.items()):
+                fits[name] = _fit({name: points}, "separate", unit_of)[name]
+        if all(fits[name].law is not None or _too_few(points, 2) for name, points in variants.items()):
             return fits  # what is too few to share exponents gives no reason to share them
         together, why = _together(variants, fits, unit_of)
         if together:
@@ -71,17 +75,17 @@ def fit_variants(variants: dict[str, list[Run]]) -> dict[str, VariantFit]:
 
 
 def _together(
-    variants: dict[str, list[Run]], fits: dict[str, VariantFit], unit_of: Callable[[Run], Hashable]
+    variants: dict[str, list[Point]], fits: dict[str, VariantFit], unit_of: UnitOf
 ) -> tuple[dict[str, VariantFit], str]:
     """Fits with shared exponents of the variants that have enough for that; or none, and why."""
-    able = {name: runs for name, runs in variants.items() if not _too_few(runs, 2)}
-    all_runs, fitted = [run for runs in able.values() for run in runs], 2 + 3 * len(able)
+    able = {name: points for name, points in variants.items() if not _too_few(points, 2)}
+    all_points, fitted = [point for points in able.values() for point in points], 2 + 3 * len(able)
     if len(able) < 2:
         return {}, ""
-    if why := _too_few(all_runs, 3):
+    if why := _too_few(all_points, 3):
         return {}, why
-    if len(all_runs) <= fitted:
-        return {}, f"too few data: runs {len(all_runs)} for {fitted} parameters"
+    if len(all_points) <= fitted:
+        return {}, f"too few data: runs {len(all_points)} for {fitted} parameters"
     together = _fit(able, "shared exponents", unit_of)
     if why := next((fit.reason for fit in together.values() if fit.law is None), ""):
         return {}, why
@@ -91,14 +95,15 @@ def _together(
     return together, ""
 
 
-def _too_few(runs: list[Run], least: int) -> str:
-    """Empty where `runs` have `least` sizes and token budgets, and one run more than the parameters they determine."""
-    sizes, budgets = (_distinct([getattr(run, key) for run in runs]) for key in ("params", "tokens"))
+def _too_few(points: list[Point], least: int) -> str:
+    """Empty where the points have `least` sizes and token budgets, and are one more than the parameters they
+    determine."""
+    sizes, budgets = _distinct([point.params for point in points]), _distinct([point.tokens for point in points])
     needed = {3: 6, 2: 4}[least]
-    if sizes >= least and budgets >= least and len(runs) >= needed:
+    if sizes >= least and budgets >= least and len(points) >= needed:
         return ""
     return (
-        f"too few data: runs {len(runs)}, sizes {sizes}, token budgets {budgets}; needed are at least {needed}, "
+        f"too few data: runs {len(points)}, sizes {sizes}, token budgets {budgets}; needed are at least {needed}, "
         f"{least} and {least}"
     )
 
@@ -112,17 +117,17 @@ def _distinct(values: list[float]) -> int:
     return count
 
 
-def _fit(variants: dict[str, list[Run]], method: str, unit_of: Callable[[Run], Hashable]) -> dict[str, VariantFit]:
-    runs = [run for members in variants.values() for run in members]
-    group = np.repeat(np.arange(len(variants)), [len(members) for members in variants.values()])
-    n, d, loss = (np.array([getattr(run, key) for run in runs], dtype=float) for key in ("params", "tokens", "loss"))
+def _fit(variants: dict[str, list[Point]], method: str, unit_of: UnitOf) -> dict[str, VariantFit]:
+    """Of all `variants` together, each with E, A and B of its own."""
+    points = [point for own in variants.values() for point in own]
+    group = np.repeat(np.arange(len(variants)), [len(own) for own in variants.values()])
+    n, d, loss = np.array([(point.params, point.tokens, point.loss) for point in points], dtype=float).T
     fitted = 5 if len(variants) == 1 else 4  # of one variant, its part of the shared exponents included
-    units = [unit_of(run) for run in runs]
-    smallest = min(len({unit_of(run) for run in members}) for members in variants.values())
+    smallest = min(len(set(map(unit_of, own))) for own in variants.values())
     if smallest <= fitted + (unit_of is _size_and_seed):
         return {name: VariantFit("none", f"{FEW_UNITS} {smallest}, for {fitted} parameters") for name in variants}
     fit = Fit(Points(n, d, loss, group))
-    theta = fit.refit(unit_weights(units))
+    theta = fit.refit(unit_weights(list(map(unit_of, points))))
     theta = fit.theta + spread(smallest, fitted) * (theta - fit.theta)
     within = theta.copy()  # so that every draw is a law
     within[:, :2] = np.clip(theta[:, :2], EXPONENTS[0], EXPONENTS[-1])
@@ -151,18 +156,19 @@ def _fit(variants: dict[str, list[Run]], method: str, unit_of: Callable[[Run], H
     return made
 
 
-def _size_and_seed(run: Run) -> Hashable:
-    """What runs that share it are one unit; a run of no known seed is one of its own."""
-    return (run.size, run.seed) if run.seed is not None else _point(run)
+def _size_and_seed(point: Point) -> Hashable:
+    """By which runs are one unit; a run of no known seed is one of its own."""
+    return (point.size, point.seed) if point.seed is not None else _alone(point)
 
 
-def _run(run: Run) -> Hashable:
-    return (run.size, run.seed, f"{run.tokens:.3g}") if run.seed is not None else _point(run)
+def _run(point: Point) -> Hashable:
+    """By which each run is a unit."""
+    return (point.size, point.seed, f"{point.tokens:.3g}") if point.seed is not None else _alone(point)
 
 
-def _point(run: Run) -> Hashable:
+def _alone(point: Point) -> Hashable:
     """Whatever file and line it stands in."""
-    return run.variant, run.params, run.tokens, run.loss
+    return point.variant, point.params, point.tokens, point.loss
 
 
 def _undetermined(law: Law, draws: Law, explained: float) -> str:
@@ -201,11 +207,11 @@ def _scatter(values: np.ndarray) -> float:
     return float(np.median(np.abs(values - np.median(values)))) or 1e-12
 
 
-def _seed_scatter(runs: list[Run]) -> float | None:
+def _seed_scatter(points: list[Point]) -> float | None:
     """Standard deviation of the loss between seeds at one size and token budget; None without repeated cells."""
     cells: dict[tuple, list[float]] = {}
-    for run in runs:
-        cells.setdefault((run.size, run.tokens), []).append(run.loss)
+    for point in points:
+        cells.setdefault((point.size, point.tokens), []).append(point.loss)
     repeated = [np.array(losses) for losses in cells.values() if len(losses) > 1]
     free = sum(len(losses) - 1 for losses in repeated)
     return float(np.sqrt(sum(((losses - losses.mean()) ** 2).sum() for losses in repeated) / free)) if free else None

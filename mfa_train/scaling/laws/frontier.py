@@ -15,9 +15,10 @@ LIMITS = 1e3, 1e16
 """Of N: no answer lies outside."""
 
 
-def optimum(law: Law, cost: CostOfN, compute: np.ndarray | float, start: float) -> tuple[np.ndarray, np.ndarray]:
-    """N and D of least loss for `compute`, broadcast against the law's draws; `start` is a size in the data's range."""
-    n = np.full(np.broadcast(law.alpha, compute).shape, start, dtype=float)
+def optimum(law: Law, cost: CostOfN, compute: np.ndarray | float, near: float) -> tuple[np.ndarray, np.ndarray]:
+    """N and D of least loss for `compute`, broadcast against the law's draws; looked for from a size `near` those that
+    were measured."""
+    n = np.full(np.broadcast(law.alpha, compute).shape, near, dtype=float)
     for _ in range(ROUNDS):
         s = np.maximum(cost.slope(n), 0.1)
         tokens = compute / cost.at(n) * n**s  # D = tokens / N^s near n
@@ -27,15 +28,15 @@ def optimum(law: Law, cost: CostOfN, compute: np.ndarray | float, start: float) 
     return n, compute / cost.at(n)
 
 
-def best_loss(law: Law, cost: CostOfN, compute: np.ndarray | float, start: float) -> np.ndarray:
+def best_loss(law: Law, cost: CostOfN, compute: np.ndarray | float, near: float) -> np.ndarray:
     """The loss at `optimum`'s N and D."""
-    return law(*optimum(law, cost, compute, start))
+    return law(*optimum(law, cost, compute, near))
 
 
-def compute_for(law: Law, cost: CostOfN, loss: np.ndarray | float, start: float) -> np.ndarray:
+def compute_for(law: Law, cost: CostOfN, loss: np.ndarray | float, near: float) -> np.ndarray:
     """Compute at which the law's best loss is `loss`; infinite where it never gets there."""
     above = np.asarray(loss - law.E)
-    n = np.full(np.broadcast(law.alpha, above).shape, start, dtype=float)
+    n = np.full(np.broadcast(law.alpha, above).shape, near, dtype=float)
     safe = np.where(above > 0, above, np.nan)
     with np.errstate(all="ignore"):
         for _ in range(ROUNDS):

@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
-from mfa_train.scaling.report.bounded import PAGE_BYTES, brief
-from mfa_train.scaling.report.looks import COLORS, SAME_CACHE, SHARE
+from mfa_train.scaling.report.colors import SAME_CACHE, looks_of
+from mfa_train.scaling.report.thinning import PAGE_BYTES, brief
 from mfa_train.scaling.study.curve import FIELDS
 from mfa_train.scaling.study.runs import Run
+from mfa_train.scaling.verdicts.on_frontier import OFF, ON
+from mfa_train.scaling.verdicts.sentences import SHARE
 
 PARTS = Path(__file__).resolve().parent / "page"
-FILES = ("page.html", "page.css", "chart.js", "sections.js", "page.js")
+SCRIPTS = ("data.js", "table.js", "chart.js", "kv.js", "pairs.js", "laws.js", "curves.js", "page.js")
 MOST_LISTED = (5_000, 2_500, 1_250, 600, 300, 100, 30)
 """Of each list, tried until the page is small enough."""
 ALL_CURVE_POINTS = 60_000
@@ -19,7 +21,7 @@ ALL_CURVE_POINTS = 60_000
 def page(result: dict, runs: list[Run]) -> tuple[str, dict]:
     """The page of `compare`'s result and the loss curves of its runs, and the result as it lists it: with less, evenly,
     where it would be too large to open."""
-    html, style, *scripts = ((PARTS / name).read_text(encoding="utf-8") for name in FILES)
+    html, style, *scripts = ((PARTS / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", *SCRIPTS))
     html = html.replace("{{style}}", style).replace("{{script}}", "".join(scripts))
     result = brief(result)
     for most in MOST_LISTED:
@@ -35,7 +37,8 @@ def _data(result: dict, runs: list[Run], points: int) -> str:
     drawn = [run for run in runs if run.curve and (listed is None or run.name in listed)]
     most = max(12, points // max(1, len(runs) if listed is None else len(listed)))
     curves = [{"name": run.name} | _columns(thinned(run.curve, most)) for run in drawn]
-    looks = {"COLORS": COLORS, "SAME_CACHE": SAME_CACHE, "SHARE": SHARE}
+    variants = list(dict.fromkeys([*result["variants"], *(run.variant for run in runs if run.variant)]))
+    looks = {"variants": looks_of(runs, variants), "SAME_CACHE": SAME_CACHE, "SHARE": SHARE, "ON": ON, "OFF": OFF}
     data = json.dumps({"result": result, "curves": curves, "looks": looks}, allow_nan=False, separators=(",", ":"))
     # Inside a script element only these could end it or begin another; in JSON they stand in strings alone.
     for sign in "<>&\u2028\u2029":

@@ -15,16 +15,15 @@ from pathlib import Path
 from mfa_train.config import TrackingConfig
 from mfa_train.errors import ConfigError
 from mfa_train.scaling.compare import compare
-from mfa_train.scaling.report.bounded import brief, told_thinned
 from mfa_train.scaling.report.page_file import page
 from mfa_train.scaling.report.tables import tables, write_csv
-from mfa_train.scaling.report.told import told
+from mfa_train.scaling.report.terminal import told, told_files, told_notices
+from mfa_train.scaling.report.thinning import brief
 from mfa_train.scaling.report.wandb_report import group_of, log_report
 from mfa_train.scaling.study.gather import Study
 from mfa_train.scaling.study.plain_files import shown
 from mfa_train.tracking.terminal import say
 
-NOTICES_TOLD = 12
 UNFINISHED = ".report-"
 """What the folder of a report in the making is named by."""
 OURS = (
@@ -67,21 +66,16 @@ def write_report(
             f"--out {shown(out, 300)}: cannot be written ({error.strerror}); type --out FOLDER with one that can"
         ) from error
     say(told(result))
-    for notice in result["notices"][:NOTICES_TOLD]:
-        say(f"notice: {notice}")
-    if (more := len(result["notices"]) - NOTICES_TOLD) > 0:
-        say(f"notice: {more} more in {out / 'index.html'}")
-    listings = [
-        (where, some)
-        for where, listing in (("index.html", on_page), ("fit.json", brief(result)))
-        if (some := told_thinned(listing))
-    ]
-    listings += [(f"{name}.csv", f"{len(made[name]):,} of {many:,} rows") for name, many in cut.items()]
-    for where, some in listings:
-        say(f"thinned: {where} lists {some}, evenly; the numbers are of all that are compared")
+    if notices := told_notices(result, str(out / "index.html")):
+        say(notices)
+    for line in told_files(
+        result, on_page, brief(result), {name: (len(made[name]), many) for name, many in cut.items()}
+    ):
+        say(line)
     if without:
         say(without)
-    say(f"\nReport  {out / 'index.html'} ({len(study.used)} of {len(study.runs)} runs; fit.json beside it)")
+    of = f"{len(study.used)} of {len(study.runs)} runs"
+    say(f"Report  {out / 'index.html'} (pairs, laws, curves of {of}; CSV and fit.json beside it)")
     if tracking.group is None:
         tracking.group = group_of(study.runs)
     log_report(tracking, out, result, made, pictures)

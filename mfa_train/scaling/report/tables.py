@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mfa_train.scaling.report.bounded import ROWS, evenly
+from mfa_train.scaling.report.thinning import ROWS, evenly
 
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "|", "%")
 """What a formula begins with, the wide forms too."""

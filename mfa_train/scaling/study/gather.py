@@ -89,7 +89,7 @@ def _read(paths: Iterable[Path], notices: list[str]) -> list[Run]:
         if not is_table(path):
             runs.append(read_run(path))
             continue
-        runs += read_points(path)
+        runs += read_points(path, notices)
         if len(runs) > MOST_ROWS:
             raise DataError(f"{shown(path, 300)}: with it there are more than {MOST_ROWS:,} rows; name fewer tables")
     names = Counter(run.name for run in runs)

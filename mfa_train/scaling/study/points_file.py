@@ -3,7 +3,8 @@
 Columns, by any of these names in any case, the first that is there: the number of parameters, the tokens, the loss;
 and, if known, training FLOPs, variant, seed, KV bytes per token. Where tokens are missing they are C / 6N. No number
 but one above zero is known: a row without one of the first three takes no part. Rows whose parameters are within 2% are
-of one size. Columns end with commas, or with semicolons or tabs where the header does.
+of one size. Columns end with commas, or with semicolons or tabs where the header does. Other columns are not read, and
+that is said (unused_columns.py).
 """
 
 import csv
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from mfa_train.errors import DataError
 from mfa_train.scaling.study.plain_files import one_line, shown
-from mfa_train.scaling.study.runs import PARAMS_WITHIN, DataOrder, Run, beyond
+from mfa_train.scaling.study.runs import BOUNDS, PARAMS_WITHIN, DataOrder, Run, beyond
+from mfa_train.scaling.study.unused_columns import UnusedColumns
 
 COLUMNS = {
     "params": ("n", "params", "parameters", "num_params", "model size", "model_size"),
@@ -24,22 +26,22 @@ COLUMNS = {
     "seed": ("seed",),
     "kv_bytes_per_token": ("kv_bytes_per_token", "kv_bytes", "kv"),
 }
-NUMBERS = ("params", "tokens", "loss", "flops", "kv_bytes_per_token")
 MOST_COLUMNS = 1_000
 LONGEST_LINE = 2**16
 MOST_ROWS = 1_000_000
 """More would need more memory than they are worth: about 1.5 KB a row."""
 
 
-def read_points(path: Path) -> list[Run]:
-    """A run for each row. Raises DataError naming file, line and column for what is no such table, OSError where it
-    can't be read."""
+def read_points(path: Path, notices: list[str]) -> list[Run]:
+    """A run for each row; what is to be said of the table's columns is added to `notices`. Raises DataError naming
+    file, line and column for what is no such table, OSError where it can't be read."""
     runs: list[Run] = []
     rows = _rows(path)
     line, header = next(rows, (1, []))
     if not any(header):
         raise DataError(f"{_told(path)}: empty; expected a header as N,D,loss,group and a row for each run")
     at, told = _columns(path, line, header), _told(path)
+    unused = UnusedColumns(header, at.values())
     for line, row in rows:
         if len(runs) == MOST_ROWS:
             raise DataError(
@@ -47,11 +49,19 @@ def read_points(path: Path) -> list[Run]:
             )
         if any(cell.strip() for cell in row):
             runs.append(_run(path, line, row, at, told))
-    smallest = 0.0
-    for run in sorted((run for run in runs if run.excluded is None), key=lambda run: run.params):
-        smallest = run.params if run.params > smallest * (1 + PARAMS_WITHIN) else smallest
-        run.size = f"{smallest:.3g}"
+            unused.look_at(row)
+    notices += [f"{told}: {notice}" for notice in unused.notices(at)]
+    _name_sizes(runs)
     return runs
+
+
+def _name_sizes(runs: list[Run]) -> None:
+    """A size is named after the smallest model of it."""
+    usable = [(run.params, run) for run in runs if run.excluded is None and run.params is not None]
+    smallest = 0.0
+    for params, run in sorted(usable, key=lambda one: one[0]):
+        smallest = params if params > smallest * (1 + PARAMS_WITHIN) else smallest
+        run.size = f"{smallest:.3g}"
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -120,32 +130,36 @@ def _run(path: Path, line: int, row: list[str], at: dict[str, int], told: str) -
     def cell(what: str) -> str | None:
         return row[at[what]].strip() or None if what in at and at[what] < len(row) else None
 
-    values = {}
-    for what in NUMBERS:
+    def count(what: str) -> float | None:
         text = cell(what)
         try:
             value = 0.0 if text is None else float(text)
         except ValueError:
             raise DataError(f"{told}:{line}: {what} is '{shown(text)}', expected a number") from None
-        values[what] = value if 0 < value < math.inf else None
-    variant = cell("variant")
+        return value if 0 < value < math.inf else None
+
+    variant, seed = shown(cell("variant") or path.stem), cell("seed")
     run = Run(
         f"{shown(path.stem)}:{line}",
         f"{told}:{line}",
-        variant=shown(variant or path.stem),
-        seed=(seed := cell("seed")) and shown(seed),
-        **values,
+        attention=variant,
+        variant=variant,
+        params=count("params"),
+        tokens=count("tokens"),
+        loss=count("loss"),
+        flops=count("flops"),
+        kv_bytes_per_token=count("kv_bytes_per_token"),
+        seed=seed and shown(seed),
     )
     for what in ("params", "loss", "flops" if cell("tokens") is None else "tokens"):
-        if values[what] is None:
+        if getattr(run, what) is None:
             run.excluded = f"its {what} is {shown(cell(what))}, expected a number above 0"
             return run
-    if run.tokens is None:
+    if run.tokens is None and run.flops and run.params:
         run.tokens = run.flops / (6 * run.params)
-    run.excluded = next(filter(None, (beyond(what, getattr(run, what)) for what in NUMBERS)), None)
+    run.excluded = next(filter(None, (beyond(what, getattr(run, what)) for what in BOUNDS)), None)
     if run.seed is not None:
         run.order = DataOrder(told, None, run.seed, None)
-    run.attention = run.variant
     return run
 
 

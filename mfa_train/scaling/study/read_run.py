@@ -18,8 +18,10 @@ from mfa_train.scaling.study.plain_files import json_object, one_line, shown
 from mfa_train.scaling.study.runs import TOKENS_WITHIN, DataOrder, HeldOut, Run, beyond
 from mfa_train.scaling.study.splices import steps_of, why_not_its_config
 from mfa_train.tracking.records import number
-from mfa_train.training.stretches import rate_of
+from mfa_train.training.resuming.stretches import rate_of
 
+DECODING = ("decode_attention_per_token", "decode_linear_per_token", "decode_rest_per_token")
+"""Of plan.json's flops, what a decoded token takes together."""
 FINGERPRINT = re.compile(r"[0-9a-zA-Z]{64}")
 
 
@@ -54,6 +56,8 @@ def _read(folder: AnyPath, run: Run) -> None:
     run.total_params = _above_zero(summary.get("params", counts.get("total")))
     run.non_embedding_params = _above_zero(summary.get("non_embedding_params", counts.get("non_embedding")))
     run.kv_bytes_per_token = _above_zero(summary.get("kv_bytes_per_token", cache.get("bytes_per_token")))
+    decode = [number(_object("plan.json", plan, "flops").get(key)) for key in DECODING]
+    run.decode_flops_per_token = None if None in decode else _above_zero(sum(filter(None, decode)))
     run.tokens, run.flops = (_above_zero(summary.get(key, last.get(key))) for key in ("tokens", "flops"))
     run.seconds = number(summary.get("seconds", last.get("seconds")))
     run.nats_per_token = number(summary.get("val_loss"))

@@ -73,6 +73,8 @@ class Run:
     nats_per_token: float | None = None
     bits_per_byte: float | None = None
     kv_bytes_per_token: float | None = None
+    decode_flops_per_token: float | None = None
+    """Of one decoded token behind `plan.context` cached ones, by the run's plan."""
     seconds: float | None = None
     seed: Any = None
     size: str | None = None

@@ -1,6 +1,6 @@
 """Whether a run's loss is the function of its config that it claims to be, by all that its files say.
 
-1. summary.json holds the stretches of the run (`mfa_train.training.stretches`), and how many steps were skipped,
+1. summary.json holds the stretches of the run (`training.resuming.stretches`), and how many steps were skipped,
    samples left out and rollbacks made.
 2. Of a run of an older version, or one that went on from such a checkpoint, starts.jsonl holds what had changed at each
    start.
@@ -16,7 +16,7 @@ from mfa_train.config.yaml_file import read_value
 from mfa_train.scaling.study.curve import Curve
 from mfa_train.scaling.study.plain_files import shown
 from mfa_train.tracking.records import number
-from mfa_train.training.stretches import HARMLESS, RATE, continued, spliced
+from mfa_train.training.resuming.stretches import HARMLESS, RATE, continued, spliced
 
 STARTS, SET_ASIDE = "starts.jsonl", "starts.jsonl.damaged"
 LARGEST_BYTES = 2**24

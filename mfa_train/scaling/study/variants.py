@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from mfa_train.config.budget_schema import CACHE_BYTES
+from mfa_train.config.effects import BOOKKEEPING, EXECUTION, OBSERVATION
 from mfa_train.config.quantities import bytes_of
 from mfa_train.errors import ConfigError, did_you_mean
 from mfa_train.scaling.study.plain_files import shown
@@ -16,31 +17,15 @@ from mfa_train.scaling.study.runs import Run
 from mfa_train.tracking.records import number
 
 NOT_VARIED = (
-    "name",
-    "runs_dir",
-    "data_dir",
-    "data.path",
+    *BOOKKEEPING,
+    *EXECUTION,
+    *OBSERVATION,
     "data.name",
-    "data.cache_",
-    "resume",
-    "seed",
-    "sweep.",
-    "tracking.",
-    "sample.",
-    "cluster.",
-    "plan.",
-    "checkpoint.",
     "guard.",
+    "plan.",
+    "seed",
     "training.steps",
     "training.tokens",
-    "training.log_every",
-    "training.eval_every",
-    "training.micro_batch_size",
-    "training.activation_checkpointing",
-    "training.compile",
-    "zero",
-    "offload",
-    "attention.kernel",
 )
 """Keys that make no variant: a run's budget, its bookkeeping, and what changes no number."""
 SHAPED = ("model.intermediate_size", "attention.", "match.params")

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from mfa_train.scaling.study.runs import FLOPS_WITHIN, TOKENS_WITHIN, Run
+from mfa_train.scaling.verdicts.known import flops_of, loss_of, tokens_of
 
 BEYOND = 0.05
 """In log tokens. There the error is that of a curvature over a twentieth: small beside what seeds do."""
@@ -61,33 +62,33 @@ class Measured:
 
 def difference_at_equal_flops(one: Run, other: Run, of_a: Measured, of_b: Measured) -> float | None:
     """The loss of `one` less that of `other`, the dearer of them on fewer tokens or else the cheaper on more."""
-    ratio = one.flops / other.flops
+    ratio = flops_of(one) / flops_of(other)
     if abs(np.log(ratio)) < FLOPS_WITHIN:
-        return one.loss - other.loss
+        return loss_of(one) - loss_of(other)
     for measured, run, factor in sorted(((of_a, one, 1 / ratio), (of_b, other, ratio)), key=lambda move: move[2]):
-        if (loss := measured.loss(run, run.tokens * factor)) is not None:
-            return loss - other.loss if run is one else one.loss - loss
+        if (loss := measured.loss(run, tokens_of(run) * factor)) is not None:
+            return loss - loss_of(other) if run is one else loss_of(one) - loss
     return None
 
 
 def tokens_at_equal_loss(one: Run, other: Run, of_a: Measured, of_b: Measured) -> float | None:
     """What `other` needs, of the tokens of `one`, for one loss: that of `one`, or else that of `other`."""
-    if (tokens := of_b.tokens(other, one.loss)) is not None:
-        return tokens / one.tokens
-    if (tokens := of_a.tokens(one, other.loss)) is not None:
-        return other.tokens / tokens
+    if (tokens := of_b.tokens(other, loss_of(one))) is not None:
+        return tokens / tokens_of(one)
+    if (tokens := of_a.tokens(one, loss_of(other))) is not None:
+        return tokens_of(other) / tokens
     return None
 
 
 def _budgets(runs: list[Run]) -> list[tuple[float, float]]:
     """(log tokens, loss), rising."""
     groups: list[list[Run]] = []
-    for run in sorted(runs, key=lambda run: run.tokens):
-        if groups and run.tokens <= groups[-1][0].tokens * (1 + TOKENS_WITHIN):
+    for run in sorted(runs, key=tokens_of):
+        if groups and tokens_of(run) <= tokens_of(groups[-1][0]) * (1 + TOKENS_WITHIN):
             groups[-1].append(run)
         else:
             groups.append([run])
-    return [(np.log(group[0].tokens), float(np.mean([run.loss for run in group]))) for group in groups]
+    return [(float(np.log(tokens_of(group[0]))), float(np.mean([loss_of(run) for run in group]))) for group in groups]
 
 
 def _series(run: Run) -> tuple:

@@ -7,6 +7,7 @@ t-test, and the p of the sign-flip permutation test, which assumes no normal dis
 2^units. Runs of one seed have one data order at every size, so one seed alone gives no verdict, however many sizes.
 """
 
+import functools
 import itertools
 from collections import defaultdict
 from dataclasses import replace
@@ -19,6 +20,9 @@ from mfa_train.scaling.laws.fits import VariantFit
 from mfa_train.scaling.laws.frontier import tokens_for
 from mfa_train.scaling.study.runs import PARAMS_WITHIN, Run
 from mfa_train.scaling.study.variants import settings_that_differ
+from mfa_train.scaling.verdicts.enough import LEAST_SEEDS, SHOWN, seeds_for
+from mfa_train.scaling.verdicts.holm import corrected
+from mfa_train.scaling.verdicts.known import cache_of, flops_of, loss_of, params_of, tokens_of
 from mfa_train.scaling.verdicts.measured import Measured, difference_at_equal_flops, tokens_at_equal_loss
 
 EXACT_UNITS = 12
@@ -35,16 +39,31 @@ def verdicts(variants: dict[str, list[Run]], fits: dict[str, VariantFit]) -> lis
         if (verdict := _verdict(a, b, _pairs(by_key[a], by_key[b]), fits[b], measured))
     ]
     for kind in ("", "_at_equal_flops"):
-        tested = sorted(
-            (verdict for verdict in found if verdict[f"p_t{kind}"] is not None), key=lambda one: one[f"p_t{kind}"]
-        )
-        lowest = 0.0
-        for rank, verdict in enumerate(tested):
-            lowest = max(lowest, min(1.0, (len(tested) - rank) * verdict[f"p_t{kind}"]))
-            verdict[f"p_holm{kind}"] = lowest
+        p = {index: one[f"p_t{kind}"] for index, one in enumerate(found) if one[f"p_t{kind}"] is not None}
+        for index, value in corrected(p).items():
+            found[index][f"p_holm{kind}"] = value
+    not_shown = sum(not is_shown(verdict) for verdict in found)
     for verdict in found:
         verdict["says"] = _says(verdict)
+        verdict["more_seeds"] = None if is_shown(verdict) else _more_seeds(verdict, not_shown)
     return found
+
+
+def is_shown(verdict: dict, kind: str = "") -> bool:
+    """Whether a difference is (`kind` "_at_equal_flops": there): never by one seed."""
+    p = verdict[f"p_holm{kind}"]
+    return verdict["seeds"] >= LEAST_SEEDS and p is not None and p < SHOWN
+
+
+def _more_seeds(verdict: dict, pairs: int) -> int | None:
+    """How many would show the difference, were it and its spread between units as measured; `pairs` are those that p is
+    corrected for. None where that is not known or more than enough.MOST_SEEDS."""
+    spread = verdict["spread"]
+    if spread is None or spread <= ROUNDING:
+        return None
+    sizes = max(1, round(verdict["units"] / verdict["seeds"]))
+    needed = seeds_for(verdict["difference"]["value"], spread, sizes, pairs)
+    return needed and max(1, needed - verdict["seeds"])
 
 
 def settings_beside(result: list[dict], attentions: dict[str, str]) -> list[str]:
@@ -64,12 +83,12 @@ def _says(verdict: dict) -> str:
     difference = verdict["difference"]
     if verdict["units"] < 2:
         return "one size and seed: no telling"
-    if verdict["seeds"] < 2:
+    if verdict["seeds"] < LEAST_SEEDS:
         return "one seed, and so one data order: no telling"
-    told = []
+    told: list[str] = []
     for kind, where in (("", ""), ("_at_equal_flops", "at equal FLOPs ")):
         found = verdict[f"difference{kind}"]
-        if found and (p := verdict[f"p_holm{kind}"]) is not None and p < 0.05:
+        if found and (p := verdict[f"p_holm{kind}"]) is not None and p < SHOWN:
             told.append(f"{where}{'' if told else verdict['a'] + ' is '}{_worth(found)}")
     if difference["high"] - difference["low"] < ROUNDING:
         told = [
@@ -112,7 +131,7 @@ def _pairs(first: dict[tuple, list[Run]], second: dict[tuple, list[Run]]) -> lis
     return [
         (own, second[key])
         for key, own in first.items()
-        if key in second and abs(np.log(_mean(own).params / _mean(second[key]).params)) <= PARAMS_WITHIN
+        if key in second and abs(np.log(params_of(_mean(own)) / params_of(_mean(second[key])))) <= PARAMS_WITHIN
     ]
 
 
@@ -120,12 +139,19 @@ def _mean(runs: list[Run]) -> Run:
     """A run with the means of their numbers and all their names."""
     if len(runs) == 1:
         return runs[0]
-    known = {
-        key: [value for run in runs if (value := getattr(run, key)) is not None]
-        for key in ("loss", "flops", "params", "kv_bytes_per_token")
-    }
-    means = {key: float(np.mean(values)) if len(values) == len(runs) else None for key, values in known.items()}
-    return replace(runs[0], name=" + ".join(run.name for run in runs), **means)
+
+    def mean(values: list[float | None]) -> float | None:
+        numbers = [value for value in values if value is not None]
+        return float(np.mean(numbers)) if len(numbers) == len(values) else None
+
+    return replace(
+        runs[0],
+        name=" + ".join(run.name for run in runs),
+        loss=mean([run.loss for run in runs]),
+        flops=mean([run.flops for run in runs]),
+        params=mean([run.params for run in runs]),
+        kv_bytes_per_token=mean([run.kv_bytes_per_token for run in runs]),
+    )
 
 
 def _verdict(
@@ -138,16 +164,14 @@ def _verdict(
     units: dict[tuple, list[int]] = {}
     for index, (one, _) in enumerate(pairs):
         units.setdefault((one.size, one.seed), []).append(index)
-    difference = _means(np.array([one.loss - other.loss for one, other in pairs]), units)
+    difference = _means(_differences(pairs), units)
     plain, known = summary(difference), (pairs, units, measured[a], measured[b], fit)
     (at_flops, flops_by), (multiplier, multiplier_by) = _at_equal_flops(*known), _token_multiplier(*known)
     kv = [
-        float(np.mean([run.kv_bytes_per_token for run in side]))
-        if all(run.kv_bytes_per_token for run in side)
-        else None
+        float(np.mean([cache_of(run) for run in side])) if all(run.kv_bytes_per_token for run in side) else None
         for side in zip(*pairs)
     ]
-    ratios = [one.kv_bytes_per_token / other.kv_bytes_per_token for one, other in pairs] if all(kv) else []
+    ratios = [cache_of(one) / cache_of(other) for one, other in pairs] if all(kv) else []
     return {
         "a": a,
         "b": b,
@@ -156,6 +180,7 @@ def _verdict(
         "seeds": len({str(seed) for _, seed in units}),
         "also_differ": sorted(set().union(*differ)),
         "difference": plain["interval"],
+        "spread": plain["deviation"],
         "p_t": plain["p_t"],
         "p_signs": plain["p_signs"],
         "p_holm": None,
@@ -169,9 +194,13 @@ def _verdict(
         "kv_bytes_b": kv[1],
         "kv_ratio": float(stats.gmean(ratios)) if ratios else None,
         "kv_ratio_range": [min(ratios), max(ratios)] if ratios else None,
-        "largest_params_difference": max(abs(one.params / other.params - 1) for one, other in pairs),
-        "runs": [[one.name, other.name, one.loss - other.loss] for one, other in pairs],
+        "largest_params_difference": max(abs(params_of(one) / params_of(other) - 1) for one, other in pairs),
+        "runs": [[one.name, other.name, loss_of(one) - loss_of(other)] for one, other in pairs],
     }
+
+
+def _differences(pairs: list[tuple[Run, Run]]) -> np.ndarray:
+    return np.array([loss_of(one) - loss_of(other) for one, other in pairs])
 
 
 def _means(values: np.ndarray, units: dict[tuple, list[int]]) -> np.ndarray:
@@ -179,15 +208,22 @@ def _means(values: np.ndarray, units: dict[tuple, list[int]]) -> np.ndarray:
 
 
 def summary(values: np.ndarray, beside: float = 0.0) -> dict:
-    """Of independent values: mean, Student's interval, and p where there are two and more. `beside` is a standard error
-    that all of them share."""
+    """Of independent values: mean, Student's interval, standard deviation, and p where there are two and more. `beside`
+    is a standard error that all of them share."""
     mean, count = float(values.mean()), len(values)
     if count < 2:
-        return {"interval": {"value": mean, "low": None, "high": None}, "p_t": None, "p_signs": None}
-    error = float(np.hypot(values.std(ddof=1) / np.sqrt(count), beside))
+        return {
+            "interval": {"value": mean, "low": None, "high": None},
+            "deviation": None,
+            "p_t": None,
+            "p_signs": None,
+        }
+    deviation = float(values.std(ddof=1))
+    error = float(np.hypot(deviation / np.sqrt(count), beside))
     half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * error
     return {
         "interval": {"value": mean, "low": mean - half, "high": mean + half},
+        "deviation": deviation,
         "p_t": finite(2 * stats.t.sf(abs(mean) / error, count - 1)) if error else None,
         "p_signs": _sign_flips(values),
     }
@@ -196,13 +232,19 @@ def summary(values: np.ndarray, beside: float = 0.0) -> dict:
 def _sign_flips(values: np.ndarray) -> float:
     """Share of the sign patterns (all of them up to 12 units, else 20,000 drawn) with a mean as far from zero."""
     count = len(values)
-    if count <= EXACT_UNITS:
-        signs = np.array(list(itertools.product((-1, 1), repeat=count)))
-    else:
-        signs = np.random.default_rng(SEED).choice((-1, 1), size=(20_000, count))
-        signs[0] = 1  # the pattern that was seen is one of them
+    signs = _patterns(count)
     means = np.abs(signs @ values)
     return float((means >= abs(values.sum()) - 1e-12).mean())
+
+
+@functools.lru_cache(maxsize=4)
+def _patterns(count: int) -> np.ndarray:
+    """Of so many signs, (patterns, count)."""
+    if count <= EXACT_UNITS:
+        return np.array(list(itertools.product((-1, 1), repeat=count)))
+    signs = np.random.default_rng(SEED).choice((-1, 1), size=(20_000, count))
+    signs[0] = 1  # the pattern that was seen is one of them
+    return signs
 
 
 def _at_equal_flops(
@@ -217,13 +259,14 @@ def _at_equal_flops(
     if not all(one.flops and other.flops for one, other in pairs):
         return None, None
     moved = [difference_at_equal_flops(one, other, of_a, of_b) for one, other in pairs]
-    if None not in moved:
-        return summary(_means(np.array(moved), units)), "measured"
-    if fit.law is None:
+    reached = [value for value in moved if value is not None]
+    if len(reached) == len(moved):
+        return summary(_means(np.array(reached), units)), "measured"
+    if fit.law is None or fit.draws is None:
         return None, None
-    difference = np.array([one.loss - other.loss for one, other in pairs])
-    ratios = np.array([one.flops / other.flops for one, other in pairs])
-    n, d = (np.array([getattr(other, key) for _, other in pairs], dtype=float)[:, None] for key in ("params", "tokens"))
+    difference = _differences(pairs)
+    ratios = np.array([flops_of(one) / flops_of(other) for one, other in pairs])
+    n, d = (np.array([number(other) for _, other in pairs])[:, None] for number in (params_of, tokens_of))
     gains, drawn = (law(n, d * ratios[:, None]) - law(n, d) for law in (fit.law, fit.draws))
     of_law = np.std([_means(draw, units).mean() for draw in drawn.T])
     return summary(_means(difference - gains[:, 0], units), float(of_law)), "law"
@@ -239,15 +282,16 @@ def _token_multiplier(
     holds the difference's uncertainty (Student's, over units) and the law's (its draws).
     """
     needed = [tokens_at_equal_loss(one, other, of_a, of_b) for one, other in pairs]
-    if None not in needed:
-        found = summary(_means(np.log(needed), units))["interval"]
+    reached = [tokens for tokens in needed if tokens is not None]
+    if len(reached) == len(needed):
+        found = summary(_means(np.log(reached), units))["interval"]
         return {key: value if value is None else float(np.exp(value)) for key, value in found.items()}, "measured"
-    if fit.law is None:
+    if fit.law is None or fit.draws is None:
         return None, None
-    difference = _means(np.array([one.loss - other.loss for one, other in pairs]), units)
-    n, d = (float(np.exp(np.mean([np.log(getattr(run, key)) for _, run in pairs]))) for key in ("params", "tokens"))
+    difference = _means(_differences(pairs), units)
+    n, d = (float(np.exp(np.mean([np.log(number(run)) for _, run in pairs]))) for number in (params_of, tokens_of))
     mean, count = float(difference.mean()), len(difference)
-    value = tokens_for(fit.law, n, fit.law(n, d) + mean) / d
+    value = float(tokens_for(fit.law, n, fit.law(n, d) + mean) / d)
     if count < 2:
         return {"value": finite(value), "low": None, "high": None}, "law"
     noise = np.random.default_rng(SEED).standard_t(count - 1, size=DRAWS) * difference.std(ddof=1) / np.sqrt(count)

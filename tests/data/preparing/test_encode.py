@@ -16,7 +16,7 @@ import pytest
 from mfa_train import config as configs
 from mfa_train.data.corpora import open_all, prepare_all
 from mfa_train.data.manifest import read_manifest
-from mfa_train.data.preparing import encode
+from mfa_train.data.preparing import encode, progress_file
 from mfa_train.data.preparing.prepare import prepare
 from mfa_train.data.preparing.sources.files import Files
 from mfa_train.errors import ConfigError, DataError
@@ -126,7 +126,7 @@ def test_a_damaged_progress_begins_anew(content, text_files, tmp_path):
             "documents: -1": [{"documents": -1, "splits": {"train": entry}}],
             "name: ../x": [{"documents": 1, "splits": {"train": entry | {"name": "../x"}}}],
         }[content]
-        content = json.dumps({"settings": work.settings, "encoding": encode.ENCODING, "parts": parts}).encode()
+        content = json.dumps({"settings": work.settings, "encoding": progress_file.ENCODING, "parts": parts}).encode()
     (work.work / "progress.json").write_bytes(content)
     assert digests(prepare(data, lambda line: None).path) == digests(whole.path)
 

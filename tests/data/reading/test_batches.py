@@ -71,7 +71,7 @@ def test_ranks_keep_to_their_lanes(tmp_path):
     corpora = {"a": Prepared(tmp_path, [2000])}
     for rank in range(2):
         own = batches(corpora, 8, rank, 2)
-        lanes = own.samples[0].lane(np.concatenate([own.share(8 * step) for step in range(20)]))
+        lanes = own.samples[0].order.lane(np.concatenate([own.share(8 * step) for step in range(20)]))
         assert set(lanes.tolist()) == {2 * rank, 2 * rank + 1}
 
 
@@ -140,7 +140,7 @@ def test_what_was_wanted_is_looked_up_again_in_time(tmp_path):
                 told = set(wanted)
             corpus, number = own.mixture.place(own.share(first))
             for source, samples in enumerate(own.samples):
-                place = samples.place(number[corpus == source])
+                place = samples.order.place(number[corpus == source])
                 for epoch, start in zip(place.epoch.tolist(), place.start.tolist()):
                     assert {(source, shard) for shard in samples.run(epoch).shards_between(start, start + 1)} <= told
 
@@ -154,5 +154,7 @@ def test_more_lanes_or_larger_blocks_than_tokens_are_as_many_as_there_are(lanes,
             )
             for few, small in ((lanes, shuffle_tokens), (min(lanes, 800), min(shuffle_tokens, 800)))
         )
-        assert np.array_equal(one.samples[0].place(np.arange(200)).start, most.samples[0].place(np.arange(200)).start)
+        assert np.array_equal(
+            one.samples[0].order.place(np.arange(200)).start, most.samples[0].order.place(np.arange(200)).start
+        )
         assert one.ahead.wanted(0, 0)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfa_train.data.reading.order import Shuffle
 from mfa_train.data.reading.samples import Samples
+from mfa_train.data.reading.shuffle import Shuffle
 from mfa_train.data.shards.cache import ShardCache
 from mfa_train.data.shards.megatron_form import write_shard
 from mfa_train.data.shards.shard import Shard
@@ -70,7 +70,7 @@ def test_every_token_of_an_epoch_is_an_input_exactly_once(
         return
     samples = Samples(shards_of(tmp_path_factory.mktemp("shards"), lengths), sequence_length, seed, lanes, shuffle)
     ends = [-(-epoch * n // sequence_length) for epoch in range(4)]  # samples that begin before an epoch's end
-    place = samples.place(np.arange(ends[-1]))
+    place = samples.order.place(np.arange(ends[-1]))
     covered = np.sort((place.epoch * n + place.start)[:, None] + np.arange(sequence_length), axis=None)
     assert np.array_equal(covered, np.arange(ends[-1] * sequence_length))
     for epoch in range(3):
@@ -114,7 +114,7 @@ def test_what_is_read_ahead_is_what_will_be_read(tmp_path):
     for index in range(0, 900, 4):
         ahead = samples.shards_ahead(np.arange(index, index + 8))  # all lanes, also where a round of them is cut short
         for later in range(index, index + 12):
-            place = samples.place(np.array([later]))
+            place = samples.order.place(np.array([later]))
             start = int(place.start[0])
             assert set(samples.run(int(place.epoch[0])).shards_between(start, start + 1)) <= set(ahead)
 

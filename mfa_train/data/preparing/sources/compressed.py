@@ -10,7 +10,8 @@ import io
 import lzma
 import re
 import zlib
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any, BinaryIO, Protocol
 
 import zstandard
 
@@ -25,6 +26,23 @@ CHUNK = 2**16
 
 class Damaged(Exception):
     """What is wrong, and behind which byte of the compressed file."""
+
+
+class Unpacker(Protocol):
+    """Of one frame."""
+
+    def decompress(self, compressed: bytes) -> bytes:
+        """What it gives next; `compressed` follows what it was given before."""
+        ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
 
 
 class _Gzip:
@@ -83,7 +101,7 @@ class _Zstd:
         return self.inner.unused_data + bytes(self.waiting)
 
 
-FORMS = {
+FORMS: dict[str, tuple[re.Pattern[bytes], Callable[[], Unpacker]]] = {
     "gz": (re.compile(rb"\x1f\x8b"), _Gzip),
     "bz2": (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90|.{0,5}\Z)", re.DOTALL), lambda: _Bounded(bz2.BZ2Decompressor())),
     "xz": (re.compile(rb"\xfd7zXZ\0"), lambda: _Bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=2 * WINDOW))),
@@ -101,7 +119,7 @@ def form_of(head: bytes) -> str | None:
     return next((form for form, (magic, _) in FORMS.items() if magic.match(head[:MAGIC_BYTES])), None)
 
 
-def unpacked(raw: BinaryIO, form: str) -> BinaryIO:
+def unpacked(raw: BinaryIO, form: str) -> io.BufferedReader:
     """The stream of what is inside. Reading it raises Damaged."""
     return io.BufferedReader(_Frames(raw, form), CHUNK)
 
@@ -110,7 +128,8 @@ class _Frames(io.RawIOBase):
     def __init__(self, raw: BinaryIO, form: str):
         self.raw, self.form = raw, form
         self.magic, self.unpacker = FORMS[form]
-        self.frame, self.frames = None, 0
+        self.frame: Unpacker | None = None
+        self.frames = 0
         self.compressed, self.text, self.taken = b"", memoryview(b""), 0
 
     def readable(self) -> bool:
@@ -119,30 +138,30 @@ class _Frames(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             while not self.text:
-                if self.frame is None and not self._begun():
+                if (frame := self.frame or self._begun()) is None:
                     return 0
-                self._step()
+                self._step(frame)
         except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError) as error:
             raise Damaged(f"behind byte {self.taken - len(self.compressed):,}: {_mend(error)}") from error
         count = min(len(buffer), len(self.text))
         buffer[:count], self.text = self.text[:count], self.text[count:]
         return count
 
-    def _step(self) -> None:
+    def _step(self, frame: Unpacker) -> None:
         ended = False
-        if self.frame.needs_input:
+        if frame.needs_input:
             ended = not self.compressed and not self._more()
             compressed, self.compressed = self.compressed, b""
         else:
             compressed = b""
-        self.text = memoryview(self.frame.decompress(compressed))
-        if self.frame.eof:
-            self.compressed, self.frame = self.frame.unused_data, None
+        self.text = memoryview(frame.decompress(compressed))
+        if frame.eof:
+            self.compressed, self.frame = frame.unused_data, None
         elif ended and not self.text:
             raise EOFError("it ends inside a frame")
 
-    def _begun(self) -> bool:
-        """Whether another frame begins; behind the last one gz and xz may be filled up with zeros."""
+    def _begun(self) -> Unpacker | None:
+        """The next frame, where there is one; behind the last one gz and xz may be filled up with zeros."""
         while len(self.compressed) < MAGIC_BYTES and self._more():
             pass
         if self.frames and self.form in ("gz", "xz"):
@@ -153,11 +172,11 @@ class _Frames(io.RawIOBase):
         if not self.compressed:
             if not self.frames:
                 raise EOFError("it is empty")
-            return False
+            return None
         if not self.magic.match(self.compressed[:MAGIC_BYTES]):
             raise EOFError(f"{'what follows' if self.frames else 'its beginning'} is no {self.form} frame")
         self.frame, self.frames = self.unpacker(), self.frames + 1
-        return True
+        return self.frame
 
     def _more(self) -> bool:
         part = self.raw.read(CHUNK)

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 from mfa_train.data import reach
 from mfa_train.data.matching import found
@@ -41,7 +41,8 @@ class Files:
         return hashlib.sha256(json.dumps([told, self.text_key]).encode()).hexdigest()[:16]
 
     def size(self) -> int | None:
-        return None if None in self.sizes else sum(self.sizes)
+        known = [size for size in self.sizes if size is not None]
+        return sum(known) if len(known) == len(self.sizes) else None
 
     def documents(self, tally: Tally | None = None) -> Iterator[Document]:
         """In order. Raises DataError naming file and line for what is no text."""
@@ -72,9 +73,9 @@ class Files:
 
     def _read(self, name: str, raw: reach.Raw, tally: Tally) -> Iterator[tuple[str, str | None]]:
         ending, packed_ending = ending_of(name)
-        source: BinaryIO = io.BufferedReader(raw, HEAD)
+        source: io.BufferedReader = io.BufferedReader(raw, HEAD)
         packed = form_of(head := source.peek(MAGIC_BYTES)) or ENDINGS.get(packed_ending)
-        stream = unpacked(source, packed) if packed else source
+        stream: io.BufferedReader = unpacked(source, packed) if packed else source
         head = stream.read(HEAD)
         if head.removeprefix(BOM).lstrip(BLANK)[:1] == b"{" and b"\n" not in head.lstrip(BLANK):
             head += stream.readline(LARGEST_DOCUMENT)
@@ -89,7 +90,7 @@ class Files:
         stream = io.BufferedReader(_Behind(head, stream), HEAD)
         return self._lines(name, stream) if kind == "lines" else _whole(name, stream.read(LARGEST_DOCUMENT + 1))
 
-    def _lines(self, name: str, stream: BinaryIO) -> Iterator[tuple[str, str | None]]:
+    def _lines(self, name: str, stream: io.BufferedReader) -> Iterator[tuple[str, str | None]]:
         number = 0
         while line := stream.readline(LARGEST_DOCUMENT + 1):
             number += 1
@@ -115,7 +116,7 @@ class Files:
 class _Behind(io.RawIOBase):
     """`head`, then the rest of `stream`."""
 
-    def __init__(self, head: bytes, stream: BinaryIO):
+    def __init__(self, head: bytes, stream: io.BufferedReader):
         self.head, self.stream = memoryview(head), stream
 
     def readable(self) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 from mfa_train.data.preparing.sources.document import Document, checked, falls_below
 from mfa_train.data.preparing.sources.tally import Tally
 from mfa_train.errors import ConfigError, DataError
+from mfa_train.words import first_line
 
 LOADERS = ("arrow", "csv", "json", "parquet", "text")
 
@@ -126,14 +127,14 @@ def _why(error: Exception) -> str:
     """What a person can do about it, in one line."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    causes = [error]
+    causes: list[BaseException] = [error]
     while cause := causes[-1].__cause__ or causes[-1].__context__:
         causes.append(cause)
     if any(isinstance(cause, GatedRepoError) for cause in causes) or "gated dataset" in str(error):
         return "gated: ask for access on its page, then log in with hf auth login"
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return "no such data set on the Hub, or a private one: check the name, or log in with hf auth login"
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = first_line(error)
     if any(isinstance(cause, ConnectionError) or "Connect" in type(cause).__name__ for cause in causes):
         return f"the Hub cannot be reached ({line}); a folder on disk works without, as data.dataset=FOLDER"
     return f"cannot be read ({line})"

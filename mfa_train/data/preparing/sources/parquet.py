@@ -3,9 +3,9 @@ column's part that would unpack beyond what any text does is begun."""
 
 import io
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from mfa_train.errors import DataError
+from mfa_train.words import first_line
 
 BATCH_BYTES = 2**24
 """Text that is unpacked at once, as far as the file tells."""
@@ -13,7 +13,7 @@ SUSPICIOUS_BYTES, SUSPICIOUS_RATIO = 2**28, 1000
 """A column's part of a row group that unpacks beyond both is no text."""
 
 
-def rows(name: str, stream: BinaryIO, text_key: str) -> Iterator[tuple[str, str | None]]:
+def rows(name: str, stream: io.RawIOBase, text_key: str) -> Iterator[tuple[str, str | None]]:
     """(place, text) of each row of the column `text_key`; None where it has none. Raises DataError, naming file and
     row, for what is no whole Parquet file of text."""
     import pyarrow
@@ -48,7 +48,7 @@ def rows(name: str, stream: BinaryIO, text_key: str) -> Iterator[tuple[str, str 
                         )
                     yield f"{name}:{number}", text
     except (pyarrow.ArrowException, UnicodeDecodeError, MemoryError, OSError, ValueError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        line = first_line(error)
         raise DataError(f"{name}: not a whole Parquet file of text (behind row {number}: {line})") from error
 
 

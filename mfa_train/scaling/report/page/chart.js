@@ -2,6 +2,8 @@
 // Text of runs comes from outside: it is only ever set as textContent.
 
 const tip = document.getElementById("tip");
+const pen = document.createElement("canvas").getContext("2d"), // it measures text alone
+  NAME_FONT = `600 11.5px ${getComputedStyle(document.body).fontFamily}`; // as .name in page.css
 const NS = "http://www.w3.org/2000/svg";
 
 function element(name, attributes = {}, text = null) {
@@ -35,6 +37,23 @@ function short(value, digits = 3) {
   return String(Number(value.toPrecision(digits)));
 }
 
+// 281304 as 281k, 2.26e6 as 2.26M; FLOPs of a whole training run are told by short().
+function count(value, digits = 3) {
+  const rounded = Number(Number(value).toPrecision(digits));
+  for (const [unit, sign] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]])
+    if (rounded >= unit) return `${Number((rounded / unit).toPrecision(digits))}${sign}`;
+  return String(rounded);
+}
+
+// With as many digits as it takes for all of them to differ.
+function tickLabels(values, digits, way = short) {
+  for (let more = digits; more < 9; more++) {
+    const told = values.map((value) => way(value, more));
+    if (new Set(told).size === told.length) return told;
+  }
+  return values.map(String);
+}
+
 function ticks(low, high, log, count) {
   const found = [];
   if (log) {
@@ -57,7 +76,8 @@ function ticks(low, high, log, count) {
 }
 
 class Chart {
-  // options: {x: label, y: label, logX, logY, series(): [...]}; `tools` are more buttons for its bar
+  // options: {x: label, y: label, logX, logY, series(): [...]}, and where they are needed marksX (where ticks stand),
+  // counts (whether x counts tokens or parameters), key (what the legend holds), cut and crop (how far y goes); `tools` are more buttons for its bar
   constructor(host, options, tools = []) {
     Object.assign(this, options);
     this.bar = host.appendChild(element("div", {class: "tools"}));
@@ -102,18 +122,19 @@ class Chart {
         this.svg,
         "text",
         {x: width / 2, y: height / 2, "text-anchor": "middle"},
-        "nothing to draw: see the notices above",
+        variants.some((name) => on.has(name)) ? "nothing to draw here" : "all variants are switched off",
       );
       this.spots = [];
       return;
     }
-    const box = {left: 58, right: width - 14, top: 12, bottom: height - 44};
+    const box = {left: 58, right: width - 14, top: 12, bottom: height - 50};
+    const inset = Math.max(0, ...all.map((point) => Math.abs(point.aside ?? 0) + (point.mark ? 9 : 0)));
     const scaleX = this.scale(
       all.map((point) => point.x),
       this.logX,
-      box.left,
-      box.right,
-      0.04,
+      box.left + inset,
+      box.right - inset,
+      this.marksX ? 0 : 0.04,
     );
     const ends = (this.cut ? cutEnds(all) : all.flatMap((point) => [point.y, point.low, point.high])).filter(
       (y) => y != null && (!this.logY || y > 0),
@@ -131,13 +152,13 @@ class Chart {
     const plot = shape(this.svg, "g", {"clip-path": `url(#${clip})`});
     this.spots = [];
     this.labels = [];
+    this.marked = [];
     for (const kind of ["band", "line", "points"])
       for (const one of series) if (one.kind === kind && one.points.length) this.mark(plot, one, scaleX, scaleY, box);
-    for (const name of new Set(series.filter((one) => one.points.length).map((one) => one.variant))) {
-      const entry = this.legend.appendChild(element("span"));
-      entry.appendChild(element("span", {class: "dot", style: `background:${colorOf(name)}`}));
-      entry.appendChild(document.createTextNode(name));
-    }
+    const narrow = width < 560;
+    for (const label of this.marked) this.label(label, !narrow);
+    if (this.key) this.key(this.legend, narrow);
+    else for (const name of new Set(series.filter((one) => one.points.length).map((one) => one.variant))) entry(this.legend, name);
   }
 
   scale(values, log, from, to, margin) {
@@ -156,24 +177,31 @@ class Chart {
   }
 
   axes(box, scaleX, scaleY, width, height) {
-    const marksX = ticks(scaleX.low, scaleX.high, scaleX.log, Math.max(3, Math.floor(width / 110)));
+    const within = (value, scale) => value >= scale.low * (1 - 1e-9) && value <= scale.high * (1 + 1e-9);
+    const marksX = this.marksX
+      ? this.marksX().filter((value) => within(value, scaleX))
+      : ticks(scaleX.low, scaleX.high, scaleX.log, Math.max(3, Math.floor(width / 110)));
+    const toldX = this.marksX ? marksX.map((value) => Math.round(value).toLocaleString("en-US")) : tickLabels(marksX, 3, this.counts?.() ? count : short);
     let last = -Infinity;
-    for (const value of marksX) {
-      const x = scaleX.at(value);
+    marksX.forEach((value, index) => {
+      const x = scaleX.at(value),
+        half = 3.6 * toldX[index].length;
       shape(this.svg, "line", {class: "grid", x1: x, x2: x, y1: box.top, y2: box.bottom});
-      const half = 3.6 * short(value).length;
-      if (x - half < last + 8) continue;
-      last = x + half;
-      shape(this.svg, "text", {x, y: box.bottom + 17, "text-anchor": "middle"}, short(value));
-    }
+      const below = x - half < last + 6; // in a second row, where there is no room beside the one before
+      if (below && !this.marksX) return;
+      last = below ? last : x + half;
+      shape(this.svg, "text", {x, y: box.bottom + (below ? 29 : 16), "text-anchor": "middle"}, toldX[index]);
+    });
     last = Infinity;
-    for (const value of ticks(scaleY.low, scaleY.high, scaleY.log, 6)) {
+    const marksY = ticks(scaleY.low, scaleY.high, scaleY.log, 6),
+      toldY = tickLabels(marksY, 4);
+    marksY.forEach((value, index) => {
       const y = scaleY.at(value);
       shape(this.svg, "line", {class: "grid", x1: box.left, x2: box.right, y1: y, y2: y});
-      if (last - y < 15) continue;
+      if (last - y < 15) return;
       last = y;
-      shape(this.svg, "text", {x: box.left - 7, y: y + 4, "text-anchor": "end"}, short(value, 4));
-    }
+      shape(this.svg, "text", {x: box.left - 7, y: y + 4, "text-anchor": "end"}, toldY[index]);
+    });
     shape(this.svg, "text", {x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle"}, this.x());
     shape(
       this.svg,
@@ -215,41 +243,64 @@ class Chart {
     for (const point of one.points) {
       const x = scaleX.at(point.x) + (point.aside || 0),
         y = scaleY.at(point.y);
-      if (point.info) this.spots.push({x, y, info: point.info});
+      const bar = one.kind === "points" && point.low != null && point.high != null,
+        ends = bar ? {top: scaleY.at(point.high), bottom: scaleY.at(point.low)} : {};
+      if (point.info) this.spots.push({x, y, info: point.info, ...ends});
       if (one.kind !== "points") continue;
-      if (point.low != null && point.high != null)
+      if (bar)
         shape(plot, "line", {
           x1: x,
           x2: x,
-          y1: scaleY.at(point.low),
-          y2: scaleY.at(point.high),
+          y1: ends.bottom,
+          y2: ends.top,
           stroke: one.color,
           "stroke-width": 1.5,
         });
-      shape(plot, "circle", {
-        cx: x,
-        cy: y,
-        r: one.radius || 4,
-        fill: point.hollow ? "var(--paper)" : one.color,
-        stroke: one.color,
-        "stroke-width": 1.6,
-      });
-      if (point.name) this.label(point, x, y, one.color, x > box.right - 90);
+      if (point.mark === "cross")
+        shape(plot, "path", {d: crossAt(x, y, (one.radius || 4) - 1), stroke: one.color, "stroke-width": 2.4, fill: "none"});
+      else
+        shape(plot, "circle", {
+          cx: x,
+          cy: y,
+          r: one.radius || 4,
+          fill: point.mark === "hollow" ? "var(--paper)" : one.color,
+          stroke: one.color,
+          "stroke-width": point.mark ? 2.2 : 1.6,
+        });
+      if (point.name) this.marked.push({...point, at: x, y, color: one.color, box});
     }
   }
 
-  // Beside its point or above, where no other label stands.
-  label({name, before = 0, behind = 0}, x, y, color, left) {
-    const width = 6.6 * name.length,
-      from = left ? x - before - 8 - width : x + behind + 8;
-    const free = (at) =>
-      this.labels.every(
-        (other) => Math.abs(other.at - at) > 12 || other.from > from + width || other.from + other.width < from,
+  // Right of its point and those beside it, or left, or further up or down, where no other label, mark or bar stands.
+  // `always`: across bars, where there is no other place; else the legend alone tells it.
+  label({name, before = 0, behind = 0, at, y, color, box}, always) {
+    pen.font = NAME_FONT;
+    const width = pen.measureText(name).width,
+      sides = [at + behind + 10, at - before - 10 - width].filter(
+        (from) => from >= box.left && from + width <= box.right + 12,
       );
-    const at = [4, -9, -22, -35, -48, -61].map((shift) => y + shift).find(free) ?? y + 4;
-    this.labels.push({at, from, width});
-    const attributes = {x: left ? from + width : from, y: at, "text-anchor": left ? "end" : "start"};
-    shape(this.svg, "text", {class: "name", style: `fill:${color}`, ...attributes}, name);
+    const free = (from, height, bars) =>
+      height > box.top &&
+      height < box.bottom &&
+      this.labels.every(
+        (other) => Math.abs(other.y - height) > 12 || other.from > from + width + 4 || other.from + other.width + 4 < from,
+      ) &&
+      this.spots.every(
+        ({x, y, top = y, bottom = y}) =>
+          (bars ? top > height + 6 || bottom < height - 14 : Math.abs(y - height + 4) > 11) ||
+          x < from - 7 ||
+          x > from + width + 7,
+      );
+    for (const bars of always ? [true, false] : [true])
+      for (const shift of [0, 13, -13, 26, -26, 39, -39, 52, -52])
+        for (const from of sides) {
+          const height = y + 4 + shift;
+          if (!free(from, height, bars)) continue;
+          this.labels.push({from, width, y: height});
+          const style = `fill:color-mix(in oklab, ${color} 62%, var(--ink))`;
+          shape(this.svg, "text", {class: "name", style, x: from, y: height}, name);
+          return;
+        }
   }
 
   hover(event) {
@@ -270,6 +321,24 @@ class Chart {
     tip.style.left = `${Math.max(4, right ? event.clientX - tip.offsetWidth - 14 : event.clientX + 14)}px`;
     tip.style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 4))}px`;
   }
+}
+
+const crossAt = (x, y, r) => `M${x - r} ${y - r}L${x + r} ${y + r}M${x - r} ${y + r}L${x + r} ${y - r}`;
+
+// A variant's dot and name, or a mark's, as legends have them.
+function entry(host, variant, text = label(variant)) {
+  const made = host.appendChild(element("span"));
+  made.appendChild(element("span", {class: "dot", style: `background:${colorOf(variant)}`}));
+  made.appendChild(document.createTextNode(text));
+}
+
+function markEntry(host, mark, text) {
+  const made = host.appendChild(element("span")),
+    svg = shape(made, "svg", {viewBox: "0 0 14 14", "aria-hidden": "true"}),
+    stroke = {stroke: "currentColor", "stroke-width": 2};
+  if (mark === "cross") shape(svg, "path", {d: crossAt(7, 7, 4.5), fill: "none", ...stroke});
+  else shape(svg, "circle", {cx: 7, cy: 7, r: 5, fill: mark === "hollow" ? "none" : "currentColor", ...stroke});
+  made.appendChild(document.createTextNode(text));
 }
 
 // Values, and their intervals as far as the values' own span beyond them: two seeds have intervals that leave no room.

@@ -1,68 +1,10 @@
-// What is where on the page. All numbers come from fit.json, which the page carries with it.
-
-const {result, curves, looks} = JSON.parse(document.getElementById("data").textContent);
-const {COLORS, SAME_CACHE} = looks;
-const charts = [],
-  compared = Object.keys(result.variants),
-  variants = [...new Set([...compared, ...result.runs.map((run) => run.variant).filter(Boolean)])],
-  on = new Set(variants);
-const colorOf = (variant) => COLORS[Math.max(0, variants.indexOf(variant)) % COLORS.length];
-const dashOf = (variant) => (variants.indexOf(variant) >= COLORS.length ? "5 3" : "none");
-const byName = new Map(result.runs.map((run) => [run.name, run]));
-const used = result.runs.filter((run) => !run.excluded);
-const ACCOUNTING = {parameters: "equal parameters × tokens", flops: "equal training FLOPs"};
-const section = (id) => document.getElementById(id);
-const lossLabel = `loss (${result.conventions.loss})`;
-
-function bracketed({low, high}, digits) {
-  return `[${low === null ? "–∞" : short(low, digits)}, ${high === null ? "∞" : short(high, digits)}]`;
-}
-
-function cell(value, digits = 4) {
-  // An interval, a number or text; the number itself stands in data-value, as fit.json has it.
-  if (value !== null && typeof value === "object") {
-    const made = element(
-      "td",
-      value.value === null ? {} : {"data-value": value.value},
-      value.value === null ? "never" : short(value.value, digits),
-    );
-    if (value.low !== null || value.high !== null)
-      made.appendChild(element("span", {class: "range"}, ` ${bracketed(value, digits)}`));
-    return made;
-  }
-  if (typeof value === "number") return element("td", {"data-value": value}, short(value, digits));
-  return element("td", {class: "text" + (String(value ?? "").length > 40 ? " long" : "")}, value ?? "–");
-}
-
-function table(host, id, columns, rows, rowOf = () => ({})) {
-  if (!rows.length) return;
-  const made = element("table", {id}),
-    head = element("tr"),
-    body = element("tbody");
-  for (const [title, value, digits] of columns)
-    head.appendChild(element("th", {class: cell(value(rows[0]), digits).className}, title));
-  made.appendChild(element("thead")).appendChild(head);
-  for (const row of rows) {
-    const line = element("tr", rowOf(row));
-    for (const [, value, digits] of columns) line.appendChild(cell(value(row), digits));
-    body.appendChild(line);
-  }
-  made.appendChild(body);
-  host.appendChild(element("div", {class: "scroll"})).appendChild(made);
-}
-
-function choice(id, options, changed) {
-  const made = element("select", {id, "aria-label": id});
-  options.forEach(([value, text]) => made.appendChild(element("option", {value}, text)));
-  made.addEventListener("change", changed);
-  return made;
-}
+// The page as a whole: its head, its notices, its runs, and what happens when a variant is switched off.
 
 const ofVariant = (row) => ({"data-variant": row.variant});
 const runInfo = (run) =>
   [
     run.name,
-    `${run.variant}, ${short(run.params)} parameters, ${short(run.tokens)} tokens`,
+    `${run.variant}, ${sizeName(run.size)}: ${short(run.params)} parameters, ${count(run.tokens)} tokens`,
     run.flops && `${short(run.flops)} FLOPs`,
     run.kv_bytes_per_token && `${short(run.kv_bytes_per_token)} KV bytes per token`,
     run.loss !== null && `loss ${short(run.loss, 5)}`,
@@ -72,33 +14,56 @@ const runInfo = (run) =>
     .join("\n");
 
 function heading() {
+  for (const sentence of result.answer.sentences) section("answer").appendChild(element("p", {}, sentence.replace(/ ([\d.]+×KV)/g, "\u00a0$1")));
   const all = result.counts ?? {runs: result.runs.length, used: used.length},
-    left = all.runs - all.used;
-  section("summary").textContent =
-    `${all.used.toLocaleString("en-US")} runs of ${compared.length} variant${compared.length > 1 ? "s" : ""}` +
-    `${left ? `, ${left} left out` : ""}; held against ${result.reference}. ` +
-    `Brackets are ${result.conventions.intervals.split(";")[0]} intervals.`;
+    left = all.runs - all.used,
+    seeds = new Set(used.map((run) => run.seed)).size,
+    sizes = Object.values(result.sizes),
+    notes = notices(),
+    plural = (number, word) => `${number.toLocaleString("en-US")} ${word}${number === 1 ? "" : "s"}`;
+  const told = section("summary");
+  told.textContent = [
+    `${plural(all.used, "run")} of ${plural(compared.length, "variant")}` +
+      (sizes.length && sizes.length <= 6 ? ` (${sizes.join(", ")}; ${plural(seeds, "seed")})` : "") +
+      `${left ? `, ${left} left out` : ""}, held against ${label(result.reference)}; losses: ${result.conventions.loss}.`,
+    compared.some((name) => label(name) !== name) ? "×KV: the KV cache as a share of MHA's." : "",
+    result.verdicts.length ? `Shown: p below 0.05, corrected for ${plural(result.verdicts.length, "pair")}.` : "",
+    "[Brackets] are 95% intervals. ",
+  ]
+    .filter(Boolean)
+    .join(" ");
+  if (notes) told.appendChild(element("a", {href: "#notices"}, `${plural(notes, "notice")} below`));
   const bar = section("switches");
   for (const variant of variants) {
-    const button = bar.appendChild(element("button", {type: "button", "aria-pressed": "true", "data-switch": variant}));
+    const button = bar.appendChild(
+      element("button", {type: "button", "aria-pressed": "true", "data-switch": variant, title: variant}),
+    );
     button.appendChild(element("span", {class: "dot", style: `background:${colorOf(variant)}`}));
-    button.appendChild(document.createTextNode(variant));
+    button.appendChild(document.createTextNode(label(variant)));
     button.addEventListener("click", () => {
       on.has(variant) ? on.delete(variant) : on.add(variant);
       button.setAttribute("aria-pressed", String(on.has(variant)));
       refresh();
     });
   }
-  for (const [list, [some, of]] of Object.entries(result.thinned ?? {}))
-    section("notices").appendChild(
+}
+
+function notices() {
+  const host = section("notices"),
+    list = host.querySelector("ul");
+  for (const [what, [some, of]] of Object.entries(result.thinned ?? {}))
+    list.appendChild(
       element(
         "li",
         {class: "thinned"},
-        `this page lists ${some.toLocaleString("en-US")} of ${of.toLocaleString("en-US")} ${list.replaceAll("_", " ")}, evenly; ` +
+        `this page lists ${some.toLocaleString("en-US")} of ${of.toLocaleString("en-US")} ${what.replaceAll("_", " ")}, evenly; ` +
           "the numbers are of all that are compared, and the CSV beside it has more of them",
       ),
     );
-  for (const notice of result.notices) section("notices").appendChild(element("li", {}, notice));
+  for (const notice of result.notices) list.appendChild(element("li", {}, label(notice)));
+  const many = list.children.length;
+  if (!many) host.remove();
+  return many;
 }
 
 function allRuns() {
@@ -108,14 +73,16 @@ function allRuns() {
     "all-runs",
     [
       ["run", (run) => run.name],
-      ["variant", (run) => run.variant],
+      ["variant", (run) => label(run.variant ?? "–")],
+      ["size", (run) => sizeName(run.size)],
       ["status", (run) => run.excluded ?? run.status],
       ["parameters", (run) => run.params],
       ["without embeddings", (run) => run.non_embedding_params],
-      ["tokens", (run) => run.tokens],
+      ["tokens", (run) => run.tokens, count],
       ["FLOPs", (run) => run.flops],
       ["KV bytes per token", (run) => run.kv_bytes_per_token],
-      ["loss", (run) => run.loss, 5],
+      ["decode FLOPs per token", (run) => run.decode_flops_per_token, count],
+      ["loss", (run) => run.loss, fixed(4)],
       ["bits per byte", (run) => run.bits_per_byte],
       ["run – law", (run) => run.residual, 2],
       ["seconds", (run) => run.seconds],
@@ -156,9 +123,10 @@ function hideSwitched() {
 function refresh() {
   charts.forEach((chart) => chart.draw());
   hideSwitched();
+  tables.forEach((mark) => mark());
 }
 
-[heading, kv, compute, fits, verdicts, lossCurves, allRuns, conventions].forEach((part) => part());
+[heading, kv, verdicts, compute, fits, lossCurves, allRuns, conventions].forEach((part) => part());
 refresh();
 let waiting = null;
 addEventListener("resize", () => {

@@ -1,0 +1,83 @@
+"""Where a variant's choices are coarse, and it stays far below its cache budget: that it does, and what would bring it
+nearer.
+
+GQA's key heads divide its heads, TPA's ranks are few: the largest cache that is not above the budget may be half of it,
+and a comparison "at one cache" is then none. Another width of the heads, or another number of them, has other choices.
+"""
+
+from dataclasses import replace
+
+from mfa_train.budget.match import matched, next_above
+from mfa_train.config import Config
+from mfa_train.errors import ConfigError
+
+FAR = 0.05
+"""Below the budget, as a share of it."""
+KEYS = {"head_dim": 8, "num_attention_heads": 1}
+"""What may be changed beside what the budget sets, and its unit."""
+LARGEST = 0.5
+"""Change of one of them, as a share of what it was."""
+TRIED = 24
+
+
+def notes_of_match(config: Config, report: dict | None) -> list[str]:
+    """One line where `report`, of the matching of `config`, tells of a cache far below the budget; else none."""
+    cache = report and report["kv_cache"]
+    if not report or not cache or cache["role"] == "reference" or cache["difference"] >= -FAR:
+        return []
+    name, below = config.attention["name"], -cache["difference"]
+    above = next_above(config, config.attention)
+    why = (
+        f": its next choice, {', '.join(f'{key}={value}' for key, value in above[0].items())}, has {above[1]:,}"
+        if above
+        else ""
+    )
+    told = (
+        f"{name} of model={config.model.name} has {below:.0%} less cache than the budget of {cache['target']:,} bytes "
+        f"per token{why}"
+    )
+    nearer = _nearer(config, cache["difference"], set(report["changed"]))
+    if nearer is None:
+        return [f"warning: {told}"]
+    key, value, difference = nearer
+    reached = "meets it" if difference > -0.0005 else f"comes within {-difference:.1%} of it"
+    return [f"warning: {told}; attention={name} attention.{key}={value} {reached}"]
+
+
+def _nearer(config: Config, now: float, changed: set[str]) -> tuple[str, int, float] | None:
+    """The key, its value and the difference it leaves: of those within FAR the smallest change; else the one that comes
+    nearest, where it halves the distance."""
+    candidates = sorted(
+        (abs(value / before - 1), key, value)
+        for key, unit in KEYS.items()
+        if isinstance(before := config.attention.get(key), int) and f"attention.{key}" not in changed
+        for value in range(unit, 2 * before, unit)
+        if value != before and abs(value / before - 1) <= LARGEST
+    )
+    best = None
+    for _, key, value in candidates[:TRIED]:
+        difference = _difference(config, key, value)
+        if difference is None:
+            continue
+        if difference >= -FAR:
+            return key, value, difference
+        if difference >= now / 2 and (best is None or difference > best[2]):
+            best = key, value, difference
+    return best
+
+
+def _difference(config: Config, key: str, value: int) -> float | None:
+    """From the budget with that value; None where no shape meets the targets."""
+    changed = replace(config, attention=config.attention | {key: value})
+    try:
+        if config.match.by == "intermediate_size":  # which does not change the cache: half of the work tells it
+            alone = replace(changed, match=replace(config.match, params=None, reference=None))
+            if (difference := _of_cache(matched(alone)[1])) < -FAR:
+                return difference
+        return _of_cache(matched(changed)[1])
+    except ConfigError:
+        return None
+
+
+def _of_cache(report: dict | None) -> float:
+    return report["kv_cache"]["difference"] if report and report["kv_cache"] else -1.0

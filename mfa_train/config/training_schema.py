@@ -1,0 +1,122 @@
+"""The part of the schema that is about the steps: how many, on what batches, at which rates."""
+
+from dataclasses import dataclass
+
+from mfa_train.config.requirements import (
+    SEQUENCE,
+    STEPS,
+    require_choice,
+    require_not_negative,
+    require_number,
+    require_positive,
+    require_share,
+    require_whole,
+)
+from mfa_train.errors import ConfigError
+
+BATCH = 2**20
+"""The most sequences in a step."""
+TOKENS = 10**18
+"""The most that a run may read: places in the data are 64-bit numbers."""
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW (arXiv 1711.05101). Matrices are decayed, vectors (norms, gates) not."""
+
+    lr: float
+    betas: list[float]
+    eps: float
+    weight_decay: float
+
+    def __post_init__(self):
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(
+                f"optimizer.betas={self.betas}: expected two numbers in [0, 1), as optimizer.betas=[0.9,0.95]"
+            )
+        for key in ("lr", "weight_decay"):
+            require_not_negative(f"optimizer.{key}", getattr(self, key))
+        require_number("optimizer.eps", self.eps, 1e-30, 1e30)  # where a gradient is 0 it alone divides
+
+
+@dataclass
+class ScheduleConfig:
+    """The learning rate as a function of the step; see `mfa_train.training.steps.schedule`."""
+
+    name: str
+    warmup_steps: int
+    min_lr_ratio: float
+    """The last step's learning rate, as a share of the peak."""
+    decay_fraction: float
+    """Share of the steps that decay (wsd only; cosine and linear decay from the end of the warmup)."""
+
+    def __post_init__(self):
+        require_choice("schedule.name", self.name, ("cosine", "linear", "wsd"))
+        require_whole("schedule.warmup_steps", self.warmup_steps, 0, STEPS)
+        for key in ("min_lr_ratio", "decay_fraction"):
+            require_share(f"schedule.{key}", getattr(self, key))
+
+
+@dataclass
+class TrainingConfig:
+    """How long, in what batches, and how often to look."""
+
+    steps: int | None
+    tokens: int | None
+    """Instead of steps: rounded up to whole steps."""
+    batch_size: int
+    """Sequences in a step, all ranks together."""
+    micro_batch_size: int | None
+    """Sequences in one pass of one rank; null: as many as make one pass a step."""
+    sequence_length: int
+    log_every: int
+    eval_every: int
+    eval_sequences: int
+    """Held-out sequences in an evaluation, the same each time; 0: all."""
+    gradient_clipping: float
+    z_loss: float
+    """Weight of the squared log-normaliser of the softmax (PaLM, arXiv 2204.02311, section 5)."""
+    activation_checkpointing: bool
+    compile: bool
+
+    def __post_init__(self):
+        for key, most in (
+            ("batch_size", BATCH),
+            ("micro_batch_size", BATCH),
+            ("sequence_length", SEQUENCE),
+            ("log_every", STEPS),
+            ("eval_every", STEPS),
+            ("steps", STEPS),
+            ("tokens", TOKENS),
+        ):
+            if getattr(self, key) is not None:
+                require_positive(f"training.{key}", getattr(self, key), most)
+        require_whole("training.eval_sequences", self.eval_sequences, 0, BATCH)
+        for key in ("gradient_clipping", "z_loss"):
+            require_not_negative(f"training.{key}", getattr(self, key), 1e30)
+        if (self.steps is None) == (self.tokens is None):
+            raise ConfigError(
+                f"training.steps={self.steps} and training.tokens={self.tokens}: exactly one of them says how long; "
+                "type training.tokens=… training.steps=null, or training.steps=… alone"
+            )
+        if (tokens := self.total_steps * self.batch_size * self.sequence_length) > 2 * TOKENS:
+            raise ConfigError(
+                f"training.steps={self.total_steps} of {self.batch_size} × {self.sequence_length} tokens: {tokens:.1e} "
+                f"tokens are more than a run can count ({TOKENS:.0e}): type fewer steps"
+            )
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps or -(-(self.tokens or 0) // (self.batch_size * self.sequence_length))
+
+    def micro_batch(self, ranks: int) -> int:
+        """Sequences in one pass of one rank. Raises ConfigError where the batch does not divide."""
+        per_pass = (self.micro_batch_size or max(1, self.batch_size // ranks)) * ranks
+        if self.batch_size % per_pass:
+            micro = f"training.micro_batch_size={self.micro_batch_size} × " if self.micro_batch_size else ""
+            near = max(per_pass, round(self.batch_size / per_pass) * per_pass)
+            raise ConfigError(
+                f"training.batch_size={self.batch_size} is not a multiple of {micro}{ranks} ranks; "
+                f"the nearest that is: training.batch_size={near}"
+            )
+        return per_pass // ranks

@@ -1,0 +1,70 @@
+"""What runs will cost and what their comparison can bring, for a person: of `mfa-train plan`, and of a launch before it
+starts anything.
+
+Members that differ in their seed alone are one column. A ladder has a table of its own (scaling/ladder/plan.py).
+"""
+
+from collections.abc import Sequence
+
+from mfa_train.budget.match import matched
+from mfa_train.budget.nearer import notes_of_match
+from mfa_train.budget.plan import make_plan
+from mfa_train.budget.rows import Section
+from mfa_train.budget.table import BRIEF, WHOLE, table
+from mfa_train.config import Config, Member
+from mfa_train.scaling.ladder import members as ladder
+from mfa_train.scaling.ladder.plan import ladder_plan, ladder_table
+
+LENGTHS = ("seed", "model", "tokens", "training.tokens", "training.steps")
+"""What runs of one variant differ in."""
+
+
+def plan_of(config: Config) -> dict:
+    """The plan of a config that is not matched yet, with what there is to say of its matching. Raises ConfigError."""
+    shaped, match = matched(config)
+    plan = make_plan(shaped, match=match)
+    return plan | {"notes": [*plan["notes"], *notes_of_match(config, match)]}
+
+
+def whole(members: Sequence[Member], plans: Sequence[dict] = ()) -> str:
+    """All that is known; a plan for each of the members, but for a ladder's."""
+    return _told(members, plans, WHOLE)
+
+
+def brief(members: Sequence[Member], plans: Sequence[dict]) -> str:
+    """What a launch does, and what it costs."""
+    return _told(members, plans, BRIEF)
+
+
+def _told(members: Sequence[Member], plans: Sequence[dict], sections: Sequence[Section]) -> str:
+    if ladder.is_ladder(members):
+        told = ladder_table(ladder_plan(members))
+    else:
+        columns: dict[str, list[int]] = {}
+        for number, member in enumerate(members):
+            columns.setdefault(_title(member), []).append(number)
+        first = [plans[numbers[0]] for numbers in columns.values()]
+        told = table(list(columns), first, [len(numbers) for numbers in columns.values()], sections)
+    can_bring = _can_bring(members)
+    return "\n".join([told, *([""] if can_bring else []), *can_bring])
+
+
+def _title(member: Member) -> str:
+    """What is swept, but for the seed."""
+    swept = [choice for choice in member.swept if not choice.startswith("seed=")]
+    return Member(swept, [], member.config).label or member.config.attention["name"]
+
+
+def _can_bring(members: Sequence[Member]) -> list[str]:
+    """Whether `compare` will give verdicts, and what it takes: by its own rules, with the fewest seeds that a variant
+    has."""
+    seeds: dict[tuple[str, ...], set[int]] = {}
+    for member in members:
+        variant = tuple(choice for choice in member.swept if choice.split("=")[0] not in LENGTHS)
+        seeds.setdefault(variant, set()).add(member.config.seed)
+    if len(seeds) < 2:
+        return []
+    from mfa_train.scaling.verdicts.enough import told_before
+
+    sizes = len({member.config.model.name for member in members})
+    return told_before(len(seeds), sizes, min(map(len, seeds.values())))

@@ -1,0 +1,127 @@
+"""What a checkpoint holds beside its tensors: manifest.json, written, read and checked.
+
+    step, updates           steps done; updates that AdamW has made, fewer where some were skipped
+    world_size, files       of each rank its file's name, size and SHA-256
+    progress, guard         `steps.state`: losses since the last record, seconds, samples left out; what the guard saw
+    data                    all that the sequence of samples depends on (`Batches.identity`)
+    config, versions        of the run and of its libraries
+    wandb                   the run's identity there
+    format                  FORMAT
+
+All of it stands under a SHA-256 of its own. That is no signature: a manifest that someone wrote may hold anything, so
+each field is looked at before any is used. The checks raise ValueError, naming the field.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from mfa_train.data import fields
+from mfa_train.errors import DataError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+LARGEST = 2**30
+"""Bytes of a manifest: of ten thousand ranks it has a hundredth."""
+
+
+class Damaged(DataError):
+    """Not a whole checkpoint; the message names the file and what is wrong with it."""
+
+
+def write_manifest(folder: Path, content: dict) -> Path:
+    """Writes `content` under its checksum; gives the file, which may not be on the disk yet. Raises OSError."""
+    content = content | {"format": FORMAT}
+    path = folder / MANIFEST
+    path.write_text(json.dumps({"sha256": digest(content), "content": content}, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def manifest_of(checkpoint: Path) -> dict:
+    """The manifest's content; the files it names are not looked at. Raises Damaged."""
+    content, checksum = read_manifest(checkpoint)
+    if digest(content) != checksum:
+        raise Damaged(f"{MANIFEST} differs from its checksum")
+    if "format" not in content or type(content["format"]) is not int or content["format"] != FORMAT:
+        raise Damaged(f"{MANIFEST} is of format {fields.shown(content.get('format'))}, this version reads {FORMAT}")
+    try:
+        require_content(content)
+    except ValueError as error:
+        raise Damaged(f"{MANIFEST}: {error}") from error
+    name = re.fullmatch(r"step-(\d{8,})", checkpoint.name)
+    if name and int(name[1]) != content["step"]:
+        raise Damaged(f"{MANIFEST} is of step {content['step']}, in a folder {checkpoint.name}")
+    return content
+
+
+def read_manifest(checkpoint: Path) -> tuple[dict, str]:
+    """(content, the checksum that stands beside it), neither checked. Raises Damaged."""
+    path = checkpoint / MANIFEST
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            raise ValueError
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        content, checksum = manifest["content"], manifest["sha256"]
+        if not isinstance(content, dict) or not isinstance(checksum, str):
+            raise TypeError
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise Damaged(f"{MANIFEST} is missing or no manifest ({type(error).__name__})") from error
+    return content, checksum
+
+
+def digest(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def require_content(content: dict) -> None:
+    for key in ("step", "updates"):
+        fields.count(key, fields.of("", content, key))
+    fields.count("updates", content["updates"], most=content["step"])
+    world_size = fields.count("world_size", fields.of("", content, "world_size"), 1)
+    for key in ("progress", "guard", "data", "config"):
+        fields.mapping(key, fields.of("", content, key))
+    _require_progress(content["progress"], content["step"])
+    _require_guard(content["guard"])
+    if content.get("wandb") is not None:
+        fields.mapping("wandb", content["wandb"])
+    fields.mapping("versions", content.get("versions", {}))
+    require_files(content)
+    if len(content["files"]) != world_size:
+        raise ValueError(f"{len(content['files'])} files of {world_size} processes")
+
+
+def require_files(content: dict) -> None:
+    for rank, entry in enumerate(fields.listing("files", fields.of("", content, "files"))):
+        fields.mapping("a file", entry)
+        if fields.of("a file", entry, "name") != f"rank-{rank:05d}.safetensors":
+            raise ValueError(
+                f"file {rank} is called {fields.shown(entry['name'])}, expected rank-{rank:05d}.safetensors"
+            )
+        fields.count(f"bytes of {entry['name']}", fields.of(entry["name"], entry, "bytes"))
+        fields.sha256(f"sha256 of {entry['name']}", fields.of(entry["name"], entry, "sha256"))
+
+
+def _require_progress(progress: dict, step: int) -> None:
+    counts, others = ("step", "left_out", "rollbacks"), ("seconds", "losses", "stretches")
+    if unknown := sorted(set(progress) - {*counts, *others}):
+        raise ValueError(f"progress holds {fields.shown(unknown[0])}, which this version doesn't know")
+    for key in counts:
+        fields.count(f"progress.{key}", progress.get(key, 0))
+    if fields.of("progress", progress, "step") != step:
+        raise ValueError(f"progress.step is {progress['step']}, but step {step}")
+    fields.finite("progress.seconds", progress.get("seconds", 0.0))
+    for loss in fields.listing("progress.losses", progress.get("losses", [])):
+        fields.number("progress.losses", loss)
+    for stretch in fields.listing("progress.stretches", progress.get("stretches", [])):
+        fields.mapping("progress.stretches", stretch)
+        fields.count("from_step of progress.stretches", fields.of("progress.stretches", stretch, "from_step"))
+
+
+def _require_guard(guard: dict) -> None:
+    for key in ("skipped", "spikes", "in_a_row"):
+        if guard:
+            fields.count(f"guard.{key}", fields.of("guard", guard, key))
+    for key in ("losses", "norms"):
+        for value in fields.listing(f"guard.{key}", fields.of("guard", guard, key) if guard else []):
+            fields.number(f"guard.{key}", value)

@@ -1,0 +1,104 @@
+"""When a run saves, and when it stops: both after a step, the same one on every rank."""
+
+import dataclasses
+import time
+
+from mfa_train.config import Config
+from mfa_train.errors import Stopped
+from mfa_train.tracking.run_log import RunLog, SilentLog
+from mfa_train.tracking.starts import versions
+from mfa_train.training.checkpoints.folders import folder_of
+from mfa_train.training.checkpoints.writer import CheckpointWriter
+from mfa_train.training.processes.orders import Orders
+from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.processes.signals import StopSignals
+from mfa_train.training.steps.state import TrainingState
+
+
+class SavePoints:
+    """Of one start of a run. `earlier_starts` is how often the run was started before, `data` what its samples are a
+    function of."""
+
+    def __init__(
+        self,
+        config: Config,
+        ranks: Ranks,
+        earlier_starts: int,
+        data: dict,
+        log: RunLog | SilentLog,
+        signals: StopSignals,
+    ):
+        self.config, self.ranks, self.data, self.log, self.signals = config, ranks, data, log, signals
+        self.orders = Orders(ranks)
+        self.folder = config.run_dir / "checkpoints"
+        self.writer = CheckpointWriter(config.checkpoint, self.folder, earlier_starts, ranks, config.guard.hang_seconds)
+        self.saved_at, self.stopping, self.blocking_seconds = time.monotonic(), False, 0.0
+
+    def due(self, done: int) -> bool:
+        """Whether every rank saves after step `done`: by the config, or to stop."""
+        keys, by_clock = self.config.checkpoint, self._by_clock
+        if self.signals.received:
+            self.orders.give("stop", done)
+        minutes = (time.monotonic() - self.saved_at) / 60
+        if keys.every_minutes is not None and self.ranks.is_rank_zero and minutes > keys.every_minutes:
+            self.orders.give(by_clock, done)
+        self.stopping = self.orders.due("stop", done)
+        return (
+            self.stopping
+            or done == self.config.training.total_steps
+            or (keys.every_steps is not None and done % keys.every_steps == 0)
+            or done in keys.at_steps
+            or (keys.every_minutes is not None and self.orders.due(by_clock, done))
+        )
+
+    @property
+    def _by_clock(self) -> str:
+        """The order for the next save that checkpoint.every_minutes asks for."""
+        return f"save-{self.writer.saved}"
+
+    def go_back(self, step: int) -> None:
+        """The ranks go back to `step`, and what was ordered for a later one is not put off until it comes again. Rank 0
+        only, while the others wait."""
+        for order in ("stop", self._by_clock):
+            self.orders.go_back(order, step)
+
+    def save(self, engine, state: TrainingState) -> None:
+        """Every rank calls it after the same step; what a checkpoint holds says `manifest`."""
+        begun = time.monotonic()
+        self.log.flush()
+        self.writer.save(
+            engine,
+            state.progress.step,
+            {
+                "progress": dataclasses.asdict(state.progress),
+                "guard": state.guard.state(),
+                "data": self.data,
+                "config": dataclasses.asdict(self.config),
+                "versions": versions(),
+                "wandb": self.log.wandb_identity(),
+            },
+        )
+        self.saved_at = time.monotonic()
+        self.blocking_seconds += self.saved_at - begun
+
+    def blocking(self) -> dict[str, float]:
+        """For a record: how long the steps stood still for saves since the last one, where there was any."""
+        seconds, self.blocking_seconds = self.blocking_seconds, 0.0
+        return {"checkpoint/blocking_seconds": seconds} if seconds else {}
+
+    def finish(self) -> None:
+        """Waits until what was begun is visible."""
+        self.writer.wait()
+        self.ranks.meet()
+
+    def stop_if_asked(self, done: int) -> None:
+        """Raises Stopped after the step that a signal's rank has named, as `due` has seen."""
+        if not self.stopping:
+            return
+        self.finish()
+        checkpoint = folder_of(self.folder, done)
+        saved = f"saved in {checkpoint}" if checkpoint.is_dir() else "this step could not be saved"
+        raise Stopped(
+            f"{self.signals.received or 'a signal to another rank'} after step {done}; {saved}; the same "
+            "command goes on from the newest checkpoint"
+        )

@@ -1,0 +1,124 @@
+"""The tensors of a checkpoint, one file a rank: pieces of parameters, named KIND:PARAMETER:START, and the states of
+random generators. Whoever reads joins and cuts the pieces as it needs them.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mfa_train.data.fields import shown
+from mfa_train.data.shards.store import sha256_of
+from mfa_train.training.checkpoints.engine_state import KINDS, Piece
+from mfa_train.training.checkpoints.folders import flush
+from mfa_train.training.checkpoints.manifest import Damaged
+
+RNG = "rng"
+
+
+class Stored(NamedTuple):
+    """A piece in a file: values `start` to `stop` of a flattened parameter."""
+
+    start: int
+    stop: int
+    file: Any
+    """As safe_open gives it."""
+    key: str
+
+
+def key_of(kind: str, piece: Piece) -> str:
+    return f"{kind}:{piece.name}:{piece.start}"
+
+
+def write_pieces(folder: Path, rank: int, tensors: dict[str, torch.Tensor]) -> dict:
+    """Writes one rank's file and gives its entry in the manifest. Raises OSError or SafetensorError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"rank-{rank:05d}.safetensors"
+    save_file(tensors, path)
+    flush(path)
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+class CheckpointReader:
+    """The pieces of a verified checkpoint, joined and cut as the reading rank needs them.
+
+    `content` is what `verified` gave. Raises Damaged where files and manifest do not make a whole.
+    """
+
+    def __init__(self, checkpoint: Path, content: dict):
+        self.files: list[Any] = []
+        self.stored: dict[tuple[str, str], list[Stored]] = {}
+        """By kind and parameter."""
+        try:
+            for entry in content["files"]:
+                file = safe_open(checkpoint / entry["name"], framework="pt")
+                self.files.append(file)
+                for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                    if key != RNG:
+                        header = file.get_slice(key)
+                        kind, name, start, stop = place_of(key, header.get_shape(), header.get_dtype())
+                        self.stored.setdefault((kind, name), []).append(Stored(start, stop, file, key))
+        except (OSError, SafetensorError, ValueError) as error:
+            raise Damaged(f"{entry['name']} cannot be read ({error})") from error
+        try:
+            require_cover(self.stored)
+        except ValueError as error:
+            raise Damaged(f"its files do not make a whole: {error}") from error
+
+    @torch.no_grad()
+    def fill(self, piece: Piece) -> None:
+        """Writes the piece's values into its tensors."""
+        for kind in KINDS:
+            missing = len(piece)
+            for stored in self.stored.get((kind, piece.name), ()):
+                begin, end = max(stored.start, piece.start), min(stored.stop, piece.start + len(piece))
+                if begin < end:
+                    values = stored.file.get_slice(stored.key)[begin - stored.start : end - stored.start]
+                    piece.tensors[kind][begin - piece.start : end - piece.start].copy_(values)
+                    missing -= end - begin
+            if missing:
+                raise Damaged(f"{missing} of {len(piece)} values of {kind} of {piece.name} are missing or there twice")
+
+    def rng(self, rank: int) -> torch.Tensor:
+        """The random generators of `rank`, or of another where there were fewer."""
+        file = self.files[rank % len(self.files)]
+        try:
+            state = file.get_tensor(RNG)
+        except SafetensorError as error:
+            raise Damaged(f"a file has no {RNG} ({error})") from error
+        if state.dtype != torch.uint8 or state.ndim != 1:
+            raise Damaged(f"{RNG} is of type {state.dtype} and shape {list(state.shape)}, expected bytes")
+        return state
+
+
+def place_of(key: str, shape: list[int], dtype: str) -> tuple[str, str, int, int]:
+    """(kind, parameter, start, stop) of a tensor in a file. Raises ValueError for one that is no piece."""
+    kind, name, start = key.split(":") if key.count(":") == 2 else ("", "", "")
+    if kind not in KINDS or not name or not re.fullmatch(r"0|[1-9]\d{0,17}", start, re.ASCII):
+        raise ValueError(f"it holds a tensor {shown(key)}, expected KIND:PARAMETER:START")
+    if dtype != "F32" or len(shape) != 1:
+        raise ValueError(f"{shown(key)} is of type {dtype} and shape {shape}, expected F32 in one dimension")
+    return kind, name, int(start), int(start) + shape[0]
+
+
+def require_cover(stored: dict[tuple[str, str], list[Stored]]) -> None:
+    """Raises ValueError unless, of each parameter and kind, the pieces lie end to end from 0 on, and all kinds are of
+    one length."""
+    lengths: dict[str, set[int]] = {}
+    for (kind, name), pieces in stored.items():
+        end = 0
+        for start, stop in sorted((piece.start, piece.stop) for piece in pieces):
+            if start != end:
+                what = "there twice" if start < end else "missing"
+                raise ValueError(
+                    f"values of {kind} of {name} are {what} between {min(start, end)} and {max(start, end)}"
+                )
+            end = stop
+        lengths.setdefault(name, set()).add(end)
+    for name, ends in lengths.items():
+        kinds = [kind for kind in KINDS if (kind, name) in stored]
+        if len(ends) > 1 or len(kinds) != len(KINDS):
+            raise ValueError(f"{name} has {', '.join(kinds)} of {' and '.join(map(str, sorted(ends)))} values")

@@ -1,0 +1,141 @@
+"""The processes of a run: one alone, or those a launcher (torchrun, deepspeed, srun) started together."""
+
+import functools
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from mfa_train.errors import ConfigError, UserError
+from mfa_train.tracking.terminal import say
+from mfa_train.training.processes.host_memory import keep_freed_memory
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among them, and what they do together."""
+
+    rank: int
+    """This process's number, from 0."""
+    world_size: int
+    """How many there are."""
+    device: torch.device
+    """Which this process trains on."""
+    store: dist.Store
+    """Keys and values that all ranks see, on the hosts: for what must not wait for a device."""
+
+    @property
+    def is_rank_zero(self) -> bool:
+        """Whether this is the process that prints and writes the run's files."""
+        return self.rank == 0
+
+    def say(self, message: str) -> None:
+        """Prints on rank 0. A reader that has gone, as `| head` does, stops no run."""
+        if self.is_rank_zero:
+            say(message)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks, on each of them."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """Every rank's `values` (...), as (world_size, ...) on each of them."""
+        if self.world_size == 1:
+            return values.unsqueeze(0)
+        gathered = values.new_empty((self.world_size, *values.shape))
+        dist.all_gather(list(gathered), values)
+        return gathered
+
+    def meet(self) -> None:
+        """Waits until every rank is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def on_rank_zero(self, action: Callable[[], Result]) -> Result:
+        """What `action()` gives on rank 0, on every rank, and what it raises likewise: nobody is left waiting."""
+        box: list = [None, None]
+        if self.is_rank_zero:
+            try:
+                box[0] = action()
+            except Exception as error:
+                box[1] = error
+        if self.world_size > 1:
+            dist.broadcast_object_list(box, src=0)
+        if box[1] is not None:
+            if isinstance(box[1], UserError):
+                box[1].everywhere = True
+            raise box[1]
+        return box[0]
+
+
+def world_size() -> int:
+    """How many processes the launcher started, before they have joined."""
+    return _from_environment("WORLD_SIZE", 1)
+
+
+def local_world_size() -> int:
+    """How many of them share this machine."""
+    return _from_environment("LOCAL_WORLD_SIZE", 1)
+
+
+def _from_environment(name: str, default: int) -> int:
+    """A whole number that a launcher leaves in the environment. Raises ConfigError for another word."""
+    word = os.environ.get(name, str(default))
+    if not re.fullmatch("[0-9]{1,7}", word) or (name.endswith("SIZE") and not int(word)):
+        raise _odd_environment(
+            f"{name}={ascii(word)[1:-1][:40]} in the environment: expected a number, as a launcher (torchrun, "
+            f"mfa-train launch) sets for each process: type unset {name} for one process"
+        )
+    return int(word)
+
+
+def _odd_environment(message: str) -> ConfigError:
+    error = ConfigError(message)
+    error.everywhere = False  # which process is rank 0 is what is wrong
+    return error
+
+
+@functools.cache
+def join(timeout: timedelta = timedelta(minutes=30)) -> Ranks:
+    """Joins the process group that RANK, WORLD_SIZE and LOCAL_RANK tell of; without them, one of its own, alone."""
+    # DeepSpeed refuses to start without LOCAL_RANK, which only launchers set.
+    rank, local_rank = _from_environment("RANK", 0), _from_environment("LOCAL_RANK", 0)
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if missing := [
+        name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if world_size() > 1 and name not in os.environ
+    ]:
+        raise _odd_environment(
+            f"WORLD_SIZE={world_size()} in the environment without {' and '.join(missing)}: type unset WORLD_SIZE for "
+            "one process, or start several with torchrun or mfa-train launch"
+        )
+    if rank >= world_size():
+        raise _odd_environment(
+            f"RANK={rank} in the environment is none of the WORLD_SIZE={world_size()} processes: type unset RANK for "
+            "one process, or start several with torchrun or mfa-train launch"
+        )
+    if torch.cuda.is_available():
+        device, backend = torch.device("cuda", local_rank), "nccl"
+        torch.cuda.set_device(device)
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+        # DeepSpeed would otherwise go by which GPU packages are installed.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        keep_freed_memory()
+    if world_size() == 1:
+        store: dist.Store = dist.HashStore()
+    else:
+        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+        store.set_timeout(timeout)
+    dist.init_process_group(
+        backend, store=dist.PrefixStore("default_pg", store), rank=rank, world_size=world_size(), timeout=timeout
+    )
+    return Ranks(rank, world_size(), device, dist.PrefixStore("mfa_train", store))

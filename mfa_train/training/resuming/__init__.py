@@ -1,0 +1,1 @@
+"""Where a run goes on, and what may have changed since."""

@@ -1,0 +1,47 @@
+"""The engine of a run, new or as the newest whole checkpoint left it, and the state that goes with it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from mfa_train.config import Config
+from mfa_train.data.reading.batches import Batches
+from mfa_train.training.checkpoints.folders import verified
+from mfa_train.training.checkpoints.manifest import manifest_of
+from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.resuming.changes import curve_settings
+from mfa_train.training.resuming.resume_point import ResumePoint, find_resume_point, restore
+from mfa_train.training.resuming.stretches import continued
+from mfa_train.training.steps.engine import build_engine
+from mfa_train.training.steps.guard import Guard
+from mfa_train.training.steps.state import Progress, TrainingState
+
+
+def build_to_resume(config: Config, folder: Path, batches: Batches, ranks: Ranks, dtype: torch.dtype):
+    """(engine, ResumePoint | None): with a point the engine's weights are not set yet, `restored` does that.
+
+    The checkpoint's files are held against their checksums while the engine is built. Raises UserError.
+    """
+    data = batches.identity()
+    point = ranks.on_rank_zero(lambda: find_resume_point(config, folder, data, ranks.say, vouch=manifest_of))
+    with ThreadPoolExecutor(1) as beside:
+        verifying = beside.submit(verified, point.checkpoint) if point and ranks.is_rank_zero else None
+        engine = build_engine(config, ranks, dtype, fresh=point is None)
+    if point and ranks.on_rank_zero(lambda: verifying is not None and verifying.exception() is not None):
+        point = ranks.on_rank_zero(lambda: find_resume_point(config, folder, data, ranks.say))
+    return engine, point
+
+
+def restored(engine, point: ResumePoint | None, config: Config, ranks: Ranks, dtype: torch.dtype) -> TrainingState:
+    """The state to go on with, the engine filled from the same checkpoint; without a point a new run's."""
+    if point:
+        restore(engine, point, ranks)
+        state = point.state(config.guard, ranks.say)
+        changed = [f"changed since: {line}" for line in point.accepted]
+        ranks.say("\n".join([f"goes on from {point.checkpoint}, after step {point.step}", *changed]))
+    else:
+        state = TrainingState(Progress(), Guard(config.guard, ranks.say))
+    progress = state.progress
+    progress.stretches = continued(progress.stretches, progress.step, curve_settings(config, dtype))
+    return state

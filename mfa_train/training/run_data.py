@@ -1,0 +1,40 @@
+"""What a run reads: its part of the global order of samples, what it is evaluated on, and the tokenizer of both."""
+
+from dataclasses import dataclass
+
+from mfa_train.config import Config
+from mfa_train.data.corpora import open_all, prepare_all
+from mfa_train.data.reading.batches import Batches
+from mfa_train.data.reading.documents import ModelInputs
+from mfa_train.data.reading.held_out import HeldOut
+from mfa_train.data.tokenizer import Tokenizer
+from mfa_train.training.before_start import read_order
+from mfa_train.training.processes.ranks import Ranks, local_world_size
+
+
+@dataclass(frozen=True)
+class RunData:
+    tokenizer: Tokenizer
+    batches: Batches
+    """This rank's part of each."""
+    held_out: HeldOut
+    inputs_of: ModelInputs
+    """What the model is called with for samples of either."""
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of tokenizer, training samples and held-out text: equal for equal ones, wherever they were prepared."""
+        return {
+            "tokenizer_sha256": self.tokenizer.sha256,
+            "train_sha256": self.batches.fingerprint,
+            "held_out_sha256": self.held_out.fingerprint,
+        }
+
+
+def open_run_data(config: Config, ranks: Ranks) -> RunData:
+    """Prepares the corpus where it isn't yet, on rank 0 while the others wait, and opens it. Raises UserError."""
+    ranks.on_rank_zero(lambda: prepare_all(config.data, ranks.say))
+    corpora = open_all(config.data, ranks.say)
+    tokenizer = next(iter(corpora.values())).tokenizer
+    batches, held_out = read_order(config, corpora, ranks.rank, ranks.world_size, local_world_size())
+    inputs_of = ModelInputs(ranks.device, tokenizer.eos_id if config.data.document_mask else None)
+    return RunData(tokenizer, batches, held_out, inputs_of)

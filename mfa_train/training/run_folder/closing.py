@@ -1,0 +1,70 @@
+"""How a run ends: its summary, a short table, and where to look."""
+
+import math
+import shlex
+import zlib
+
+import numpy as np
+
+from mfa_train.data.tokenizer import Tokenizer
+from mfa_train.tracking.records import number
+from mfa_train.tracking.terminal import command_here
+from mfa_train.training.run_folder.folder import RunFolder
+
+
+def make_summary(status: str, plan: dict, record: dict, zlib_bits: float) -> dict:
+    """summary.json, from the plan and the last metrics record (empty before the first)."""
+    return {
+        "status": status,
+        "attention": plan["attention"],
+        "params": plan["params"]["total"],
+        "non_embedding_params": plan["params"]["non_embedding"],
+        "kv_bytes_per_token": plan["kv_cache"]["bytes_per_token"],
+        "tokens": record.get("tokens", 0),
+        "flops": record.get("flops", 0),
+        "val_loss": record.get("val/loss"),
+        "val_bits_per_byte": record.get("val/bits_per_byte"),
+        "zlib_bits_per_byte": zlib_bits,
+        "tokens_per_second": record["tokens"] / record["seconds"] if record else None,
+        "seconds": record.get("seconds", 0.0),
+    }
+
+
+def zlib_bits_per_byte(tokenizer: Tokenizer, tokens: np.ndarray) -> float:
+    """What `zlib` at level 9 needs for the text of `tokens`: a yardstick for a model's bits per byte."""
+    text = tokenizer.text_bytes(tokens.ravel())
+    return 8 * len(zlib.compress(text, 9)) / len(text) if text else math.nan
+
+
+def closing_table(summary: dict) -> str:
+    """Two columns, for a person; `-` for what a summary lacks."""
+
+    def value_of(key: str, form: str) -> str:
+        return "-" if (value := number(summary.get(key))) is None else format(value, form)
+
+    rows = [
+        ("attention", str(summary.get("attention", "-"))),
+        ("parameters", f"{value_of('params', ',')} ({value_of('non_embedding_params', ',')} without embeddings)"),
+        ("KV cache", f"{value_of('kv_bytes_per_token', ',')} bytes per token"),
+        (
+            "trained on",
+            f"{value_of('tokens', ',')} tokens in {value_of('seconds', '.0f')} s "
+            f"({value_of('tokens_per_second', ',.0f')} tokens/s)",
+        ),
+        ("held-out loss", f"{value_of('val_loss', '.4f')} nats per token"),
+        ("held-out bits per byte", value_of("val_bits_per_byte", ".3f")),
+        ("zlib -9, same bytes", value_of("zlib_bits_per_byte", ".3f")),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def where_to_look(folder: RunFolder) -> str:
+    """The run's files, and the commands that show them."""
+    path = shlex.quote(str(folder.path))
+    lines = [f"Run folder  {folder.path}", f"More text   {command_here('mfa-train')} generate {path} --prompt 'class '"]
+    if (folder.path / "wandb").exists():
+        lines.append(
+            f"W&B         {command_here('wandb')} leet {shlex.quote(str(folder.path / 'wandb' / 'latest-run'))}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,123 @@
+"""The model inside DeepSpeed: the same path for one process on a laptop and for ZeRO 3 on many nodes."""
+
+import contextlib
+import io
+import logging
+import warnings
+from typing import Any
+
+import torch
+
+from mfa_train.attention import attention_config
+from mfa_train.budget.memory import reduce_bucket
+from mfa_train.config import Config
+from mfa_train.model.decoder import LanguageModel
+from mfa_train.model.initialization import Gather, initialize
+from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.steps.optimizer import make_optimizer
+
+UNCLIPPED = 1e30
+"""A norm that no gradient exceeds: DeepSpeed keeps the norm only where it clips, and the guard needs it always."""
+
+
+def build_model(
+    config: Config,
+    sharded: contextlib.AbstractContextManager = contextlib.nullcontext(),
+    gather: Gather = lambda parameter: contextlib.nullcontext(),
+    fresh: bool = True,
+) -> LanguageModel:
+    """The config's model with its initial weights, in float32 on the CPU; or as `sharded` makes and `gather` opens it.
+    Without `fresh` its weights are not set: a checkpoint's are about to be."""
+    with sharded:
+        model = LanguageModel(config.model, attention_config(config.attention), config.training.z_loss)
+    if fresh:
+        initialize(model, config.model.initialization, config.seed, config.model.num_hidden_layers, gather)
+    return model
+
+
+def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool = True):
+    """A DeepSpeedEngine around the model and AdamW. Its learning rate is the caller's to set before each step; its
+    weights are the initial ones only where it is `fresh`."""
+    import deepspeed
+    from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
+    # An extension for sums between processes of one CPU. It is compiled at the first start, and a start that is killed
+    # then leaves a lock for which every later one waits for ever (torch.utils.file_baton).
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    settings = deepspeed_config(config, ranks, dtype)
+    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its memory here, whatever its log level
+        if config.zero == 3:
+            model = build_model(
+                config,
+                deepspeed.zero.Init(config_dict_or_path=settings),
+                lambda parameter: deepspeed.zero.GatheredParameters(parameter, modifier_rank=0),
+                fresh,
+            )
+        else:
+            model = build_model(config, fresh=fresh)
+        model.model.activation_checkpointing = config.training.activation_checkpointing
+        if config.training.compile:
+            for layer in model.model.layers:
+                layer.compile()
+            model.lm_head.compile()
+        optimizer = make_optimizer(model, config)
+        settings["zero_optimization"]["reduce_bucket_size"] = reduce_bucket(
+            sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+        )
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+    if config.zero == 0:
+        _mend_stage_0(engine, optimizer, dtype)
+    if ranks.world_size == 1 and isinstance(engine.optimizer, BF16_Optimizer):
+        # It would flatten all gradients, sum them over one process and copy them back. (Other wrappers work in that
+        # pass.)
+        engine.enable_backward_allreduce = False
+    return engine
+
+
+def _mend_stage_0(engine, optimizer: torch.optim.AdamW, dtype: torch.dtype) -> None:
+    """Makes stage 0 follow the curve of the other stages, and tell its gradient norm.
+
+    In float32 DeepSpeed clips at stage 0 without keeping the norm. In bf16 its stage 0 wrapper (FP16_UnfusedOptimizer)
+    takes one AdamW step on zero gradients while it starts: the weights would be decayed once (not here: the learning
+    rate is still 0), and Adam's bias correction would run a step ahead for good. It also adds up gradients in bf16,
+    where the other stages use float32.
+    """
+    if dtype == torch.float32:
+
+        def clip_and_keep_norm() -> None:
+            engine._global_grad_norm = torch.nn.utils.clip_grad_norm_(
+                engine.module.parameters(), engine.gradient_clipping()
+            )
+
+        engine.clip_fp32_gradients = clip_and_keep_norm
+        return
+    for state in optimizer.state.values():
+        state["step"].zero_()
+    for parameter in engine.module.parameters():
+        parameter.grad_dtype = torch.float32
+
+
+def deepspeed_config(config: Config, ranks: Ranks, dtype: torch.dtype) -> dict:
+    """DeepSpeed's own JSON for this run."""
+    micro_batch = config.training.micro_batch(ranks.world_size)
+    zero: dict[str, Any] = {"stage": config.zero}
+    if config.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if config.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_batch_size": config.training.batch_size,
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_clipping": config.training.gradient_clipping or UNCLIPPED,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        # By default bf16 gradients are also summed in bf16, and the curve would depend on the number of processes.
+        "communication_data_type": "fp32",
+        # Stage 0 refuses a type for sums that differs from the model's; `_mend_stage_0` sees to it.
+        "data_types": {"grad_accum_dtype": "fp32"} if config.zero else {},
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,  # ours is torch's AdamW
+        "steps_per_print": None,
+    }

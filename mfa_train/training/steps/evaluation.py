@@ -1,0 +1,58 @@
+"""Held-out loss over the same tokens each time, whoever computes them."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.run_data import RunData
+
+
+class Evaluator:
+    """The held-out windows, each corpus's dealt out to the ranks in turn, `micro_batch` of them in a pass."""
+
+    def __init__(self, data: RunData, micro_batch: int, ranks: Ranks):
+        self.held_out, self.inputs_of, self.micro_batch, self.ranks = data.held_out, data.inputs_of, micro_batch, ranks
+        token_bytes = data.tokenizer.token_bytes
+        self.on_pass: Callable[[], None] = lambda: None
+        """Called after every pass."""
+        targets = {
+            name: self.held_out.at(name, windows)[:, 1:]
+            for name, windows in self.held_out.windows.items()
+            if len(windows)
+        }
+        self.targets = np.concatenate([tokens.ravel() for tokens in targets.values()])
+        self.sizes = {name: (tokens.size, int(token_bytes[tokens].sum())) for name, tokens in targets.items()}
+        """Tokens and bytes of text of each corpus."""
+
+    @torch.no_grad()
+    def __call__(self, model: torch.nn.Module) -> dict[str, float]:
+        """Metrics of `model(tokens, targets)`, a mean loss: val/loss (nats per token) and val/bits_per_byte, of several
+        corpora each one's too. Every rank makes the same number of passes: under ZeRO 3 a pass is a collective."""
+        model.eval()
+        nats = {name: self._nats(model, name) for name in self.sizes}
+        model.train()
+        of_all = {"": (sum(nats.values()), *map(sum, zip(*self.sizes.values())))}
+        of_each = {f"/{name}": (nats[name], *self.sizes[name]) for name in nats} if len(nats) > 1 else {}
+        metrics = {}
+        for name, (total, tokens, num_bytes) in (of_all | of_each).items():
+            metrics[f"val/loss{name}"] = total / tokens
+            # No bytes: separators alone.
+            metrics[f"val/bits_per_byte{name}"] = total / (math.log(2) * num_bytes) if num_bytes else math.nan
+        return metrics
+
+    def _nats(self, model: torch.nn.Module, name: str) -> float:
+        """The sum over all targets of corpus `name`, on every rank."""
+        windows = self.held_out.windows[name]
+        mine = windows[self.ranks.rank :: self.ranks.world_size]
+        passes = math.ceil(math.ceil(len(windows) / self.ranks.world_size) / self.micro_batch)
+        total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        for index in range(passes):
+            part = mine[index * self.micro_batch : (index + 1) * self.micro_batch]
+            inputs, targets, documents = self.inputs_of(self.held_out.at(name, part if len(part) else windows[:1]))
+            loss = model(inputs, targets, documents=documents)
+            total += loss.double() * (len(part) * self.held_out.sequence_length)
+            self.on_pass()
+        return self.ranks.sum(total).item()

@@ -1,0 +1,51 @@
+"""AdamW (arXiv 1711.05101), with a last word on whether a step's update is applied."""
+
+from collections.abc import Callable
+
+import torch
+
+from mfa_train.config import Config
+
+
+class GuardedAdamW(torch.optim.AdamW):
+    """AdamW that asks `update_applies` before each update; where it says no, nothing changes: not the weights, the
+    moments, or the count of updates.
+
+    DeepSpeed calls `step`, inside `engine.step()`, once the gradients are reduced and their norm is known, at some
+    stages several times a step. What answers there is `step.TrainingStep.update_applies`.
+    """
+
+    update_applies: Callable[[], bool] = staticmethod(lambda: True)
+
+    def step(self, closure=None):
+        return super().step(closure) if self.update_applies() else None
+
+
+def make_optimizer(model: torch.nn.Module, config: Config) -> GuardedAdamW:
+    """The optimizer of `model`; its learning rate is 0 until it is set. Matrices are decayed, vectors (norms) not."""
+    parameters = list(model.parameters())
+    # Under ZeRO 3 a parameter's own shape is that of this rank's shard.
+    matrices = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) >= 2]
+    vectors = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.optimizer.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    beta1, beta2 = config.optimizer.betas
+    return GuardedAdamW(groups, lr=0.0, betas=(beta1, beta2), eps=config.optimizer.eps, fused=True)
+
+
+def inner_optimizer(engine) -> GuardedAdamW:
+    """The optimizer inside DeepSpeed's wrapper, or the engine's own where there is no wrapper."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+def gradient_norm(engine) -> float:
+    """The norm of the whole gradient before clipping, the same on every rank; inf where it is not finite.
+
+    It is known from the moment the update is about to be made: DeepSpeed's wrappers have waited for it themselves, to
+    clip.
+    """
+    owner = engine.optimizer if hasattr(engine.optimizer, "_global_grad_norm") else engine
+    norm = float(owner._global_grad_norm)
+    return norm if 0 <= norm < float("inf") else float("inf")

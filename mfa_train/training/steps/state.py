@@ -1,0 +1,39 @@
+"""What shapes a run's future beside the engine and its data: saved, restored and rolled back together."""
+
+from dataclasses import dataclass, field
+
+from mfa_train.training.steps.guard import Guard
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    """Steps done."""
+    seconds: float = 0.0
+    """Of training, all starts together."""
+    left_out: int = 0
+    """Samples that rollbacks have passed over: step s consumes [s·B + left_out, (s + 1)·B + left_out)."""
+    rollbacks: int = 0
+    losses: list[float] = field(default_factory=list)
+    """Of the steps since the last record."""
+    stretches: list[dict] = field(default_factory=list)
+    """From which step with which settings, another run's before it branched off included; empty in an older
+    checkpoint."""
+
+
+@dataclass
+class TrainingState:
+    progress: Progress
+    guard: Guard
+
+    def history(self) -> dict:
+        """What summary.json holds of the way there: where it isn't all of one stretch and nothing was left out, the
+        loss may be another than the config alone would give."""
+        return {
+            "stretches": self.progress.stretches,
+            "rollbacks": self.progress.rollbacks,
+            "left_out_samples": self.progress.left_out,
+            "skipped_steps": self.guard.skipped,
+        }

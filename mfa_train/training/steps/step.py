@@ -1,0 +1,89 @@
+"""One step of training: the learning rate, the passes forward and backward, the update.
+
+The update is made inside `engine.step()`. After a step's last pass DeepSpeed reduces the gradients over the ranks,
+knows their norm and clips them, and calls the optimizer's `step`. That one (`optimizer.GuardedAdamW`) asks
+`TrainingStep.update_applies`, and so the guard, before it changes anything.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from mfa_train.config import Config
+from mfa_train.data.reading.batches import Batches
+from mfa_train.data.reading.documents import ModelInputs
+from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.steps.losses import Losses
+from mfa_train.training.steps.optimizer import gradient_norm, inner_optimizer
+from mfa_train.training.steps.schedule import learning_rate
+from mfa_train.training.steps.state import TrainingState
+
+
+class Taken(NamedTuple):
+    """A step that was taken."""
+
+    lr: float
+    grad_norm: float | None
+    """Of the whole gradient before clipping; None where it was not finite."""
+    samples: int
+    """Of the order, that the run has passed with it."""
+
+
+class TrainingStep:
+    """What takes a step: the engine with the samples it is fed, and the state that it moves on.
+
+    `state.progress` counts the steps; the losses are read by whoever looks at them (`losses`).
+    """
+
+    def __init__(
+        self,
+        engine,
+        config: Config,
+        ranks: Ranks,
+        batches: Batches,
+        inputs_of: ModelInputs,
+        state: TrainingState,
+    ):
+        self.engine, self.config, self.ranks = engine, config, ranks
+        self.batches, self.inputs_of = batches, inputs_of
+        micro_batch = config.training.micro_batch(ranks.world_size)
+        self.passes = config.training.batch_size // (micro_batch * ranks.world_size)
+        self.go_on_from(state)
+        inner_optimizer(engine).update_applies = self.update_applies
+
+    def go_on_from(self, state: TrainingState) -> None:
+        self.state, self.losses = state, Losses(self.ranks, state)
+
+    def take(self) -> Taken:
+        """The next step. Raises TrainingError where the loss or the gradient's norm is not finite, and Poisoned where
+        too many steps in a row were skipped."""
+        config, progress = self.config, self.state.progress
+        lr = learning_rate(config.schedule, config.optimizer.lr, progress.step, config.training.total_steps)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        self.state.guard.begin()
+        begin = progress.step * config.training.batch_size + progress.left_out
+        end = begin + config.training.batch_size
+        self._passes_and_update(self.batches.of(begin))
+        progress.step += 1
+        grad_norm = self.losses.end_step(
+            progress.step, gradient_norm(self.engine), f"samples {begin} to {end - 1} of the order"
+        )
+        return Taken(lr, grad_norm, end)
+
+    def _passes_and_update(self, samples: np.ndarray) -> None:
+        """`samples` are this rank's, (batch_size / ranks, sequence_length + 1)."""
+        loss_of_step = torch.zeros((), device=self.ranks.device)
+        for number, windows in enumerate(np.split(samples, self.passes), start=1):
+            inputs, targets, documents = self.inputs_of(windows)
+            loss = self.engine(inputs, targets, documents=documents)
+            self.engine.backward(loss)
+            loss_of_step += loss.detach() / self.passes
+            if number == self.passes:
+                self.losses.add(loss_of_step)  # before the update, for which the guard may need it
+            self.engine.step()  # counts the pass; behind the last one it makes the update
+
+    def update_applies(self) -> bool:
+        """What the optimizer asks before it makes the update."""
+        return self.state.guard.applies(gradient_norm(self.engine), self.losses.upcoming)

@@ -1,0 +1,45 @@
+"""Every choice composes, and so does every command that the documentation shows."""
+
+import re
+import shlex
+
+import pytest
+
+from mfa_train import config as configs
+from mfa_train.attention import attention_config
+from mfa_train.budget.plan import make_plan
+from tests.conftest import ROOT, VARIANTS
+
+CHOICES = sorted(
+    f"{path.parent.name}={path.stem}" for path in (ROOT / "configs").glob("*/*.yaml") if path.parent.name != "local"
+)
+DOCUMENTED = sorted(
+    {
+        line.strip()
+        for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if re.match(r"\s*(python|torchrun .*) ?train\.py ", line) and " -m " not in line
+    }
+)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes(choice):
+    config = configs.load([choice])
+    attention_config(config.attention)
+    assert config.training.total_steps > 0
+
+
+@pytest.mark.parametrize("attention", VARIANTS)
+@pytest.mark.parametrize("size, millions", [("125m", 125), ("350m", 350), ("1b", 1300), ("3b", 2900), ("7b", 6700)])
+def test_sizes_are_what_they_are_called(size, millions, attention):
+    """With a vocabulary of 32,000; the variants that save parameters in attention are not matched yet."""
+    plan = make_plan(configs.load([f"model={size}", f"attention={attention}", "model.vocab_size=32000"]))
+    assert 0.65 * millions < plan["params"]["total"] / 1e6 < 1.35 * millions
+
+
+@pytest.mark.parametrize("command", DOCUMENTED)
+def test_documented_commands_compose(command):
+    words = shlex.split(command.split(" #")[0])
+    overrides = words[words.index("train.py") + 1 :]
+    configs.load([word for word in overrides if not word.startswith("--") and "NAME" not in word and word != "…"])

@@ -1,0 +1,113 @@
+"""What is told before anything starts: of a launch, `launch --dry-run` and `plan`."""
+
+import re
+
+import pytest
+
+from mfa_train import config as configs
+from mfa_train.errors import ConfigError
+from mfa_train.launch import local
+from mfa_train.launch.checks import require_trainable
+from mfa_train.launch.plans import plan_of, whole
+from mfa_train.launch.start import launch
+
+SLURM = ["cluster=slurm", "cluster.nodes=2", "cluster.device=h100-80gb", "training.batch_size=16"]
+
+
+@pytest.fixture
+def dry(prepared_data, tmp_path, monkeypatch, capsys):
+    """`dry(*overrides)`: the exit status and what is told; nothing may be written."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sbatch").write_text("")
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+    def told(*overrides: str, multirun: bool = False) -> tuple[int, str]:
+        runs = tmp_path / "runs"
+        status = launch([f"data_dir={prepared_data}", f"runs_dir={runs}", *overrides], multirun, dry_run=True)
+        assert not runs.exists()
+        return status, capsys.readouterr().out
+
+    return told
+
+
+def test_it_says_what_would_run_what_it_costs_and_that_nothing_would_be_refused(dry):
+    status, told = dry(*SLURM, "cluster.price_per_device_hour=2")
+    assert status == 0 and "nothing would be refused" in told and "would be refused:" not in told
+    assert "sbatch --parsable --job-name=mfa-nano --nodes=2" in told
+    for row in (
+        "steps",
+        "tokens per parameter",
+        "epochs of python_stdlib",
+        "learning rate, last",
+        "run",
+        "cost",
+    ):
+        assert re.search(rf"^{row}.* \S+$", told, re.M), row
+    assert "not looked at: what the scheduler says" in told
+
+
+def test_every_refusal_of_the_launch_is_told_by_the_dry_run_at_once(dry, prepared_data):
+    """One of each group of checks; the launch itself stops at the first."""
+    mistakes = {
+        "schedule.warmup_steps=1000": "schedule.warmup_steps=1000 does not fit into 700 steps",
+        "model.vocab_size=100": "model.vocab_size=100 is smaller than the tokenizer's vocabulary of 4096",
+        "cluster.shared=[/scratch]": "runs_dir=.*: not in a folder that all nodes share",
+    }
+    status, told = dry(*SLURM, *mistakes)
+    found = re.findall("^would be refused: (.*)$", told, re.M)
+    assert status == 2 and len(found) == 3
+    assert all(re.match(pattern, line) for pattern, line in zip(mistakes.values(), found))
+    with pytest.raises(ConfigError, match=next(iter(mistakes.values()))):
+        require_trainable(configs.members([*SLURM, f"data_dir={prepared_data}", *mistakes]))
+
+
+def test_a_run_that_does_not_fit_is_planned_and_would_be_refused(dry):
+    status, told = dry(*SLURM, "model=7b", "cluster.device=a100-40gb", "training.batch_size=64")
+    assert status == 2 and "does not fit" in told and "would be refused: model=7b: the run needs about" in told
+
+
+def test_a_corpus_that_the_run_itself_prepares_is_said_to_be_looked_at_later(dry, tmp_path):
+    status, told = dry(f"data_dir={tmp_path}/nowhere")
+    assert status == 0 and "is prepared when the run starts" in told
+    status, told = dry(*SLURM, f"data_dir={tmp_path}/nowhere")
+    assert status == 2 and "no prepared corpus is there" in told
+
+
+def test_hosts_are_not_asked_and_that_is_said(dry, tmp_path):
+    (tmp_path / "hosts").write_text("a slots=8\nb slots=8\n")
+    typed = ["cluster=ssh", f"cluster.hostfile={tmp_path}/hosts", "cluster.device=h100-80gb", "training.batch_size=16"]
+    status, told = dry(*typed, "cluster.nodes=2")
+    assert status == 0 and "on a, b, each rank with" in told and "not looked at: the hosts" in told
+    status, told = dry(*typed, "cluster.nodes=3", "training.batch_size=24")
+    assert status == 2 and "would be refused: cluster.nodes=3" in told
+
+
+def test_a_sweep_shows_matched_shapes_their_sum_and_what_its_comparison_can_bring(dry):
+    status, told = dry(
+        *SLURM,
+        "attention=mha,gqa",
+        "seed=1,2",
+        "match.kv_bytes_per_token=768",
+        "match.reference=mha",
+        multirun=True,
+    )
+    assert status == 0 and re.search(r"^set: attention.num_key_value_heads +- +2 → 1$", told, re.M)
+    assert re.search(r"^4 runs together: .* device-hours", told, re.M)
+    assert "warning: gqa of model=nano has 33% less cache than the budget" in told
+    assert "2 seeds at one size show differences above" in told
+
+
+def test_one_seed_is_said_to_bring_no_verdict_before_it_is_trained():
+    members = configs.members(["attention=mha,mfa"])
+    told = whole(members, [plan_of(member.config) for member in members])
+    assert "one seed brings no verdict" in told
+    [alone] = configs.members(["attention=mha"])
+    assert "verdict" not in whole([alone], [plan_of(alone.config)])
+
+
+def test_a_launch_on_this_machine_tells_its_cost_before_it_starts(prepared_data, tmp_path, monkeypatch, capsys):
+    order = []
+    monkeypatch.setattr(local, "launch", lambda member, job: order.append(capsys.readouterr().out) or 0)
+    assert launch([f"data_dir={prepared_data}", f"runs_dir={tmp_path}"], multirun=False, dry_run=False) == 0
+    assert re.search(r"^steps +700$", order[0], re.M) and re.search(r"^run +\S+ \S+$", order[0], re.M)
