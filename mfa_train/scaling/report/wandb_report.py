@@ -19,6 +19,7 @@ def log_report(
 ) -> None:
     """Logs what the report in `folder` shows. Whatever fails in W&B is told and changes nothing here."""
     told = {
+        "answer": " ".join(result["answer"]["sentences"]),
         "reference": result["reference"],
         "conventions": result["conventions"],
         "made_by": result["made_by"],

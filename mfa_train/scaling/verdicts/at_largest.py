@@ -32,7 +32,12 @@ def at_largest(variants: dict[str, list[Run]], reference: str) -> list[dict]:
     ]
     set_intervals(rows)
     cell = next(cell for cell, members in cells.items() if members is largest)
-    return [row for row in rows if (row["size"], row["cell_tokens"]) == cell]
+    found = [row for row in rows if (row["size"], row["cell_tokens"]) == cell]
+    return [
+        {key: value for key, value in row.items() if key not in ("by_seed", "accounting")}
+        | {"seeds": len(row["by_seed"])}
+        for row in found
+    ]
 
 
 def _mean(values: list[float | None]) -> float | None:

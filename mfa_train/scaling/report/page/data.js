@@ -7,7 +7,8 @@ const charts = [],
   compared = Object.keys(result.variants),
   variants = Object.keys(looks.variants),
   on = new Set(variants);
-const colorOf = (variant) => looks.variants[variant]?.color ?? "#777777";
+// On dark paper every color is lifted a little: --own is how much of it stays.
+const colorOf = (variant) => `color-mix(in oklab, ${looks.variants[variant]?.color ?? "#777777"} var(--own), white)`;
 const dashOf = (variant) => looks.variants[variant]?.dash ?? "none";
 // "mfa 0.125 of MHA's KV" is "mfa 0.125×KV" where space is short; the whole name stands in the run's info.
 const label = (variant) => variant.replace(new RegExp(looks.SHARE, "g"), " $1×KV");

@@ -130,6 +130,7 @@ function fits() {
   const host = section("fits"),
     laws = Object.entries(result.variants).map(([variant, one]) => ({variant, ...one.fit}));
   const fitted = laws.some((law) => law.method !== "none");
+  const said = (row) => [...(fitted ? [row.reason] : []), ...row.notices].filter(Boolean).join("; ");
   if (fitted) drawLaws(host, laws);
   else host.querySelector("p").remove(); // it tells of lines
   table(
@@ -150,7 +151,7 @@ function fits() {
       ["runs", (row) => row.runs ?? null],
       ["rms residual", (row) => row.rms_residual ?? null, 3],
       ["between seeds", (row) => row.seed_scatter ?? null, 3],
-      ["said of it", (row) => [...(fitted ? [row.reason] : []), ...row.notices].filter(Boolean).join("; ")],
+      ...(laws.some(said) ? [["said of it", said]] : []),
     ],
     laws,
     ofVariant,

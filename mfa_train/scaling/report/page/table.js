@@ -34,7 +34,8 @@ function table(host, id, columns, rows, rowOf = () => ({})) {
     body = element("tbody");
   for (const [title, value, how] of columns) {
     const known = rows.find((row) => value(row) !== null && value(row) !== undefined) ?? rows[0];
-    head.appendChild(element("th", {class: cell(value(known), how).className}, title));
+    const several = title.split(" ").length > 2 ? " several" : "";
+    head.appendChild(element("th", {class: cell(value(known), how).className + several}, title));
   }
   made.appendChild(element("thead")).appendChild(head);
   for (const row of rows) {
