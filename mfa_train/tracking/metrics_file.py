@@ -10,6 +10,7 @@ import os
 from itertools import takewhile
 from pathlib import Path
 
+from mfa_train.archive import AnyPath
 from mfa_train.tracking.records import NEWLINE, as_json, backwards, consistent_records, parsed, records, sound
 from mfa_train.tracking.survey import Survey, set_aside
 from mfa_train.tracking.terminal import say
@@ -115,6 +116,6 @@ def _begun(path: Path) -> bytes:
     return b"" if last.endswith(NEWLINE) else last
 
 
-def read_metrics(path: Path) -> list[dict]:
+def read_metrics(path: AnyPath) -> list[dict]:
     """The sound records of a metrics.jsonl, in order."""
     return consistent_records(list(records(path)))

@@ -65,6 +65,10 @@ class WandbRun:
 
     def _start(self, config: TrackingConfig, mode: str, name: str, folder: Path, run_config: dict):
         import wandb
+        from wandb.sdk.wandb_run import Run
+
+        # It looks for inputs of W&B Launch, of which there are none, and imports W&B's whole API for that: a second.
+        Run._detect_and_apply_job_inputs = lambda self: None  # type: ignore[method-assign]  # W&B has no setting for it
 
         def begin(online: bool):
             return wandb.init(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mfa_train.errors import DataError
 from mfa_train.scaling.study.plain_files import one_line, shown
-from mfa_train.scaling.study.runs import BOUNDS, PARAMS_WITHIN, Run, beyond
+from mfa_train.scaling.study.runs import BOUNDS, PARAMS_WITHIN, DataOrder, Run, beyond
 from mfa_train.scaling.study.unused_columns import UnusedColumns
 
 COLUMNS = {
@@ -161,7 +161,7 @@ def _run(path: Path, line: int, row: list[str], at: dict[str, int], source: str)
         run.tokens = run.flops / (6 * run.params)
     run.excluded = next(filter(None, (beyond(what, getattr(run, what)) for what in BOUNDS)), None)
     if run.seed is not None:
-        run.order = (source, run.seed)
+        run.order = DataOrder(source, None, run.seed, None)
     return run
 
 
