@@ -31,8 +31,8 @@ DATED = re.compile(r"run-\d{8}_\d{6}-.+")
 
 
 def show_losses_first(run_dir: Path, wandb_run: Path) -> None:
-    """Makes leet open with the losses of the run in `run_dir`, whose folder of W&B's own is `wandb_run`: of it alone,
-    and among the runs beside it."""
+    """Makes leet open with the losses of the run in `run_dir`, whose folder of W&B's is `wandb_run`: of it alone, and
+    among the runs beside it."""
     with contextlib.suppress(OSError):
         _write_state(wandb_run.parent, [])
         dated = DATED.search(wandb_run.name)
