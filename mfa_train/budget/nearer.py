@@ -18,13 +18,22 @@ KEYS = {"head_dim": 8, "num_attention_heads": 1}
 LARGEST = 0.5
 """Change of one of them, as a share of what it was."""
 TRIED = 24
+_noted: dict[str, str] = {}
+"""By what the note depends on: members of a sweep are often alike."""
 
 
 def notes_of_match(config: Config, report: dict | None) -> list[str]:
     """One line where `report`, of the matching of `config`, tells of a cache far below the budget; else none."""
-    cache = report and report["kv_cache"]
-    if not report or not cache or cache["role"] == "reference" or cache["difference"] >= -FAR:
+    if not report or _of_cache(report) >= -FAR or report["kv_cache"]["role"] == "reference":
         return []
+    key = repr((config.model, config.attention, config.match, config.plan.cache_dtype))
+    if key not in _noted:
+        _noted[key] = _note(config, report)
+    return [_noted[key]]
+
+
+def _note(config: Config, report: dict) -> str:
+    cache = report["kv_cache"]
     name, below = config.attention["name"], -cache["difference"]
     above = next_above(config, config.attention)
     why = (
@@ -38,10 +47,10 @@ def notes_of_match(config: Config, report: dict | None) -> list[str]:
     )
     nearer = _nearer(config, cache["difference"], set(report["changed"]))
     if nearer is None:
-        return [f"warning: {told}"]
+        return f"warning: {told}"
     key, value, difference = nearer
     reached = "meets it" if difference > -0.0005 else f"comes within {-difference:.1%} of it"
-    return [f"warning: {told}; attention={name} attention.{key}={value} {reached}"]
+    return f"warning: {told}; attention={name} attention.{key}={value} {reached}"
 
 
 def _nearer(config: Config, now: float, changed: set[str]) -> tuple[str, int, float] | None:
@@ -80,4 +89,5 @@ def _difference(config: Config, key: str, value: int) -> float | None:
 
 
 def _of_cache(report: dict | None) -> float:
-    return report["kv_cache"]["difference"] if report and report["kv_cache"] else -1.0
+    """0 where the cache has no budget."""
+    return report["kv_cache"]["difference"] if report and report["kv_cache"] else 0.0

@@ -20,7 +20,7 @@ from mfa_train.budget.fit import Fit
 from mfa_train.budget.length import length_of
 from mfa_train.budget.peak import peak_flops
 from mfa_train.budget.shape import measure
-from mfa_train.budget.step_time import Ranks, time_of
+from mfa_train.budget.step_time import Devices, time_of
 from mfa_train.config import Config
 from mfa_train.errors import ConfigError
 
@@ -66,7 +66,7 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
     length, data = length_of(config, shape.params), data_of(config)
     count = fit.setting.ranks
     nodes = config.cluster.nodes if count == config.cluster.world_size else 1
-    time = time_of(config, shape, Ranks(count, nodes, device, dtype, _peak(device, dtype, per_node), fit.kernel))
+    time = time_of(config, shape, Devices(count, nodes, device, dtype, _peak(device, dtype, per_node), fit.kernel))
     bytes_per_token = shape.layers * shape.cache_values_per_layer * config.plan.cache_bytes
     return {
         "attention": config.attention["name"],

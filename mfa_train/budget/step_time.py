@@ -22,8 +22,8 @@ from mfa_train.config import Config
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """The devices of a run, and how each reaches the others."""
+class Devices:
+    """Those of a run, all of one kind."""
 
     count: int
     nodes: int
@@ -34,12 +34,14 @@ class Ranks:
     kernel: Kernel
 
 
-def time_of(config: Config, shape: Shape, ranks: Ranks) -> dict:
+def time_of(config: Config, shape: Shape, devices: Devices) -> dict:
     """`time` of a plan; seconds are None where the device's peak is unknown, or no float holds them."""
     training, steps = config.training, config.training.total_steps
     tokens = training.batch_size * training.sequence_length
-    parts, typed = _parts(config, shape, ranks), typed_or_measured(config.plan.mfu, ranks.device)
-    all_at_peak = over(tokens * shape.train_flops_per_token(training.sequence_length), times(ranks.peak, ranks.count))
+    parts, typed = _parts(config, shape, devices), typed_or_measured(config.plan.mfu, devices.device)
+    all_at_peak = over(
+        tokens * shape.train_flops_per_token(training.sequence_length), times(devices.peak, devices.count)
+    )
     if typed:
         mfu, source = typed
         parts |= dict.fromkeys(("computing_seconds", "recomputation_seconds", "waiting_seconds"))
@@ -47,17 +49,17 @@ def time_of(config: Config, shape: Shape, ranks: Ranks) -> dict:
     else:
         source = "assumed"
         step = together(parts["computing_seconds"], parts["recomputation_seconds"], parts["waiting_seconds"] or 0.0)
-        mfu = over(all_at_peak, step) or ranks.kernel.products
+        mfu = over(all_at_peak, step) or devices.kernel.products
     run = times(step, steps)
-    hours = times(run, ranks.count / 3600)
+    hours = times(run, devices.count / 3600)
     return {
         "mfu": mfu,
         "mfu_source": source,
-        "precision": PRECISIONS[ranks.dtype],
-        "peak_flops": ranks.peak,
-        "kernel": ranks.kernel.name,
-        "kernel_share": None if typed else ranks.kernel.scores,
-        "products_share": None if typed else ranks.kernel.products,
+        "precision": PRECISIONS[devices.dtype],
+        "peak_flops": devices.peak,
+        "kernel": devices.kernel.name,
+        "kernel_share": None if typed else devices.kernel.scores,
+        "products_share": None if typed else devices.kernel.products,
         **parts,
         "step_seconds": step,
         "run_seconds": run,
@@ -67,31 +69,31 @@ def time_of(config: Config, shape: Shape, ranks: Ranks) -> dict:
     }
 
 
-def _parts(config: Config, shape: Shape, ranks: Ranks) -> dict:
+def _parts(config: Config, shape: Shape, devices: Devices) -> dict:
     """Seconds of one step by what they go into, and what of the communication the step waits for."""
     training = config.training
-    tokens = training.batch_size * training.sequence_length / ranks.count
+    tokens = training.batch_size * training.sequence_length / devices.count
     scores = shape.scores_and_values_flops(training.sequence_length)
 
     def forward(products: int, scores: int) -> float | None:
-        at_peak = products / ranks.kernel.products + scores / ranks.kernel.scores
-        return over(finite(lambda: tokens * at_peak), ranks.peak)
+        at_peak = products / devices.kernel.products + scores / devices.kernel.scores
+        return over(finite(lambda: tokens * at_peak), devices.peak)
 
     layers = forward(shape.attention_linear_flops + shape.ffn_flops, scores)
     computing = times(3, together(layers, forward(shape.head_flops, 0)))
     again = layers if training.activation_checkpointing else times(0.0, layers)
-    passes = training.batch_size // (training.micro_batch(ranks.count) * ranks.count)
-    sent = traffic(shape.parameter_sizes, ranks.dtype, config.zero, ranks.count, passes)
+    passes = training.batch_size // (training.micro_batch(devices.count) * devices.count)
+    sent = traffic(shape.parameter_sizes, devices.dtype, config.zero, devices.count, passes)
     gbits = config.cluster.network_gbits
-    speed = ring_speed(ranks.device, ranks.nodes, ranks.count // ranks.nodes, gbits and gbits * 1e9 / 8)
-    moving = 0.0 if ranks.count == 1 else over(sent, speed)
+    speed = ring_speed(devices.device, devices.nodes, devices.count // devices.nodes, gbits and gbits * 1e9 / 8)
+    moving = 0.0 if devices.count == 1 else over(sent, speed)
     beside = together(computing, again) if overlaps(config.zero) else 0.0
     waiting = max(0.0, moving - beside) if moving is not None and beside is not None else None
     return {
         "computing_seconds": computing,
         "recomputation_seconds": again,
         "communication_bytes": sent,
-        "ring_bytes_per_second": None if ranks.count == 1 else speed,
+        "ring_bytes_per_second": None if devices.count == 1 else speed,
         "communication_seconds": moving,
         "waiting_seconds": waiting,
     }

@@ -39,11 +39,14 @@ class Checked:
     """What can't be known before the run is there."""
 
     @contextlib.contextmanager
-    def asking(self) -> Iterator[None]:
-        """A ConfigError in the block is a refusal; that of a sweep's member names it."""
+    def asking(self, unless_refused: bool = False) -> Iterator[None]:
+        """A ConfigError in the block is a refusal; that of a sweep's member names it. `unless_refused`: not where there
+        is one already, from which it follows."""
         try:
             yield
         except ConfigError as error:
+            if unless_refused and self.refusals:
+                return
             named = ConfigError(f"{self.member.label}: {error}") if self.member.swept else error
             self.refusals.append(named)
 
@@ -85,25 +88,28 @@ class Checks:
         return found
 
     def plan(self, found: Checked) -> None:
-        """The first of the list alone. A plan that is refused is told all the same, where it can be made."""
+        """The first of the list alone. A plan of what would be refused is told all the same, where it can be made."""
         from mfa_train.budget.match import matched
         from mfa_train.budget.nearer import notes_of_match
         from mfa_train.budget.plan import make_plan
-        from mfa_train.training.before_start import checked_plan
+        from mfa_train.training.before_start import checks_before_plan, checks_of_plan
 
-        key = _what_is_planned(found.member.config)
-        if key not in self.plans:
-            with found.asking():
-                config, match = matched(found.member.config)
-                try:
-                    plan = checked_plan(config, match)
-                    plan["notes"] += notes_of_match(found.member.config, match)
-                    self.plans[key] = plan
-                except ConfigError:
-                    with contextlib.suppress(ConfigError):
-                        found.plan = make_plan(config, match=match)
-                    raise
-        found.plan = self.plans.get(key, found.plan)
+        if (key := _what_is_planned(found.member.config)) in self.plans:
+            found.plan = self.plans[key]
+            return
+        with found.asking():
+            config, match = matched(found.member.config)
+            for check in checks_before_plan(config):
+                with found.asking():
+                    check()
+            with found.asking(unless_refused=True):
+                found.plan = make_plan(config, match=match)
+                found.plan["notes"] += notes_of_match(found.member.config, match)
+                for check in checks_of_plan(config, found.plan):
+                    with found.asking():
+                        check()
+        if found.plan and not found.refusals:
+            self.plans[key] = found.plan
 
     def _opened(self, config: Config) -> dict[str, Corpus]:
         key = str(dataclasses.asdict(config.data))
@@ -190,12 +196,13 @@ def _opened(config: Config) -> dict:
 def _require_startable(config: Config, corpora: dict, comes_later: bool) -> None:
     """`comes_later`: whether what it starts from is trained by this launch too."""
     from mfa_train.budget.match import matched
+    from mfa_train.data.reading.batches import Share
     from mfa_train.training.before_start import read_order
     from mfa_train.training.checkpoints.manifest import manifest_of
     from mfa_train.training.resuming.resume_point import find_resume_point
 
     config, cluster = matched(config)[0], config.cluster
-    batches, _ = read_order(config, corpora, 0, cluster.world_size, cluster.devices_per_node)
+    batches, _ = read_order(config, corpora, Share(0, cluster.world_size, cluster.devices_per_node))
     if not comes_later:
         find_resume_point(config, config.run_dir, batches.identity(), lambda _: None, vouch=manifest_of)
 

@@ -73,8 +73,9 @@ def describe(member: Member, job: Job) -> str:
     )
 
 
-def require_tools() -> None:
-    """Raises ConfigError where this machine can't start ranks elsewhere."""
+def require_way(member: Member) -> None:
+    """Raises ConfigError where this machine can't start ranks elsewhere, or the hostfile is not as the config says."""
+    read_hosts(member.config.cluster)
     for tool in ("ssh", "pdsh"):
         if shutil.which(tool) is None:
             raise ConfigError(

@@ -40,7 +40,7 @@ def launch(overrides: Sequence[str], multirun: bool, dry_run: bool) -> int:
         local.require_one_node(members[0])
         _say_brief([_planned(Checks(members), members[0])])  # all else its ranks check themselves
         return local.launch(members[0], make_job(members, Path.cwd()))
-    ssh.require_tools()
+    ssh.require_way(members[0])
     [found] = require_trainable(members)
     if found.finished:
         say(f"{members[0].config.run_dir} holds this run, finished before. To train it again: resume=never")
@@ -115,7 +115,9 @@ def _tell(launcher: str, members: list[Member]) -> int:
         for one in left:
             way = local if launcher == "local" else ssh
             with one.asking():
-                if launcher == "local" and not one.member.swept:
+                if launcher == "ssh":
+                    ssh.require_way(one.member)
+                elif not one.member.swept:
                     local.require_one_node(one.member)
                 say(
                     f"=== {one.member.config.run_dir}\n{way.describe(one.member, make_job([one.member], Path.cwd()))}\n"

@@ -71,7 +71,7 @@ def sound(line: bytes) -> Iterator[tuple[int, int, dict | None]]:
 
 
 def tokens_of(record: dict) -> int:
-    """0 where it tells none."""
+    """The tokens of a record; 0 where it tells none."""
     tokens = record.get("tokens")
     return tokens if type(tokens) is int and 0 < tokens < 2**63 else 0
 
@@ -90,14 +90,14 @@ def consistent(steps: Sequence[int], tokens: Sequence[int]) -> Sequence[int]:
 
 
 def records(path: AnyPath) -> Iterator[dict]:
-    """Those that are sound by themselves, one after the other."""
+    """The records of a metrics.jsonl that are sound by themselves, one after the other."""
     with path.open("rb") as file:
         for _, _, line in lines(file):
             yield from (record for _, _, record in sound(line) if record)
 
 
 def consistent_records(found: list[dict]) -> list[dict]:
-    """Those that do not contradict most of the others."""
+    """The records that do not contradict most of the others."""
     return [found[index] for index in consistent([record["step"] for record in found], list(map(tokens_of, found)))]
 
 
@@ -156,7 +156,7 @@ def _record(text: bytes) -> dict | None:
 
 
 def _places(line: bytes) -> Iterator[int]:
-    """Where records begin in it."""
+    """Where records begin in a line."""
     place = line.find(BEGIN)
     while place >= 0:
         yield place

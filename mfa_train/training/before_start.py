@@ -2,6 +2,8 @@
 so that no queue is waited in vain.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from mfa_train.budget.devices import Device, planned_device, resolve_precision
@@ -9,12 +11,13 @@ from mfa_train.budget.plan import make_plan, require_fit
 from mfa_train.config import Config
 from mfa_train.data.corpora import require_readable
 from mfa_train.data.corpus import Corpus
-from mfa_train.data.reading.batches import Batches
+from mfa_train.data.reading.batches import Batches, Share
 from mfa_train.data.reading.held_out import HeldOut
 from mfa_train.errors import ConfigError
 from mfa_train.training.steps.schedule import check_schedule
 
 CLOSING_TOKENS = 8192
+Check = Callable[[], None]
 
 
 def checked_plan(
@@ -25,43 +28,57 @@ def checked_plan(
     Raises ConfigError where the batch doesn't divide over them, the schedule doesn't fit into the steps, or the run
     can't on that device.
     """
-    config.training.micro_batch(world_size or config.cluster.world_size)
-    check_schedule(config.schedule, config.training.total_steps)
-    here = device or planned_device(config.cluster.device, config.cluster.devices_per_node)
-    dtype = resolve_precision(config.precision, here)
-    if dtype == torch.float32 and config.attention["kernel"] in ("flash", "tiled"):
-        raise ConfigError(
-            f"attention.kernel={config.attention['kernel']} works in 16 bit alone, and precision="
-            f"{config.precision} is fp32 here: type precision=bf16, or attention.kernel=auto"
-        )
+    for check in checks_before_plan(config, device, world_size):
+        check()
     plan = make_plan(config, device, world_size, match)
-    if config.plan.check:
-        require_fit(config, plan["memory"])
-    _require_sample(config, plan, dtype)
+    for check in checks_of_plan(config, plan, device):
+        check()
     return plan
 
 
-def read_order(
-    config: Config, corpora: dict[str, Corpus], rank: int, world_size: int, local_world_size: int
-) -> tuple[Batches, HeldOut]:
-    """What `rank` of `world_size` trains on, and what all are evaluated on; `local_world_size` of them share a node.
+def checks_before_plan(config: Config, device: Device | None = None, world_size: int | None = None) -> list[Check]:
+    """Of `checked_plan`, those that need no plan. Each raises ConfigError."""
+    return [
+        lambda: _require_batch(config, world_size or config.cluster.world_size),
+        lambda: check_schedule(config.schedule, config.training.total_steps),
+        lambda: _require_kernel(config, _dtype(config, device)),
+    ]
+
+
+def checks_of_plan(config: Config, plan: dict, device: Device | None = None) -> list[Check]:
+    """Of `checked_plan`, the others. Each raises ConfigError."""
+    if config.plan.check and not plan["memory"]["fits"]:
+        return [lambda: require_fit(config, plan["memory"])]  # then a sample has no room either
+    return [lambda: _require_sample(config, plan, _dtype(config, device))]
+
+
+def read_order(config: Config, corpora: dict[str, Corpus], mine: Share) -> tuple[Batches, HeldOut]:
+    """What is trained on, of which a rank reads its share `mine`, and what all are evaluated on.
 
     Raises ConfigError where the model can't read the corpora, they don't go together, are shorter than a sequence, or a
     node's cache has no room for them.
     """
     require_readable(config, corpora)
     training = config.training
-    batches = Batches(
-        corpora,
-        config.data,
-        training.sequence_length,
-        config.seed,
-        training.batch_size,
-        rank,
-        world_size,
-        local_world_size,
-    )
+    batches = Batches(corpora, config.data, training.sequence_length, config.seed, training.batch_size, mine)
     return batches, HeldOut(corpora, batches.phases[-1], training.sequence_length, training.eval_sequences)
+
+
+def _dtype(config: Config, device: Device | None) -> torch.dtype:
+    here = device or planned_device(config.cluster.device, config.cluster.devices_per_node)
+    return resolve_precision(config.precision, here)
+
+
+def _require_batch(config: Config, world_size: int) -> None:
+    config.training.micro_batch(world_size)  # which raises
+
+
+def _require_kernel(config: Config, dtype: torch.dtype) -> None:
+    if dtype == torch.float32 and config.attention["kernel"] in ("flash", "tiled"):
+        raise ConfigError(
+            f"attention.kernel={config.attention['kernel']} works in 16 bit alone, and precision="
+            f"{config.precision} is fp32 here: type precision=bf16, or attention.kernel=auto"
+        )
 
 
 def _require_sample(config: Config, plan: dict, dtype: torch.dtype) -> None:

@@ -18,8 +18,9 @@ SLURM = ["cluster=slurm", "cluster.nodes=2", "cluster.device=h100-80gb", "traini
 def dry(prepared_data, tmp_path, monkeypatch, capsys):
     """`dry(*overrides)`: the exit status and what is told; nothing may be written."""
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "sbatch").write_text("")
-    (tmp_path / "bin" / "sbatch").chmod(0o755)
+    for tool in ("sbatch", "ssh", "pdsh"):
+        (tmp_path / "bin" / tool).write_text("")
+        (tmp_path / "bin" / tool).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
 
     def told(*overrides: str, multirun: bool = False) -> tuple[int, str]:
