@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mfa_train import archive, cli
+from mfa_train import cli
+from mfa_train.archive import directory
 from mfa_train.errors import ConfigError, DataError, UserError
 from mfa_train.launch.status import statuses
 from mfa_train.scaling.compare import compare as compare_study
@@ -200,8 +201,8 @@ def test_an_archive_that_is_none_of_ours_is_refused_in_a_line(name, study, tmp_p
 
 @pytest.mark.parametrize("limit, to", [("MOST_FILES", 5), ("LARGEST_DIRECTORY", 100), ("UNPACKED_BYTES", 1000)])
 def test_an_archive_that_would_cost_more_than_runs_do_is_refused_unread(limit, to, study, monkeypatch):
-    monkeypatch.setattr(archive, limit, to)
-    monkeypatch.setattr(archive, "UNPACKED_SHARE", 1)
+    monkeypatch.setattr(directory, limit, to)
+    monkeypatch.setattr(directory, "UNPACKED_SHARE", 1)
     with pytest.raises(DataError, match="expected at most"):
         gather([study])
 

@@ -1,27 +1,16 @@
-"""A study in one file: the small files of runs in a zip (`mfa-train pack`), read where they stand as a folder is.
-
-Nothing of an archive is unpacked, and no name in it is a path of this machine: a file is found among the archive's own
-names and read into memory. So what a stranger put into one can reach nothing outside.
-
-1. `opened` gives what was typed: folders and files of this machine as they are, and of study.zip or
-   study.zip/NAME what lies in it. What reads runs takes either (`AnyPath`).
-2. An archive that is none of ours, or would cost more than runs do, is refused as a whole, in one line: `Archive`.
-3. A file in it that cannot be read costs its run alone: `Damaged`.
-"""
+"""The names in an archive, and the bounds within which it is read at all: a zip that is none of ours, or would cost
+more than runs do, is refused as a whole, in one line."""
 
 import io
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, Literal, NamedTuple
+from pathlib import Path
 
 from mfa_train.errors import ConfigError, DataError, did_you_mean
 
-SUFFIX = ".zip"
 MOST_FILES = 2**16 - 2
 """What a zip's directory can count without the extension for larger ones, which is not read."""
 LARGEST_DIRECTORY = 2**24
@@ -29,23 +18,9 @@ LARGEST_DIRECTORY = 2**24
 MOST_DEPTH, LONGEST_NAME = 16, 1000
 UNPACKED_BYTES, UNPACKED_SHARE = 2**25, 50
 """All files together may have as many bytes, or as many times the archive's: records shrink to a third or a tenth."""
-COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Those that can be unpacked a bounded piece at a time."""
-ENCRYPTED = 1
-BLOCK = 2**18
 END, DIRECTORY_ENTRY, LARGER_END = b"PK\x05\x06", b"PK\x01\x02", b"PK\x06\x07"
 BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 """What zipfile makes of an archive that is damaged or forged."""
-
-
-class Damaged(ValueError):
-    """A file in an archive that cannot be read, and why."""
-
-
-class Size(NamedTuple):
-    """What `Path.stat` tells of a file, as far as an archive knows it."""
-
-    st_size: int
 
 
 class Archive:
@@ -100,12 +75,12 @@ class Archive:
         self.folders["/".join(above)].add(name)
         self.folders.setdefault("/".join([*above, name]), set())
 
-    def named(self, inside: str) -> "list[Archived]":
+    def named(self, inside: str) -> list[str]:
         """The file or folder of that name, or the folders that it means by a shell's wildcards, sorted. Raises
         ConfigError where there is none."""
         inside = "" if inside == "." else inside
         if inside in self.files or inside in self.folders:
-            return [Archived(self, inside)]
+            return [inside]
         found = [""]
         for pattern in inside.split("/"):
             found = [
@@ -115,130 +90,10 @@ class Archive:
                 if fnmatchcase(name, pattern)
             ]
         if folders := [name for name in found if name in self.folders]:
-            return [Archived(self, name) for name in folders]
+            return folders
         raise ConfigError(
             f"{self.path}/{inside}: the archive holds no such run.{did_you_mean(inside, self.folders.keys() - {''})}"
         )
-
-
-class Archived:
-    """A file or folder in an archive, with those of pathlib's methods that readers of runs need."""
-
-    def __init__(self, archive: Archive, inside: str):
-        self.archive, self.inside = archive, inside
-
-    def __str__(self) -> str:
-        return f"{self.archive.path}/{self.inside}" if self.inside else str(self.archive.path)
-
-    def __truediv__(self, name: str) -> "Archived":
-        return Archived(self.archive, f"{self.inside}/{name}" if self.inside else name)
-
-    @property
-    def name(self) -> str:
-        return PurePosixPath(self.inside).name or self.archive.path.stem
-
-    def resolve(self) -> Path:
-        """What tells it from every other file."""
-        return self.archive.path.resolve() / self.inside
-
-    def is_file(self) -> bool:
-        return self.inside in self.archive.files
-
-    def is_dir(self) -> bool:
-        return self.inside in self.archive.folders
-
-    def exists(self) -> bool:
-        return self.is_file() or self.is_dir()
-
-    def iterdir(self) -> "Iterator[Archived]":
-        return (self / name for name in sorted(self.archive.folders[self.inside]))
-
-    def stat(self) -> Size:
-        return Size(self._entry().file_size)
-
-    def open(self, mode: Literal["rb"]) -> BinaryIO:
-        """Raises Damaged, now or as it is read."""
-        entry = self._entry()
-        if entry.flag_bits & ENCRYPTED:
-            raise Damaged(f"{self.name}: encrypted in the archive")
-        if entry.compress_type not in COMPRESSIONS:
-            raise Damaged(f"{self.name}: compressed by method {entry.compress_type} in the archive, expected deflate")
-        try:
-            return io.BufferedReader(_Unpacked(self.name, self.archive.zip.open(entry), entry.file_size), BLOCK)
-        except BROKEN as error:
-            raise _damaged(self.name, error) from None
-
-    def read_bytes(self) -> bytes:
-        """Raises Damaged."""
-        with self.open("rb") as file:
-            return file.read()
-
-    def _entry(self) -> zipfile.ZipInfo:
-        if entry := self.archive.files.get(self.inside):
-            return entry
-        raise FileNotFoundError(2, "No such file or directory", str(self))
-
-
-AnyPath = Path | Archived
-"""A file or folder of a run, on this machine or in an archive: who reads runs uses what both can do."""
-
-
-class _Unpacked(io.RawIOBase):
-    """The bytes of a file as they are asked for: as many as the archive's directory says it has, or Damaged."""
-
-    def __init__(self, name: str, file: IO[bytes], size: int):
-        self.name, self.file, self.size = name, file, size
-
-    def readinto(self, buffer) -> int:
-        try:
-            data = self.file.read(len(buffer))
-            if not data and self.file.tell() < self.size:
-                raise EOFError(f"it ends before {self.size:,} bytes")
-        except BROKEN as error:
-            raise _damaged(self.name, error) from None
-        buffer[: len(data)] = data
-        return len(data)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        try:
-            return self.file.seek(offset, whence)
-        except BROKEN as error:
-            raise _damaged(self.name, error) from None
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-
-def _damaged(name: str, error: Exception) -> Damaged:
-    return Damaged(f"{name}: damaged in the archive ({' '.join(str(error).split())[:200]})")
-
-
-def opened(typed: Path) -> list[AnyPath]:
-    """What is typed for runs. Raises ConfigError where an archive doesn't hold it, DataError where it is no archive,
-    OSError where it can't be read."""
-    for above in (typed, *typed.parents):
-        if is_archive(above):
-            return [*Archive(above).named(typed.relative_to(above).as_posix())]
-        if above.exists():
-            break
-    return [typed]
-
-
-def is_archive(path: Path) -> bool:
-    """Whether a file is meant as one: by its name, or by how it begins."""
-    if not path.is_file():
-        return False
-    if path.suffix.lower() == SUFFIX:
-        return True
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
 
 
 def why_no_name(name: str) -> str | None:
