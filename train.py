@@ -11,7 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from mfa_train import config as configs
-from mfa_train.doors import report
+from mfa_train.doors import report, trainer
 from mfa_train.errors import ConfigError
 
 MULTIRUN = {"-m", "--multirun"}
@@ -43,9 +43,7 @@ def main() -> None:
     else:
         config = configs.load(typed)
         configs.require_one(config, typed)
-        from mfa_train.training.run import run  # torch and deepspeed take seconds: not for --help or a mistyped key
-
-        run(config)
+        trainer()(config)
 
 
 if __name__ == "__main__":

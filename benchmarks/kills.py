@@ -99,7 +99,8 @@ def study(kills: int, processes: int, folder: Path, overrides: list[str], seed: 
     undisturbed = start(command(processes, "undisturbed", common))
     output, _ = undisturbed.communicate()
     assert undisturbed.returncode == 0, output
-    arguments, done = command(processes, "killed", common), []
+    arguments = command(processes, "killed", common)
+    done: list[dict] = []
     while True:
         process = start(arguments)
         kill = kill_once(process, folder / "killed", processes, chance) if len(done) < kills else None

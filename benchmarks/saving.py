@@ -98,15 +98,15 @@ def main() -> None:
             checkpoint = next((folder / "starts" / "checkpoints").glob("step-*"))
             size = sum(path.stat().st_size for path in checkpoint.iterdir())
             shutil.rmtree(folder / "starts")
-    background, waited = statistics.median(waits[True]), statistics.median(waits[False])
+    beside, waited = statistics.median(waits[True]), statistics.median(waits[False])
     fresh, resumed = (statistics.median(starts[kind]) for kind in ("fresh", "resumed"))
     print(
         json.dumps(
             {
                 "checkpoint_mb": round(size / 1e6),
-                "background_s": background,
+                "background_s": beside,
                 "waited_s": waited,
-                "share": background / waited,
+                "share": beside / waited,
                 "first_background_s": statistics.median(firsts[True]),
                 "fresh_s": fresh,
                 "resumed_s": resumed,

@@ -77,7 +77,7 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     write_shard(folder / "tokens", [np.random.default_rng(0).integers(0, VOCAB, 2**20)], VOCAB)
     shards = Shards(ShardStore(folder, ShardCache(folder, 0)), [Shard("tokens", 2**20, "uint16")], VOCAB)
     corpus = SimpleNamespace(train=shards, tokenizer=SimpleNamespace(sha256=""), identity=dict)
-    batches = Batches({"random": corpus}, config.data, SEQUENCE, 0, BATCH)
+    batches = Batches({"random": corpus}, config.data, SEQUENCE, 0, BATCH)  # type: ignore[dict-item]  # all it asks
     ranks, plan = join(), make_plan(config)
     config.run_dir.mkdir(parents=True)
     engine = build_engine(config, ranks, torch.bfloat16)

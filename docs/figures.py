@@ -1,13 +1,19 @@
-"""Draws the pictures of docs/ from runs' metrics.jsonl and from the plan.
+"""Draws the losses of runs, and the pictures of docs/ from runs and from the plan.
 
-    .venv/bin/python docs/figures.py runs/mfa-nano [RUN ...]
+    .venv/bin/python docs/figures.py runs/mfa-nano [RUN ...] [--out FOLDER]
 
-writes docs/images/loss.svg (training and held-out loss of the runs over tokens), docs/images/kv_cache.svg (KV bytes
-per token of every attention at model=7b) and docs/images/frontier.svg (what matched attentions cost over their cache).
-Without a run it leaves loss.svg as it is. matplotlib comes with `pip install '.[plot]'`, and with `make test`.
+writes loss.svg: training and held-out loss of the runs over tokens, from their metrics.jsonl, into the first run's
+folder or into FOLDER. A run may lie in an archive (study.zip/mfa-nano); then FOLDER must be typed.
+
+    .venv/bin/python docs/figures.py --docs [RUN ...]
+
+draws the repository's own pictures anew: docs/images/kv_cache.svg (KV bytes per token of every attention at model=7b),
+docs/images/frontier.svg (what matched attentions cost over their cache) and, of the runs that are typed, loss.svg.
+matplotlib comes with `pip install '.[plot]'`, and with `make test`.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -16,10 +22,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from mfa_train import config as configs
+from mfa_train.archive import AnyPath, opened
 from mfa_train.attention import variants
 from mfa_train.budget.match import matched
 from mfa_train.budget.shape import measure
-from mfa_train.errors import ConfigError
+from mfa_train.doors import report
+from mfa_train.errors import ConfigError, DataError
 from mfa_train.tracking.metrics_file import read_metrics
 
 IMAGES = Path(__file__).resolve().parent / "images"
@@ -38,21 +46,33 @@ STYLE = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="a run folder, as runs/mfa-nano")
-    parser.add_argument("--format", default="svg", help="svg (default), png, pdf")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where loss.svg goes (default: the first run's folder)"
+    )
+    parser.add_argument("--docs", action="store_true", help="draw the pictures in docs/images anew")
+    parser.add_argument("--format", default="svg", choices=("svg", "png", "pdf"))
     arguments = parser.parse_args()
-    IMAGES.mkdir(exist_ok=True)
+    runs = [run for typed in arguments.runs for run in opened(typed)]
+    out = IMAGES if arguments.docs else arguments.out or (runs[0] if runs else None)
+    if not isinstance(out, Path) or (arguments.docs and arguments.out):
+        parser.error("type RUN, or --docs for the pictures in docs/images, or --out FOLDER for a run in an archive")
     with plt.rc_context(STYLE):
-        if arguments.runs:
-            save(loss_curves(arguments.runs), IMAGES / f"loss.{arguments.format}")
-        save(cost_frontier(), IMAGES / f"frontier.{arguments.format}")
-        save(kv_cache_bars("7b"), IMAGES / f"kv_cache.{arguments.format}")
+        if runs:
+            figure = loss_curves(runs)
+            out.mkdir(parents=True, exist_ok=True)
+            save(figure, out / f"loss.{arguments.format}")
+        if arguments.docs:
+            save(cost_frontier(), IMAGES / f"frontier.{arguments.format}")
+            save(kv_cache_bars("7b"), IMAGES / f"kv_cache.{arguments.format}")
 
 
-def loss_curves(runs: list[Path]) -> plt.Figure:
-    """train/loss as a line, val/loss as points with their last value written beside."""
+def loss_curves(runs: list[AnyPath]) -> plt.Figure:
+    """train/loss as a line, val/loss as points with their last value written beside. Raises DataError for a run without
+    records."""
     figure, axes = plt.subplots(figsize=(7.2, 3.8), layout="constrained")
     for run in runs:
-        records = read_metrics(run / "metrics.jsonl")
+        if not (records := read_metrics(run / "metrics.jsonl")):
+            raise DataError(f"{run}: no records in metrics.jsonl")
         held_out = [record for record in records if "val/loss" in record]
         tokens, losses = zip(*((record["tokens"] / 1e6, record["train/loss"]) for record in records))
         (line,) = axes.plot(tokens, losses, linewidth=1.3, label=f"{run.name}: train/loss")
@@ -152,4 +172,4 @@ def save(figure: plt.Figure, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report(main))

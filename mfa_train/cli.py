@@ -56,7 +56,7 @@ def _act() -> None:
         "overrides",
         nargs="+",
         metavar="RUN",
-        help="run folders, folders of them, a CSV of N, D, loss; tracking's keys, as tracking=none",
+        help="run folders, folders or archives of them, a CSV of N, D, loss; tracking's keys, as tracking=none",
     )
     command.add_argument("--out", type=Path, default=Path("report"), help="the report's folder (default: report)")
     command.add_argument("--reference", metavar="VARIANT", help="what the others are held against (default: mha)")
@@ -67,6 +67,12 @@ def _act() -> None:
     )
     command.add_argument("--budget", metavar="FLOPS[,FLOPS]", default="", help="compute to answer for, as 1e21")
     command.set_defaults(act=compare)
+    command = commands.add_parser("pack", help="the small files of runs as one archive, for compare and status")
+    command.add_argument(
+        "overrides", nargs="+", metavar="RUN", help="run folders, folders or archives of them; no weights are packed"
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="STUDY.zip", help="the archive to write")
+    command.set_defaults(act=pack)
     command = commands.add_parser("launch", help="the same run, or with -m a sweep: cluster=local | slurm | ssh")
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="train.py's, as cluster.nodes=16")
     command.add_argument("-m", "--multirun", action="store_true", help="a sweep over the values typed with commas")
@@ -76,7 +82,10 @@ def _act() -> None:
     command.set_defaults(act=launch)
     command = commands.add_parser("status", help="how the runs of a folder stand: state, step, loss, tokens/s, ETA")
     command.add_argument(
-        "overrides", nargs="*", metavar="RUNS_DIR", help="the folder; without it runs_dir, as train.py has it"
+        "overrides",
+        nargs="*",
+        metavar="RUNS_DIR",
+        help="the folder, or an archive of pack's; without it runs_dir, as train.py has it",
     )
     command.set_defaults(act=status)
     command = commands.add_parser("dashboard", help="the comparison as a workspace in W&B (docs/wandb.md)")
@@ -164,7 +173,7 @@ def compare(arguments: argparse.Namespace) -> None:
     if not all(0 < budget < float("inf") for budget in budgets):
         raise ConfigError(f"--budget {arguments.budget}: expected FLOPs above 0, as --budget 1e20,1e21")
     from mfa_train.scaling.report.report import write_report
-    from mfa_train.scaling.study.study import gather
+    from mfa_train.scaling.study.gather import gather
 
     paths = [
         Path(configs.local("RUN", word, "run's folder or CSV file"))
@@ -174,6 +183,15 @@ def compare(arguments: argparse.Namespace) -> None:
     by = tuple(key for key in arguments.by.split(",") if key)
     study = gather(paths, arguments.params, arguments.per_byte, by)
     write_report(study, arguments.out, tracking, arguments.reference, budgets)
+
+
+def pack(arguments: argparse.Namespace) -> None:
+    from mfa_train.scaling.study.pack import pack
+
+    paths = [Path(configs.local("RUN", word, "run's folder or archive")) for word in arguments.overrides]
+    made = pack(paths, arguments.out, say)
+    before = f", in place of one of {made.replaced:,} runs" if made.replaced else ""
+    say(f"{arguments.out}: {made.runs:,} runs, {made.files:,} files, {made.unpacked:,} bytes in {made.size:,}{before}")
 
 
 def launch(arguments: argparse.Namespace) -> None:

@@ -2,12 +2,13 @@
 room, no right to), a traceback for a bug."""
 
 import errno
+import gc
 import os
 import re
 import sys
 from collections.abc import Callable
 
-from mfa_train.config import ComposeError, explained, hidden
+from mfa_train.config import ComposeError, Config, explained, hidden
 from mfa_train.errors import Stopped, UserError
 from mfa_train.tracking.terminal import ready_streams, unbroken
 from mfa_train.words import in_one_line
@@ -32,6 +33,18 @@ ORDINARY = {
 }
 """What files and folders may do to any program."""
 LONGEST_LINE, LONGEST_WORD, BEGINNING = 2_000, 1_000, r"[\w.=+~-]{0,80}"
+
+
+def trainer() -> Callable[[Config], dict]:
+    """`mfa_train.training.run.run`, for those who have a config: its imports take seconds."""
+    gc.disable()  # they are a million objects that stay, through which it would look again and again
+    try:
+        import torch._dynamo  # noqa: F401  # the first plan and torch's optimizer import it
+
+        from mfa_train.training.run import run
+    finally:
+        gc.enable()
+    return run
 
 
 def report(main: Callable[[], object]) -> int:

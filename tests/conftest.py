@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("WANDB_SILENT", "true")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are too small for more, and the cores are for other tests
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mfa_train import config as configs
 from mfa_train.attention import attention_config, variants
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.initialization import initialize
+from tests import forks
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = variants()
@@ -26,6 +28,15 @@ SMALL = [
     "model.vocab_size=199",
 ]
 """A decoder that a test can afford."""
+
+
+COMMANDS = forks.install()
+
+
+@pytest.fixture(autouse=True)
+def forked_where_not_marked(request):
+    """`real_command` tests start Python, as users do."""
+    COMMANDS.enabled = request.node.get_closest_marker("real_command") is None
 
 
 @pytest.fixture

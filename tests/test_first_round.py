@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from mfa_train import config as configs
 from mfa_train.config import TrackingConfig
 from mfa_train.scaling.report.report import write_report
-from mfa_train.scaling.study.study import gather
+from mfa_train.scaling.study.gather import gather
 from mfa_train.training.checkpoints.manifest import manifest_of
 from mfa_train.training.export import export
 from mfa_train.training.resuming.changes import changes

@@ -85,7 +85,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, documents
     return _sdpa(q, k, v, scale)
 
 
-@torch.compiler.disable  # documents differ at every step, and each graph would be of use once
+@torch._disable_dynamo  # documents differ at every step, and each graph would be of use once
 def _attend_within(documents: Documents, q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str) -> Tensor:
     if documents.whole_windows:
         return attend(q, k, v, scale, kernel)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 
-@torch.compiler.disable  # torch.compile unrolls the blocks into slower code
+# torch.compile unrolls the blocks into slower code. (torch.compiler.disable would import the compiler here: a second.)
+@torch._disable_dynamo
 def tiled_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """q (batch, tokens, heads, qk_dim), k and v (batch, tokens, kv_heads, …) to (batch, tokens, heads, v_dim)."""
     return _TiledAttention.apply(q, k, v, scale)

@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from mfa_train.archive import AnyPath
 from mfa_train.config import yaml_file
 from mfa_train.config.hydra_errors import explained
 from mfa_train.config.overrides import as_meant, holds_text, literal
@@ -96,7 +97,7 @@ def to_yaml(config: Config) -> str:
     return yaml_file.to_yaml(dataclasses.asdict(config))
 
 
-def plain(folder: Path) -> dict[str, Any]:
+def plain(folder: AnyPath) -> dict[str, Any]:
     """The config of the run in `folder` as it stands there, with what held before the keys that it lacks; not held
     against the schema. Raises ConfigError."""
     if not (tree := yaml_file.read_yaml(folder / "config.yaml")):

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from mfa_train.archive import AnyPath
 from mfa_train.config.quantities import MOST_DIGITS
 from mfa_train.errors import ConfigError
 from mfa_train.words import first_line
@@ -56,7 +57,7 @@ def to_yaml(tree: dict) -> str:
     )
 
 
-def read_yaml(path: Path) -> dict:
+def read_yaml(path: AnyPath) -> dict:
     """The mapping in the file; empty where the file is. Raises ConfigError, naming file and line."""
     try:
         node = _composed(text := _text(path))
@@ -88,9 +89,9 @@ def read_value(text: str) -> Any:
         return text
 
 
-def shown(path: Path) -> Path:
+def shown(path: AnyPath) -> AnyPath:
     """As a person at this folder would type it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return path.relative_to(Path.cwd()) if isinstance(path, Path) and path.is_relative_to(Path.cwd()) else path
 
 
 def line_of(path: Path, keys: list[str]) -> int | None:
@@ -112,7 +113,7 @@ class _Wrong(Exception):
     """`(line, problem)`; line 0: of the file as a whole."""
 
 
-def _text(path: Path) -> str:
+def _text(path: AnyPath) -> str:
     if path.is_dir():
         raise _Wrong(0, "a folder, where a file is expected")
     if not path.is_file():

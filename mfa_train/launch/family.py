@@ -11,7 +11,7 @@ _prctl = ctypes.CDLL(None).prctl
 
 
 def die_with_parent() -> None:
-    """From now on this process is killed when its parent ends."""
+    """Has the kernel kill this process when its parent ends."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -21,7 +21,7 @@ WELL = b"well"
 
 
 class Orphans:
-    """While it is entered, a launcher that dies takes the job's ranks along."""
+    """Watches while it is entered: a launcher that dies takes the job's ranks along."""
 
     def __init__(self, job: Job, launcher: int, hosts: Sequence[str]):
         self.command = [sys.executable, "-m", "mfa_train.launch.orphans", job.word, str(launcher), *hosts]
@@ -41,6 +41,7 @@ class Orphans:
 
 
 def main() -> None:
+    """Waits for the launcher to say that all is well, or to be gone."""
     job, launcher, *hosts = sys.argv[1:]
     if sys.stdin.buffer.read() == WELL:
         return

@@ -28,7 +28,7 @@ def log_of(run_dir: Path, rank: int) -> Path:
 
 
 class RankOutput:
-    """From its making on, standard output and error of this process are the log of `rank`; `start` names this start."""
+    """Makes standard output and error of this process the log of `rank`, from now on; `start` names this start."""
 
     def __init__(self, run_dir: Path, rank: int, start: str):
         self.run_dir, self.rank, self.start = run_dir, rank, start

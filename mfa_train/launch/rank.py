@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 
 from mfa_train import config as configs
-from mfa_train.doors import report
+from mfa_train.doors import report, trainer
 from mfa_train.errors import Stopped, UserError
 from mfa_train.launch.environment import environment
 from mfa_train.launch.family import die_with_parent
@@ -22,6 +22,7 @@ from mfa_train.tracking.wandb_run import forget_run
 
 
 def main() -> int:
+    """Trains what the command line names; the exit status."""
     die_with_parent()
     job = read_job(sys.argv[1])
     member, start = (*sys.argv[2:], "0", "0")[:2]
@@ -45,9 +46,7 @@ def work(job: Job, member: int, start: str) -> int:
             # The ranks share the node's cores; torch alone would start as many threads as cores in each.
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // job.devices_per_node)))
             config = configs.load(overrides)
-            from mfa_train.training.run import run  # torch and deepspeed take seconds: not for a mistyped key
-
-            run(config)
+            trainer()(config)
         except UserError as error:
             reported = rank == 0 or not error.everywhere
             raise

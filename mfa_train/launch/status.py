@@ -3,7 +3,8 @@ run.
 
 A state is what the newest file says. A run that closed left its word in summary.json: finished, stopped or failed. One
 that did not is running while its records come; on its own host the process itself is looked for. Otherwise it is
-`silent`: killed, or on a step that takes unusually long.
+`silent`: killed, or on a step that takes unusually long. In an archive (`mfa-train pack`) nothing runs:
+what had not closed when it was packed is `silent`.
 """
 
 import itertools
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import yaml
 
+from mfa_train.archive import AnyPath, Archived, Damaged, opened
 from mfa_train.errors import ConfigError
 from mfa_train.launch.job import JOB
 from mfa_train.launch.slurm import SUBMITTED
@@ -56,10 +58,10 @@ class Status:
 
 
 def statuses(runs_dir: Path) -> list[Status]:
-    """Of each run in `runs_dir`, by name. Raises ConfigError where it is no folder or holds no run."""
+    """Of each run in the folder or archive `runs_dir`, by name. Raises ConfigError where it is neither or holds no run,
+    DataError for an archive that is none."""
     try:
-        with os.scandir(runs_dir) as entries:
-            names = sorted(entry.name for entry in entries if _may_hold_a_run(entry))
+        folders = [folder for place in opened(runs_dir) for folder in _folders(place)]
     except NotADirectoryError:
         raise ConfigError(f"{runs_dir}: is a file; type the folder that holds the runs, as runs") from None
     except FileNotFoundError:
@@ -68,7 +70,7 @@ def statuses(runs_dir: Path) -> list[Status]:
         raise ConfigError(
             f"{runs_dir}: cannot be read ({error.strerror}); type the folder that holds the runs"
         ) from None
-    found = [status for name in names if (status := _status(runs_dir / name))]
+    found = [status for folder in folders if (status := _status(folder))]
     if not found:
         raise ConfigError(f"{runs_dir}: holds no run; type the folder above the runs, as runs")
     return found
@@ -116,6 +118,14 @@ def _padded(text: str, width: int, left: bool) -> str:
     return text + space if left else space + text
 
 
+def _folders(place: AnyPath) -> list[AnyPath]:
+    """What may hold a run, by name: the folders in it; of an archive also the run that was named. Raises OSError."""
+    if isinstance(place, Archived):
+        return [place] if (place / "config.yaml").is_file() else [one for one in place.iterdir() if one.is_dir()]
+    with os.scandir(place) as entries:
+        return [place / name for name in sorted(entry.name for entry in entries if _may_hold_a_run(entry))]
+
+
 def _may_hold_a_run(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
@@ -123,20 +133,21 @@ def _may_hold_a_run(entry: os.DirEntry) -> bool:
         return False
 
 
-def _status(folder: Path) -> Status | None:
+def _status(folder: AnyPath) -> Status | None:
     """None where no run was ever begun; whatever is odd in one folder costs that one alone."""
     job = ""
     try:
-        trains, launched = (folder / "config.yaml").is_file(), (folder / LAUNCH).is_dir()
-        if not (trains or launched):
+        trains = (folder / "config.yaml").is_file()
+        if isinstance(folder, Archived):
+            return _of_run(folder, _archived_state(folder)) if trains else None
+        if not (trains or (folder / LAUNCH).is_dir()):
             return None
         submitted = _read(folder / LAUNCH / SUBMITTED)
-        job = submitted.get("job") if isinstance(submitted.get("job"), str) else ""
+        job = named if isinstance(named := submitted.get("job"), str) else ""
         if not trains:
             at = _at(submitted) if submitted else _changed(folder / LAUNCH / JOB)
             return Status(folder.name, _submitted_state(folder, at), job=job)
-        steps, tokens_per_step = _training(folder / "config.yaml")
-        return _of_run(folder, steps, tokens_per_step, submitted, job)
+        return _of_run(folder, _state(folder, submitted), job)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # it is being written, or is no run's
         return Status(folder.name, "unreadable", job=job, why=_line(error))
 
@@ -145,25 +156,30 @@ def _line(error: Exception) -> str:
     said = (str(error).splitlines() or [type(error).__name__])[0]
     return (
         said
-        if said.startswith("config.yaml")
+        if said.startswith("config.yaml") or isinstance(error, Damaged)
         else f"config.yaml is no run's ({said[:200]}); correct it, or rename the folder"
     )
 
 
-def _of_run(folder: Path, steps: int, tokens_per_step: int, submitted: dict, job: str) -> Status:
-    metrics = folder / METRICS
-    records = last_records(metrics, 11) if metrics.is_file() else []
-    state, last = _state(folder, records, submitted), records[-1] if records else {}
+def _of_run(folder: AnyPath, state: str, job: str = "") -> Status:
+    """The status of a run that was begun. Raises ValueError, OSError and YAML's own errors."""
+    steps, tokens_per_step = _training(folder / "config.yaml")
+    records = _last_records(folder)
+    last = records[-1] if records else {}
     speeds = [speed for record in records[-10:] if (speed := number(record.get("tokens_per_second"))) and speed > 0]
-    speed, left = statistics.median(speeds) if speeds else None, None
-    if speed and state == "running":
-        left = max(0, steps - last["step"]) * tokens_per_step / speed
+    speed = statistics.median(speeds) if speeds else None
+    left = max(0, steps - last["step"]) * tokens_per_step / speed if speed and state == "running" else None
     why = "summary.json is damaged; the run's command goes on from its newest checkpoint and writes it anew"
     why = why if state == "unreadable" else ""
     return Status(folder.name, state, last.get("step", 0), steps, number(last.get("train/loss")), speed, left, job, why)
 
 
-def _training(path: Path) -> tuple[int, int]:
+def _last_records(folder: AnyPath) -> list[dict]:
+    metrics = folder / METRICS
+    return last_records(metrics, 11) if metrics.is_file() else []
+
+
+def _training(path: AnyPath) -> tuple[int, int]:
     """Steps of the run, and tokens of a step: of its config.yaml only these are read. Raises ValueError and YAML's own
     errors."""
     with path.open("rb") as file:
@@ -172,9 +188,11 @@ def _training(path: Path) -> tuple[int, int]:
     tree = yaml.load(part or text, Loader)
     training = tree.get("training") if isinstance(tree, dict) else None
     training = training if isinstance(training, dict) else {}
-    steps, tokens, batch, sequence = (training.get(key) for key in ("steps", "tokens", "batch_size", "sequence_length"))
-    per_step = batch * sequence if _whole(batch) and _whole(sequence) else 0
-    steps = steps if _whole(steps) else -(-tokens // per_step) if _whole(tokens) and per_step else 0
+    whole = {key: value for key, value in training.items() if _whole(value)}
+    steps, tokens = whole.get("steps", 0), whole.get("tokens", 0)
+    per_step = whole.get("batch_size", 0) * whole.get("sequence_length", 0)
+    if not steps and per_step:
+        steps = -(-tokens // per_step)
     if not (steps and per_step):
         raise ValueError(
             "config.yaml is no run's: it does not say training.steps, training.batch_size and "
@@ -196,7 +214,14 @@ def _whole(value: object) -> bool:
     return type(value) is int and 0 < value < 2**63
 
 
-def _state(folder: Path, records: list[dict], submitted: dict) -> str:
+def _archived_state(folder: Archived) -> str:
+    """finished | stopped | failed | silent | unreadable."""
+    summary = folder / "summary.json"
+    ended = _read(summary).get("status")
+    return ended if ended in STATES else "unreadable" if summary.is_file() else "silent"
+
+
+def _state(folder: Path, submitted: dict) -> str:
     """finished | stopped | failed | running | silent | unreadable, or queued where a job was submitted since."""
     alive = max(_changed(folder / name) for name in (METRICS, "starts.jsonl", "config.yaml"))
     closed = _changed(folder / "summary.json")
@@ -210,7 +235,7 @@ def _state(folder: Path, records: list[dict], submitted: dict) -> str:
     holder = _read(folder / "run.lock")
     if holder.get("host") == socket.gethostname():
         return "running" if _lives(holder.get("pid"), folder) else "silent"
-    seconds = [at for record in records if (at := number(record.get("seconds"))) is not None]
+    seconds = [at for record in _last_records(folder) if (at := number(record.get("seconds"))) is not None]
     usual = statistics.median([later - earlier for earlier, later in itertools.pairwise(seconds)] or [0])
     # A clock of another machine may be ahead; what is written far in the future tells nothing.
     return "running" if abs(time.time() - alive) < max(SILENT_SECONDS, 10 * usual) else "silent"
@@ -249,7 +274,7 @@ def _changed(path: Path) -> float:
         return 0.0
 
 
-def _read(path: Path) -> dict:
+def _read(path: AnyPath) -> dict:
     """A JSON object; empty where it is none, or isn't there."""
     return read_object(path) or {} if path.is_file() else {}
 

@@ -57,7 +57,7 @@ def run_sweep(members: Sequence[Member], command: Sequence[str]) -> None:
 
 
 class _Sweep:
-    """Its members, as they wait, run and end."""
+    """The members that are left, as they wait, run and end."""
 
     def __init__(self, members: list[Member], command: Sequence[str]):
         self.members = members
@@ -75,7 +75,7 @@ class _Sweep:
         """How, by run folder: finished, stopped, or failed and why."""
 
     def run(self) -> None:
-        """Until each has ended, or all were asked to stop and did."""
+        """Runs them until each has ended, or all were asked to stop and did."""
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._on_signal)
         while self.running or (self.waiting and not self.asked):
@@ -103,16 +103,16 @@ class _Sweep:
         """Raises Stopped or TrainingError, naming the members."""
         ends = [(" ".join(member.swept), self.ended.get(member.config.run_dir, "")) for member in self.members]
         failed = [swept + state.removeprefix(FAILED) for swept, state in ends if state.startswith(FAILED)]
-        told = f"{len(failed)} of the sweep's members failed: {'; '.join(failed)}" if failed else ""
+        failures = f"{len(failed)} of the sweep's members failed: {'; '.join(failed)}" if failed else ""
         if self.asked:
             at = "; ".join(swept for swept, state in ends if state == STOPPED) or "its members' end"
-            raise Stopped(f"the sweep, at {at}; the same command goes on from there{told and f'. {told}'}")
+            raise Stopped(f"the sweep, at {at}; the same command goes on from there{failures and f'. {failures}'}")
         if failed:
-            raise TrainingError(told)
+            raise TrainingError(failures)
 
     def _end(self, attempt: _Attempt, tries: int) -> None:
         member, status = attempt.member, attempt.process.returncode
-        self._tell(attempt, status)
+        self._say_how_it_ended(attempt, status)
         if status in STOPPED_STATUSES and (self.asked or status == Stopped.exit_status):
             self.asked = self.asked or signal.SIGTERM
             self.ended[member.config.run_dir] = STOPPED
@@ -123,7 +123,7 @@ class _Sweep:
             self.ended[member.config.run_dir] = f"{FAILED} (exit status {status})" if status else FINISHED
 
     def _ready(self) -> tuple[Member, int] | None:
-        """The first that waits for no other."""
+        """The earliest member that waits for no other; None where all do."""
         unfinished = (
             {member.config.run_dir for member, _ in self.waiting}
             | {attempt.member.config.run_dir for attempt in self.running}
@@ -154,7 +154,7 @@ class _Sweep:
         )
         self.running[_Attempt(member, slot, process)] = tries
 
-    def _tell(self, attempt: _Attempt, status: int) -> None:
+    def _say_how_it_ended(self, attempt: _Attempt, status: int) -> None:
         if self.parallel > 1:
             ended = {0: FINISHED, Stopped.exit_status: STOPPED}.get(status, f"{FAILED} (exit status {status})")
             seconds = time.monotonic() - attempt.began

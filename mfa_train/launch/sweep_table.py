@@ -58,7 +58,7 @@ def _summary(run_dir: Path) -> dict:
 
 
 def _place(summary: dict, member: Member, state: str) -> tuple:
-    """By which rows are sorted: size, tokens, loss."""
+    """The place of a row: by size, tokens, then loss."""
     model, training = member.config.model, member.config.training
     size = model.num_hidden_layers * model.hidden_size**2
     tokens = training.total_steps * training.batch_size * training.sequence_length
@@ -67,11 +67,11 @@ def _place(summary: dict, member: Member, state: str) -> tuple:
 
 
 def _cells(summary: dict, member: Member, state: str) -> tuple[str, ...]:
-    def told(key: str, form: str) -> str:
+    def cell(key: str, form: str) -> str:
         return "-" if (value := number(summary.get(key))) is None else format(value, form)
 
-    counts = (told(key, ",") for key in ("kv_bytes_per_token", "params", "tokens"))
-    return (member.config.name, member.config.attention["name"], *counts, told("val_loss", ".4f"), state)
+    counts = (cell(key, ",") for key in ("kv_bytes_per_token", "params", "tokens"))
+    return (member.config.name, member.config.attention["name"], *counts, cell("val_loss", ".4f"), state)
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

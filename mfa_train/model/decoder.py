@@ -65,7 +65,7 @@ class Decoder(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """The decoder with its head."""
+    """A language model: the decoder with its head."""
 
     def __init__(self, config: ModelConfig, attention: AttentionConfig, z_loss: float = 0.0):
         super().__init__()

@@ -15,10 +15,10 @@ from mfa_train.scaling.laws.law import ESTIMATOR
 from mfa_train.scaling.report.thinning import ROWS, evenly, few_notices
 from mfa_train.scaling.study.data_orders import why_no_pairs
 from mfa_train.scaling.study.drawn import NOT_DRAWN
+from mfa_train.scaling.study.gather import PARAMETERS, Study
 from mfa_train.scaling.study.plain_files import shown
 from mfa_train.scaling.study.runs import BOUNDS, Run
 from mfa_train.scaling.study.size_names import size_names
-from mfa_train.scaling.study.study import PARAMETERS, Study
 from mfa_train.scaling.verdicts.answer import answer
 from mfa_train.scaling.verdicts.at_largest import at_largest
 from mfa_train.scaling.verdicts.cells import LEAST_FREE

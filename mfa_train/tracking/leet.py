@@ -31,7 +31,8 @@ DATED = re.compile(r"run-\d{8}_\d{6}-.+")
 
 
 def show_losses_first(run_dir: Path, wandb_run: Path) -> None:
-    """For the run in `run_dir`, whose folder of W&B's is `wandb_run`, alone and among the runs beside it."""
+    """Makes leet open with the losses of the run in `run_dir`, whose folder of W&B's own is `wandb_run`: of it alone,
+    and among the runs beside it."""
     with contextlib.suppress(OSError):
         _write_state(wandb_run.parent, [])
         dated = DATED.search(wandb_run.name)
@@ -50,7 +51,8 @@ def show_losses_first(run_dir: Path, wandb_run: Path) -> None:
 
 
 def _write_state(folder: Path, started: list[str]) -> None:
-    """Selects the runs that were `started`; all else is as it was last looked at."""
+    """Begins a folder's state with a filter for the losses, and selects the links of the runs that `started`; all else
+    stays as it was last looked at."""
     path = folder / STATE
     state = read_object(path) if path.is_file() else {"metrics_filter": {"query": LOSSES}}
     if state is None or (path.is_file() and not started):

@@ -10,6 +10,7 @@ import os
 from itertools import takewhile
 from pathlib import Path
 
+from mfa_train.archive import AnyPath
 from mfa_train.tracking.records import NEWLINE, as_json, backwards, consistent_records, parsed, records, sound
 from mfa_train.tracking.survey import Survey, set_aside
 from mfa_train.tracking.terminal import say
@@ -21,11 +22,11 @@ class MetricsFile:
     """Appends records to those up to `from_step`, each visible as soon as it is written. `logged_to` is the last step
     ever logged, by this start or an earlier one.
 
-    A disk that is full ends no run: `say` is told once, and records wait in memory until there is room.
+    A disk that is full ends no run: it is said once, and records wait in memory until there is room.
     """
 
     def __init__(self, path: Path, from_step: int = 0, say=say):
-        self.path, self.say, self.told = path, say, False
+        self.path, self.say, self.warned = path, say, False
         self.waiting, self.unsynced = b"", bytearray()
         """What is yet to be written, and what was written since the disk last vouched for all before it."""
         self.logged_to = self._whole(from_step) if path.exists() else 0
@@ -33,13 +34,14 @@ class MetricsFile:
         self.cut(from_step)
 
     def _whole(self, from_step: int) -> int:
-        """Sets aside what is damaged; gives the last step."""
+        """Sets aside what of the file is damaged; gives the last step of what stays."""
         found = Survey(self.path, from_step)
         if found.damaged:
             set_aside(self.path, found.damaged, f"the other {len(found.kept)} records stay", self.say)
         return found.last
 
     def log(self, record: dict) -> None:
+        """Appends it; readers see it at once."""
         self.logged_to = max(self.logged_to, record["step"])
         self.waiting += as_json(record).encode() + NEWLINE
         self._write()
@@ -63,15 +65,16 @@ class MetricsFile:
             os.fsync(self.file.fileno())
             self.unsynced.clear()
         except OSError as error:  # a network file system finds here that it had no room: written anew, then
-            self._tell(error)
+            self._warn(error)
             with contextlib.suppress(OSError):
                 self.file.truncate(self.path.stat().st_size - len(self.unsynced))
                 self.waiting = bytes(self.unsynced) + self.waiting
                 self.unsynced.clear()
 
     def close(self) -> None:
+        """Waits for the disk, and says how many records found no room."""
         self.flush()
-        with contextlib.suppress(OSError):  # flushed, or told
+        with contextlib.suppress(OSError):  # flushed, or warned of
             self.file.close()
         if self.waiting:
             self.say(f"warning: {self.path} lacks the last {self.waiting.count(NEWLINE)} records: there was no room")
@@ -83,12 +86,12 @@ class MetricsFile:
                 self.unsynced += self.waiting[:written]
                 self.waiting = self.waiting[written:]
         except OSError as error:
-            self._tell(error)
+            self._warn(error)
 
-    def _tell(self, error: OSError) -> None:
-        if not self.told:
+    def _warn(self, error: OSError) -> None:
+        if not self.warned:
             self.say(f"warning: {self.path} cannot be written ({error.strerror}); its records wait in memory")
-        self.told = True
+        self.warned = True
 
 
 def _up_to(path: Path, step: int) -> int:
@@ -107,12 +110,12 @@ def _is_up_to(line: bytes, step: int) -> bool:
 
 
 def _begun(path: Path) -> bytes:
-    """What of a last line found room."""
+    """The beginning of a last line of which not all found room; empty where the file ends with a whole line."""
     with path.open("rb") as file:
         _, last = next(backwards(file), (0, b""))
     return b"" if last.endswith(NEWLINE) else last
 
 
-def read_metrics(path: Path) -> list[dict]:
-    """The sound records, in order."""
+def read_metrics(path: AnyPath) -> list[dict]:
+    """The sound records of a metrics.jsonl, in order."""
     return consistent_records(list(records(path)))

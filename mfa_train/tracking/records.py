@@ -14,8 +14,9 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import Any, BinaryIO
+
+from mfa_train.archive import AnyPath
 
 LONGEST = 2**22
 """Bytes of a line: a record of 20,000 corpora has no more."""
@@ -45,7 +46,7 @@ def parsed(text: bytes) -> dict | None:
     return found if isinstance(found, dict) else None
 
 
-def read_object(path: Path) -> dict | None:
+def read_object(path: AnyPath) -> dict | None:
     """The JSON object that a file is; None where it is none, or larger than one of a run's can be. Raises OSError."""
     with path.open("rb") as file:
         return parsed(file.read(LONGEST))
@@ -70,7 +71,7 @@ def sound(line: bytes) -> Iterator[tuple[int, int, dict | None]]:
 
 
 def tokens_of(record: dict) -> int:
-    """0 where it tells none."""
+    """The tokens of a record; 0 where it tells none."""
     tokens = record.get("tokens")
     return tokens if type(tokens) is int and 0 < tokens < 2**63 else 0
 
@@ -88,19 +89,19 @@ def consistent(steps: Sequence[int], tokens: Sequence[int]) -> Sequence[int]:
     return _rising(kept, steps)
 
 
-def records(path: Path) -> Iterator[dict]:
-    """Those that are sound by themselves, one after the other."""
+def records(path: AnyPath) -> Iterator[dict]:
+    """The records of a metrics.jsonl that are sound by themselves, one after the other."""
     with path.open("rb") as file:
         for _, _, line in lines(file):
             yield from (record for _, _, record in sound(line) if record)
 
 
 def consistent_records(found: list[dict]) -> list[dict]:
-    """Those that do not contradict most of the others."""
+    """The records that do not contradict most of the others."""
     return [found[index] for index in consistent([record["step"] for record in found], list(map(tokens_of, found)))]
 
 
-def last_records(path: Path, count: int) -> list[dict]:
+def last_records(path: AnyPath, count: int) -> list[dict]:
     """The last `count` sound records of a metrics.jsonl, found from its end, in the last LONGEST bytes."""
     found: list[dict] = []
     with path.open("rb") as file:
@@ -155,7 +156,7 @@ def _record(text: bytes) -> dict | None:
 
 
 def _places(line: bytes) -> Iterator[int]:
-    """Where records begin in it."""
+    """Where records begin in a line."""
     place = line.find(BEGIN)
     while place >= 0:
         yield place

@@ -37,32 +37,35 @@ class RunLog:
         self.bar = ProgressBar(steps, from_step)
 
     def advance(self, done: int) -> None:
-        """So many steps are done."""
+        """Shows that so many steps are done."""
         self.bar.advance(done)
 
     def log(self, record: dict) -> None:
+        """Hands the record of a logged step, under the same names, to metrics.jsonl, the progress bar and W&B."""
         self.metrics.log(record)
         self.bar.log(record)
         self.wandb.log(record)
 
     def wandb_identity(self) -> dict[str, str | None] | None:
+        """By which the W&B run is found again: its id, and its address where it has one."""
         return self.wandb.identity()
 
     def last_record(self) -> dict:
-        """Of those that are there; empty before the first, and where its counts are damaged."""
+        """The last record that is there; empty before there is one, and where its counts are damaged."""
         last = next(iter(last_records(self.metrics.path, 1)), {})
         return last if all(number(last.get(key)) for key in ("tokens", "flops", "seconds")) else {}
 
     def flush(self) -> None:
-        """What was logged is on the disk."""
+        """Waits until what was logged is on the disk."""
         self.metrics.flush()
 
     def go_back(self, step: int) -> None:
-        """The steps after `step` are made anew."""
+        """Forgets the steps after `step`, which are made anew."""
         self.metrics.cut(step)
         self.wandb.logged_to = max(self.wandb.logged_to, self.metrics.logged_to)
 
     def close(self, summary: dict) -> None:
+        """Ends all three; W&B gets the summary."""
         self.bar.close()
         self.metrics.close()
         self.wandb.finish(summary)

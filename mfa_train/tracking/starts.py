@@ -33,7 +33,7 @@ JOB_KEYS = (
 
 
 def starts(folder: Path) -> list[dict]:
-    """Those before this one, the first first; lines that are damaged or torn are passed over."""
+    """The starts of the run in `folder` so far, the earliest first; lines that are damaged or torn are passed over."""
     path = folder / FILE
     if not path.is_file():
         return []
@@ -42,6 +42,7 @@ def starts(folder: Path) -> list[dict]:
 
 
 def this_start(from_step: int, changed: list[str], world_size: int) -> dict:
+    """What is written down of the start of this process; `changed` are the config keys that differ from the last's."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
@@ -55,7 +56,7 @@ def this_start(from_step: int, changed: list[str], world_size: int) -> dict:
 
 
 def add_start(folder: Path, start: dict) -> None:
-    """Without room for it, says so."""
+    """Writes down a start of the run in `folder`; where there is no room, says so."""
     try:
         with (folder / FILE).open("ab+") as file:
             torn = file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
@@ -66,6 +67,7 @@ def add_start(folder: Path, start: dict) -> None:
 
 @functools.cache
 def versions() -> dict[str, str]:
+    """Of Python and the packages that a run's numbers depend on."""
     return {"python": platform.python_version()} | {
         name: version(name) for name in ("torch", "deepspeed", "numpy", "safetensors", "sentencepiece", "wandb")
     }

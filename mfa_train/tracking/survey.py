@@ -16,14 +16,14 @@ from mfa_train.tracking.records import NEWLINE, SPACE, consistent, lines, parsed
 
 CHUNK = 2**20
 SHOWN = 3
-"""Line numbers that are told."""
+"""Line numbers that are named."""
 NUMBER = rb"-?(?:0|[1-9]\d*+)(?:\.\d++)?(?:e[+-]\d++)?"
 KEY = rb'"[^"\\\x00-\x1f\x7f-\xff]++"'
 WRITTEN = re.compile(
     rb'\{"step": ([1-9]\d{0,17})(?:, "tokens": ([1-9]\d{0,17}))?'
     rb"(?:, " + KEY + rb": (?>" + NUMBER + rb"|null))*+\}\n"
 )
-"""A record as this version writes it: told to be sound in half the time that parsing takes."""
+"""A record as this version writes it: found to be sound in half the time that parsing takes."""
 
 TORN = re.compile(rb'\{(?:"step": (\d{1,18}),)?')
 
@@ -32,17 +32,17 @@ Stretch = tuple[int, int]
 
 
 class Survey:
-    """Of a metrics.jsonl: the records that are sound by themselves, which of them are `kept`, the `last` of their
-    steps, and what is `damaged`. `saved`: the last step that a checkpoint holds."""
+    """What a metrics.jsonl holds: the records that are sound by themselves, which of them are `kept`, the `last` of
+    their steps, and what is `damaged`. `saved`: the last step that a checkpoint holds."""
 
     def __init__(self, path: Path, saved: int = 0):
         self.path, self.damaged = path, []
-        self.steps, self.ends, tokens, starts = (array("q") for _ in range(4))
+        self.steps, self.ends, tokens, begins = (array("q") for _ in range(4))
 
         def add(step: int, count: int, start: int, end: int) -> None:
             self.steps.append(step)
             tokens.append(count)
-            starts.append(start)
+            begins.append(start)
             self.ends.append(end)
 
         with path.open("rb") as file:
@@ -59,9 +59,9 @@ class Survey:
                         self.damaged.append((place + start, behind if end == len(line) else place + end))
         self.kept = consistent(self.steps, tokens)
         """Of the records, by their places in these lists."""
-        if len(self.kept) < len(starts):
-            left_out = set(range(len(starts))) - set(self.kept)
-            self.damaged = sorted([*self.damaged, *((starts[index], self.ends[index]) for index in left_out)])
+        if len(self.kept) < len(begins):
+            left_out = set(range(len(begins))) - set(self.kept)
+            self.damaged = sorted([*self.damaged, *((begins[index], self.ends[index]) for index in left_out)])
         self.last = self.steps[self.kept[-1]] if self.kept else 0
 
     def copied(self, step: int) -> Iterator[bytes]:
@@ -72,8 +72,8 @@ class Survey:
 
 
 def _torn(line: bytes, saved: int) -> bool:
-    """Whether a kill can have left it as the last one: begun, not ended, and not of a step up to `saved`, whose record
-    the disk had before its checkpoint."""
+    """Whether a kill can have left `line` as the last one: begun, not ended, and not of a step up to `saved`, whose
+    record the disk had before its checkpoint."""
     step = TORN.match(line)
     if step is None or b"}" in line or b"\0" in line:
         return False
@@ -81,7 +81,7 @@ def _torn(line: bytes, saved: int) -> bool:
 
 
 def damaged_lines(path: Path) -> list[Stretch]:
-    """Those of any file of JSON lines that are no object."""
+    """The lines of any file of JSON lines that are no object."""
     with path.open("rb") as file:
         return [(start, end) for start, end, line in lines(file) if line.strip(SPACE) and parsed(line) is None]
 
@@ -120,7 +120,7 @@ def _copy(source: Path, stretches: Iterable[Stretch], target: Path, mode: str) -
 
 
 def _blocks(path: Path, stretches: Iterable[Stretch]) -> Iterator[bytes]:
-    """What is in them; each ends with a newline."""
+    """What is in the stretches of a file; each ends with a newline."""
     with path.open("rb") as file:
         for start, end in stretches:
             file.seek(start)

@@ -50,12 +50,12 @@ class ProgressBar:
 
 
 def say(message: str) -> None:
-    """Prints it."""
+    """Prints a message for the user, as text alone."""
     unbroken(sys.stdout, lambda: print(visible(message), flush=True))
 
 
 def say_aside(message: str) -> None:
-    """Prints it on standard error."""
+    """Prints a message that is no result, on standard error."""
     unbroken(sys.stderr, lambda: print(visible(message), file=sys.stderr, flush=True))
 
 

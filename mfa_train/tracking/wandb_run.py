@@ -26,14 +26,13 @@ REFUSABLE = (*ONE_RUN, "WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_I
 
 
 def forget_run(environment: MutableMapping[str, str]) -> None:
-    """What runs in `environment` is a run of its own in W&B: of a sweep's members, and of a run that is trained
-    anew."""
+    """Makes what runs in `environment` a run of its own in W&B: a sweep's member, or a run that is trained anew."""
     for name in ONE_RUN:
         environment.pop(name, None)
 
 
 class WandbRun:
-    """`say` is told, in one line, where the run can be seen or what went wrong.
+    """The run in W&B, from its start to its summary; `say` prints where it can be seen or what went wrong, in a line.
 
     `run_id` is that of the run to continue, `logged_to` the last step it holds.
     """
@@ -66,6 +65,10 @@ class WandbRun:
 
     def _start(self, config: TrackingConfig, mode: str, name: str, folder: Path, run_config: dict):
         import wandb
+        from wandb.sdk.wandb_run import Run
+
+        # It looks for inputs of W&B Launch, of which there are none, and imports W&B's whole API for that: a second.
+        Run._detect_and_apply_job_inputs = lambda self: None  # type: ignore[method-assign]  # W&B has no setting for it
 
         def begin(online: bool):
             return wandb.init(

@@ -1,1 +1,12 @@
-"""From a config to a run folder: the loop, the DeepSpeed engine, the schedule, evaluation, what is left behind."""
+"""From a config to a run folder.
+
+run.py            the story of a run, in five steps
+before_start.py   what can be known to fail before the first step
+run_data.py       what a run reads
+steps/            what a step is made of: the loop, the engine, the learning rate, the losses, the guard, evaluation
+checkpoints/      what a checkpoint holds, how it is written, found, checked and read; when a run saves
+resuming/         where a run goes on, and what may have changed since
+run_folder/       what is written as a run opens and as it closes, who works in it
+processes/        the ranks, what they agree on, what stops them
+sample.py export.py   text from the final weights, and the weights for other tools
+"""

@@ -11,7 +11,7 @@ from mfa_train.budget.plan import make_plan, require_fit
 from mfa_train.config import Config
 from mfa_train.data.corpora import require_readable
 from mfa_train.data.corpus import Corpus
-from mfa_train.data.reading.batches import Batches
+from mfa_train.data.reading.batches import Batches, Share
 from mfa_train.data.reading.held_out import HeldOut
 from mfa_train.errors import ConfigError
 from mfa_train.training.steps.schedule import check_schedule
@@ -52,26 +52,15 @@ def checks_of_plan(config: Config, plan: dict, device: Device | None = None) -> 
     return [lambda: _require_sample(config, plan, _dtype(config, device))]
 
 
-def read_order(
-    config: Config, corpora: dict[str, Corpus], rank: int, world_size: int, local_world_size: int
-) -> tuple[Batches, HeldOut]:
-    """What `rank` of `world_size` trains on, and what all are evaluated on; `local_world_size` of them share a node.
+def read_order(config: Config, corpora: dict[str, Corpus], mine: Share) -> tuple[Batches, HeldOut]:
+    """What is trained on, of which a rank reads its share `mine`, and what all are evaluated on.
 
     Raises ConfigError where the model can't read the corpora, they don't go together, are shorter than a sequence, or a
     node's cache has no room for them.
     """
     require_readable(config, corpora)
     training = config.training
-    batches = Batches(
-        corpora,
-        config.data,
-        training.sequence_length,
-        config.seed,
-        training.batch_size,
-        rank,
-        world_size,
-        local_world_size,
-    )
+    batches = Batches(corpora, config.data, training.sequence_length, config.seed, training.batch_size, mine)
     return batches, HeldOut(corpora, batches.phases[-1], training.sequence_length, training.eval_sequences)
 
 

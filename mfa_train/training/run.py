@@ -1,13 +1,12 @@
 """A run from config to closing table.
 
-1. The variant is matched where the config asks for it. What can be known to fail is checked: the config, the batch
-   over the ranks, the memory, the run folder.
-2. The corpus is prepared, or found prepared.
-3. Model, optimizer and DeepSpeed engine are built; the run folder is made, or made ready to go on from the newest
-   whole checkpoint, which is read into the engine.
-4. Steps, with an evaluation and a checkpoint every so often; every record goes to metrics.jsonl, the terminal and
-   W&B.
-5. Final weights, summary, closing table and a sample of text.
+1. Match and check: the variant is matched where the config asks for it, and what can be known to fail is checked: the
+   config, the batch over the ranks, the memory, the run folder.
+2. Data: the corpus is prepared, or found prepared.
+3. Build: model, optimizer and DeepSpeed engine; the run folder is made, or made ready to go on from the newest whole
+   checkpoint, which is read into the engine.
+4. Steps, with an evaluation and a checkpoint every so often; every record goes to metrics.jsonl, the terminal and W&B.
+5. Close: final weights, summary, closing table and a sample of text.
 """
 
 import os
@@ -44,7 +43,7 @@ from mfa_train.training.steps.step import TrainingStep
 
 def run(config: Config) -> dict:
     """Trains the config's model and returns what summary.json holds. Raises UserError."""
-    # 1. Match and check.
+    # 1. Match and check
     if config.resume == "never":
         forget_run(os.environ)
     config, match = matched(config)
@@ -59,10 +58,10 @@ def run(config: Config) -> dict:
         ranks.say(f"{closing_table(finished)}\n\n{where_to_look(folder)}\n{again}")
         return finished
 
-    # 2. Data.
+    # 2. Data
     data = open_run_data(config, ranks)
 
-    # 3. Build, or go on from a checkpoint.
+    # 3. Build
     engine, resume_point = build_to_resume(config, folder.path, data.batches, ranks, dtype)
     earlier_starts = ranks.on_rank_zero(lambda: folder.create(plan, resume_point))
     state = restored(engine, resume_point, config, ranks, dtype)
@@ -73,7 +72,7 @@ def run(config: Config) -> dict:
     speed = Speed(config, plan["flops"]["train_per_token"], Peak(device, dtype, ranks.say), ranks.world_size)
     log = open_log(config, folder.path, plan, resume_point) if ranks.is_rank_zero else SilentLog()
 
-    # 4. Steps.
+    # 4. Steps
     status, record = "failed", log.last_record()
     try:
         with StopSignals() as signals, Watchdog(ranks, config.guard.hang_seconds) as watchdog:
@@ -81,6 +80,8 @@ def run(config: Config) -> dict:
             for record in _records(step, speed, evaluate, save_points, log, watchdog):
                 log.log(record)
             save_points.finish()
+
+        # 5. Close: the weights, the summary however the steps ended, and what a person is shown
         save_weights(engine, data.tokenizer, final_checkpoint(folder.path), ranks)
         status = "finished"
     except Stopped:
@@ -92,7 +93,6 @@ def run(config: Config) -> dict:
         if ranks.is_rank_zero:
             folder.close(summary)
 
-    # 5. Close.
     sample = closing_sample(config, engine.module, data.tokenizer, ranks.device)
     if ranks.is_rank_zero:  # the others have no record where a run goes on behind its last step
         ranks.say(f"\n{closing_table(summary)}\n\n{sample}{where_to_look(folder)}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from mfa_train.config import Config
 from mfa_train.data.corpora import open_all, prepare_all
-from mfa_train.data.reading.batches import Batches
+from mfa_train.data.reading.batches import Batches, Share
 from mfa_train.data.reading.documents import ModelInputs
 from mfa_train.data.reading.held_out import HeldOut
 from mfa_train.data.tokenizer import Tokenizer
@@ -14,6 +14,8 @@ from mfa_train.training.processes.ranks import Ranks, local_world_size
 
 @dataclass(frozen=True)
 class RunData:
+    """Of one rank."""
+
     tokenizer: Tokenizer
     batches: Batches
     """This rank's part of each."""
@@ -22,7 +24,7 @@ class RunData:
     """What the model is called with for samples of either."""
 
     def fingerprints(self) -> dict[str, str]:
-        """Of tokenizer, training samples and held-out text: equal for equal ones, wherever they were prepared."""
+        """Those of tokenizer, training samples and held-out text: equal for equal ones, wherever they were prepared."""
         return {
             "tokenizer_sha256": self.tokenizer.sha256,
             "train_sha256": self.batches.fingerprint,
@@ -35,6 +37,6 @@ def open_run_data(config: Config, ranks: Ranks) -> RunData:
     ranks.on_rank_zero(lambda: prepare_all(config.data, ranks.say))
     corpora = open_all(config.data, ranks.say)
     tokenizer = next(iter(corpora.values())).tokenizer
-    batches, held_out = read_order(config, corpora, ranks.rank, ranks.world_size, local_world_size())
+    batches, held_out = read_order(config, corpora, Share(ranks.rank, ranks.world_size, local_world_size()))
     inputs_of = ModelInputs(ranks.device, tokenizer.eos_id if config.data.document_mask else None)
     return RunData(tokenizer, batches, held_out, inputs_of)

@@ -130,6 +130,7 @@ def test_masked_documents_give_one_curve(overrides, processes, short_documents, 
         assert abs(crossing[-1]["val/loss"] - curve[-1]["val/loss"]) > 1e-3
 
 
+@pytest.mark.real_command  # with a seed of str's hash each
 def test_the_same_command_twice_gives_the_same_metrics(train, tmp_path):
     command = ("attention=mla", "precision=bf16")
     assert train(*command, "name=one").returncode == train(*command, "name=two").returncode == 0

@@ -8,9 +8,9 @@ import numpy as np
 from mfa_train.scaling.compare import compare
 from mfa_train.scaling.laws.fits import VariantFit
 from mfa_train.scaling.report.terminal import WIDTH, told, told_notices
+from mfa_train.scaling.study.gather import gather
 from mfa_train.scaling.study.runs import Run
 from mfa_train.scaling.study.size_names import count_name, size_names
-from mfa_train.scaling.study.study import gather
 from mfa_train.scaling.verdicts.answer import answer
 from mfa_train.scaling.verdicts.paired import verdicts
 from tests.scaling.synthetic import NANO, Law, Variant, write_ladder

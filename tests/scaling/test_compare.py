@@ -17,7 +17,7 @@ from mfa_train.scaling.report import page_file, thinning
 from mfa_train.scaling.report import report as report_module
 from mfa_train.scaling.report import tables as tables_module
 from mfa_train.scaling.study import drawn
-from mfa_train.scaling.study.study import gather
+from mfa_train.scaling.study.gather import gather
 from tests.scaling.synthetic import (
     HOFFMANN,
     NANO,

@@ -13,7 +13,7 @@ from mfa_train import config as configs
 from mfa_train.errors import ConfigError
 from mfa_train.scaling.ladder import members as ladder
 from mfa_train.scaling.ladder.plan import ladder_plan
-from mfa_train.scaling.study.study import gather
+from mfa_train.scaling.study.gather import gather
 from tests.conftest import ROOT
 
 TIMES = ("seconds", "tokens_per_second", "mfu", "checkpoint/blocking_seconds")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mfa_train.scaling.laws.fits import VariantFit
-from mfa_train.scaling.study.runs import Run
+from mfa_train.scaling.study.runs import DataOrder, HeldOut, Run
 from mfa_train.scaling.verdicts.kv_frontier import loss_over_kv
 from mfa_train.scaling.verdicts.measured import Measured
 from mfa_train.scaling.verdicts.paired import verdicts
@@ -31,8 +31,8 @@ def ladder(noise: float = 0.0, generator=None, budgets=BUDGETS, dearer: float = 
                 variant=variant.attention,
                 size="4x192",
                 seed=seed,
-                order=("data", seed),
-                evaluated_on=("t", "held out", 512, 256),
+                order=DataOrder("data", None, seed, 256),
+                evaluated_on=HeldOut("t", "held out", 512, 256),
                 params=PARAMS,
                 tokens=tokens,
                 flops=6 * PARAMS * tokens * variant.flops_share * (dearer if variant.law == MFA else 1),
@@ -110,7 +110,8 @@ def test_a_curve_ends_soon_past_its_budgets():
 
 def series(*points: tuple[float, float]) -> list[Run]:
     return [
-        Run("", "", size="4x192", order=("data", 1), params=PARAMS, tokens=tokens, loss=loss) for tokens, loss in points
+        Run("", "", size="4x192", order=DataOrder("data", None, 1, 256), params=PARAMS, tokens=tokens, loss=loss)
+        for tokens, loss in points
     ]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from mfa_train import config as configs
 from mfa_train.scaling.report.report import write_report
-from mfa_train.scaling.study.study import gather
+from mfa_train.scaling.study.gather import gather
 from tests.scaling.synthetic import VARIANTS, write_ladder
 
 ANSWERS = ("loss", "difference", "difference_at_same_shape", "multiplier", "params", "tokens")

@@ -1,6 +1,6 @@
 """Tables of points: columns that nothing is read from are named, with what would make a grouping of them."""
 
-from mfa_train.scaling.study.study import gather
+from mfa_train.scaling.study.gather import gather
 
 
 def notices(folder, header: str, rows: list[tuple]) -> list[str]:

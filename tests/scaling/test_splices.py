@@ -12,7 +12,7 @@ import yaml
 from mfa_train.config import ScheduleConfig
 from mfa_train.errors import DataError
 from mfa_train.scaling.compare import compare as compare_study
-from mfa_train.scaling.study.study import gather
+from mfa_train.scaling.study.gather import gather
 from mfa_train.training.resuming.stretches import continued, rate_of, spliced
 from mfa_train.training.steps.schedule import learning_rate
 from tests.conftest import ROOT
@@ -136,7 +136,7 @@ def test_learning_rates_that_are_not_the_schedules_prove_a_splice(factor, clean,
 
 
 def test_the_recorded_ladders_are_all_what_their_configs_say():
-    study = gather([ROOT / "docs" / "results" / "nano" / name for name in ("runs", "causes", "mla")])
+    study = gather([ROOT / "docs" / "results" / "nano" / f"{name}.zip" for name in ("ladder", "causes", "mla")])
     assert len(study.used) == len(study.runs) == 382
     assert rate_of({}) is None
 

@@ -19,8 +19,8 @@ from mfa_train.scaling.report import report as report_module
 from mfa_train.scaling.report.tables import write_csv
 from mfa_train.scaling.report.terminal import told
 from mfa_train.scaling.study.data_orders import say_orders
+from mfa_train.scaling.study.gather import gather
 from mfa_train.scaling.study.plain_files import MOST_SHOWN, shown
-from mfa_train.scaling.study.study import gather
 from tests.scaling.synthetic import VARIANTS, edit, write_ladder
 
 ODD = (

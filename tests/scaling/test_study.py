@@ -11,7 +11,7 @@ from mfa_train import config as configs
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.scaling.compare import compare as compare_study
 from mfa_train.scaling.ladder import members as ladder
-from mfa_train.scaling.study.study import gather
+from mfa_train.scaling.study.gather import gather
 from tests.scaling.synthetic import NANO, VARIANTS, Variant, edit, write_ladder, write_run
 
 

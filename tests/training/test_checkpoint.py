@@ -21,7 +21,7 @@ from mfa_train.training.checkpoints.rng import rng_state, set_rng_state
 from mfa_train.training.checkpoints.save_points import SavePoints
 from mfa_train.training.checkpoints.tensor_files import RNG, CheckpointReader, key_of, write_pieces
 from mfa_train.training.checkpoints.writer import CheckpointWriter
-from mfa_train.training.processes.orders import Orders
+from mfa_train.training.processes.agreed_steps import AgreedSteps
 from mfa_train.training.processes.ranks import join
 from mfa_train.training.processes.signals import StopSignals
 from mfa_train.training.resuming.resume_point import find_resume_point
@@ -315,10 +315,10 @@ def test_a_second_ctrl_c_stops_at_once():
 
 def test_an_order_is_for_the_same_step_on_every_rank():
     ranks = dataclasses.replace(join(), world_size=2)
-    first, second = Orders(ranks), Orders(ranks)
+    first, second = AgreedSteps(ranks), AgreedSteps(ranks)
     assert not first.due("stop-a", 7)
-    first.give("stop-a", 7)
-    second.give("stop-a", 8)  # too late: the first counts
+    first.call_for("stop-a", 7)
+    second.call_for("stop-a", 8)  # too late: the first counts
     assert not second.due("stop-a", 7) and first.due("stop-a", 8) and second.due("stop-a", 8)
     first.go_back("stop-a", 3)  # a rollback: what was ordered is not put off until step 8 comes again
     assert not second.due("stop-a", 3) and second.due("stop-a", 4)

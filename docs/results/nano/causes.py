@@ -2,28 +2,29 @@
 
     python docs/results/nano/causes.py    # in the root of the repository
 
-A unit is a size and seed; those that the ladder, `mla/` and `causes/` all have. Means over them with Student's
+A unit is a size and seed; those that the ladder, `mla.zip` and `causes.zip` all have. Means over them with Student's
 interval, which are not corrected.
 """
 
-import json
+import functools
 from pathlib import Path
 
 import numpy as np
 
+from mfa_train.scaling.study.gather import gather
 from mfa_train.scaling.verdicts.paired import summary
 
 HERE = Path(__file__).resolve().parent
 UNITS = [(cell, seed) for cell, seeds in (("kv192-280k", (1, 2, 3)), ("kv384-570k", (1, 2))) for seed in seeds]
 BUDGETS = ("1.13M", "2.26M")
-MFA, MLA = "runs/mfa", "runs/mla"
+MFA, MLA = "mfa", "mla"
 SETTINGS = {
     "as in the ladder": (MFA, MLA),
-    "MFA matched by its heads": ("causes/mfa_by_heads", MLA),
-    "output projections start at zero": ("causes/mfa_zero_output", "causes/mla_zero_output"),
-    "half the learning rate": ("causes/mfa_half_rate", "causes/mla_half_rate"),
-    "twice the learning rate": ("causes/mfa_double_rate", "causes/mla_double_rate"),
-    "MLA's query of full rank": (MFA, "mla/mla_full_query"),
+    "MFA matched by its heads": ("mfa_by_heads", MLA),
+    "output projections start at zero": ("mfa_zero_output", "mla_zero_output"),
+    "half the learning rate": ("mfa_half_rate", "mla_half_rate"),
+    "twice the learning rate": ("mfa_double_rate", "mla_double_rate"),
+    "MLA's query of full rank": (MFA, "mla_full_query"),
 }
 
 
@@ -56,18 +57,19 @@ def main() -> None:
     )
 
 
+@functools.cache
+def _loss_of() -> dict[str, float]:
+    """By the run's name."""
+    return {run.name: run.loss for run in gather([HERE / f"{name}.zip" for name in ("ladder", "mla", "causes")]).used}
+
+
 def _losses(variant: str, budget: str) -> np.ndarray:
-    return np.array(
-        [
-            json.loads((HERE / f"{variant}-{cell}-{budget}-seed{seed}" / "summary.json").read_text())["val_loss"]
-            for cell, seed in UNITS
-        ]
-    )
+    return np.array([_loss_of()[f"{variant}-{cell}-{budget}-seed{seed}"] for cell, seed in UNITS])
 
 
 def _at_its_best(attention: str) -> dict[str, np.ndarray]:
     """By the mean over a size's seeds."""
-    tried = (f"runs/{attention}", f"causes/{attention}_half_rate", f"causes/{attention}_double_rate")
+    tried = (attention, f"{attention}_half_rate", f"{attention}_double_rate")
     best = {}
     for budget in BUDGETS:
         losses = np.array([_losses(variant, budget) for variant in tried])

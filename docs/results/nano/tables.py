@@ -1,11 +1,10 @@
 """Prints tables of runs as README.md has them: losses at the largest token budget, and differences budget by budget and
 at equal FLOPs; and how long the runs took.
 
-    python docs/results/nano/tables.py docs/results/nano/runs    # in the root of the repository
+    python docs/results/nano/tables.py docs/results/nano/ladder.zip    # in the root of the repository
 """
 
 import argparse
-import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import numpy as np
 
 from mfa_train.scaling.compare import compare
 from mfa_train.scaling.laws.fits import VariantFit
+from mfa_train.scaling.study.gather import gather
 from mfa_train.scaling.study.runs import Run
-from mfa_train.scaling.study.study import gather
 from mfa_train.scaling.verdicts.measured import Measured, difference_at_equal_flops
 from mfa_train.scaling.verdicts.paired import summary, verdicts
 
@@ -107,10 +106,9 @@ def _largest(runs: list[Run]) -> list[Run]:
 
 
 def _waited(run: Run) -> str:
-    """Tokens at the first record of metrics.jsonl with a training loss below WAITED_FOR."""
-    for line in (Path(run.source) / "metrics.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        if record.get("train/loss", WAITED_FOR) < WAITED_FOR:
+    """Tokens at the first record with a training loss below WAITED_FOR."""
+    for record in run.curve:  # whole: compare thins those of more than 160 records, these have some 50
+        if record["train/loss"] is not None and record["train/loss"] < WAITED_FOR:
             return f"{record['tokens'] / 1e3:.0f}K"
     return "–"
 
@@ -120,8 +118,8 @@ def _trained(run: Run) -> float:
     before = run.config["resume"].rpartition("/step-")[2]
     if not before.isdigit():
         return run.seconds
-    records = [json.loads(line) for line in (Path(run.source) / "metrics.jsonl").read_text().splitlines()]
-    return run.seconds - np.interp(int(before), *zip(*((record["step"], record["seconds"]) for record in records)))
+    tokens = int(before) * run.config["training.batch_size"] * run.config["training.sequence_length"]
+    return run.seconds - np.interp(tokens, *zip(*((record["tokens"], record["seconds"]) for record in run.curve)))
 
 
 def _interval(value: dict | None) -> str:

@@ -8,6 +8,7 @@ so that it reads, and fetches, from its own part of the shards.
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,22 @@ ORDER = 1
 """Raised when the order of samples changes."""
 
 
+@dataclass(frozen=True)
+class Share:
+    """Whose part of each batch is read: that of `rank` among `world_size` processes, of which `local_world_size` are on
+    its node."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_world_size: int = 1
+
+
+WHOLE = Share()
+
+
 class Batches:
-    """Batches of `batch_size` samples of (sequence_length + 1) tokens from `corpora` (by name), for rank `rank` of
-    `ranks`.
+    """Batches of `batch_size` samples of (sequence_length + 1) tokens from `corpora` (by name): all that the sequence
+    of samples depends on, and the part of it that is `mine`.
 
     Raises ConfigError for corpora that don't go together, and for a sequence that is longer than one of them.
     """
@@ -38,11 +52,9 @@ class Batches:
         sequence_length: int,
         seed: int,
         batch_size: int,
-        rank: int = 0,
-        ranks: int = 1,
-        ranks_of_node: int = 1,
+        mine: Share = WHOLE,
     ):
-        self.names, self.batch_size, self.rank, self.ranks = list(corpora), batch_size, rank, ranks
+        self.names, self.batch_size, self.mine = list(corpora), batch_size, mine
         _require_one_tokenizer(corpora)
         weights = data.weights if data.source == "mixture" else dict.fromkeys(corpora, 1)
         self.phases = phases_of(weights, self.names, sequence_length)
@@ -59,8 +71,8 @@ class Batches:
             for name, corpus in corpora.items()
         ]
         self.fetch_ahead = FetchAhead([corpus.train for corpus in corpora.values()])
-        self.ahead = Ahead(self.mixture, self.phases, self.samples, batch_size, ranks)
-        self._require_room(data.cache_bytes, max(1, ranks // ranks_of_node))
+        self.ahead = Ahead(self.mixture, self.phases, self.samples, batch_size, mine.world_size)
+        self._require_room(data.cache_bytes, max(1, mine.world_size // mine.local_world_size))
         self._identity = {
             f"{key} of corpus {number}": value
             for number, corpus in enumerate(corpora.values(), start=1)
@@ -85,22 +97,23 @@ class Batches:
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def share(self, first_sample: int) -> np.ndarray:
-        """The numbers of this rank's samples of the batch that begins with `first_sample`, (batch_size / ranks,)."""
+        """The numbers of this rank's samples of the batch that begins with `first_sample`: (batch_size /
+        world_size,)."""
         indices = np.arange(first_sample, first_sample + self.batch_size)
-        if self.ranks == 1:
+        if self.mine.world_size == 1:
             return indices
         corpus, number = self.mixture.place(indices)
         lane = np.empty_like(indices)
         for source, samples in enumerate(self.samples):
             here = np.flatnonzero(corpus == source)
             lane[here] = samples.order.lane(number[here])
-        size = self.batch_size // self.ranks
-        return indices[np.lexsort((lane, corpus))[self.rank * size : (self.rank + 1) * size]]
+        size = self.batch_size // self.mine.world_size
+        return indices[np.lexsort((lane, corpus))[self.mine.rank * size : (self.mine.rank + 1) * size]]
 
     def of(self, first_sample: int) -> np.ndarray:
-        """This rank's samples of the batch that begins with `first_sample`, (batch_size / ranks, sequence_length +
+        """This rank's samples of the batch that begins with `first_sample`, (batch_size / world_size, sequence_length +
         1)."""
-        if not self.fetch_ahead.idle and (wanted := self.ahead.wanted(first_sample, self.rank)) is not None:
+        if not self.fetch_ahead.idle and (wanted := self.ahead.wanted(first_sample, self.mine.rank)) is not None:
             self.fetch_ahead.towards(wanted)
         return self.read(self.share(first_sample))
 

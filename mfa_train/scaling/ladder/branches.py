@@ -65,7 +65,7 @@ def _reference(config: Config) -> Shape:
 def _member(
     request: Request, rung: RungConfig, variant: ShapedVariant, tokens: int, own: dict[str, Any], after: Path | None
 ) -> Member:
-    """With its `own` values of dotted keys; it begins when the run in `after` has finished."""
+    """A member with its `own` values of dotted keys; it begins when the run in `after` has finished."""
     swept = [
         f"model={rung.model}",
         f"variant={variant.name}",
@@ -84,7 +84,7 @@ def _member(
 
 
 def _name(request: Request, rung: RungConfig, variant: ShapedVariant, tokens: int, seed: int) -> str:
-    """As mfa-kv192-280k-1.13M-seed1."""
+    """The name of a run, as mfa-kv192-280k-1.13M-seed1."""
     cache = variant.config.match.kv_bytes_per_token
     parts = [
         request.name,

@@ -34,18 +34,18 @@ def members(overrides: Sequence[str], say: Say = print) -> list[Member]:
     if all(one.config.sweep.ladder is None for one in base):
         return base
     seeds = list(dict.fromkeys(one.config.seed for one in base))
-    cells = [
-        (place + seeds.index(one.config.seed), cell)
+    by_seed = [
+        (place + seeds.index(one.config.seed), runs)
         for one in base
         if (ladder := one.config.sweep.ladder) is not None
-        for place, cell in _cells(requested(one, ladder, overrides), say)
+        for place, runs in _runs_by_seed(requested(one, ladder, overrides), say)
     ]
-    if not cells:
+    if not by_seed:
         raise ConfigError(
             "sweep.ladder: no variant of it has a shape at these sizes and shares of MHA's cache: type larger ones, as "
             "sweep.ladder.kv_shares=[0.5]"
         )
-    found = [member for _, cell in sorted(cells, key=lambda cell: cell[0]) for member in cell]
+    found = [member for _, runs in sorted(by_seed, key=lambda one: one[0]) for member in runs]
     folders: dict[Path, Member] = {}
     for member in found:
         if folders.setdefault(member.config.run_dir, member) is not member:
@@ -61,7 +61,7 @@ def is_ladder(members: Sequence[Member]) -> bool:
     return any(choice.startswith("variant=") for choice in members[0].swept)
 
 
-def _cells(request: Request, say: Say) -> Iterator[tuple[int, list[Member]]]:
+def _runs_by_seed(request: Request, say: Say) -> Iterator[tuple[int, list[Member]]]:
     """The runs of each variant, size and seed, with the seed's place among the rung's."""
     for rung in rungs_of(request):
         for shaped in shaped_variants(request, rung, say):

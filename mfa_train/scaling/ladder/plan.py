@@ -71,7 +71,7 @@ def ladder_table(plan: dict) -> str:
         )[: len(head)]
     )
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    told = [
+    printed = [
         "  ".join(
             cell.ljust(width) if column < 2 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths))
@@ -81,11 +81,13 @@ def ladder_table(plan: dict) -> str:
     shares = sorted(one["time"]["mfu"] for one in plan["plans"])
     mfu = " to ".join(dict.fromkeys(f"{share:.0%}" for share in (shares[0], shares[-1])))
     source = plan["plans"][0]["time"]["mfu_source"]
-    told += ["", f"MFU {mfu} ({source}); FLOPs of a branch count from where it branches off"]
+    printed += ["", f"MFU {mfu} ({source}); FLOPs of a branch count from where it branches off"]
     if (sizes := len({row["model"] for row in plan["rows"]})) < SIZES:
-        told.append(f"{sizes} {'sizes' if sizes > 1 else 'size'}: no scaling law can be fitted to fewer than {SIZES}")
-    told += dict.fromkeys(note for one in plan["plans"] for note in one["notes"])
-    return "\n".join(told)
+        printed.append(
+            f"{sizes} {'sizes' if sizes > 1 else 'size'}: no scaling law can be fitted to fewer than {SIZES}"
+        )
+    printed += dict.fromkeys(note for one in plan["plans"] for note in one["notes"])
+    return "\n".join(printed)
 
 
 def _variant(member: Member) -> str:

@@ -44,7 +44,7 @@ class Request:
         return str(self.config.attention["name"] if key == "attention" else self.config.model.name)
 
     def seeds(self, rung: RungConfig) -> list[int]:
-        """That a size is trained with."""
+        """The seeds that a size is trained with."""
         return [self.config.seed] if "seed" in self.typed else rung.seeds or self.ladder.seeds
 
     def without_typed(self, rung: RungConfig) -> RungConfig:

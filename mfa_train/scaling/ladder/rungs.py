@@ -27,7 +27,7 @@ def rungs_of(request: Request) -> list[RungConfig]:
 
 
 def token_budgets(request: Request, rung: RungConfig, reference: Shape, sequence_length: int) -> list[float]:
-    """The largest first. Raises ConfigError where no length is said."""
+    """Tokens of the rung's runs, the largest number first. Raises ConfigError where no length is said."""
     ladder = request.ladder
     if flops := rung.flops or (ladder.flops if rung.tokens_per_parameter is None else None):
         return sorted((amount / reference.train_flops_per_token(sequence_length) for amount in flops), reverse=True)
@@ -54,7 +54,7 @@ def batch_size(request: Request, rung: RungConfig, tokens: float, sequence_lengt
 def peak_learning_rate(
     request: Request, variant: str, share: float | None, reference: Shape, tokens: float, own: float
 ) -> float:
-    """For all budgets of the variant at one share of MHA's cache, by the largest of `tokens`; `own` is the config's."""
+    """Of all budgets of the variant at one share of MHA's cache, by the largest of `tokens`; `own` is the config's."""
     if "optimizer.lr" in request.typed:
         return own
     if request.ladder.learning_rate == "step_law":

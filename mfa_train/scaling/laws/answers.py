@@ -20,7 +20,7 @@ from mfa_train.scaling.study.runs import Run
 BUDGETS = 5
 CURVE_POINTS = 25
 BEYOND = 1.5
-"""An optimum this many times outside the measured sizes is told to be extrapolated."""
+"""An optimum this many times outside the measured sizes is said to be extrapolated."""
 PARAMETERS = ("E", "A", "alpha", "B", "beta")
 
 
@@ -146,7 +146,7 @@ def _row(accounting: str, compute: float, name: str, one: _Fitted, reference: st
 
 
 def _fitted(variants: dict[str, list[Run]], fits: dict[str, VariantFit], accounting: str) -> dict[str, _Fitted]:
-    """Those that have a law, and whose FLOPs are known where the accounting counts them."""
+    """The variants that have a law, and whose FLOPs are known where the accounting counts them."""
     found = {}
     for name, runs in variants.items():
         points, law, draws = points_of(runs), fits[name].law, fits[name].draws
@@ -157,12 +157,12 @@ def _fitted(variants: dict[str, list[Run]], fits: dict[str, VariantFit], account
 
 
 def _as_columns(draws: Law) -> Law:
-    """To be broadcast against many budgets."""
+    """The draws as columns, to be broadcast against many budgets."""
     return Law(*(np.asarray(getattr(draws, key))[:, None] for key in PARAMETERS))
 
 
 def _common_range(fitted: dict[str, _Fitted]) -> tuple[float, float]:
-    """Of compute: what all variants were measured at, or any where that is nothing."""
+    """The range of compute that all variants were measured at; that any was, where these have none in common."""
     spent: Sequence[list[float]] = [one.spent for one in fitted.values()]
     low, high = max(map(min, spent)), min(map(max, spent))
     return (low, high) if low < high else (min(map(min, spent)), max(map(max, spent)))

@@ -23,7 +23,7 @@ ROUNDING = 1e-9
 
 
 def unit_weights(units: Sequence[Hashable], draws: int = DRAWS) -> np.ndarray:
-    """(draws, points): equal for points of the same unit, in whatever set of points it stands."""
+    """Weights (draws, points): equal for points of the same unit, in whatever set of points it stands."""
     labels = [repr(unit) for unit in units]
     drawn = {
         label: np.random.default_rng([SEED, zlib.crc32(label.encode())]).exponential(size=draws)
@@ -39,11 +39,11 @@ def spread(units: int, parameters: int) -> float:
 
 
 def interval(value: np.ndarray | float, draws: np.ndarray | float) -> dict:
-    """{value, low, high} by percentiles of `draws`; None where not finite (a loss never reached, say)."""
+    """The interval {value, low, high} by percentiles of `draws`; None where not finite (a loss never reached, say)."""
     low, high = np.percentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], method="closest_observation")
     return {"value": finite(value), "low": finite(low), "high": finite(high)}
 
 
 def finite(value: np.ndarray | float) -> float | None:
-    """None where it isn't: JSON has no such number."""
+    """The number; None where it isn't finite: JSON has no such number."""
     return float(value) if np.isfinite(value) else None

@@ -26,7 +26,7 @@ class CostOfN:
     center: float = 0.0
 
     def at(self, n: np.ndarray | float) -> np.ndarray:
-        """In FLOPs per token, or whatever `measured` was given."""
+        """The cost at `n` parameters, in FLOPs per token or whatever `measured` was given."""
         return np.exp(np.polyval(self.coefficients, np.log(n) - self.center))
 
     def slope(self, n: np.ndarray | float) -> np.ndarray:
@@ -38,7 +38,7 @@ SIX_N = CostOfN((1.0, float(np.log(6))))
 
 
 def measured(n: Sequence[float], values: Sequence[float | None]) -> CostOfN | None:
-    """Through the measured values; proportional to N where there is one size; None where none is known."""
+    """The cost through the measured values; proportional to N where there is one size; None where none is known."""
     known = np.array([(np.log(x), np.log(y)) for x, y in zip(n, values) if y])
     if not len(known):
         return None

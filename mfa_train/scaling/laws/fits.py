@@ -118,7 +118,7 @@ def _distinct(values: list[float]) -> int:
 
 
 def _fit(variants: dict[str, list[Point]], method: str, unit_of: UnitOf) -> dict[str, VariantFit]:
-    """Of all `variants` together, each with E, A and B of its own."""
+    """A fit of all `variants` together, each with E, A and B of its own."""
     points = [point for own in variants.values() for point in own]
     group = np.repeat(np.arange(len(variants)), [len(own) for own in variants.values()])
     n, d, loss = np.array([(point.params, point.tokens, point.loss) for point in points], dtype=float).T
@@ -157,17 +157,17 @@ def _fit(variants: dict[str, list[Point]], method: str, unit_of: UnitOf) -> dict
 
 
 def _size_and_seed(point: Point) -> Hashable:
-    """By which runs are one unit; a run of no known seed is one of its own."""
+    """A name that runs of one unit share; a run of no known seed is one of its own."""
     return (point.size, point.seed) if point.seed is not None else _alone(point)
 
 
 def _run(point: Point) -> Hashable:
-    """By which each run is a unit."""
+    """A name that no two runs share, but for those of one size, seed and budget."""
     return (point.size, point.seed, f"{point.tokens:.3g}") if point.seed is not None else _alone(point)
 
 
 def _alone(point: Point) -> Hashable:
-    """Whatever file and line it stands in."""
+    """A name of the point itself, whatever file and line it stands in."""
     return point.variant, point.params, point.tokens, point.loss
 
 
@@ -203,7 +203,7 @@ def _caveats(law: Law, draws: Law, quality: dict) -> list[str]:
 
 
 def _scatter(values: np.ndarray) -> float:
-    """Robust: the median distance from the median."""
+    """The median distance from the median: what a few wild values don't move."""
     return float(np.median(np.abs(values - np.median(values)))) or 1e-12
 
 

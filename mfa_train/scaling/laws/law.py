@@ -42,6 +42,7 @@ class Points:
 
     @property
     def groups(self) -> int:
+        """How many there are."""
         return int(self.group.max()) + 1
 
 
@@ -86,7 +87,7 @@ class Fit:
         self.starts, self.agreeing = len(starts), int((values < best.fun * 1.001 + 1e-15).sum())
 
     def law(self, group: int, theta: np.ndarray | None = None) -> Law:
-        """Of one group; `theta` (draws, parameters) of `refit` gives arrays."""
+        """The law of one group; `theta` (draws, parameters) of `refit` gives arrays."""
         theta = self.theta if theta is None else theta
         alpha, beta = theta[..., 0], theta[..., 1]
         e, a, b = (theta[..., 2 + 3 * group + part] for part in range(3))

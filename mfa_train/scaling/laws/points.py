@@ -22,7 +22,7 @@ class Point:
 
 
 def points_of(runs: Iterable[Run]) -> list[Point]:
-    """In the runs' order."""
+    """The runs as points, in their order."""
     return [
         Point(run.variant, run.size, run.seed, run.params, run.tokens, run.loss, run.flops)
         for run in runs

@@ -20,8 +20,8 @@ from mfa_train.scaling.report.tables import tables, write_csv
 from mfa_train.scaling.report.terminal import told, told_files, told_notices
 from mfa_train.scaling.report.thinning import brief
 from mfa_train.scaling.report.wandb_report import group_of, log_report
+from mfa_train.scaling.study.gather import Study
 from mfa_train.scaling.study.plain_files import shown
-from mfa_train.scaling.study.study import Study
 from mfa_train.tracking.terminal import say
 
 UNFINISHED = ".report-"

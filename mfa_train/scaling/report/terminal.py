@@ -61,39 +61,48 @@ def _losses(result: dict, rows: list[dict]) -> str:
     """A line for each variant: what it costs, its loss at the largest cell, and what is said of it."""
     reference, size = result["reference"], rows[0]["size"]
     against = {row["variant"]: row for row in result["answer"]["against"]}
+    decoding = any(row["decode_flops_per_token"] for row in rows)
     context = f" at {result['decode_context']:,}" if result["decode_context"] else ""
     head = (
         "variant",
         "KV bytes",
-        f"decode FLOPs{context}",
+        *([f"decode FLOPs{context}"] if decoding else []),
         f"loss at {result['sizes'].get(size, size)}, {count_name(rows[0]['cell_tokens'], 3)} tokens",
         f"less {label(reference)}'s, all pairs",
         "p (Holm)",
         "",
     )
     ordered = sorted(rows, key=lambda row: row["loss"]["value"])
-    lines = [_line(row, against.get(row["variant"]), row["variant"] == reference) for row in ordered[:MOST_VARIANTS]]
+    lines = [
+        _line(row, against.get(row["variant"]), row["variant"] == reference, decoding)
+        for row in ordered[:MOST_VARIANTS]
+    ]
     room = WIDEST - max(map(len, _table(head, [["", *line[1:]] for line in lines]).split("\n"))) + len(head[0])
     table = _table(head, [[_cut(line[0], max(LEAST_NAME, room)), *line[1:]] for line in lines])
     if (more := len(ordered) - MOST_VARIANTS) > 0:
         table += f"\n{more} more variants: loss_over_kv.csv, verdicts.csv"
+    costs = "KV bytes and decode FLOPs are" if decoding else "KV bytes are"
     return (
-        f"{table}\nKV bytes and decode FLOPs are of a token, all layers; losses: {result['conventions']['loss']}; "
-        "[95% intervals]; ? = not shown"
+        f"{table}\n{costs} of a token, all layers; losses: {result['conventions']['loss']}; [95% intervals]; "
+        "? = not shown"
     )
 
 
-def _line(row: dict, against: dict | None, is_reference: bool) -> list[str]:
+def _line(row: dict, against: dict | None, is_reference: bool, decoding: bool) -> list[str]:
     said = "reference" if is_reference else "no pairs" if against is None else against["said"]
     return [
         label(row["variant"]),
         "-" if row["kv_bytes_per_token"] is None else f"{row['kv_bytes_per_token']:,.0f}",
-        "-" if row["decode_flops_per_token"] is None else count_name(row["decode_flops_per_token"], 3),
+        *([_count(row["decode_flops_per_token"])] if decoding else []),
         _number(row["loss"], ".4f"),
         "-" if against is None else _number(against["difference"], "+.3f"),
         "-" if against is None or against["p_holm"] is None else f"{against['p_holm']:.2g}",
         said if said != OPEN or against is None else _seeds(against["more_seeds"]),
     ]
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else count_name(value, 3)
 
 
 def _seeds(more: int | None) -> str:

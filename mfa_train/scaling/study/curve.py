@@ -6,9 +6,9 @@ Every record is looked at once and none is held but those that are kept. One tha
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from mfa_train.archive import AnyPath
 from mfa_train.tracking.records import lines, number, sound
 
 FIELDS = {"tokens": 1e19, "flops": 1e36, "seconds": 1e12, "train/loss": 1e3, "val/loss": 1e3}
@@ -29,7 +29,7 @@ class Curve:
     """The first record whose learning rate isn't the expected one: {step, lr, expected}."""
 
 
-def read_curve(path: Path, rate: Callable[[int], float] | None) -> Curve:
+def read_curve(path: AnyPath, rate: Callable[[int], float] | None) -> Curve:
     """`rate` gives the learning rate of a step, the first being 0; None where it isn't known. Raises ValueError for a
     file too large to be one."""
     found = Curve()

@@ -27,26 +27,25 @@ def draw(used: list[Run]) -> str | None:
         return None
     rare = {variant for variant, count in counts.items() if count <= most // (2 * len(counts))}
     units = {_unit(run) for run in used}
-    of = _unit if len(units) >= FEW_UNITS and None not in units else _row
+    group = _unit if len(units) >= FEW_UNITS and None not in units else _row
     groups: dict[Hashable, list[Run]] = defaultdict(list)
-    first = set()
+    holds_rare = set()
     for run in used:
-        groups[key := of(run)].append(run)
+        groups[key := group(run)].append(run)
         if run.variant in rare:
-            first.add(key)
-    order = sorted(groups, key=lambda key: (key not in first, zlib.crc32(repr(key).encode())))
+            holds_rare.add(key)
+    drawn = sorted(groups, key=lambda key: (key not in holds_rare, zlib.crc32(repr(key).encode())))
     kept = 0
-    for key in order:
+    for key in drawn:
         for run in groups[key]:
             if kept >= most and run.variant not in rare:
                 run.excluded = NOT_DRAWN
             else:
                 kept += 1
-    what = "sizes and seeds" if of is _unit else "cells"
+    what = "sizes and seeds" if group is _unit else "cells"
     return (
         f"{kept:,} of {len(used):,} runs are compared, drawn by their {what}, the same of every variant: name fewer "
-        "to compare "
-        "them all"
+        "to compare them all"
     )
 
 

@@ -2,8 +2,9 @@
 
 import json
 import zlib
-from pathlib import Path
 from typing import Any
+
+from mfa_train.archive import AnyPath
 
 LARGEST_BYTES = 4 * 2**20
 """Of plan.json and summary.json: a thousand times what they have."""
@@ -14,14 +15,14 @@ LEFT = "\u00a0\u2028\u2029\u3000"
 """Spaces of kinds, which a page shows."""
 
 
-def json_object(path: Path) -> dict | None:
+def json_object(path: AnyPath) -> dict | None:
     """None where the file isn't there; raises ValueError for what is no JSON object. NaN and Infinity are None."""
     if not path.is_file():
         return None
     if (size := path.stat().st_size) > LARGEST_BYTES:
         raise ValueError(f"{path.name}: {size:,} bytes, expected at most {LARGEST_BYTES:,}")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+        found = json.loads(path.read_bytes().decode("utf-8"), parse_constant=lambda _: None)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name}: {one_line(error)}") from None
     if not isinstance(found, dict):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mfa_train.errors import DataError
 from mfa_train.scaling.study.plain_files import one_line, shown
-from mfa_train.scaling.study.runs import BOUNDS, PARAMS_WITHIN, Run, beyond
+from mfa_train.scaling.study.runs import BOUNDS, PARAMS_WITHIN, DataOrder, Run, beyond
 from mfa_train.scaling.study.unused_columns import UnusedColumns
 
 COLUMNS = {
@@ -39,18 +39,18 @@ def read_points(path: Path, notices: list[str]) -> list[Run]:
     rows = _rows(path)
     line, header = next(rows, (1, []))
     if not any(header):
-        raise DataError(f"{_told(path)}: empty; expected a header as N,D,loss,group and a row for each run")
-    at, told = _columns(path, line, header), _told(path)
+        raise DataError(f"{_shown(path)}: empty; expected a header as N,D,loss,group and a row for each run")
+    at, source = _columns(path, line, header), _shown(path)
     unused = UnusedColumns(header, at.values())
     for line, row in rows:
         if len(runs) == MOST_ROWS:
             raise DataError(
-                f"{_told(path)}:{line}: more than {MOST_ROWS:,} rows; leave out some of them: 6,000 are as good"
+                f"{_shown(path)}:{line}: more than {MOST_ROWS:,} rows; leave out some of them: 6,000 are as good"
             )
         if any(cell.strip() for cell in row):
-            runs.append(_run(path, line, row, at, told))
+            runs.append(_run(path, line, row, at, source))
             unused.look_at(row)
-    notices += [f"{told}: {notice}" for notice in unused.notices(at)]
+    notices += [f"{source}: {notice}" for notice in unused.notices(at)]
     _name_sizes(runs)
     return runs
 
@@ -77,7 +77,9 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             except StopIteration:
                 return
             except csv.Error as error:
-                raise DataError(f"{_told(path)}:{reader.line_num}: cannot be read as CSV ({one_line(error)})") from None
+                raise DataError(
+                    f"{_shown(path)}:{reader.line_num}: cannot be read as CSV ({one_line(error)})"
+                ) from None
             yield reader.line_num, row
 
 
@@ -93,17 +95,17 @@ def _lines(path: Path, file) -> Iterator[str]:
         number += 1
         if len(line) == LONGEST_LINE:
             raise DataError(
-                f"{_told(path)}:{number}: a line of {LONGEST_LINE:,} characters and more; expected a row for each run"
+                f"{_shown(path)}:{number}: a line of {LONGEST_LINE:,} characters and more; expected a row for each run"
             )
         if "\0" in line or (not line.isascii() and any("\udc80" <= sign <= "\udcff" for sign in line)):
-            raise DataError(f"{_told(path)}:{number}: not text in UTF-8; save the table as CSV in UTF-8")
+            raise DataError(f"{_shown(path)}:{number}: not text in UTF-8; save the table as CSV in UTF-8")
         yield line
 
 
 def _columns(path: Path, line: int, header: list[str]) -> dict[str, int]:
     """Where in a row which number stands."""
     if len(header) > MOST_COLUMNS:
-        raise DataError(f"{_told(path)}:{line}: {len(header):,} columns, expected a header as N,D,loss,group")
+        raise DataError(f"{_shown(path)}:{line}: {len(header):,} columns, expected a header as N,D,loss,group")
     names = [name.strip().lower() for name in header]
     at = {
         what: names.index(named[0])
@@ -117,16 +119,16 @@ def _columns(path: Path, line: int, header: list[str]) -> dict[str, int]:
     ):
         if not needed:
             given = shown(", ".join(header), 200)
-            raise DataError(f"{_told(path)}: no column of {what}, among {given}; expected a header as N,D,loss,group")
+            raise DataError(f"{_shown(path)}: no column of {what}, among {given}; expected a header as N,D,loss,group")
     for place in at.values():
         if names.count(names[place]) > 1:
             raise DataError(
-                f"{_told(path)}:{line}: two columns are named {shown(header[place].strip())}; leave one of them"
+                f"{_shown(path)}:{line}: two columns are named {shown(header[place].strip())}; leave one of them"
             )
     return at
 
 
-def _run(path: Path, line: int, row: list[str], at: dict[str, int], told: str) -> Run:
+def _run(path: Path, line: int, row: list[str], at: dict[str, int], source: str) -> Run:
     def cell(what: str) -> str | None:
         return row[at[what]].strip() or None if what in at and at[what] < len(row) else None
 
@@ -135,13 +137,13 @@ def _run(path: Path, line: int, row: list[str], at: dict[str, int], told: str) -
         try:
             value = 0.0 if text is None else float(text)
         except ValueError:
-            raise DataError(f"{told}:{line}: {what} is '{shown(text)}', expected a number") from None
+            raise DataError(f"{source}:{line}: {what} is '{shown(text)}', expected a number") from None
         return value if 0 < value < math.inf else None
 
     variant, seed = shown(cell("variant") or path.stem), cell("seed")
     run = Run(
         f"{shown(path.stem)}:{line}",
-        f"{told}:{line}",
+        f"{source}:{line}",
         attention=variant,
         variant=variant,
         params=count("params"),
@@ -159,9 +161,9 @@ def _run(path: Path, line: int, row: list[str], at: dict[str, int], told: str) -
         run.tokens = run.flops / (6 * run.params)
     run.excluded = next(filter(None, (beyond(what, getattr(run, what)) for what in BOUNDS)), None)
     if run.seed is not None:
-        run.order = (told, run.seed)
+        run.order = DataOrder(source, None, run.seed, None)
     return run
 
 
-def _told(path: Path) -> str:
+def _shown(path: Path) -> str:
     return shown(path, 4096)

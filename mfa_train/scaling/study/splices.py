@@ -9,21 +9,21 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from mfa_train.archive import AnyPath
 from mfa_train.config.yaml_file import read_value
 from mfa_train.scaling.study.curve import Curve
 from mfa_train.scaling.study.plain_files import shown
 from mfa_train.tracking.records import number
 from mfa_train.training.resuming.stretches import HARMLESS, RATE, continued, spliced
 
-STARTS = "starts.jsonl"
+STARTS, SET_ASIDE = "starts.jsonl", "starts.jsonl.damaged"
 LARGEST_BYTES = 2**24
 COUNTED = ("rollbacks", "samples left out", "steps skipped")
 
 
-def why_not_its_config(folder: Path, config: Mapping[str, Any], summary: dict, curve: Curve) -> str | None:
+def why_not_its_config(folder: AnyPath, config: Mapping[str, Any], summary: dict, curve: Curve) -> str | None:
     """In one line, as it is told of a run that is left out; None where nothing says so. Raises ValueError for a history
     that is none."""
     counted = (
@@ -36,7 +36,7 @@ def why_not_its_config(folder: Path, config: Mapping[str, Any], summary: dict, c
     stretches = _stretches(summary)
     why = stretches and spliced(stretches)
     if not why and (not stretches or stretches[0]["from_step"] > 0):
-        why = _by_starts(folder / STARTS, config, unknown_to=stretches[0]["from_step"] if stretches else 0)
+        why = _by_starts(folder, config, unknown_to=stretches[0]["from_step"] if stretches else 0)
     if not why and curve.off_rate is not None:
         off = curve.off_rate
         why = f"step {off['step']} had a learning rate of {off['lr']:.6g}, by config.yaml it has {off['expected']:.6g}"
@@ -51,6 +51,7 @@ def steps_of(config: Mapping[str, Any]) -> int | None:
 
 
 def _stretches(summary: dict) -> list[dict]:
+    """Those that summary.json lists; none of an older version's. Raises ValueError for a list that is none."""
     found = summary.get("stretches")
     if found is None:
         return []
@@ -68,36 +69,43 @@ def _is_step(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**15
 
 
-def _by_starts(path: Path, config: Mapping[str, Any], unknown_to: int) -> str | None:
-    """The stretches that the changes at each start make, backwards from the config. A start from an earlier step takes
-    the place of those behind it. Of the steps up to `unknown_to` nothing else tells with what they were trained."""
+def _by_starts(folder: AnyPath, config: Mapping[str, Any], unknown_to: int) -> str | None:
+    """Why the stretches that starts.jsonl tells of make another run than the config's; None where they don't. They are
+    found backwards from the config, by what had changed at each start; one from an earlier step takes the place of
+    those behind it. Of the steps up to `unknown_to` nothing else tells with what they were trained. Raises ValueError
+    for a file too large to be one."""
+    path = folder / STARTS
     unknown = (
-        f"with what steps 1 to {unknown_to} were trained is not known: no line of {path.name} tells of them"
+        f"with what steps 1 to {unknown_to} were trained is not known: no line of {STARTS} tells of them"
         if unknown_to
         else None
     )
     if not path.is_file():
         return unknown
-    if path.with_name(f"{path.name}.damaged").exists():
-        return f"a line of {path.name} was damaged, so what had changed at that start is not known"
+    if (folder / SET_ASIDE).exists():
+        return f"a line of {STARTS} was damaged, so what had changed at that start is not known"
     if (size := path.stat().st_size) > LARGEST_BYTES:
-        raise ValueError(f"{path.name}: {size:,} bytes, expected at most {LARGEST_BYTES:,}")
+        raise ValueError(f"{STARTS}: {size:,} bytes, expected at most {LARGEST_BYTES:,}")
     changes: list[tuple[int, dict[str, Any]]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_bytes().decode("utf-8", errors="replace").splitlines():
         try:
-            start = json.loads(line)
-            step, changed = start["from_step"], [_change(told) for told in start["changed"]]
+            record = json.loads(line)
+            step, changed = record["from_step"], [_change(said) for said in record["changed"]]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             if line.strip():
-                return f"a line of {path.name} is damaged, so what had changed at that start is not known"
+                return f"a line of {STARTS} is damaged, so what had changed at that start is not known"
             continue
         if _is_step(step):
             unknown = None if step == 0 else unknown
             changes = [one for one in changes if one[0] < step]
             if before := dict(filter(None, changed)):
                 changes.append((step, before))
-    if unknown:
-        return unknown
+    return unknown or spliced(_stretches_between(changes, config))
+
+
+def _stretches_between(changes: list[tuple[int, dict[str, Any]]], config: Mapping[str, Any]) -> list[dict]:
+    """The stretches of a run that ended with `config`: at each of the steps, which rise, the given settings had been
+    others before."""
     settings = {key: config.get(key) for key in {*RATE, *(key for _, before in changes for key in before)}}
     settings["training.steps"] = steps_of(config)
     made: list[tuple[int, dict[str, Any]]] = []
@@ -111,13 +119,13 @@ def _by_starts(path: Path, config: Mapping[str, Any], unknown_to: int) -> str | 
         stretches = continued(stretches, step, since)
     for one in stretches:
         one.pop("training.tokens", None)
-    return spliced(stretches)
+    return stretches
 
 
-def _change(told: str) -> tuple[str, Any] | None:
+def _change(said: str) -> tuple[str, Any] | None:
     """(key, what it was) of `key: old -> new`; None where it changes no number, or one of the two did not know the
     key."""
-    key, _, values = told.partition(": ")
+    key, _, values = said.partition(": ")
     old, _, new = values.partition(" -> ")
     if key.startswith(HARMLESS) or ("None" in (old, new) and key not in ("training.steps", "training.tokens")):
         return None

@@ -33,7 +33,8 @@ SHAPED = ("model.intermediate_size", "attention.", "match.params")
 WIDTHS = ("_lora_rank", "head_dim")
 """Ends of the attention's keys that go with head_dim from size to size."""
 BUDGET, RATE = "match.kv_bytes_per_token", "optimizer.lr"
-Told = Callable[[str, Run], str]
+Wording = Callable[[str, Run], str]
+"""How a variant's name says what a run has under a key; empty where it goes without saying."""
 
 
 def name_variants(runs: list[Run], by: tuple[str, ...] = ()) -> None:
@@ -53,25 +54,21 @@ def name_variants(runs: list[Run], by: tuple[str, ...] = ()) -> None:
     for run in runs:
         if run.config:
             attentions[run.attention].append(run)
-    _tell_precision(runs)
-    told = _teller(runs)
+    _set_precision(runs)
+    word_of = _wording(runs)
     for attention, members in attentions.items():
         keys = [key for key in by if key != "attention.name"] if by else _varied(members)
-        usable = [
-            run for run in members if run.excluded is None
-        ] or members  # one that is left out changes no other's name
-        usual = (
-            set()
-            if by
-            else {text for key in keys if key != BUDGET and (text := _usual([told(key, run) for run in usable]))}
-        )
+        # One that is left out changes no other's name.
+        usable = [run for run in members if run.excluded is None] or members
+        untold = [] if by else [key for key in keys if key != BUDGET]
+        usual = {word for key in untold if (word := _usual([word_of(key, run) for run in usable]))}
         for run in members:
-            words = [told(key, run) for key in keys]
+            words = [word_of(key, run) for key in keys]
             run.variant = " ".join([str(attention), *(word for word in words if word and word not in usual)])
 
 
-def _tell_precision(runs: list[Run]) -> None:
-    """precision=auto means another thing on another machine: where it did, the config of each says what."""
+def _set_precision(runs: list[Run]) -> None:
+    """Sets what precision=auto meant in each run's config, where it meant another thing on another machine."""
     meant = [run for run in runs if run.excluded is None and run.precision]
     if len({run.precision for run in meant}) > 1:
         for run in meant:
@@ -98,7 +95,7 @@ def _cells(runs: list[Run]) -> list[list[Run]]:
 
 
 def _usual(values: list) -> object | None:
-    """What more than half of them are."""
+    """The value that more than half of them are; None where none is."""
     value, count = Counter(values).most_common(1)[0]
     return value if 2 * count > len(values) else None
 
@@ -131,8 +128,8 @@ def _shapes_by_hand(runs: list[Run]) -> set[str]:
     }
 
 
-def _teller(runs: list[Run]) -> Told:
-    """What a key of a run is told as. A learning rate is a multiple of the usual one of its size, token budget and
+def _wording(runs: list[Run]) -> Wording:
+    """How keys are worded, of all runs. A learning rate is a multiple of the usual one of its size, token budget and
     seed, whatever the attention, where all of these have one; a width of the attention is one of head_dim where that
     differs."""
     widths = {run.config.get("model.head_dim") for run in runs if run.config}
@@ -140,10 +137,9 @@ def _teller(runs: list[Run]) -> Told:
     rates = defaultdict(list)
     for run in runs:
         rates[run.size].append(run.config.get(RATE))
-
     rates_known = None not in usual.values()
 
-    def told(key: str, run: Run) -> str:
+    def word_of(key: str, run: Run) -> str:
         value = run.config.get(key)
         if key == BUDGET:
             return _share(run, value)
@@ -156,14 +152,15 @@ def _teller(runs: list[Run]) -> Told:
             return f"{key.rpartition('.')[2]}={value / width:.3g}·head_dim"
         return f"{key.rpartition('.')[2]}={shown(value)}"
 
-    return told
+    return word_of
 
 
 def _share(run: Run, budget: object) -> str:
+    """A KV budget as a share of MHA's cache; nothing where the run's is MHA's."""
     layers, heads, width = (
         run.config.get(f"model.{part}") or 0 for part in ("num_hidden_layers", "num_attention_heads", "head_dim")
     )
-    whole = 2 * layers * heads * width * CACHE_BYTES.get(run.config.get("plan.cache_dtype"), 2)
+    whole = 2 * layers * heads * width * CACHE_BYTES.get(run.config.get("plan.cache_dtype", ""), 2)
     if not whole or run.kv_bytes_per_token == whole:  # the budget was not for MHA as the reference
         return ""
     return "own KV" if budget is None else f"{bytes_of(BUDGET, budget) / whole:.3g} of MHA's KV"

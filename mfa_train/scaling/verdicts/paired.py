@@ -115,7 +115,7 @@ def _worth(difference: dict) -> str:
 
 
 def _key(run: Run) -> tuple:
-    return run.order, run.size, f"{run.tokens:.3g}", run.evaluated_on and run.evaluated_on[2:]
+    return run.order, run.size, f"{run.tokens:.3g}", run.evaluated_on and run.evaluated_on.windows
 
 
 def _by_key(runs: list[Run]) -> dict[tuple, list[Run]]:

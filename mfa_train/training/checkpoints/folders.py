@@ -22,15 +22,17 @@ from mfa_train.training.checkpoints.manifest import Damaged, manifest_of, read_m
 
 
 def folder_of(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is, or is going to be."""
     return checkpoints / f"step-{step:08d}"
 
 
 def step_of(checkpoint: Path) -> int:
+    """After which step it was made, by its name."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
 def newest_first(checkpoints: Path) -> list[Path]:
-    """Those that are visible in the folder; whether they are whole is `verified`'s to say."""
+    """The checkpoints that are visible in the folder; whether they are whole is `verified`'s to say."""
     if not checkpoints.is_dir():
         return []
     named = (path for path in checkpoints.iterdir() if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir())
@@ -91,8 +93,8 @@ def prune(checkpoints: Path, keep_last: int, keep_every: int | None, at_steps: S
 
 
 def remove(checkpoint: Path) -> None:
-    """Out of sight in one rename first: a removal that is cut short leaves nothing that looks like a checkpoint. Raises
-    OSError, also where it is out of sight and still takes its room."""
+    """Removes it, out of sight in one rename first: a removal that is cut short leaves nothing that looks like a
+    checkpoint. Raises OSError, also where it is out of sight and still takes its room."""
     aside = checkpoint.with_name(f"{checkpoint.name}.partial-removed")
     shutil.rmtree(aside, ignore_errors=True)
     checkpoint.rename(aside)

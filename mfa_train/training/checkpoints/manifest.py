@@ -71,10 +71,12 @@ def read_manifest(checkpoint: Path) -> tuple[dict, str]:
 
 
 def digest(content: dict) -> str:
+    """The checksum that stands beside `content`."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def require_content(content: dict) -> None:
+    """Raises ValueError where a field is missing, or none that this version could have written."""
     for key in ("step", "updates"):
         fields.count(key, fields.of("", content, key))
     fields.count("updates", content["updates"], most=content["step"])
@@ -92,6 +94,7 @@ def require_content(content: dict) -> None:
 
 
 def require_files(content: dict) -> None:
+    """Raises ValueError where the entries of the ranks' files are no such."""
     for rank, entry in enumerate(fields.listing("files", fields.of("", content, "files"))):
         fields.mapping("a file", entry)
         if fields.of("a file", entry, "name") != f"rank-{rank:05d}.safetensors":

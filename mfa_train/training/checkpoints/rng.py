@@ -13,7 +13,7 @@ import torch
 
 
 def rng_state() -> torch.Tensor:
-    """Of Python, NumPy, torch and this process's GPU: uint8 (n,)."""
+    """The state of the generators of Python, NumPy, torch and this process's GPU: uint8 (n,)."""
     legacy = np.random.get_state(legacy=False)
     state = {
         "python": random.getstate(),
@@ -25,6 +25,7 @@ def rng_state() -> torch.Tensor:
 
 
 def set_rng_state(saved: torch.Tensor) -> None:
+    """Puts back what `rng_state` gave. Raises ValueError, TypeError, KeyError or RuntimeError for anything else."""
     state = json.loads(saved.numpy().tobytes())
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))

@@ -9,15 +9,15 @@ from mfa_train.tracking.run_log import RunLog, SilentLog
 from mfa_train.tracking.starts import versions
 from mfa_train.training.checkpoints.folders import folder_of
 from mfa_train.training.checkpoints.writer import CheckpointWriter
-from mfa_train.training.processes.orders import Orders
+from mfa_train.training.processes.agreed_steps import AgreedSteps
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.processes.signals import StopSignals
 from mfa_train.training.steps.state import TrainingState
 
 
 class SavePoints:
-    """Of one start of a run. `earlier_starts` is how often the run was started before, `data` what its samples are a
-    function of."""
+    """Saves and stops one start of a run. `earlier_starts` is how often the run was started before, `data` what its
+    samples are a function of."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class SavePoints:
         signals: StopSignals,
     ):
         self.config, self.ranks, self.data, self.log, self.signals = config, ranks, data, log, signals
-        self.orders = Orders(ranks)
+        self.agreed = AgreedSteps(ranks)
         self.folder = config.run_dir / "checkpoints"
         self.writer = CheckpointWriter(config.checkpoint, self.folder, earlier_starts, ranks, config.guard.hang_seconds)
         self.saved_at, self.stopping, self.blocking_seconds = time.monotonic(), False, 0.0
@@ -38,29 +38,29 @@ class SavePoints:
         """Whether every rank saves after step `done`: by the config, or to stop."""
         keys, by_clock = self.config.checkpoint, self._by_clock
         if self.signals.received:
-            self.orders.give("stop", done)
+            self.agreed.call_for("stop", done)
         minutes = (time.monotonic() - self.saved_at) / 60
         if keys.every_minutes is not None and self.ranks.is_rank_zero and minutes > keys.every_minutes:
-            self.orders.give(by_clock, done)
-        self.stopping = self.orders.due("stop", done)
+            self.agreed.call_for(by_clock, done)
+        self.stopping = self.agreed.due("stop", done)
         return (
             self.stopping
             or done == self.config.training.total_steps
             or (keys.every_steps is not None and done % keys.every_steps == 0)
             or done in keys.at_steps
-            or (keys.every_minutes is not None and self.orders.due(by_clock, done))
+            or (keys.every_minutes is not None and self.agreed.due(by_clock, done))
         )
 
     @property
     def _by_clock(self) -> str:
-        """The order for the next save that checkpoint.every_minutes asks for."""
+        """The next save that checkpoint.every_minutes asks for, as ranks call for it."""
         return f"save-{self.writer.saved}"
 
     def go_back(self, step: int) -> None:
-        """The ranks go back to `step`, and what was ordered for a later one is not put off until it comes again. Rank 0
-        only, while the others wait."""
-        for order in ("stop", self._by_clock):
-            self.orders.go_back(order, step)
+        """The ranks go back to `step`: what was called for after a later one is not put off until it comes again. Rank
+        0 only, while the others wait."""
+        for what in ("stop", self._by_clock):
+            self.agreed.go_back(what, step)
 
     def save(self, engine, state: TrainingState) -> None:
         """Every rank calls it after the same step; what a checkpoint holds says `manifest`."""

@@ -30,6 +30,7 @@ class Stored(NamedTuple):
 
 
 def key_of(kind: str, piece: Piece) -> str:
+    """The name of a piece's tensor of one kind."""
     return f"{kind}:{piece.name}:{piece.start}"
 
 

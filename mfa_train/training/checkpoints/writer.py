@@ -59,7 +59,8 @@ class CheckpointWriter:
             self.buffers.clear()
 
     def wait(self) -> None:
-        """Until what was begun is visible, or told to have failed. Raises what went wrong in the thread otherwise."""
+        """Waits until what was begun is visible, or told to have failed. Raises what went wrong in the thread
+        otherwise."""
         if self.thread is not None:
             self.thread.join()
             self.thread = None
@@ -67,6 +68,7 @@ class CheckpointWriter:
             raise self.error
 
     def _copied(self, engine) -> dict[str, torch.Tensor]:
+        """What this rank writes, by its name in the file, in host memory."""
         on_gpu = self.ranks.device.type == "cuda"
         tensors = {RNG: rng_state()}
         for piece in own_pieces(engine, self.ranks.rank, self.ranks.world_size):
@@ -119,7 +121,7 @@ class CheckpointWriter:
             self.ranks.say(f"warning: an older checkpoint could not be removed ({error}); the run goes on")
 
     def _entry_of(self, rank: int, number: int) -> dict:
-        """What the rank's thread put into the store."""
+        """The entry in the manifest that the thread of `rank` put into the store, or how it failed."""
         key, deadline = f"saved/{number}/{rank}", time.monotonic() + self.patience
         while not self.ranks.store.check([key]):
             if time.monotonic() > deadline:

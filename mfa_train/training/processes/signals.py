@@ -12,7 +12,8 @@ REQUESTS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopSignals:
-    """While it is entered, `received` is the name of the first signal, or None. Outside, signals do what they did."""
+    """Takes stop signals while it is entered: `received` is then the name of the first, or None. Outside, signals do
+    what they did."""
 
     def __init__(self):
         self.received: str | None = None

@@ -1,1 +1,6 @@
-"""The run's folder: who works in it, what is written as a run opens and as it closes, where it comes from."""
+"""The run's folder.
+
+folder.py lock.py           which files there are, and that one process group works in them
+opening.py closing.py       what is written down as a run opens, and as it closes
+provenance.py               what made it: config, data, code, versions
+"""

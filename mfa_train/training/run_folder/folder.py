@@ -210,6 +210,7 @@ class RunFolder:
             raise
 
     def write_json(self, name: str, value: dict) -> None:
+        """Writes a file of the run; it appears whole. Raises OSError."""
         with self._written(name, [_lines(value)]):
             pass
 

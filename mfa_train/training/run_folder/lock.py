@@ -14,14 +14,14 @@ FILE = "run.lock"
 
 
 class RunLock:
-    """Held from `take` to `release`, or to the end of the process. The file says who holds it."""
+    """A run folder's lock: held from `take` to `release`, or to the end of the process. Its file says who holds it."""
 
     def __init__(self, folder: Path):
         self.path = folder / FILE
         self.descriptor: int | None = None
 
     def take(self) -> None:
-        """Raises ConfigError where another process holds it."""
+        """Takes it, where it isn't held already. Raises ConfigError where another process holds it."""
         if self.descriptor is not None:
             return
         try:

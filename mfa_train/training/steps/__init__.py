@@ -1,1 +1,9 @@
-"""What a step is made of: the loop, the engine, the learning rate, the losses, the guard, evaluation."""
+"""What a step is made of.
+
+loop.py step.py     a run's steps; one of them, and where its update is made
+schedule.py         the learning rate
+engine.py optimizer.py   the model inside DeepSpeed; AdamW with a last word on its updates
+losses.py guard.py  the losses, read when they are needed; what is done about NaN and spikes
+state.py speed.py   how far a run is; how fast
+evaluation.py       held-out loss
+"""

@@ -1,9 +1,12 @@
 """The model inside DeepSpeed: the same path for one process on a laptop and for ZeRO 3 on many nodes."""
 
 import contextlib
+import gc
 import io
 import logging
 import warnings
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -35,19 +38,36 @@ def build_model(
     return model
 
 
-def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool = True):
-    """A DeepSpeedEngine around the model and AdamW. Its learning rate is the caller's to set before each step; its
-    weights are the initial ones only where it is `fresh`."""
+def import_deepspeed() -> ModuleType:
+    """DeepSpeed, quiet, and without what a run here does not use of it."""
     import deepspeed
-    from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
     # An extension for sums between processes of one CPU. It is compiled at the first start, and a start that is killed
     # then leaves a lock for which every later one waits for ever (torch.utils.file_baton).
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # Whatever the optimizer is, DeepSpeed imports its Muon, which torch.compile decorates: a second, for Inductor.
+    names = vars(torch)
+    compile, names["compile"] = names["compile"], lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.muon_optimizer
+    except ImportError:
+        pass  # another version
+    finally:
+        names["compile"] = compile
+    return deepspeed
+
+
+def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool = True):
+    """A DeepSpeedEngine around the model and AdamW. Its learning rate is the caller's to set before each step; its
+    weights are the initial ones only where it is `fresh`."""
+    deepspeed = import_deepspeed()
+    from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+
     settings = deepspeed_config(config, ranks, dtype)
-    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its memory here, whatever its log level
+    # DeepSpeed prints its memory here, whatever its log level, and looks for garbage first, six times.
+    with contextlib.redirect_stdout(io.StringIO()), _nothing_is_garbage():
         if config.zero == 3:
             model = build_model(
                 config,
@@ -74,6 +94,16 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool =
         # pass.)
         engine.enable_backward_allreduce = False
     return engine
+
+
+@contextlib.contextmanager
+def _nothing_is_garbage() -> Iterator[None]:
+    """What is there is not looked through meanwhile: a million objects of imports, a quarter of a second each time."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _mend_stage_0(engine, optimizer: torch.optim.AdamW, dtype: torch.dtype) -> None:

@@ -57,11 +57,12 @@ class Guard:
 
     @property
     def needs_loss(self) -> bool:
-        """Whether `applies` must be told the loss."""
+        """Whether `applies` needs the loss."""
         return self.config.spikes == "skip"
 
     def begin(self) -> None:
-        """A step begins; unless `applies` is asked, DeepSpeed itself has dropped it."""
+        """Says that a step begins. Where `applies` is not asked before it ends, DeepSpeed itself has dropped the
+        update."""
         self.applied = False
 
     def applies(self, norm: float, loss: float = math.nan) -> bool:
@@ -74,7 +75,7 @@ class Guard:
         return self.applied
 
     def end(self, step: int, norm: float, samples: str) -> None:
-        """The step is over. Tells of a skip; raises Poisoned where it is one too many."""
+        """Says that the step is over: a skip is told. Raises Poisoned where it is one too many."""
         if self.applied:
             self.in_a_row = 0
             return
@@ -91,7 +92,8 @@ class Guard:
             raise Poisoned(step, self.in_a_row)
 
     def look_at(self, step: int, loss: float, norm: float) -> None:
-        """A step's numbers, in order: told where they are a spike, then part of the bound."""
+        """Takes a step's numbers, in the order of the steps: they are told where they are a spike, and then count for
+        the bound."""
         if not math.isfinite(loss) and math.isfinite(norm) and not self.needs_loss:  # else it was told as a skip
             self.say(f"step {step}: the loss is {loss}, while the gradient's norm is finite: the update was made")
         if self._spike(loss, norm):

@@ -48,7 +48,7 @@ def train(
 
 
 def _record(step: TrainingStep, taken: Taken, speed: Speed) -> dict:
-    """Of a step that was just taken, and of the loss and the speed since the last record."""
+    """The record of a step that was just taken, with the loss and the speed since the last record."""
     progress, guard = step.state.progress, step.state.guard
     loss = step.losses.take_mean()  # waits for the device, so before the clock is read
     progress.seconds = speed.seconds()

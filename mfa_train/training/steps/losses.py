@@ -15,6 +15,8 @@ from mfa_train.training.steps.state import TrainingState
 
 
 class EndedStep(NamedTuple):
+    """What is known of a step that is over, but for its loss."""
+
     step: int
     norm: float
     """Of the whole gradient."""
@@ -42,7 +44,7 @@ class Losses:
             self.upcoming = _mean(self.ranks.gather(loss).tolist())
 
     def end_step(self, step: int, norm: float, samples: str) -> float | None:
-        """The step is over; gives its norm as a record holds it. Raises TrainingError and Poisoned."""
+        """Says that the step is over; gives its norm as a record holds it. Raises TrainingError and Poisoned."""
         self.ended.append(EndedStep(step, norm, self.guard.applied, samples))
         if self.guard.needs_loss or (not math.isfinite(norm) and self.guard.config.nonfinite == "stop"):
             self.read()
@@ -50,7 +52,8 @@ class Losses:
         return norm if math.isfinite(norm) else None
 
     def read(self) -> None:
-        """Waits for the device. Raises TrainingError for a number that is not finite with guard.nonfinite=stop."""
+        """Reads all that are unread, and waits for the device. Raises TrainingError for a number that is not finite
+        with guard.nonfinite=stop."""
         if not self.unread:
             return
         by_rank = self.ranks.gather(torch.stack(self.unread)).tolist()

@@ -18,22 +18,23 @@ class Speed:
         self.flops_per_token, self.peak, self.world_size = flops_per_token, peak, world_size
 
     def begin(self, progress: Progress) -> None:
-        """The steps begin, or go on from `progress`."""
+        """Says that the steps begin, or go on from `progress`."""
         now = time.perf_counter()
         self.began_at = now - progress.seconds
         self.recorded_at, self.recorded_step = now, progress.step
 
     def seconds(self) -> float:
-        """Of the run, all starts together."""
+        """How long the run has trained, all starts together."""
         return time.perf_counter() - self.began_at
 
     def tokens(self, done: int) -> dict[str, int]:
-        """Of `done` steps, with their FLOPs."""
+        """The tokens of `done` steps, with their FLOPs."""
         tokens = done * self.tokens_per_step
         return {"tokens": tokens, "flops": tokens * self.flops_per_token}
 
     def since_record(self, done: int, seconds: float) -> dict[str, float | None]:
-        """`done` steps are done after `seconds` of the run. Call it between steps: a CPU's peak is measured anew."""
+        """The speed since the last record, where `done` steps are done after `seconds` of the run. To be called between
+        steps: a CPU's peak is measured anew."""
         passed = self.began_at + seconds - self.recorded_at
         tokens_per_second = self.tokens_per_step * (done - self.recorded_step) / passed
         return {
@@ -42,5 +43,6 @@ class Speed:
         }
 
     def recorded(self, done: int) -> None:
-        """A record of step `done` is made: evaluating counts for no speed."""
+        """Says that the record of step `done` is made: what came before it, evaluation too, counts for no later
+        speed."""
         self.recorded_at, self.recorded_step = time.perf_counter(), done

@@ -25,6 +25,8 @@ class Progress:
 
 @dataclass
 class TrainingState:
+    """Both of them."""
+
     progress: Progress
     guard: Guard
 

@@ -53,11 +53,12 @@ class TrainingStep:
         inner_optimizer(engine).update_applies = self.update_applies
 
     def go_on_from(self, state: TrainingState) -> None:
+        """The next step is the one after `state`, which the engine has been filled for."""
         self.state, self.losses = state, Losses(self.ranks, state)
 
     def take(self) -> Taken:
-        """The next step. Raises TrainingError where the loss or the gradient's norm is not finite, and Poisoned where
-        too many steps in a row were skipped."""
+        """Takes the next step. Raises TrainingError where the loss or the gradient's norm is not finite, and Poisoned
+        where too many steps in a row were skipped."""
         config, progress = self.config, self.state.progress
         lr = learning_rate(config.schedule, config.optimizer.lr, progress.step, config.training.total_steps)
         for group in self.engine.optimizer.param_groups:

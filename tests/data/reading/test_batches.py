@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfa_train import config as configs
-from mfa_train.data.reading.batches import Batches
+from mfa_train.data.reading.batches import Batches, Share
 from mfa_train.errors import ConfigError
 from tests.data.reading.test_samples import shards_of
 
@@ -34,7 +34,7 @@ def batches(corpora, batch_size, rank=0, ranks=1, weights=None, sequence_length=
     data = dataclasses.replace(
         DATA, lanes=lanes, weights=weights or {name: 1 + place for place, name in enumerate(corpora)}
     )
-    return Batches(corpora, data, sequence_length, 1, batch_size, rank, ranks)
+    return Batches(corpora, data, sequence_length, 1, batch_size, Share(rank, ranks))
 
 
 @given(
@@ -115,7 +115,7 @@ def test_of_a_corpus_with_a_small_share_all_lanes_are_fetched_ahead_and_have_roo
     for ranks in (1, 4):
         fetched = set()
         for rank in range(ranks):
-            wanted = Batches(corpora, data, 8, 1, 64, rank, ranks).ahead.wanted(0, rank)
+            wanted = Batches(corpora, data, 8, 1, 64, Share(rank, ranks)).ahead.wanted(0, rank)
             fetched |= {shard for source, shard in wanted if source == 1}
         assert fetched == set(range(64))
     with pytest.raises(ConfigError, match="data.cache_bytes=13000: .* have 13600 bytes; type data.cache_bytes=27200"):
@@ -125,7 +125,7 @@ def test_of_a_corpus_with_a_small_share_all_lanes_are_fetched_ahead_and_have_roo
 def test_a_node_needs_room_for_its_own_lanes_alone(tmp_path):
     corpora = {"a": far(tmp_path, [100] * 64)}
     data = dataclasses.replace(DATA, lanes=64, shuffle_tokens=40, weights={"a": 1})
-    whole, quarter = (Batches(corpora, data, 8, 1, 64, 0, ranks).ahead.room(ranks) for ranks in (1, 4))
+    whole, quarter = (Batches(corpora, data, 8, 1, 64, Share(0, ranks)).ahead.room(ranks) for ranks in (1, 4))
     assert whole == 64 * 200 and quarter <= 18 * 200
 
 
@@ -134,7 +134,7 @@ def test_what_was_wanted_is_looked_up_again_in_time(tmp_path):
     corpora = {"a": far(tmp_path / "a", [97] * 40), "b": far(tmp_path / "b", [97] * 10)}
     data = dataclasses.replace(DATA, lanes=4, shuffle_tokens=200, weights={"a": 9, "b": 1})
     for rank in range(2):
-        own, told = Batches(corpora, data, 8, 1, 8, rank, 2), set()
+        own, told = Batches(corpora, data, 8, 1, 8, Share(rank, 2)), set()
         for first in range(0, 1600, 8):
             if (wanted := own.ahead.wanted(first, rank)) is not None:
                 told = set(wanted)

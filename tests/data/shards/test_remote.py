@@ -10,7 +10,7 @@ from mfa_train import config as configs
 from mfa_train.data.corpora import open_all
 from mfa_train.data.manifest import read_manifest
 from mfa_train.data.preparing.prepare import prepare
-from mfa_train.data.reading.batches import Batches
+from mfa_train.data.reading.batches import Batches, Share
 from mfa_train.data.shards import cache as shard_cache
 from mfa_train.data.shards.cache import ShardCache
 from mfa_train.errors import ConfigError, DataError
@@ -67,7 +67,7 @@ def batches(path, cache_dir: Path, *overrides: str, rank: int = 0, ranks: int = 
             *overrides,
         ]
     ).data
-    return Batches(open_all(data), data, 32, 1, 16, rank, ranks)
+    return Batches(open_all(data), data, 32, 1, 16, Share(rank, ranks))
 
 
 def test_faults_on_the_way_change_nothing(remote, local, object_storage, tmp_path):

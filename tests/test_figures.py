@@ -1,0 +1,33 @@
+"""docs/figures.py: pictures of runs lie beside the runs, and those of docs/ change only when that is typed."""
+
+import importlib.util
+
+import pytest
+
+from mfa_train.scaling.study.pack import pack
+from tests.conftest import ROOT
+from tests.scaling.synthetic import VARIANTS, write_ladder
+
+
+@pytest.fixture
+def figures(monkeypatch, tmp_path):
+    """The script as a module; its pictures of docs/ go elsewhere."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[plot]'")
+    spec = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "figures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "IMAGES", tmp_path / "images")
+    return module
+
+
+def test_a_picture_of_runs_is_drawn_beside_them_and_from_an_archive_the_same(figures, monkeypatch, tmp_path):
+    (run,) = write_ladder(tmp_path / "runs", [VARIANTS[0]], {"4x192": 3.2e6}, (5e7,), (1,))
+    pack([run], tmp_path / "study.zip", lambda _: None)
+    for words in ([run], [tmp_path / "study.zip" / run.name, "--out", tmp_path / "drawn"]):
+        monkeypatch.setattr("sys.argv", ["figures.py", *map(str, words)])
+        figures.main()
+    assert (tmp_path / "drawn" / "loss.svg").read_bytes() == (run / "loss.svg").read_bytes()
+    assert not (tmp_path / "images").exists()
+    monkeypatch.setattr("sys.argv", ["figures.py", str(tmp_path / "study.zip" / run.name)])
+    with pytest.raises(SystemExit):
+        figures.main()
