@@ -21,15 +21,17 @@ def disk_of(config: Config, params: int, dtype: torch.dtype, step_seconds: float
     if keys.every_steps and keys.keep_every:
         for_good += steps // math.lcm(keys.every_steps, keys.keep_every)
     newest = keys.keep_last if keys.every_minutes else min(keys.keep_last, by_steps)
+    kept = newest + for_good
+    at_once = kept + (1 if keys.every_minutes or by_steps > newest else 0)
     an_hour = together(
         over(3600, step_seconds and keys.every_steps and keys.every_steps * step_seconds) if keys.every_steps else 0.0,
         60 / keys.every_minutes if keys.every_minutes else 0.0,
     )
     return {
         "checkpoint_bytes": checkpoint,
-        "checkpoints_kept": newest + for_good,
+        "checkpoints_kept": kept,
         "final_weights_bytes": final,
-        "most_bytes": (newest + for_good + 1) * checkpoint + final,
+        "most_bytes": at_once * checkpoint + final,
         "saves_per_hour": an_hour,
         "bytes_per_hour": an_hour and an_hour * checkpoint,
     }

@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from mfa_train.attention import attention_config
-from mfa_train.budget.shape import Shape, cache_values, measure
+from mfa_train.budget.match_report import report_of
+from mfa_train.budget.shape import cache_values, measure
 from mfa_train.config import Config, ModelConfig, default_attention
 from mfa_train.errors import ConfigError
 
@@ -79,12 +80,8 @@ def _matched(config: Config) -> tuple[Config, dict | None]:
             *_smaller_units(match.multiple_of),
             {"params": shape.params, "reference": None},
         )
-    report = {
-        "kv_cache": _cache_report(config, shape),
-        "params": _params_report(config, shape, target),
-        "changed": _changes(config, model, attention),
-        "by": match.by,
-    }
+    is_reference = not _choices(config, config.attention)
+    report = report_of(config, model, attention, shape, target, is_reference)
     # The target as a number: in this model the reference would have other parameters.
     resolved = replace(match, params=target, reference=None)
     return replace(config, model=model, attention=attention, match=resolved), report
@@ -244,48 +241,3 @@ def _impossible(config: Config, attention: dict, target: int, least: int) -> NoR
 
 def _told(values: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in values.items())
-
-
-def _cache_report(config: Config, shape: Shape) -> dict | None:
-    budget = config.match.kv_bytes_per_token
-    if budget is None:
-        return None
-    got = _bytes_per_token(config, shape.cache_values_per_layer)
-    role = "matched" if _choices(config, config.attention) else "reference"
-    return {"target": budget, "bytes_per_token": got, "difference": got / budget - 1, "role": role}
-
-
-def _params_report(config: Config, shape: Shape, target: int | None) -> dict | None:
-    if target is None:
-        return None
-    return {
-        "target": target,
-        "reference": config.match.reference,
-        "total": shape.params,
-        "difference": shape.params / target - 1,
-    }
-
-
-def _changes(config: Config, model: ModelConfig, attention: dict) -> dict[str, list]:
-    """[before, after] of every key that was set."""
-    before = {f"attention.{key}": value for key, value in config.attention.items()}
-    after = {f"attention.{key}": value for key, value in attention.items()}
-    before["model.intermediate_size"] = config.model.intermediate_size
-    after["model.intermediate_size"] = model.intermediate_size
-    return {key: [before[key], after[key]] for key in after if before[key] != after[key]}
-
-
-def told(report: dict) -> list[str]:
-    """The report in lines for a person."""
-    lines = []
-    if cache := report["kv_cache"]:
-        kept = " (the full-cache reference; match.mha=head_dim would shrink it)" if cache["role"] == "reference" else ""
-        lines.append(
-            f"KV cache {cache['bytes_per_token']:,} bytes per token, budget {cache['target']:,} "
-            f"({cache['difference']:+.2%}){kept}"
-        )
-    if params := report["params"]:
-        of = f" of {params['reference']}" if params["reference"] else ""
-        lines.append(f"{params['total']:,} parameters, target {params['target']:,}{of} ({params['difference']:+.3%})")
-    lines += [f"{key}: {before} -> {after}" for key, (before, after) in report["changed"].items()]
-    return lines

@@ -17,7 +17,8 @@ KEYS = {"head_dim": 8, "num_attention_heads": 1}
 """What may be changed beside what the budget sets, and its unit."""
 LARGEST = 0.5
 """Change of one of them, as a share of what it was."""
-TRIED = 24
+TRIED = 12
+"""Values of one key."""
 _noted: dict[str, str] = {}
 """By what the note depends on: members of a sweep are often alike."""
 
@@ -54,25 +55,26 @@ def _note(config: Config, report: dict) -> str:
 
 
 def _nearer(config: Config, now: float, changed: set[str]) -> tuple[str, int, float] | None:
-    """The key, its value and the difference it leaves: of those within FAR the smallest change; else the one that comes
-    nearest, where it halves the distance."""
-    candidates = sorted(
-        (abs(value / before - 1), key, value)
-        for key, unit in KEYS.items()
-        if isinstance(before := config.attention.get(key), int) and f"attention.{key}" not in changed
-        for value in range(unit, 2 * before, unit)
-        if value != before and abs(value / before - 1) <= LARGEST
-    )
+    """The key, its value and the difference it leaves: of those within FAR the smallest change, of the width first;
+    else the one that comes nearest, where it halves the distance."""
     best = None
-    for _, key, value in candidates[:TRIED]:
+    for key, value in _candidates(config, changed):
         difference = _difference(config, key, value)
-        if difference is None:
-            continue
-        if difference >= -FAR:
+        if difference is not None and difference >= -FAR:
             return key, value, difference
-        if difference >= now / 2 and (best is None or difference > best[2]):
+        if difference is not None and difference >= now / 2 and (best is None or difference > best[2]):
             best = key, value, difference
     return best
+
+
+def _candidates(config: Config, changed: set[str]) -> list[tuple[str, int]]:
+    found = []
+    for key, unit in KEYS.items():
+        before = config.attention.get(key)
+        if isinstance(before, int) and f"attention.{key}" not in changed:
+            values = (value for value in range(unit, 2 * before, unit) if 0 < abs(value - before) <= LARGEST * before)
+            found += [(key, value) for value in sorted(values, key=lambda value: abs(value - before))[:TRIED]]
+    return found
 
 
 def _difference(config: Config, key: str, value: int) -> float | None:

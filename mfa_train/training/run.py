@@ -13,7 +13,8 @@ import os
 from collections.abc import Iterator
 
 from mfa_train.budget.devices import planned_device, resolve_precision
-from mfa_train.budget.match import matched, told
+from mfa_train.budget.match import matched
+from mfa_train.budget.match_report import told
 from mfa_train.budget.peak import Peak
 from mfa_train.config import Config
 from mfa_train.errors import Stopped

@@ -6,6 +6,7 @@ import pytest
 
 from mfa_train import config as configs
 from mfa_train.budget.match import matched
+from mfa_train.budget.nearer import notes_of_match
 from mfa_train.budget.shape import measure
 from mfa_train.errors import ConfigError
 from tests.conftest import VARIANTS
@@ -193,3 +194,19 @@ def test_what_is_advised_works(asked):
 def test_where_nothing_helps_nothing_is_advised():
     with pytest.raises(ConfigError, match="no other value of match.multiple_of .* helps: type other parameters"):
         matched(configs.load(["model=nano", "attention=mla", "match.kv_bytes_per_token=64", "match.params=1"]))
+
+
+def test_a_variant_whose_choices_are_coarse_says_how_far_below_it_stays_and_what_meets_the_budget():
+    """GQA of 32 heads at 24 KiB: one key head has 16, two have 32."""
+    words = ["model=7b", "match.kv_bytes_per_token=24KiB", "match.reference=mha"]
+    for attention, notes in (("gqa", 1), ("mfa", 0), ("mha", 0)):
+        config = configs.load([*words, f"attention={attention}"])
+        found = notes_of_match(config, matched(config)[1])
+        assert len(found) == notes
+        if found:
+            assert (
+                "33% less cache than the budget of 24,576" in found[0]
+                and "num_key_value_heads=2, has 32,768" in found[0]
+            )
+            advice = re.search(r"attention=gqa (attention\.head_dim=\d+) meets it$", found[0])[1]
+            assert Shaped(*words, "attention=gqa", advice).kv_bytes == 24 * 1024
