@@ -16,7 +16,7 @@ train: .venv/.train
 	.venv/bin/python train.py attention=mfa model=nano $(ARGS)
 
 test: .venv/.test
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: .venv/.check
 	.venv/bin/ruff check

@@ -31,6 +31,16 @@ SMALL = [
 
 
 COMMANDS = forks.install()
+LONGEST = ("end_to_end", "launch", "training", "scaling", "data", "budget")
+"""Folders, in the order in which their files are tried: the last ones, which leave a worker waiting, are short."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def order(item: pytest.Item) -> int:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
+
+    items.sort(key=order)
 
 
 @pytest.fixture(autouse=True)

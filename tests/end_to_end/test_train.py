@@ -14,8 +14,10 @@ from mfa_train import config as configs
 from tests.conftest import ROOT, VARIANTS
 from tests.end_to_end.conftest import metrics
 
+EACH = [pytest.param(name, marks=pytest.mark.real_command) if name == "mfa" else name for name in VARIANTS]
 
-@pytest.mark.parametrize("attention", VARIANTS)
+
+@pytest.mark.parametrize("attention", EACH)
 def test_each_attention_trains_evaluates_writes_text_and_leaves_its_files(attention, train, tmp_path):
     done = train(f"attention={attention}", "precision=auto", "optimizer.lr=3e-3", "training.steps=40")
     assert done.returncode == 0, done.stderr
@@ -116,6 +118,7 @@ def test_a_finished_run_is_left_as_it_is_and_another_never_takes_its_folder(trai
     assert yaml.safe_load((tmp_path / "run~1" / "config.yaml").read_text())["seed"] == 1
 
 
+@pytest.mark.real_command
 def test_generate_continues_a_prompt_from_the_final_weights(train, tmp_path):
     assert train("name=run", "training.steps=2", "schedule.warmup_steps=1").returncode == 0
     command = [sys.executable, "-m", "mfa_train.cli", "generate", str(tmp_path / "run"), "--prompt", "class 'A':\n"]

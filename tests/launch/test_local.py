@@ -27,6 +27,7 @@ from tests.conftest import ROOT
 from tests.launch.conftest import STRANGE, quoted, summary
 
 
+@pytest.mark.real_command
 def test_two_ranks_share_a_folder_with_a_log_each_and_get_what_was_typed(launch, tmp_path):
     """Rank 0 is on the terminal as well. resume=never makes way for the logs, too."""
     (tmp_path / "run").mkdir()
