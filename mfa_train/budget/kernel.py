@@ -2,10 +2,10 @@
 reach.
 
 On a GPU matrix products outside attention are assumed at 40% of the peak, and scores and values with them where
-flash-attn takes the heads. Beyond its 256 dimensions a kernel that is fused but not flash-attn's reaches about half of
-that, and one that holds all scores at once an eighth: FlashAttention-2's measurements on an A100 (arXiv 2307.08691,
-section 4.1: twice as fast as xformers' kernel, three to ten times as fast as standard attention), counted as there, the
-causal half of the scores alone. On a CPU: 50%, and a sixth without tiles (attention/tiled.py).
+flash-attn takes the heads. Beyond its 256 dimensions a kernel that is fused but not flash-attn's is taken to reach half
+of that, and one that holds all scores at once an eighth: FlashAttention-2 is 1.7 to 3 times as fast as the kernels
+before it, and three to ten times as fast as standard attention (arXiv 2307.08691, section 4.1, on an A100). On a CPU:
+50%, and a sixth without tiles (attention/tiled.py).
 """
 
 from dataclasses import dataclass
