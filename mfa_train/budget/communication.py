@@ -1,6 +1,6 @@
 """What the ranks of a run send each other in a step, and how long that takes.
 
-DeepSpeed (0.18-0.19, as `mfa_train.training.engine` sets it up) moves for each parameter in a step of P passes, b = 2
+DeepSpeed (0.18-0.19, as `training.steps.engine` sets it up) moves for each parameter in a step of P passes, b = 2
 in bf16 and 4 in fp32; gradients are summed in float32, 4 bytes, whatever the precision. Counted on real ranks:
 
     stage   gradients                   parameters
