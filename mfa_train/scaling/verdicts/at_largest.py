@@ -16,7 +16,7 @@ def at_largest(variants: dict[str, list[Run]], reference: str) -> list[dict]:
         return []
     most = max(len(members) for members in shared)
     largest = [members for members in shared if len(members) == most][-1]
-    rows = [
+    rows: list[dict] = [
         {
             "accounting": "parameters",
             "variant": name,
