@@ -147,8 +147,8 @@ def _tell_slurm(left: Sequence[Checked]) -> None:
     if not left:
         return
     with left[0].asking():
+        slurm.require_sbatch()
+    with left[0].asking():
         submitted = slurm.submissions([one.member for one in left], Path.cwd())
         say(f"{slurm.describe(submitted)}\n")
-    with left[0].asking():
-        slurm.require_sbatch()
         slurm.require_idle(submitted)
