@@ -31,7 +31,7 @@ def started(runs: str, overrides: list[str]) -> tuple[float, float]:
     file = Path(runs) / "run" / "metrics.jsonl"
     while not (file.exists() and file.stat().st_size):
         if process.poll() is not None:
-            sys.exit(process.stderr.read().decode())
+            sys.exit(process.communicate()[1].decode())
         time.sleep(0.005)
     seconds = time.perf_counter() - begin
     user, system = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
