@@ -14,7 +14,7 @@ from mfa_train.launch import local, slurm, ssh
 from mfa_train.launch.checks import Checked, Checks, require_trainable
 from mfa_train.launch.job import make_job
 from mfa_train.launch.plans import brief
-from mfa_train.launch.sweep import run_sweep
+from mfa_train.launch.sweep import device_shares, run_sweep
 from mfa_train.scaling.ladder import members as ladder
 from mfa_train.tracking.terminal import say
 
@@ -112,6 +112,11 @@ def _tell(launcher: str, members: list[Member]) -> int:
     if launcher == "slurm":
         _tell_slurm(left)
     else:
+        if left and (parallel := left[0].member.config.sweep.parallel or 1) > 1:
+            try:
+                device_shares(left[0].member, parallel)
+            except ConfigError as error:  # of the sweep, not of a member
+                left[0].refusals.append(error)
         for one in left:
             way = local if launcher == "local" else ssh
             with one.asking():
@@ -147,8 +152,8 @@ def _tell_slurm(left: Sequence[Checked]) -> None:
     if not left:
         return
     with left[0].asking():
+        slurm.require_sbatch()
+    with left[0].asking():
         submitted = slurm.submissions([one.member for one in left], Path.cwd())
         say(f"{slurm.describe(submitted)}\n")
-    with left[0].asking():
-        slurm.require_sbatch()
         slurm.require_idle(submitted)

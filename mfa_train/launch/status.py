@@ -26,12 +26,11 @@ from mfa_train.launch.slurm import SUBMITTED
 from mfa_train.run_files import LAUNCH, LOGS
 from mfa_train.tracking.metrics_file import FILE as METRICS
 from mfa_train.tracking.records import last_records, number, read_object
+from mfa_train.words import printable
 
 HEADER = ("run", "state", "step", "loss", "tokens/s", "ETA", "job")
 SILENT_SECONDS = 300
 """Without a record; or ten times the usual time between two, where that is longer."""
-
-
 LARGEST = 2**20
 """Bytes of a config.yaml: far more than one has."""
 LONGEST_WAIT = 10**10
@@ -97,13 +96,6 @@ def table(found: list[Status]) -> str:
         for row in rows
     ]
     return "\n".join(lines + [f"{printable(one.name)}: {printable(one.why)}" for one in found if one.why])
-
-
-def printable(text: str) -> str:
-    """The text with what a terminal would obey or not show written out, as \\x1b."""
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in text
-    )
 
 
 def _width(text: str) -> int:

@@ -65,7 +65,7 @@ class _Sweep:
         """Each with how often it was tried."""
         self.command = command
         self.parallel = (members[0].config.sweep.parallel or 1) if members else 1
-        self.devices = _device_shares(members[0], self.parallel) if members and self.parallel > 1 else [None]
+        self.devices = device_shares(members[0], self.parallel) if members and self.parallel > 1 else [None]
         self.free_slots = list(range(self.parallel))
         self.running: dict[_Attempt, int] = {}
         self.asked: signal.Signals | None = None
@@ -177,7 +177,7 @@ class _Sweep:
         return signal.SIGTERM if asked == signal.SIGINT else asked
 
 
-def _device_shares(member: Member, parallel: int) -> list[str | None]:
+def device_shares(member: Member, parallel: int) -> list[str | None]:
     """CUDA_VISIBLE_DEVICES of each slot; None where there are no GPUs. Raises ConfigError where they are too few."""
     import torch
 

@@ -9,6 +9,7 @@ Needs the `wandb` extra (wandb-workspaces), and an account to be saved to. Every
 
 from mfa_train.config import TrackingConfig
 from mfa_train.errors import ConfigError, TrackingError
+from mfa_train.words import first_line
 
 NAME = "Attention against its KV cache"
 GROUPS = {"attention": "attention.name", "size": "model.name", "KV cache": "plan.kv_cache.bytes_per_token"}
@@ -120,6 +121,5 @@ def save(workspace) -> str:
         return workspace.save().url
     except Exception as error:  # W&B's own failures have no common type
         raise TrackingError(
-            f"W&B: {(str(error).strip().splitlines() or [type(error).__name__])[0]}: is this machine "
-            "logged in (wandb login), and may it write to tracking.entity?"
+            f"W&B: {first_line(error)}: is this machine logged in (wandb login), and may it write to tracking.entity?"
         ) from error

@@ -65,26 +65,23 @@ class WandbRun:
 
     def _start(self, config: TrackingConfig, mode: str, name: str, folder: Path, run_config: dict):
         import wandb
-        from wandb.sdk.wandb_run import Run
-
-        # It looks for inputs of W&B Launch, of which there are none, and imports W&B's whole API for that: a second.
-        Run._detect_and_apply_job_inputs = lambda self: None  # type: ignore[method-assign]  # W&B has no setting for it
 
         def begin(online: bool):
-            return wandb.init(
-                mode="online" if online else "offline",
-                project=config.project,
-                entity=config.entity,
-                group=config.group,
-                name=name,
-                dir=str(folder),
-                config=run_config,
-                reinit="finish_previous",
-                id=self.run_id,
-                resume="allow" if self.run_id else None,
-                allow_val_change=True,
-                settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_SECONDS),
-            )
+            with _without_launch_inputs():
+                return wandb.init(
+                    mode="online" if online else "offline",
+                    project=config.project,
+                    entity=config.entity,
+                    group=config.group,
+                    name=name,
+                    dir=str(folder),
+                    config=run_config,
+                    reinit="finish_previous",
+                    id=self.run_id,
+                    resume="allow" if self.run_id else None,
+                    allow_val_change=True,
+                    settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_SECONDS),
+                )
 
         online, why = mode == "online", ""
         try:
@@ -145,6 +142,23 @@ def _by_environment() -> str:
         return "disabled"
     mode = os.environ.get("WANDB_MODE", "").strip().lower()
     return {"disabled": "disabled", "offline": "offline", "dryrun": "offline"}.get(mode, "auto")
+
+
+@contextlib.contextmanager
+def _without_launch_inputs() -> Iterator[None]:
+    """A run that begins meanwhile does not look for inputs of W&B Launch: there are none, and W&B imports its whole API
+    for that, a second. It has no setting for it; a version without that method is left as it is."""
+    from wandb.sdk.wandb_run import Run
+
+    name = "_detect_and_apply_job_inputs"
+    if (its_own := getattr(Run, name, None)) is None:
+        yield
+        return
+    setattr(Run, name, lambda run: None)
+    try:
+        yield
+    finally:
+        setattr(Run, name, its_own)
 
 
 @contextlib.contextmanager

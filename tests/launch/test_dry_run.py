@@ -112,3 +112,13 @@ def test_a_launch_on_this_machine_tells_its_cost_before_it_starts(prepared_data,
     monkeypatch.setattr(local, "launch", lambda member, job: order.append(capsys.readouterr().out) or 0)
     assert launch([f"data_dir={prepared_data}", f"runs_dir={tmp_path}"], multirun=False, dry_run=False) == 0
     assert re.search(r"^steps +700$", order[0], re.M) and re.search(r"^run +\S+ \S+$", order[0], re.M)
+
+
+def test_a_sweep_that_has_too_few_gpus_for_its_slots_is_told_so(dry, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    typed = ["attention=mha,mfa", "sweep.parallel=4", "cluster.device=h100-80gb"]
+    status, told = dry(*typed, multirun=True)
+    assert status == 2
+    assert "would be refused: sweep.parallel=4: 4 × 1 GPUs are needed and 1 are here: type sweep.parallel=1" in told

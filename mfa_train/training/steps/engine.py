@@ -5,7 +5,7 @@ import gc
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -49,7 +49,7 @@ def import_deepspeed() -> ModuleType:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # Whatever the optimizer is, DeepSpeed imports its Muon, which torch.compile decorates: a second, for Inductor.
     names = vars(torch)
-    compile, names["compile"] = names["compile"], lambda function: function
+    compile, names["compile"] = names["compile"], _not_compiled
     try:
         import deepspeed.runtime.zero.muon.muon_optimizer
     except ImportError:
@@ -57,6 +57,11 @@ def import_deepspeed() -> ModuleType:
     finally:
         names["compile"] = compile
     return deepspeed
+
+
+def _not_compiled(function: Callable | None = None, **_) -> Callable:
+    """In place of torch.compile, as a decorator with arguments or without."""
+    return _not_compiled if function is None else function
 
 
 def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool = True):
