@@ -33,7 +33,7 @@ from mfa_train.training.run_folder.closing import closing_table, make_summary, w
 from mfa_train.training.run_folder.folder import RunFolder, final_checkpoint
 from mfa_train.training.run_folder.opening import open_log
 from mfa_train.training.run_folder.provenance import provenance
-from mfa_train.training.sample import closing_sample
+from mfa_train.training.closing_sample import closing_sample
 from mfa_train.training.steps.evaluation import Evaluator
 from mfa_train.training.steps.guard import Poisoned
 from mfa_train.training.steps.loop import train

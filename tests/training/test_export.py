@@ -16,7 +16,7 @@ from mfa_train.training import export as export_module
 from mfa_train.training.checkpoints.final_weights import final_tokenizer
 from mfa_train.training.export import export
 from mfa_train.training.run_folder.folder import final_checkpoint
-from mfa_train.training.sample import sample_from_run
+from mfa_train.training.closing_sample import sample_from_run
 from tests.conftest import SMALL
 from tests.data.corpora import opened
 from tests.data.tokenizers import saved
