@@ -29,8 +29,6 @@ SUMMED = {
     "disk_bytes": "disk",
 }
 """Keys of a row that are added up, and their names for a person."""
-WORDS = (0, 1)
-"""Columns that are no numbers."""
 
 
 def ladder_plan(members: Sequence[Member]) -> dict:
@@ -74,13 +72,13 @@ def ladder_table(plan: dict) -> str:
         ("FLOPs", [flops(row["flops"]) for row in rows], flops(total["flops"])),
         ("device-hours", [hours(row["device_hours"]) for row in rows], hours(total["device_hours"])),
         ("disk", [size_of(row["disk_bytes"]) for row in rows], size_of(total["disk_bytes"])),
-        ("memory", [_fits(row) for row in rows], ""),
     ]
     if any(row["cost"] is not None for row in rows):
         columns.append(("cost", [money(row["cost"]) for row in rows], money(total["cost"])))
+    columns.append(("memory", [_fits(row) for row in rows], ""))
     cells = [list(line) for line in zip(*([head, *column, last] for head, column, last in columns))]
     notes = dict.fromkeys(note for one in plan["plans"] for note in one["notes"])
-    return "\n".join([*in_columns(cells, WORDS), "", *_said_of_all(plan), *notes])
+    return "\n".join([*in_columns(cells, [0, 1, len(columns) - 1]), "", *_said_of_all(plan), *notes])
 
 
 def _said_of_all(plan: dict) -> list[str]:
