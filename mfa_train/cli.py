@@ -148,7 +148,7 @@ def generate(arguments: argparse.Namespace) -> None:
     config = configs.of_run(arguments.run, arguments.overrides)
     prompt = config.sample.prompt if arguments.prompt is None else arguments.prompt
     config.sample = replace(config.sample, prompt=prompt)  # which asks whether it can be sampled so
-    from mfa_train.training.sample import sample_from_run
+    from mfa_train.training.closing_sample import sample_from_run
 
     say_text(sample_from_run(config, arguments.run))
 

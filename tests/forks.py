@@ -82,10 +82,10 @@ class Popen(subprocess.Popen):
             return super()._try_wait(flags)
         if flags & os.WNOHANG and not select.select([self._connection], [], [], 0)[0]:
             return 0, 0
-        status = self._connection.recv(4)
+        status = _number(self._connection)
         self._connection.close()
         self._connection = None
-        return self.pid, int.from_bytes(status, "little")
+        return self.pid, status
 
     def _internal_poll(self, *arguments, **named) -> int | None:
         if self._connection is None:
@@ -142,7 +142,7 @@ class Server:
         with there:
             socket.send_fds(self.socket, [b"."], [there.fileno(), *files])
         here.sendall(json.dumps(command).encode() + b"\n")
-        return int.from_bytes(here.recv(4), "little"), here
+        return _number(here), here
 
     def _start(self) -> None:
         self.socket, there = socket.socketpair()
@@ -153,6 +153,13 @@ class Server:
                 env=self.environment,
                 pass_fds=[there.fileno()],
             )
+
+
+def _number(connection: socket.socket) -> int:
+    """What the server says. Raises RuntimeError where it is gone: nothing else would tell it from a status of 0."""
+    if len(told := connection.recv(4)) < 4:
+        raise RuntimeError("the process that forks the tests' commands has ended")
+    return int.from_bytes(told, "little")
 
 
 def install() -> Server:

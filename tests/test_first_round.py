@@ -17,9 +17,9 @@ from mfa_train.config import TrackingConfig
 from mfa_train.scaling.report.report import write_report
 from mfa_train.scaling.study.gather import gather
 from mfa_train.training.checkpoints.manifest import manifest_of
+from mfa_train.training.closing_sample import sample_from_run
 from mfa_train.training.export import export
 from mfa_train.training.resuming.changes import changes
-from mfa_train.training.sample import sample_from_run
 from tests.conftest import ROOT
 
 TYPED = [

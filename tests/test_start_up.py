@@ -39,4 +39,4 @@ def test_the_first_step_is_taken_without_what_it_does_not_use(prepared_data, tmp
 
 def test_text_is_generated_without_a_compiler_and_without_deepspeed():
     unused = ("torch._dynamo", "deepspeed", "wandb", "transformers")
-    assert imported("import mfa_train.training.sample; tell()", *unused, "torch") == {"torch"}
+    assert imported("import mfa_train.training.closing_sample; tell()", *unused, "torch") == {"torch"}

@@ -104,18 +104,20 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
         "model": {key: getattr(config.model, key) for key in MODEL_KEYS}
         | {key: value for key, value in config.attention.items() if type(value) is int},
         "match": match,
-        "notes": [*notes_of(data), *_notes_of_time(time, config.zero)],
+        "notes": [*notes_of(data), *_notes_of_time(time, config, count)],
     }
 
 
-def _notes_of_time(time: dict, stage: int) -> list[str]:
+def _notes_of_time(time: dict, config: Config, ranks: int) -> list[str]:
     """Of what is not in the step's time, and of what is most of it."""
     if time["communication_seconds"] is None and time["computing_seconds"] is not None:
         return ["what the ranks send each other is not in the step's time: the speed of their links is not known"]
     waiting, step = time["waiting_seconds"], time["step_seconds"]
     if waiting and step and waiting > MUCH_WAITING * step:
-        fewer = "zero=1, which sums gradients once a step, or a larger training.micro_batch_size" if stage == 2 else ""
-        fewer = fewer or "a larger training.batch_size, or fewer devices"
+        several_passes = config.training.micro_batch(ranks) * ranks < config.training.batch_size
+        fewer = "a larger training.batch_size, or fewer devices"
+        if config.zero == 2 and several_passes:
+            fewer = "zero=1, which sums gradients once a step, or a larger training.micro_batch_size"
         return [f"{waiting / step:.0%} of a step goes into what ranks send each other: {fewer} would leave less"]
     return []
 

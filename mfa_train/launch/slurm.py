@@ -71,10 +71,16 @@ def submissions(members: Sequence[Member], cwd: Path) -> list[Submission]:
     ]
 
 
-def _submission(members: Sequence[Member], job: Job, branches: bool) -> Submission:
-    script = Path(members[0].config.cluster.template or TEMPLATE)
+def job_script(member: Member) -> Path:
+    """The script that is submitted. Raises ConfigError where there is none."""
+    script = Path(member.config.cluster.template or TEMPLATE)
     if not script.is_file():
         raise ConfigError(f"cluster.template={script}: no such file; leave it out for {TEMPLATE}")
+    return script
+
+
+def _submission(members: Sequence[Member], job: Job, branches: bool) -> Submission:
+    script = job_script(members[0])
     array = bool(members[0].swept)
     logs = Path(job.folder) if array else Path(job.members[0]["run_dir"]) / LOGS
     # In a pattern of sbatch % has a meaning of its own.

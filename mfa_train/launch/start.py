@@ -151,6 +151,9 @@ UNASKED = {
 def _tell_slurm(left: Sequence[Checked]) -> None:
     if not left:
         return
+    submitted: list[slurm.Submission] = []
+    with left[0].asking():
+        slurm.job_script(left[0].member)
     with left[0].asking():
         slurm.require_sbatch()
     with left[0].asking():

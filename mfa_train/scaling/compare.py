@@ -28,7 +28,7 @@ from mfa_train.scaling.verdicts.kv_at_equal_loss import kv_at_equal_loss
 from mfa_train.scaling.verdicts.kv_frontier import loss_over_kv
 from mfa_train.scaling.verdicts.paired import settings_beside, verdicts
 from mfa_train.scaling.verdicts.said import LEVEL_WITHIN
-from mfa_train.scaling.verdicts.sentences import by_laws, why_no_law
+from mfa_train.scaling.verdicts.sentences import by_laws, label, why_no_law
 from mfa_train.training.run_folder.provenance import code_commit
 
 FORMAT = 1
@@ -106,6 +106,8 @@ def _reference(variants: dict[str, list[Run]], wanted: str | None) -> str:
         of_mha = [name for name, runs in variants.items() if runs[0].attention == "mha"]
         return min(of_mha or variants, key=lambda name: len(name) if of_mha else 0)
     if wanted not in variants:
+        if short := [name for name in variants if label(name) == wanted]:
+            return short[0]
         same = [name for name, runs in variants.items() if runs[0].attention == wanted]
         raise ConfigError(
             f"--reference {shown(wanted)}: no such variant."

@@ -8,5 +8,6 @@ checkpoints/      what a checkpoint holds, how it is written, found, checked and
 resuming/         where a run goes on, and what may have changed since
 run_folder/       what is written as a run opens and as it closes, who works in it
 processes/        the ranks, what they agree on, what stops them
-sample.py export.py   text from the final weights, and the weights for other tools
+closing_sample.py  text from the final weights
+export.py          the weights for other tools
 """

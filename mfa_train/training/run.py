@@ -23,6 +23,7 @@ from mfa_train.tracking.wandb_run import forget_run
 from mfa_train.training.before_start import checked_plan
 from mfa_train.training.checkpoints.final_weights import save_weights
 from mfa_train.training.checkpoints.save_points import SavePoints
+from mfa_train.training.closing_sample import closing_sample
 from mfa_train.training.processes.ranks import join, local_rank, local_world_size, world_size
 from mfa_train.training.processes.signals import StopSignals
 from mfa_train.training.processes.watchdog import Watchdog
@@ -33,7 +34,6 @@ from mfa_train.training.run_folder.closing import closing_table, make_summary, w
 from mfa_train.training.run_folder.folder import RunFolder, final_checkpoint
 from mfa_train.training.run_folder.opening import open_log
 from mfa_train.training.run_folder.provenance import provenance
-from mfa_train.training.sample import closing_sample
 from mfa_train.training.steps.evaluation import Evaluator
 from mfa_train.training.steps.guard import Poisoned
 from mfa_train.training.steps.loop import train

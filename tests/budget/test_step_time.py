@@ -117,3 +117,18 @@ def test_what_ranks_of_unknown_links_send_is_said_to_be_left_out():
     plan = make_plan(configs.load(["cluster.device=cpu", "cluster.devices_per_node=2"]))
     assert plan["time"]["communication_seconds"] is None and plan["time"]["step_seconds"] > 0
     assert any("not in the step's time" in note for note in plan["notes"])
+
+
+@pytest.mark.parametrize("batch_size, advice", [(64, "a larger training.batch_size"), (128, "zero=1, which")])
+def test_stage_1_is_proposed_where_stage_2_sums_gradients_more_than_once(batch_size, advice):
+    typed = [
+        *H100,
+        "model=7b",
+        "zero=2",
+        "cluster.nodes=8",
+        "cluster.devices_per_node=8",
+        "training.sequence_length=256",
+    ]
+    plan = make_plan(configs.load([*typed, f"training.batch_size={batch_size}", "training.micro_batch_size=1"]))
+    [note] = [note for note in plan["notes"] if "ranks send each other" in note]
+    assert f"each other: {advice}" in note

@@ -114,8 +114,8 @@ def test_many_shards_of_jsonl_train_on_2_processes_then_1_then_2_on_one_curve(be
     for processes in (2, 1):
         stopped = begin(*run, processes=processes)
         stopped.send_signal(signal.SIGTERM)
-        _, errors = stopped.communicate(timeout=120)
-        assert "stopped: SIGTERM" in errors, errors
+        output, errors = stopped.communicate(timeout=120)
+        assert "stopped: SIGTERM" in errors, output + errors
     output, errors = begin(*run, processes=2).communicate(timeout=120)
     assert "goes on from" in output, errors
     losses = [[record["train/loss"] for record in metrics(tmp_path / name)] for name in ("run", "undisturbed")]

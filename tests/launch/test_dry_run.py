@@ -54,10 +54,12 @@ def test_every_refusal_of_the_launch_is_told_by_the_dry_run_at_once(dry, prepare
         "schedule.warmup_steps=1000": "schedule.warmup_steps=1000 does not fit into 700 steps",
         "model.vocab_size=100": "model.vocab_size=100 is smaller than the tokenizer's vocabulary of 4096",
         "cluster.shared=[/scratch]": "runs_dir=.*: not in a folder that all nodes share",
+        "cluster.template=/no/such": "cluster.template=/no/such: no such file",
+        "cluster.environment=/no/environment": "cluster.environment=/no/environment: cannot be read",
     }
     status, told = dry(*SLURM, *mistakes)
     found = re.findall("^would be refused: (.*)$", told, re.M)
-    assert status == 2 and len(found) == 3
+    assert status == 2 and len(found) == 5
     assert all(re.match(pattern, line) for pattern, line in zip(mistakes.values(), found))
     with pytest.raises(ConfigError, match=next(iter(mistakes.values()))):
         require_trainable(configs.members([*SLURM, f"data_dir={prepared_data}", *mistakes]))

@@ -202,3 +202,4 @@ def test_a_ladder_and_the_one_that_varies_it_are_compared_together(tmp_path):
     )
     assert len(variants[quarter]) == 9 and len(variants["mha"]) == 9
     assert compare_study(gather([tmp_path]))["reference"] == "mha"
+    assert compare_study(gather([tmp_path]), reference="mla 0.25×KV lr×2")["reference"] == f"{quarter} lr×2"

@@ -14,9 +14,9 @@ from mfa_train.data.tokenizer import open_tokenizer
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.training import export as export_module
 from mfa_train.training.checkpoints.final_weights import final_tokenizer
+from mfa_train.training.closing_sample import sample_from_run
 from mfa_train.training.export import export
 from mfa_train.training.run_folder.folder import final_checkpoint
-from mfa_train.training.sample import sample_from_run
 from tests.conftest import SMALL
 from tests.data.corpora import opened
 from tests.data.tokenizers import saved

@@ -95,7 +95,7 @@ def _line(row: dict, against: dict | None, is_reference: bool, decoding: bool) -
         "-" if row["kv_bytes_per_token"] is None else f"{row['kv_bytes_per_token']:,.0f}",
         *([_count(row["decode_flops_per_token"])] if decoding else []),
         _number(row["loss"], ".4f"),
-        "-" if against is None else _number(against["difference"], "+.3f"),
+        "-" if against is None else _number(against["difference"], "+z.3f"),
         "-" if against is None or against["p_holm"] is None else f"{against['p_holm']:.2g}",
         said if said != OPEN or against is None else _seeds(against["more_seeds"]),
     ]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeGuard
 
-from mfa_train.archive import AnyPath, opened
+from mfa_train.archive import SUFFIX, AnyPath, opened
 from mfa_train.errors import ConfigError
 from mfa_train.scaling.study.plain_files import shown
 from mfa_train.scaling.study.read_run import is_run
@@ -64,7 +64,9 @@ def _run_folders(path: AnyPath, notices: list[str]) -> list[AnyPath]:
             f"{' '.join(shown(folder, 300) for folder in below[:3])}"
         )
     elif not folders and not MOVED_ASIDE.search(path.name):
-        notices.append(f"{shown(path, 300)}: holds no run (no config.yaml)")
+        archive = next((file for file in path.iterdir() if file.name.endswith(SUFFIX)), None)
+        how = f"; an archive is read where it is named, as {shown(archive, 300)}" if isinstance(archive, Path) else ""
+        notices.append(f"{shown(path, 300)}: holds no run (no config.yaml){how}")
     return folders
 
 

@@ -71,7 +71,8 @@ def pack(paths: Iterable[Path], out: Path, say: Callable[[str], None]) -> Packed
     try:
         unpacked, size = _write(files, out)
     except OSError as error:
-        raise ConfigError(f"{shown(error.filename or out, 300)}: {error.strerror}; nothing was packed") from None
+        of = next((file for file in files.values() if str(file) == error.filename), f"--out {out}")
+        raise ConfigError(f"{shown(of, 300)}: {error.strerror}; nothing was packed") from None
     except zipfile.LargeZipFile:
         raise ConfigError(f"--out {shown(out, 300)}: would be larger than 2 GiB; pack several archives") from None
     except Damaged as error:

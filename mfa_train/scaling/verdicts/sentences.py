@@ -79,9 +79,9 @@ def told_not_shown(against: list[dict], reference: str) -> str:
         parts.append(f"level with {label(reference)} to within {LEVEL_WITHIN:.1%} of the loss: {told}")
     if undecided:
         told = _listed(undecided, lambda row: f"{_named(row, reference)}, {_as_measured(row)}")
-        parts.append(
-            f"not shown either way: {told}; so many more seeds would show it, were the difference as large as measured"
-        )
+        counted = any(row["more_seeds"] is not None or row["spread"] is None for row in undecided[:MOST_NAMED])
+        suffix = "; so many more seeds would show it, were the difference as large as measured" if counted else ""
+        parts.append(f"not shown either way: {told}{suffix}")
     return _sentence(parts)
 
 
