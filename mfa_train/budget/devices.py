@@ -45,13 +45,14 @@ KNOWN = (
 way. No entry for fp32."""
 
 
-def planned_device(name: str, ranks_per_node: int) -> Device:
-    """What `cluster.device=name` means: a device of the table, this machine's CPU, or (auto) whatever is here.
+def planned_device(name: str, ranks_per_node: int, local_rank: int = 0) -> Device:
+    """What `cluster.device=name` means: a device of the table, this machine's CPU, or (auto) whatever is here; of
+    several GPUs the one of the node's rank `local_rank`.
 
     Raises ConfigError for a name that is in no table.
     """
     if name == "auto" and torch.cuda.is_available():
-        return _this_gpu()
+        return _gpu_here(local_rank)
     if name in ("auto", "cpu"):
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Device("cpu", "cpu", memory // ranks_per_node, None)  # the ranks share the machine's
@@ -61,9 +62,9 @@ def planned_device(name: str, ranks_per_node: int) -> Device:
     return known[name]
 
 
-def _this_gpu() -> Device:
-    """This rank's, its memory as the driver tells it."""
-    properties = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", 0)))
+def _gpu_here(number: int) -> Device:
+    """Its memory as the driver tells it."""
+    properties = torch.cuda.get_device_properties(number)
     named = next((known for known in KNOWN if known.label in properties.name), None)
     if named is None:
         return Device(properties.name, "cuda", properties.total_memory, None)

@@ -14,7 +14,8 @@ from mfa_train.data.shards.cache import is_url
 from mfa_train.errors import DataError
 
 MOST = 4
-"""Epochs up to which repeated text was found to be worth about as much as new text (arXiv 2305.16264, abstract)."""
+"""Epochs up to which repeated text was found to be almost as good as new text ("Scaling Data-Constrained Language
+Models", arXiv 2305.16264, abstract)."""
 
 
 def data_of(config: Config) -> dict:

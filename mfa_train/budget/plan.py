@@ -34,15 +34,20 @@ NO_SETTING = (
 
 
 def make_plan(
-    config: Config, device: Device | None = None, ranks: int | None = None, match: dict | None = None
+    config: Config,
+    device: Device | None = None,
+    ranks: int | None = None,
+    match: dict | None = None,
+    ranks_per_node: int | None = None,
 ) -> dict:
     """The plan of a config that is matched already (`budget.match.matched`, whose report is `match`).
 
-    By default for cluster.device and the cluster's devices; with `ranks` for so many, no longer to be chosen. Raises
-    ConfigError where the model can't be built, the device is unknown or the batch does not divide.
+    By default for cluster.device and the cluster's devices; with `ranks` for so many, no longer to be chosen, of which
+    `ranks_per_node` share a node (by default cluster.devices_per_node). Raises ConfigError where the model can't be
+    built, the device is unknown or the batch does not divide.
     """
     try:
-        return _made(config, device, ranks, match)
+        return _made(config, device, ranks, match, ranks_per_node or config.cluster.devices_per_node)
     except RuntimeError as error:
         if "overflow" not in str(error):
             raise
@@ -53,7 +58,7 @@ def make_plan(
         ) from error
 
 
-def _made(config: Config, device: Device | None, ranks: int | None, match: dict | None) -> dict:
+def _made(config: Config, device: Device | None, ranks: int | None, match: dict | None, ranks_per_node: int) -> dict:
     attention_config(config.attention)
     per_node = config.cluster.devices_per_node if device is None else 1  # a rank at hand measures its own threads
     device = device or planned_device(config.cluster.device, per_node)
@@ -65,7 +70,7 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
     train_per_token = shape.train_flops_per_token(config.training.sequence_length)
     length, data = length_of(config, shape.params), data_of(config)
     count = fit.setting.ranks
-    nodes = config.cluster.nodes if count == config.cluster.world_size else 1
+    nodes = -(-count // ranks_per_node)
     time = time_of(config, shape, Devices(count, nodes, device, dtype, _peak(device, dtype, per_node), fit.kernel))
     bytes_per_token = shape.layers * shape.cache_values_per_layer * config.plan.cache_bytes
     return {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from mfa_train.budget.disk import HOUR
 from mfa_train.budget.units import UNKNOWN, count, duration, flops, hours, money, ratio, size_of
 
 Row = tuple[str, list[str]]
@@ -106,8 +107,18 @@ def disk(plans: Sequence[dict]) -> list[Row]:
     return [
         _row("disk, a checkpoint", disks, "checkpoint_bytes", size_of),
         _row("disk, most at once", disks, "most_bytes", size_of),
-        _row("disk, written in an hour", disks, "bytes_per_hour", size_of),
+        _written(plans),
     ]
+
+
+def _written(plans: Sequence[dict]) -> Row:
+    """In an hour; in the run where it is shorter, which each cell says if not all are."""
+    seconds = [plan["time"]["run_seconds"] for plan in plans]
+    short = [one is not None and one < HOUR for one in seconds]
+    cells = [size_of(plan["disk"]["bytes_per_hour"]) for plan in plans]
+    if all(short):
+        return "disk, written in the run", cells
+    return "disk, written in an hour", [f"{cell} in the run" if one else cell for cell, one in zip(cells, short)]
 
 
 def time(plans: Sequence[dict]) -> list[Row]:

@@ -6,6 +6,7 @@ from mfa_train.budget import rows
 from mfa_train.budget.plan import NO_SETTING
 from mfa_train.budget.rows import Row, Section
 from mfa_train.budget.units import count, duration, flops, hours, money, size_of, times, together
+from mfa_train.columns import in_columns
 
 WHOLE = (
     rows.match,
@@ -35,13 +36,7 @@ def table(
         if section is rows.match and not any(plan["match"] for plan in plans):
             continue
         found += [("", [""] * len(plans)), *section(plans)]
-    label = max(len(name) for name, _ in found)
-    widths = [max(len(values[column]) for _, values in found) for column in range(len(plans))]
-    lines.append("")
-    lines += [
-        "  ".join([name.ljust(label), *(value.rjust(width) for value, width in zip(values, widths))]).rstrip()
-        for name, values in found
-    ]
+    lines += ["", *in_columns([[name, *values] for name, values in found], words=[0])]
     if sum(counts := list(runs or [1] * len(plans))) > 1:
         lines += ["", _together(plans, counts)]
     lines += ["", *(f"{title}: {_verdict(plan['memory'])}" for title, plan in zip(titles, plans))]

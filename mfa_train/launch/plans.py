@@ -15,8 +15,8 @@ from mfa_train.config import Config, Member
 from mfa_train.scaling.ladder import members as ladder
 from mfa_train.scaling.ladder.plan import ladder_plan, ladder_table
 
-LENGTHS = ("seed", "model", "tokens", "training.tokens", "training.steps")
-"""What runs of one variant differ in."""
+WITHIN_A_VARIANT = ("seed", "model", "tokens", "training.tokens", "training.steps")
+"""Keys in which runs of one variant differ: seed, size and length."""
 
 
 def plan_of(config: Config) -> dict:
@@ -60,7 +60,7 @@ def _can_bring(members: Sequence[Member]) -> list[str]:
     has."""
     seeds: dict[tuple[str, ...], set[int]] = {}
     for member in members:
-        variant = tuple(choice for choice in member.swept if choice.split("=")[0] not in LENGTHS)
+        variant = tuple(choice for choice in member.swept if choice.split("=")[0] not in WITHIN_A_VARIANT)
         seeds.setdefault(variant, set()).add(member.config.seed)
     if len(seeds) < 2:
         return []

@@ -12,7 +12,6 @@ import os
 import socket
 import statistics
 import time
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from pathlib import Path
 import yaml
 
 from mfa_train.archive import AnyPath, Archived, Damaged, opened
+from mfa_train.budget.units import duration
+from mfa_train.columns import in_columns
 from mfa_train.errors import ConfigError
 from mfa_train.launch.job import JOB
 from mfa_train.launch.slurm import SUBMITTED
@@ -29,6 +30,8 @@ from mfa_train.tracking.records import last_records, number, read_object
 from mfa_train.words import printable
 
 HEADER = ("run", "state", "step", "loss", "tokens/s", "ETA", "job")
+WORDS = (0, 1, 6)
+"""Columns that are no numbers."""
 SILENT_SECONDS = 300
 """Without a record; or ten times the usual time between two, where that is longer."""
 LARGEST = 2**20
@@ -36,7 +39,7 @@ LARGEST = 2**20
 LONGEST_WAIT = 10**10
 """Seconds; a larger number tells nothing."""
 WIDEST = 60
-"""Columns: a longer name sticks out and leaves the other rows readable."""
+"""Columns of a name."""
 STATES = ("finished", "stopped", "failed")
 """Of summary.json."""
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -83,31 +86,13 @@ def table(found: list[Status]) -> str:
             f"{one.step:,}/{one.steps:,}" if one.steps else "-",
             "-" if one.loss is None else f"{one.loss:.4f}" if abs(one.loss) < 1e6 else f"{one.loss:.3g}",
             "-" if one.tokens_per_second is None else f"{one.tokens_per_second:,.0f}",
-            "-" if one.seconds_left is None else _duration(one.seconds_left),
+            duration(one.seconds_left),
             printable(one.job) or "-",
         )
         for one in found
     ]
-    widths = [min(WIDEST, max(map(_width, column))) for column in zip(*rows)]
-    lines = [
-        "  ".join(
-            _padded(cell, width, left=place in (0, 1, 6)) for place, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = in_columns(rows, WORDS, WIDEST)
     return "\n".join(lines + [f"{printable(one.name)}: {printable(one.why)}" for one in found if one.why])
-
-
-def _width(text: str) -> int:
-    """Columns on a terminal."""
-    return sum(
-        0 if unicodedata.combining(sign) else 2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text
-    )
-
-
-def _padded(text: str, width: int, left: bool) -> str:
-    space = " " * (width - _width(text))
-    return text + space if left else space + text
 
 
 def _folders(place: AnyPath) -> list[AnyPath]:
@@ -161,6 +146,7 @@ def _of_run(folder: AnyPath, state: str, job: str = "") -> Status:
     speeds = [speed for record in records[-10:] if (speed := number(record.get("tokens_per_second"))) and speed > 0]
     speed = statistics.median(speeds) if speeds else None
     left = max(0, steps - last["step"]) * tokens_per_step / speed if speed and state == "running" else None
+    left = None if left is not None and left > LONGEST_WAIT else left
     why = "summary.json is damaged; the run's command goes on from its newest checkpoint and writes it anew"
     why = why if state == "unreadable" else ""
     return Status(folder.name, state, last.get("step", 0), steps, number(last.get("train/loss")), speed, left, job, why)
@@ -269,10 +255,3 @@ def _changed(path: Path) -> float:
 def _read(path: AnyPath) -> dict:
     """A JSON object; empty where it is none, or isn't there."""
     return read_object(path) or {} if path.is_file() else {}
-
-
-def _duration(seconds: float) -> str:
-    if seconds > LONGEST_WAIT:
-        return "-"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours:,} h {minutes:02} min" if hours else f"{minutes} min" if seconds >= 60 else f"{seconds:.0f} s"

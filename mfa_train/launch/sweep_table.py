@@ -15,6 +15,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mfa_train.columns import in_columns
 from mfa_train.config import Member
 from mfa_train.tracking.leet import RUNS
 from mfa_train.tracking.records import number, read_object
@@ -35,7 +36,7 @@ def sweep_ending(members: Sequence[Member], states: Mapping[Path, str]) -> str:
     found = [(_summary(member.config.run_dir), member, states[member.config.run_dir]) for member in members]
     rows = sorted(found, key=lambda one: _place(*one))
     shown = rows[:MOST_ROWS] + [row for row in rows[MOST_ROWS:] if row[2].startswith(FAILED)]
-    lines = _aligned([HEADER, *(_cells(*row) for row in shown)])
+    lines = in_columns([HEADER, *(_cells(*row) for row in shown)], WORDS)
     runs_dir = members[0].config.run_dir.parent
     if len(shown) < len(rows):
         status = f"{command_here('mfa-train')} status {shlex.quote(str(runs_dir))}"
@@ -72,17 +73,6 @@ def _cells(summary: dict, member: Member, state: str) -> tuple[str, ...]:
 
     counts = (cell(key, ",") for key in ("kv_bytes_per_token", "params", "tokens"))
     return (member.config.name, member.config.attention["name"], *counts, cell("val_loss", ".4f"), state)
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column in WORDS else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _named(runs: list[Path], members: Sequence[Member]) -> str:

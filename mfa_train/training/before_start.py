@@ -21,16 +21,21 @@ Check = Callable[[], None]
 
 
 def checked_plan(
-    config: Config, match: dict | None, device: Device | None = None, world_size: int | None = None
+    config: Config,
+    match: dict | None,
+    device: Device | None = None,
+    world_size: int | None = None,
+    local_world_size: int | None = None,
 ) -> dict:
-    """The plan of a config that is matched already, on `world_size` of `device`; by default on the cluster's.
+    """The plan of a config that is matched already, on `world_size` of `device`, `local_world_size` on each node; by
+    default on the cluster's.
 
     Raises ConfigError where the batch doesn't divide over them, the schedule doesn't fit into the steps, or the run
     can't on that device.
     """
     for check in checks_before_plan(config, device, world_size):
         check()
-    plan = make_plan(config, device, world_size, match)
+    plan = make_plan(config, device, world_size, match, local_world_size)
     for check in checks_of_plan(config, plan, device):
         check()
     return plan

@@ -24,7 +24,7 @@ from mfa_train.training.before_start import checked_plan
 from mfa_train.training.checkpoints.final_weights import save_weights
 from mfa_train.training.checkpoints.save_points import SavePoints
 from mfa_train.training.closing_sample import closing_sample
-from mfa_train.training.processes.ranks import join, local_world_size, world_size
+from mfa_train.training.processes.ranks import join, local_rank, local_world_size, world_size
 from mfa_train.training.processes.signals import StopSignals
 from mfa_train.training.processes.watchdog import Watchdog
 from mfa_train.training.resuming.build import build_to_resume, restored
@@ -47,9 +47,9 @@ def run(config: Config) -> dict:
     if config.resume == "never":
         forget_run(os.environ)
     config, match = matched(config)
-    device = planned_device("auto", local_world_size())
+    device = planned_device("auto", local_world_size(), local_rank())
     dtype = resolve_precision(config.precision, device)
-    plan = checked_plan(config, match, device, world_size())
+    plan = checked_plan(config, match, device, world_size(), local_world_size())
     folder, ranks = RunFolder(config), join()
     if match:
         ranks.say("\n".join(f"matched: {line}" for line in told(match)))

@@ -1,6 +1,7 @@
 """How long a run is said to train, how often it reads its corpora, and what its checkpoints take."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from mfa_train import config as configs
 from mfa_train.budget.disk import disk_of
 from mfa_train.budget.epochs import data_of, notes_of
 from mfa_train.budget.length import length_of
+from mfa_train.budget.plan import make_plan
+from mfa_train.budget.table import table
 from mfa_train.training.steps.schedule import learning_rate
 from tests.conftest import ROOT
 
@@ -91,6 +94,20 @@ def test_checkpoints_take_twelve_bytes_a_parameter_and_are_counted_as_they_are_k
     assert disk["checkpoint_bytes"] == 12 * 10**6 and disk["saves_per_hour"] == pytest.approx(10)
     assert disk["checkpoints_kept"] == 2 + 2 + 1
     assert disk["most_bytes"] == 6 * 12 * 10**6 + 2 * 10**6 and disk["bytes_per_hour"] == pytest.approx(1.2e8)
+
+
+def test_a_run_shorter_than_an_hour_writes_its_own_saves_and_no_more():
+    """nano on an H100: 700 steps of 0.0001 s, saved every hundred."""
+    plan = make_plan(configs.load(["cluster.device=h100-80gb", "precision=bf16"]))
+    assert plan["time"]["run_seconds"] < 1 and plan["disk"]["saves_per_hour"] == 7
+    assert plan["disk"]["bytes_per_hour"] == 7 * 12 * plan["params"]["total"]
+    assert re.search("^disk, written in the run +264 MiB$", table(["mfa"], [plan]), re.M)
+
+
+def test_a_branch_saves_what_comes_behind_its_beginning():
+    config = configs.load(["training.steps=1000", "checkpoint.every_steps=100", "checkpoint.at_steps=[150]"])
+    branch = disk_of(config, 10**6, torch.bfloat16, step_seconds=0.01, branches_at=850)
+    assert branch["saves_per_hour"] == 2 and branch["checkpoints_kept"] == 2
 
 
 def test_a_real_checkpoint_has_the_bytes_that_a_plan_tells():

@@ -74,6 +74,14 @@ def test_the_example_of_the_docs():
     assert parts == pytest.approx([7.1, 2.32, 0.705], rel=0.01)
 
 
+@pytest.mark.parametrize("ranks, share_a_node, link", [(16, 16, 450), (16, 8, 400), (2, 1, 50), (3, 2, 50)])
+def test_a_run_of_other_ranks_than_the_clusters_is_planned_over_the_nodes_that_it_has(ranks, share_a_node, link):
+    """GB/s one way, as above; a node of one rank sends through its one card."""
+    config = configs.load(["precision=bf16", "training.batch_size=48", "cluster.nodes=1", "cluster.devices_per_node=8"])
+    time = make_plan(config, DEVICES["h100-80gb"], ranks, ranks_per_node=share_a_node)["time"]
+    assert time["ring_bytes_per_second"] == pytest.approx(REACHED * link * 1e9)
+
+
 def test_recomputation_runs_the_layers_once_more():
     """A third of forward and backward; the head, 4% of this model's FLOPs, is not run again."""
     time = time_of(*H100, "model=7b", "model.vocab_size=32000", "training.activation_checkpointing=true")

@@ -12,7 +12,7 @@ import pytest
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError
 from mfa_train.scaling.ladder import members as ladder
-from mfa_train.scaling.ladder.plan import ladder_plan
+from mfa_train.scaling.ladder.plan import ladder_plan, ladder_table
 from mfa_train.scaling.study.gather import gather
 from tests.conftest import ROOT
 
@@ -100,6 +100,32 @@ def test_the_plan_counts_what_is_trained_and_leaves_out_what_has_no_shape():
     trained = steps[0] + sum(step - round(0.8 * step) for step in steps[1:])
     assert row["tokens"] == pytest.approx(trained * members[0].config.training.batch_size * 256, rel=1e-3)
     assert row["runs"] == 3 and plan["total"]["device_hours"] > 0
+
+
+LITTLE = ["sweep=ladder", "model=280k", "attention=mha", "seed=1", "match.multiple_of=4", "data.vocab_size=1024"]
+
+
+def test_the_plan_tells_lengths_and_what_lies_on_the_disk_of_the_run_and_of_its_branches():
+    typed = [*LITTLE, "cluster.device=h100-80gb", "checkpoint.every_steps=10", "checkpoint.keep_last=1"]
+    members = ladder.members(typed)
+    plan = ladder_plan(members)
+    [row] = plan["rows"]
+    assert row["steps"] == sorted(member.config.training.steps for member in members)
+    assert row["tokens_per_parameter"] == pytest.approx([5, 10, 20], rel=0.01)
+    # Each keeps its newest and writes one more; the longest keeps what the two others branch off.
+    checkpoints, disk = 3 * (1 + 1) + 2, plan["plans"][0]["disk"]
+    assert row["disk_bytes"] == checkpoints * disk["checkpoint_bytes"] + 3 * disk["final_weights_bytes"]
+    assert plan["total"]["disk_bytes"] == row["disk_bytes"]
+    told = ladder_table(plan)
+    assert "5 to 20" in told and "schedule wsd, last learning rate 0" in told and " steps, warmup 50" in told
+
+
+def test_a_ladder_of_which_a_part_is_not_known_has_no_total():
+    """The table of devices has no peak in fp32; a CPU's is measured."""
+    plan = ladder_plan(ladder.members([*LITTLE, "precision=fp32", "cluster.device=h100-80gb,cpu"]))
+    known = [row["device_hours"] is not None for row in plan["rows"]]
+    assert known == [False, True] and plan["total"]["device_hours"] is None and plan["total"]["disk_bytes"] > 0
+    assert "no total of device-hours: not known for 1 of 2 rows" in ladder_table(plan)
 
 
 @pytest.mark.parametrize(

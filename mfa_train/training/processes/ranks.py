@@ -87,6 +87,11 @@ def local_world_size() -> int:
     return _from_environment("LOCAL_WORLD_SIZE", 1)
 
 
+def local_rank() -> int:
+    """This process's number among those of its machine, from 0: which of its GPUs it trains on."""
+    return _from_environment("LOCAL_RANK", 0)
+
+
 def _from_environment(name: str, default: int) -> int:
     """A whole number that a launcher leaves in the environment. Raises ConfigError for another word."""
     word = os.environ.get(name, str(default))
@@ -108,7 +113,7 @@ def _odd_environment(message: str) -> ConfigError:
 def join(timeout: timedelta = timedelta(minutes=30)) -> Ranks:
     """Joins the process group that RANK, WORLD_SIZE and LOCAL_RANK tell of; without them, one of its own, alone."""
     # DeepSpeed refuses to start without LOCAL_RANK, which only launchers set.
-    rank, local_rank = _from_environment("RANK", 0), _from_environment("LOCAL_RANK", 0)
+    rank, gpu = _from_environment("RANK", 0), local_rank()
     os.environ.setdefault("LOCAL_RANK", "0")
     if missing := [
         name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if world_size() > 1 and name not in os.environ
@@ -123,7 +128,7 @@ def join(timeout: timedelta = timedelta(minutes=30)) -> Ranks:
             "one process, or start several with torchrun or mfa-train launch"
         )
     if torch.cuda.is_available():
-        device, backend = torch.device("cuda", local_rank), "nccl"
+        device, backend = torch.device("cuda", gpu), "nccl"
         torch.cuda.set_device(device)
     else:
         device, backend = torch.device("cpu"), "gloo"
