@@ -156,7 +156,7 @@ def test_marks_are_corrected_for_the_pairs_of_the_cell():
     assert marks(mla, mha, *others, key="frontier")["4x128", "mha"] == NOT_SHOWN
 
 
-@pytest.mark.parametrize(("variants", "studies"), [(2, 1000), (11, 300)])
+@pytest.mark.parametrize(("variants", "studies"), [(2, 1000), (11, 100)])
 def test_the_interval_of_a_loss_is_pooled_over_sizes_and_holds_the_truth(variants, studies):
     """Two seeds at each of three sizes, which the variants share: three degrees of freedom, however many variants. Most
     of the spread is what a seed does to all of them."""
@@ -177,7 +177,7 @@ def test_the_interval_of_a_loss_is_pooled_over_sizes_and_holds_the_truth(variant
 
 
 def test_the_terminal_and_the_page_tell_one_interval_of_a_loss():
-    """Of variants without a cache, or of other parameters, the page has no mark; their seeds are pooled all the same."""
+    """Of variants without a cache, or of other parameters, the page has no mark; their seeds are pooled too."""
     runs = [
         *measured("mha", 300, [3.00, 3.02]),
         *measured("mla", 100, [2.95, 2.99]),
