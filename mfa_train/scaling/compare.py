@@ -8,7 +8,7 @@ import numpy as np
 
 from mfa_train.errors import ConfigError, did_you_mean
 from mfa_train.scaling.laws.answers import at_budgets, frontier_curves, parameter_differences
-from mfa_train.scaling.laws.bootstrap import DRAWS, LEVEL, SEED
+from mfa_train.scaling.laws.bootstrap import CONFIDENCE, DRAWS, SEED
 from mfa_train.scaling.laws.costs import ACCOUNTINGS
 from mfa_train.scaling.laws.fits import VariantFit, fit_variants
 from mfa_train.scaling.laws.law import ESTIMATOR
@@ -67,7 +67,7 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
         row for accounting in ACCOUNTINGS for row in at_budgets(variants, fits, reference, accounting, budgets)
     ]
     losses = {name: float(np.mean([loss_of(run) for run in runs])) for name, runs in variants.items()}
-    answered = answer(pairs, reference, losses, len(variants), without_pairs)
+    answered = answer(pairs, reference, losses, len(variants), without_pairs, sizes)
     if not pairs and (of_laws := by_laws(budgets_answered, laws, reference)):
         answered["sentences"].append(of_laws)
     return {
@@ -143,10 +143,10 @@ def _conventions(study: Study) -> dict:
         if from_points
         else "matrix products and attention (causal half), forward and twice that backward, nothing for recomputation",
         "kv_bytes": "values of all layers' cache entries, 2 bytes each unless plan.cache_dtype says otherwise",
-        "intervals": f"{LEVEL:.0%}; Bayesian bootstrap of {DRAWS} draws (seed {SEED}) over units of one size and seed, "
-        "spread for few units; of paired differences and of means over seeds: Student's t, the spread of means over "
-        "seeds pooled over the sizes at their budgets of one rank, and over the variants where that leaves fewer than "
-        f"{LEAST_FREE} degrees of freedom",
+        "intervals": f"{CONFIDENCE:.0%}; Bayesian bootstrap of {DRAWS} draws (seed {SEED}) over units of one size and "
+        "seed, spread for few units; of paired differences and of means over seeds: Student's t, the spread of means "
+        "over seeds pooled over the sizes at their budgets of one rank, and over the variants where that leaves fewer "
+        f"than {LEAST_FREE} degrees of freedom (then those of the sizes and seeds alone, which variants share)",
         "between_budgets": "at equal FLOPs and at equal loss, interpolated over log tokens (PCHIP) between three and "
         "more of a variant's own token budgets of the size and seed (by: measured), else by its law (by: law)",
         "p": "paired t-test and sign-flip permutation over units of one size and seed; p_holm: the former, corrected "
@@ -155,8 +155,9 @@ def _conventions(study: Study) -> dict:
         "corrected for the pairs of the size and token budget",
         "level": "not shown to differ, and the interval, corrected for as many pairs, leaves less than "
         f"{LEVEL_WITHIN:.1%} of the loss either way",
-        "more_seeds": f"as many as would show the difference in {POWER:.0%} of studies, were it and its spread between "
-        "units as measured, p corrected for the pairs that are not shown yet",
+        "more_seeds": f"as many as would show the difference in {POWER:.0%} of studies, were it and its spread from "
+        "seed to seed within a size as measured, p corrected for the pairs that are not shown yet; none where the "
+        f"difference changes with the size (p_sizes, of the one-way F test over the sizes, below {SHOWN})",
     }
 
 

@@ -7,10 +7,11 @@ import pytest
 
 from mfa_train.scaling.laws.fits import VariantFit
 from mfa_train.scaling.study.runs import Run
+from mfa_train.scaling.verdicts.at_largest import at_largest
 from mfa_train.scaling.verdicts.cells import cells_of
 from mfa_train.scaling.verdicts.kv_at_equal_loss import kv_at_equal_loss
 from mfa_train.scaling.verdicts.kv_frontier import loss_over_kv
-from mfa_train.scaling.verdicts.on_frontier import OFF, ON, OPEN
+from mfa_train.scaling.verdicts.on_frontier import NOT_SHOWN, OFF, ON
 
 
 def cell(generator, seeds: int, noise: float) -> list[dict]:
@@ -144,7 +145,7 @@ def test_what_is_shown_to_be_on_the_frontier_is_told_from_what_is_only_not_refut
     found = marks(small, lower, level, higher, key="frontier")
     assert {name: mark for (_, name), mark in found.items()} == {"mla": ON, "mha": ON, "mfa": OFF, "mqa": OFF}
     found = marks(small, level, key="frontier")
-    assert found["4x128", "mla"] == ON and found["4x128", "mfa"] == OPEN
+    assert found["4x128", "mla"] == ON and found["4x128", "mfa"] == NOT_SHOWN
 
 
 def test_marks_are_corrected_for_the_pairs_of_the_cell():
@@ -152,22 +153,42 @@ def test_marks_are_corrected_for_the_pairs_of_the_cell():
     mla, mha = measured("mla", 100, [3.0, 3.01, 3.02]), measured("mha", 300, [3.062, 3.05, 3.092])
     assert marks(mla, mha, key="frontier")["4x128", "mha"] == OFF
     others = [measured("mqa", 400, [3.04, 3.0, 3.08]), measured("gqa", 500, [3.0, 3.07, 3.05])]
-    assert marks(mla, mha, *others, key="frontier")["4x128", "mha"] == OPEN
+    assert marks(mla, mha, *others, key="frontier")["4x128", "mha"] == NOT_SHOWN
 
 
-def test_the_interval_of_a_loss_is_pooled_over_sizes_and_holds_the_truth():
-    """Two seeds at each of three sizes: three degrees of freedom, with another variant's six."""
+@pytest.mark.parametrize(("variants", "studies"), [(2, 1000), (11, 100)])
+def test_the_interval_of_a_loss_is_pooled_over_sizes_and_holds_the_truth(variants, studies):
+    """Two seeds at each of three sizes, which the variants share: three degrees of freedom, however many variants. Most
+    of the spread is what a seed does to all of them."""
     draw, held, widths = np.random.default_rng(5), [], []
-    for _ in range(300):
-        runs = [
-            run
-            for size in ("4x128", "6x192", "8x256")
-            for name, kv in (("mha", 300), ("mla", 100))
-            for run in measured(name, kv, list(3 + draw.normal(0, 0.02, 2)), size=size)
-        ]
-        rows, _ = loss_over_kv(runs, {"mha": VariantFit("none"), "mla": VariantFit("none")}, "mha")
+    for _ in range(studies):
+        runs = []
+        for size in ("4x128", "6x192", "8x256"):
+            common = 3 + draw.normal(0, 0.019, 2)
+            for index in range(variants):
+                losses = list(common + draw.normal(0, 0.006, 2))
+                runs += measured(f"mla {index}", 100 + 10 * index, losses, size=size)
+        rows, _ = loss_over_kv(runs, {run.variant: VariantFit("none") for run in runs}, "mla 0")
         held += [row["loss"]["low"] <= 3 <= row["loss"]["high"] for row in rows]
         widths += [row["loss"]["high"] - row["loss"]["low"] for row in rows]
-    assert rows[0]["spread"] | {"deviation": 0} == {"deviation": 0, "free": 6, "over": "sizes and variants"}
+    assert rows[0]["spread"] | {"deviation": 0} == {"deviation": 0, "free": 3, "over": "sizes and variants"}
     assert 0.92 < np.mean(held) < 0.98
     assert np.mean(widths) < 0.1  # one size's two seeds alone: Student's quantile of 12.7, and 0.29
+
+
+def test_the_terminal_and_the_page_tell_one_interval_of_a_loss():
+    """Of variants without a cache, or of other parameters, the page has no mark; their seeds are pooled too."""
+    runs = [
+        *measured("mha", 300, [3.00, 3.02]),
+        *measured("mla", 100, [2.95, 2.99]),
+        *measured("mqa", 50, [2.5, 2.7], params=1.1e6),
+        *measured("other", 0, [3.1, 3.4]),
+    ]
+    for run in runs:
+        run.kv_bytes_per_token = run.kv_bytes_per_token or None
+    variants = {run.variant: [one for one in runs if one.variant == run.variant] for run in runs}
+    rows, _ = loss_over_kv(runs, {name: VariantFit("none") for name in variants}, "mha")
+    on_page = {row["variant"]: (row["loss"], row["spread"]) for row in rows}
+    at_terminal = {row["variant"]: (row["loss"], row["spread"]) for row in at_largest(variants, "mha")}
+    assert on_page.keys() == {"mha", "mla"} and at_terminal.keys() == variants.keys()
+    assert all(at_terminal[name] == told for name, told in on_page.items())

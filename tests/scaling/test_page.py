@@ -79,6 +79,7 @@ def test_numbers_on_the_page_are_those_of_fit_json(opened, report):
             "difference",
             "p_holm",
             "more_seeds",
+            "p_sizes",
             "kv_ratio",
             "difference_at_equal_flops",
             "p_holm_at_equal_flops",

@@ -15,7 +15,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.95
+CONFIDENCE = 0.95
 DRAWS = 400
 SEED = 20240415
 ROUNDING = 1e-9
@@ -35,12 +35,14 @@ def unit_weights(units: Sequence[Hashable], draws: int = DRAWS) -> np.ndarray:
 def spread(units: int, parameters: int) -> float:
     """How far to spread the draws about the estimate; units must be more than parameters."""
     free = units - parameters
-    return float(np.sqrt((units + 1) / free) * stats.t.ppf((1 + LEVEL) / 2, free) / stats.norm.ppf((1 + LEVEL) / 2))
+    return float(
+        np.sqrt((units + 1) / free) * stats.t.ppf((1 + CONFIDENCE) / 2, free) / stats.norm.ppf((1 + CONFIDENCE) / 2)
+    )
 
 
 def interval(value: np.ndarray | float, draws: np.ndarray | float) -> dict:
     """The interval {value, low, high} by percentiles of `draws`; None where not finite (a loss never reached, say)."""
-    low, high = np.percentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], method="closest_observation")
+    low, high = np.percentile(draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], method="closest_observation")
     return {"value": finite(value), "low": finite(low), "high": finite(high)}
 
 

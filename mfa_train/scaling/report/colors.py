@@ -13,8 +13,6 @@ HUES = (255, 55, 150, 350, 200, 25, 300, 105)
 LEANS = (0, 13, -13, 24, -24)
 CHROMA = 0.13
 DARKEST, LIGHTEST, ALONE = 0.44, 0.76, 0.56
-SAME_CACHE = 1.04
-"""Caches that differ by less than this factor stand side by side."""
 ONE_LIGHTNESS = 1.35
 """Shares of the largest cache that differ by less than this factor have one lightness: matched caches differ a little
 where shapes are coarse."""

@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
-from mfa_train.scaling.report.colors import SAME_CACHE, looks_of
+from mfa_train.scaling.report.colors import looks_of
 from mfa_train.scaling.report.thinning import PAGE_BYTES, brief
 from mfa_train.scaling.study.curve import FIELDS
 from mfa_train.scaling.study.runs import Run
 from mfa_train.scaling.verdicts.on_frontier import OFF, ON
+from mfa_train.scaling.verdicts.said import SAME_CACHE
 from mfa_train.scaling.verdicts.sentences import SHARE
 
 PARTS = Path(__file__).resolve().parent / "page"

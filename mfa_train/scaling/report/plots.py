@@ -12,13 +12,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.transforms import offset_copy
 
-from mfa_train.scaling.report.colors import SAME_CACHE, looks_of
+from mfa_train.scaling.report.colors import looks_of
 from mfa_train.scaling.report.page_file import ALL_CURVE_POINTS, thinned
 from mfa_train.scaling.report.thinning import PICTURED, evenly
 from mfa_train.scaling.study.runs import Run
 from mfa_train.scaling.study.size_names import count_name
 from mfa_train.scaling.verdicts.known import flops_of, loss_of, params_of, tokens_of
-from mfa_train.scaling.verdicts.on_frontier import OFF, ON, OPEN
+from mfa_train.scaling.verdicts.on_frontier import NOT_SHOWN, OFF, ON
+from mfa_train.scaling.verdicts.said import SAME_CACHE
 from mfa_train.scaling.verdicts.sentences import SHARE, label
 
 Looks = dict[str, dict[str, str]]
@@ -37,7 +38,7 @@ SIDE_BY_SIDE = 9
 """Points between the marks of variants with one cache."""
 MARKS_TOLD = {
     ON: "filled: shown to be on the frontier",
-    OPEN: "hollow: not shown either way",
+    NOT_SHOWN: "hollow: not shown either way",
     OFF: "crossed: another with no more cache is shown to be better",
 }
 COMPUTE = {"parameters": "6 × parameters × tokens (FLOPs)", "flops": "training FLOPs"}

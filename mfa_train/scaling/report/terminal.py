@@ -84,7 +84,8 @@ def _losses(result: dict, rows: list[dict]) -> str:
     costs = "KV bytes and decode FLOPs are" if decoding else "KV bytes are"
     return (
         f"{table}\n{costs} of a token, all layers; losses: {result['conventions']['loss']}; [95% intervals]; "
-        "? = not shown"
+        "? = not shown\n"
+        f"less {label(reference)}'s: mean over all sizes, seeds and token budgets, each size and seed counting once"
     )
 
 
@@ -97,7 +98,7 @@ def _line(row: dict, against: dict | None, is_reference: bool, decoding: bool) -
         _number(row["loss"], ".4f"),
         "-" if against is None else _number(against["difference"], "+z.3f"),
         "-" if against is None or against["p_holm"] is None else f"{against['p_holm']:.2g}",
-        said if said != OPEN or against is None else _seeds(against["more_seeds"]),
+        said if said != OPEN or against is None else _not_shown(against),
     ]
 
 
@@ -105,8 +106,10 @@ def _count(value: float | None) -> str:
     return "-" if value is None else count_name(value, 3)
 
 
-def _seeds(more: int | None) -> str:
-    """Of a difference that is not shown."""
+def _not_shown(against: dict) -> str:
+    more = against["more_seeds"]
+    if against["sizes_differ"]:
+        return "? sizes differ"
     return "?" if more is None else f"? {more} more seed{'' if more == 1 else 's'}"
 
 

@@ -6,7 +6,8 @@ What is said of a variant, held against the reference over all the units that bo
 - *level*: not so, and the interval, corrected for as many pairs, leaves less than `LEVEL_WITHIN` of the loss either
   way;
 - *open*: neither is shown. How many more seeds would show the difference, were it as large as measured, is told by the
-  spread between units that was measured (enough.py).
+  spread from seed to seed that was measured (enough.py); not where the difference changes with the size (by_size.py):
+  then it is told of each.
 
 Of the others a variant is beaten where another with no more cache is shown to be better.
 """
@@ -15,6 +16,7 @@ import math
 
 from scipy.special import stdtrit
 
+from mfa_train.scaling.verdicts.by_size import order_changes, sizes_differ
 from mfa_train.scaling.verdicts.enough import LEAST_SEEDS, SHOWN
 from mfa_train.scaling.verdicts.paired import is_shown
 from mfa_train.scaling.verdicts.said import BETTER, LEVEL, LEVEL_WITHIN, OPEN, SAME_CACHE, WORSE
@@ -25,26 +27,31 @@ FEW_VARIANTS = 4
 
 
 def answer(
-    verdicts: list[dict], reference: str, losses: dict[str, float], variants: int, why_no_pairs: str = ""
+    verdicts: list[dict],
+    reference: str,
+    losses: dict[str, float],
+    variants: int,
+    why_no_pairs: str = "",
+    sizes: dict[str, str] | None = None,
 ) -> dict:
     """{sentences, against, beaten}. `against` holds a row for each variant that has pairs with the reference (what is
     said of it, by how much, and of those that are open `more_seeds`), `beaten` a row for each that another with no
-    more cache is shown to beat. `losses` are the variants' mean losses."""
+    more cache is shown to beat. `losses` are the variants' mean losses, `sizes` the sizes' names."""
     if not verdicts:
         nothing = "there is one variant" if variants < 2 else why_no_pairs or "no two variants have runs in common"
         return {"sentences": [f"Nothing can be held against another: {nothing}."], "against": [], "beaten": []}
     against = [
-        _against(verdict, reference, LEVEL_WITHIN * losses[reference], len(verdicts))
+        _against(verdict, reference, LEVEL_WITHIN * losses[reference], len(verdicts), sizes or {})
         for verdict in verdicts
         if reference in (verdict["a"], verdict["b"])
     ]
     beaten = _beaten(verdicts, reference)
     between = _between(verdicts, reference, beaten) if variants <= FEW_VARIANTS else []
     sentences = [told_shown(against, reference), told_beaten(beaten, between), told_not_shown(against, reference)]
-    return {"sentences": [one for one in sentences if one][:3], "against": against, "beaten": beaten}
+    return {"sentences": [one for one in sentences if one], "against": against, "beaten": beaten}
 
 
-def _against(verdict: dict, reference: str, margin: float, pairs: int) -> dict:
+def _against(verdict: dict, reference: str, margin: float, pairs: int, sizes: dict[str, str]) -> dict:
     """The verdict as said of the other variant, held against the reference."""
     other, sign = (verdict["b"], -1) if verdict["a"] == reference else (verdict["a"], 1)
     ratio = verdict["kv_ratio"]
@@ -58,6 +65,13 @@ def _against(verdict: dict, reference: str, margin: float, pairs: int) -> dict:
         "kv_ratio": ratio if ratio is None or sign > 0 else 1 / ratio,
         "seeds": verdict["seeds"],
         "spread": verdict["spread"],
+        "within_sizes": verdict["within_sizes"],
+        "sizes_differ": sizes_differ(verdict),
+        "order_changes": order_changes(verdict),
+        "by_size": [
+            {"size": sizes.get(row["size"], row["size"]), "difference": sign * row["difference"]}
+            for row in verdict["by_size"]
+        ],
         "more_seeds": verdict["more_seeds"],
     }
     if is_shown(verdict):

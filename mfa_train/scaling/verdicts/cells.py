@@ -2,7 +2,8 @@
 
 How much a loss varies with the seed is pooled over the sizes, each at its budget of the same rank, for two seeds of one
 size alone would say next to nothing: the squares and the degrees of freedom of all are summed. Where that leaves fewer
-than `LEAST_FREE` degrees of freedom, the variants are pooled as well.
+than `LEAST_FREE` degrees of freedom, the variants are pooled as well. They share their seeds, and much of what a seed
+does, so that adds none but those of seeds that the variant itself lacks: counted are sizes and seeds alone.
 """
 
 from collections import defaultdict
@@ -10,10 +11,10 @@ from collections import defaultdict
 import numpy as np
 from scipy import stats
 
-from mfa_train.scaling.laws.bootstrap import LEVEL
+from mfa_train.scaling.laws.bootstrap import CONFIDENCE
 from mfa_train.scaling.study.runs import TOKENS_WITHIN, Run
 from mfa_train.scaling.study.size_names import count_name
-from mfa_train.scaling.verdicts.known import params_of, tokens_of
+from mfa_train.scaling.verdicts.known import loss_of, params_of, tokens_of
 
 Cells = dict[tuple[str, float], dict[str, list[Run]]]
 LEAST_FREE = 4
@@ -34,6 +35,22 @@ def cells_of(runs: list[Run]) -> Cells:
 
 def _params(members: dict[str, list[Run]]) -> float:
     return float(np.mean([params_of(run) for runs in members.values() for run in runs]))
+
+
+def measured_rows(cells: Cells) -> list[dict]:
+    """Of every cell a row for each variant with its losses as measured, before `set_intervals`. Whatever tells a loss
+    with its interval pools over these, so that it is one and the same everywhere."""
+    return [
+        {
+            "accounting": "parameters",
+            "variant": name,
+            "size": size,
+            "cell_tokens": tokens,
+            "by_seed": by_seed(own, np.array([loss_of(run) for run in own])),
+        }
+        for (size, tokens), members in cells.items()
+        for name, own in members.items()
+    ]
 
 
 def by_seed(runs: list[Run], losses: np.ndarray) -> dict[str, float]:
@@ -60,20 +77,24 @@ def set_intervals(rows: list[dict]) -> None:
     ranks = ranks_of_budgets(rows)
     of_variant: dict[tuple, list[np.ndarray]] = defaultdict(list)
     of_all: dict[tuple, list[np.ndarray]] = defaultdict(list)
+    seeds: dict[tuple, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for row in rows:
         losses, rank = np.array(list(row["by_seed"].values())), ranks[row["size"], row["cell_tokens"]]
         of_variant[row["accounting"], rank, row["variant"]].append(losses)
         of_all[row["accounting"], rank].append(losses)
+        seeds[row["accounting"], rank][row["size"]] |= row["by_seed"].keys()
     for row in rows:
         rank = ranks[row["size"], row["cell_tokens"]]
         own, over = of_variant[row["accounting"], rank, row["variant"]], "sizes"
-        if degrees_of_freedom(own) < LEAST_FREE:
+        if (free := degrees_of_freedom(own)) < LEAST_FREE:
             own, over = of_all[row["accounting"], rank], "sizes and variants"
-        mean, free = float(np.mean(list(row["by_seed"].values()))), degrees_of_freedom(own)
+            distinct = sum(len(of_size) - 1 for of_size in seeds[row["accounting"], rank].values())
+            free = min(degrees_of_freedom(own), distinct)
+        mean = float(np.mean(list(row["by_seed"].values())))
         row["loss"], row["spread"] = {"value": mean, "low": None, "high": None}, None
         if free:
             deviation = pooled_deviation(own)
-            half = float(stats.t.ppf((1 + LEVEL) / 2, free)) * deviation / len(row["by_seed"]) ** 0.5
+            half = float(stats.t.ppf((1 + CONFIDENCE) / 2, free)) * deviation / len(row["by_seed"]) ** 0.5
             row["loss"] = {"value": mean, "low": mean - half, "high": mean + half}
             row["spread"] = {"deviation": deviation, "free": free, "over": over}
 

@@ -1,4 +1,5 @@
 """How many seeds a verdict takes, by the rules of paired.py: before a comparison is paid for, and when one is in.
+The sizes are taken not to differ (by_size.py): then what units vary by is the spread from seed to seed.
 
 A unit is a size and seed. A difference of two variants is shown where the p of the paired t-test over units, corrected
 for the number of pairs of variants, is below `SHOWN`; seeds of one study are trained at all of its sizes, so one more

@@ -14,7 +14,7 @@ import numpy as np
 from mfa_train.scaling.laws.fits import VariantFit
 from mfa_train.scaling.study.runs import FLOPS_WITHIN, PARAMS_WITHIN, Run
 from mfa_train.scaling.study.size_names import count_name
-from mfa_train.scaling.verdicts.cells import by_seed, cells_of, set_intervals
+from mfa_train.scaling.verdicts.cells import by_seed, cells_of, measured_rows, set_intervals
 from mfa_train.scaling.verdicts.known import cache_of, flops_of, loss_of, params_of, tokens_of
 from mfa_train.scaling.verdicts.measured import Measured
 from mfa_train.scaling.verdicts.on_frontier import mark_frontier
@@ -29,7 +29,12 @@ def loss_over_kv(
     unmatched: set[tuple[str, str]] = set()
     unreached: set[tuple[str, str, float]] = set()
     measured = {name: Measured([run for run in runs if run.variant == name]) for name in fits}
-    for (size, tokens), members in cells_of([run for run in runs if run.kv_bytes_per_token]).items():
+    cells = cells_of(runs)
+    as_measured = measured_rows(cells)
+    for (size, tokens), every in cells.items():
+        members = {name: own for name, own in every.items() if any(run.kv_bytes_per_token for run in own)}
+        if not members:
+            continue
         base = members.get(reference) or next(iter(members.values()))
         matched = {
             name: own
@@ -50,7 +55,12 @@ def loss_over_kv(
             }
             if len(found) > 1:
                 rows += [row | {"size": size, "cell_tokens": tokens, "reference": base[0].variant} for row in found]
-    set_intervals(rows)
+    set_intervals(as_measured + [row for row in rows if row["accounting"] == "flops"])
+    of_cell = {(row["size"], row["cell_tokens"], row["variant"]): row for row in as_measured}
+    for row in rows:
+        if row["accounting"] == "parameters":
+            same = of_cell[row["size"], row["cell_tokens"], row["variant"]]
+            row |= {"loss": same["loss"], "spread": same["spread"]}
     mark_frontier(rows)
     sizes = sizes or {}
     return rows, _of_unreached(unreached, sizes) + [
@@ -84,7 +94,8 @@ def _mean(runs: list[Run], number: Callable[[Run], float]) -> float:
 def _row(
     name: str, own: list[Run], base: list[Run], measured: Measured, fit: VariantFit, accounting: str
 ) -> dict | None:
-    params, tokens, cache = (_mean(own, number) for number in (params_of, tokens_of, cache_of))
+    params, tokens = _mean(own, params_of), _mean(own, tokens_of)
+    cache = _mean([run for run in own if run.kv_bytes_per_token], cache_of)
     losses, moved, by = np.array([loss_of(run) for run in own]), tokens, "measured"
     if accounting == "flops":
         if not all(run.flops for run in own + base):

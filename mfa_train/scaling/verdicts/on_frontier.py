@@ -3,7 +3,7 @@
 In a cell each two variants are held against each other over the seeds that both have: Student's test of the mean
 difference, how much it varies with the seed pooled over the sizes as in cells.py, p corrected for the pairs of the cell
 (Holm 1979). A variant is *on* the frontier where every other with a cache no larger is shown to have a higher loss (or
-there is none), *off* where one of them is shown to have a lower loss, and *open* where neither is shown.
+there is none), *off* where one of them is shown to have a lower loss, and else *not shown*.
 """
 
 import itertools
@@ -17,12 +17,12 @@ from mfa_train.scaling.verdicts.cells import degrees_of_freedom, pooled_deviatio
 from mfa_train.scaling.verdicts.enough import SHOWN
 from mfa_train.scaling.verdicts.holm import corrected
 
-ON, OFF, OPEN = "shown to be on it", "shown to be off it", "not shown"
+ON, OFF, NOT_SHOWN = "shown to be on it", "shown to be off it", "not shown"
 
 
 def mark_frontier(rows: list[dict]) -> None:
-    """Sets each row's `frontier` (ON, OFF or OPEN), and `on_frontier`, which older readers know: True where it is not
-    shown to be off, None where another's loss is lower and too few seeds could show it."""
+    """Sets each row's `frontier` (ON, OFF or NOT_SHOWN), and `on_frontier`, which older readers know: True where
+    it is not shown to be off, None where another's loss is lower and too few seeds could show it."""
     cells: dict[tuple, dict[str, dict]] = defaultdict(dict)
     ranks = ranks_of_budgets(rows)
     for row in rows:
@@ -47,7 +47,7 @@ def mark_frontier(rows: list[dict]) -> None:
             ]
             lower = [other for other in rivals if _mean_apart(members[other], row) < 0]
             told = {other for other in rivals if tuple(sorted((name, other))) in shown}
-            row["frontier"] = OFF if told & set(lower) else ON if told == set(rivals) else OPEN
+            row["frontier"] = OFF if told & set(lower) else ON if told == set(rivals) else NOT_SHOWN
             untested = any(p[min(name, other), max(name, other)] is None for other in lower)
             row["on_frontier"] = False if row["frontier"] == OFF else None if untested else True
 

@@ -15,15 +15,17 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
-from mfa_train.scaling.laws.bootstrap import DRAWS, LEVEL, ROUNDING, SEED, finite, interval
+from mfa_train.scaling.laws.bootstrap import CONFIDENCE, DRAWS, ROUNDING, SEED, finite, interval
 from mfa_train.scaling.laws.fits import VariantFit
 from mfa_train.scaling.laws.frontier import tokens_for
 from mfa_train.scaling.study.runs import PARAMS_WITHIN, Run
 from mfa_train.scaling.study.variants import settings_that_differ
+from mfa_train.scaling.verdicts.by_size import by_size, sizes_differ
 from mfa_train.scaling.verdicts.enough import LEAST_SEEDS, SHOWN, seeds_for
 from mfa_train.scaling.verdicts.holm import corrected
 from mfa_train.scaling.verdicts.known import cache_of, flops_of, loss_of, params_of, tokens_of
 from mfa_train.scaling.verdicts.measured import Measured, difference_at_equal_flops, tokens_at_equal_loss
+from mfa_train.scaling.verdicts.said import SAME_CACHE
 
 EXACT_UNITS = 12
 
@@ -56,13 +58,14 @@ def is_shown(verdict: dict, kind: str = "") -> bool:
 
 
 def _more_seeds(verdict: dict, pairs: int) -> int | None:
-    """How many would show the difference, were it and its spread between units as measured; `pairs` are those that p is
-    corrected for. None where that is not known or more than enough.MOST_SEEDS."""
-    spread = verdict["spread"]
-    if spread is None or spread <= ROUNDING:
+    """How many would show the difference, were it and its spread from seed to seed within a size as measured; `pairs`
+    are those that p is corrected for. None where that is not known or more than enough.MOST_SEEDS, and where the
+    difference changes with the size: seeds say nothing about that."""
+    within = verdict["within_sizes"]
+    if within is None or within["deviation"] <= ROUNDING or sizes_differ(verdict):
         return None
     sizes = max(1, round(verdict["units"] / verdict["seeds"]))
-    needed = seeds_for(verdict["difference"]["value"], spread, sizes, pairs)
+    needed = seeds_for(verdict["difference"]["value"], within["deviation"], sizes, pairs)
     return needed and max(1, needed - verdict["seeds"])
 
 
@@ -96,17 +99,19 @@ def _says(verdict: dict) -> str:
             if abs(difference["value"]) < ROUNDING
             else f"the same difference in every unit, {difference['value']:.2g}"
         ]
+    elif sizes_differ(verdict):
+        told = (told or ["no difference shown"]) + ["the sizes differ"]
     return ", ".join((told or ["no difference shown"]) + _of_cache(verdict))
 
 
 def _of_cache(verdict: dict) -> list[str]:
-    """From what to what where sizes differ by more than 5%."""
+    """From what to what where the sizes' ratios are not nearly one."""
     if verdict["kv_ratio"] is None:
         return []
     least, most = (f"{end:.3g}" for end in verdict["kv_ratio_range"])
     if least == most == "1":
         return ["at the same cache"]
-    near = verdict["kv_ratio_range"][1] <= 1.05 * verdict["kv_ratio_range"][0]
+    near = verdict["kv_ratio_range"][1] <= SAME_CACHE * verdict["kv_ratio_range"][0]
     return [f"at {verdict['kv_ratio']:.3g} times the cache" if near else f"at {least} to {most} times the cache"]
 
 
@@ -162,7 +167,7 @@ def _verdict(
     pairs = [(_mean(one), _mean(other)) for one, other in shared]
     differ = (settings_that_differ(*two) for ours, theirs in shared for two in itertools.product(ours, theirs))
     units: dict[tuple, list[int]] = {}
-    for index, (one, _) in enumerate(pairs):
+    for index, (one, _) in sorted(enumerate(pairs), key=lambda pair: params_of(pair[1][0])):
         units.setdefault((one.size, one.seed), []).append(index)
     difference = _means(_differences(pairs), units)
     plain, known = summary(difference), (pairs, units, measured[a], measured[b], fit)
@@ -181,6 +186,7 @@ def _verdict(
         "also_differ": sorted(set().union(*differ)),
         "difference": plain["interval"],
         "spread": plain["deviation"],
+        **by_size(difference, [str(size) for size, _ in units]),
         "p_t": plain["p_t"],
         "p_signs": plain["p_signs"],
         "p_holm": None,
@@ -208,8 +214,8 @@ def _means(values: np.ndarray, units: dict[tuple, list[int]]) -> np.ndarray:
 
 
 def summary(values: np.ndarray, beside: float = 0.0) -> dict:
-    """Of independent values: mean, Student's interval, standard deviation, and p where there are two and more. `beside`
-    is a standard error that all of them share."""
+    """Of independent values: mean, Student's interval, standard deviation, and p where there are two and more that
+    are not one and the same. `beside` is a standard error that all of them share."""
     mean, count = float(values.mean()), len(values)
     if count < 2:
         return {
@@ -220,11 +226,11 @@ def summary(values: np.ndarray, beside: float = 0.0) -> dict:
         }
     deviation = float(values.std(ddof=1))
     error = float(np.hypot(deviation / np.sqrt(count), beside))
-    half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * error
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * error
     return {
         "interval": {"value": mean, "low": mean - half, "high": mean + half},
         "deviation": deviation,
-        "p_t": finite(2 * stats.t.sf(abs(mean) / error, count - 1)) if error else None,
+        "p_t": finite(2 * stats.t.sf(abs(mean) / error, count - 1)) if error > ROUNDING else None,
         "p_signs": _sign_flips(values),
     }
 

@@ -11,8 +11,8 @@ from mfa_train.scaling.verdicts.said import BETTER, LEVEL, LEVEL_WITHIN, OPEN, S
 
 SHARE = r" ([\d.]+) of MHA's KV"
 """In a variant's name, a regular expression: its cache."""
-MOST_NAMED = 6
-"""Variants in one sentence."""
+MOST_NAMED, MOST_SIZES = 6, 3
+"""Variants in one sentence, and sizes of one of them."""
 
 
 def told_shown(against: list[dict], reference: str) -> str:
@@ -43,6 +43,12 @@ def _by(row: dict, reference: str, whole: bool) -> str:
         told += (
             f" (but {WORSE if equal['value'] > 0 else BETTER} by {_plain(abs(equal['value']))} at equal training FLOPs)"
         )
+    if row["order_changes"]:
+        turned = [one for one in row["by_size"] if one["difference"] * found["value"] < 0]
+        told += f" (but {', '.join(map(_at_size, turned))})"
+    elif row["sizes_differ"]:
+        alike = all(one["difference"] * found["value"] > 0 for one in row["by_size"])
+        told += f" ({_ends(row['by_size'], _amount_at_size if alike else _at_size)})"
     return told
 
 
@@ -70,18 +76,26 @@ def _sentence(parts: list[str]) -> str:
 
 
 def told_not_shown(against: list[dict], reference: str) -> str:
-    """What is level with the reference, and what is neither, with the seeds that would tell."""
+    """What is level with the reference, and what is neither: with the seeds that would tell, or by size where the
+    sizes differ."""
     level = [row for row in against if row["said"] == LEVEL]
     undecided = sorted((row for row in against if row["said"] == OPEN), key=lambda row: row["more_seeds"] or math.inf)
+    of_all = [row for row in undecided if not row["sizes_differ"]]
+    turning = [row for row in undecided if row["order_changes"]]
+    growing = [row for row in undecided if row["sizes_differ"] and not row["order_changes"]]
     parts = []
     if level:
         told = _listed(level, lambda row: _named(row, reference))
         parts.append(f"level with {label(reference)} to within {LEVEL_WITHIN:.1%} of the loss: {told}")
-    if undecided:
-        told = _listed(undecided, lambda row: f"{_named(row, reference)}, {_as_measured(row)}")
-        counted = any(row["more_seeds"] is not None or row["spread"] is None for row in undecided[:MOST_NAMED])
-        suffix = "; so many more seeds would show it, were the difference as large as measured" if counted else ""
-        parts.append(f"not shown either way: {told}{suffix}")
+    if of_all:
+        told = _listed(of_all, lambda row: f"{_named(row, reference)}, {_as_measured(row)}")
+        known = any(row["within_sizes"] for row in of_all)
+        would = "; so many more seeds would show it, were the difference as large as measured" if known else ""
+        parts.append(f"not shown either way: {told}{would}")
+    for rows, what in ((turning, "order"), (growing, "difference")):
+        if rows:
+            told = _listed(rows, lambda row: f"{_named(row, reference)}, {_by_size(row['by_size'])}")
+            parts.append(f"not shown over all sizes, and the {what} changes with the size: {told}")
     return _sentence(parts)
 
 
@@ -91,9 +105,31 @@ def _as_measured(row: dict) -> str:
     told = "the same" if not value else f"{_plain(abs(value))} {side}"
     if row["more_seeds"] is not None:
         return f"{told} ({row['more_seeds']} more)"
-    if row["spread"] is None:
+    if row["within_sizes"] is None:
         return f"{told} ({max(1, LEAST_SEEDS - row['seeds'])} more at least)"
     return f"{told} ({'the same in every unit' if row['spread'] <= ROUNDING else f'more than {MOST_SEEDS}'})"
+
+
+def _by_size(rows: list[dict]) -> str:
+    """As: 0.02 better at 280k, 0.25 worse at 570k; of many sizes the two ends."""
+    if len(rows) <= MOST_SIZES:
+        return ", ".join(map(_at_size, rows))
+    return _ends(rows, _at_size)
+
+
+def _ends(rows: list[dict], told: Callable[[dict], str]) -> str:
+    """As: from 0.02 better at 280k to 0.25 worse at 570k."""
+    toward = math.copysign(1, sum(row["difference"] for row in rows))
+    least, *_, most = sorted(rows, key=lambda row: toward * row["difference"])
+    return f"from {told(least)} to {told(most)}"
+
+
+def _amount_at_size(row: dict) -> str:
+    return f"{_plain(abs(row['difference']))} at {row['size']}"
+
+
+def _at_size(row: dict) -> str:
+    return f"{_plain(abs(row['difference']))} {WORSE if row['difference'] > 0 else BETTER} at {row['size']}"
 
 
 def _listed(rows: list[dict], told: Callable[[dict], str]) -> str:

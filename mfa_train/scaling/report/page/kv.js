@@ -37,6 +37,7 @@ function saidOf(variant) {
   const row = against.get(variant);
   if (!row) return variant === result.reference ? "the reference" : "–";
   if (row.said !== "open") return row.said;
+  if (row.sizes_differ) return "not shown; sizes differ";
   return row.more_seeds === null ? "not shown" : `not shown; ${row.more_seeds} more seed${row.more_seeds === 1 ? "" : "s"}`;
 }
 

@@ -23,6 +23,7 @@ function verdicts() {
       ["verdict", (row) => saidOfPair(row)],
       ["p (Holm)", (row) => row.p_holm, 2],
       ["more seeds to show it", (row) => row.more_seeds],
+      ["p that sizes differ", (row) => row.p_sizes, 2],
       ["KV bytes, first / second", (row) => row.kv_ratio, 3],
       ["loss difference at equal FLOPs", (row) => row.difference_at_equal_flops, signed(3)],
       ["p (Holm) at equal FLOPs", (row) => row.p_holm_at_equal_flops, 2],
