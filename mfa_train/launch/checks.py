@@ -31,29 +31,39 @@ class Checked:
 
     member: Member
     plan: dict | None = None
-    """None where none can be made: a refusal says why."""
+    no_plan: str | None = None
+    """Why none can be made."""
     finished: bool = False
     """Before: then nothing else is asked."""
     refusals: list[ConfigError] = field(default_factory=list)
+    """In the words of a run alone, which don't name the member."""
     later: list[str] = field(default_factory=list)
     """What can't be known before the run is there."""
 
     @contextlib.contextmanager
     def asking(self, unless_refused: bool = False) -> Iterator[None]:
-        """A ConfigError in the block is a refusal; that of a sweep's member names it. `unless_refused`: not where there
-        is one already, from which it follows."""
+        """A ConfigError in the block is a refusal. `unless_refused`: not where there is one already, from which it
+        follows."""
         try:
             yield
         except ConfigError as error:
             if unless_refused and self.refusals:
                 return
-            named = ConfigError(f"{self.member.label}: {error}") if self.member.swept else error
-            self.refusals.append(named)
+            self.refusals.append(error)
+
+    @contextlib.contextmanager
+    def planning(self) -> Iterator[None]:
+        """A ConfigError in the block, which goes on, is why there is no plan."""
+        try:
+            yield
+        except ConfigError as error:
+            self.no_plan = str(error)
+            raise
 
     def refuse(self) -> None:
-        """Raises the first refusal, where there is one."""
-        if self.refusals:
-            raise self.refusals[0]
+        """Raises the first refusal, where there is one; that of a sweep's member names it."""
+        for error in self.refusals:
+            raise ConfigError(f"{self.member.label}: {error}") if self.member.swept else error
 
 
 class Checks:
@@ -98,12 +108,14 @@ class Checks:
             found.plan = self.plans[key]
             return
         with found.asking():
-            config, match = matched(found.member.config)
+            with found.planning():
+                config, match = matched(found.member.config)
             for check in checks_before_plan(config):
                 with found.asking():
                     check()
-            with found.asking(unless_refused=True):
+            with found.asking(unless_refused=True), found.planning():
                 found.plan = make_plan(config, match=match)
+            if found.plan:
                 found.plan["notes"] += notes_of_match(found.member.config, match)
                 for check in checks_of_plan(config, found.plan):
                     with found.asking():

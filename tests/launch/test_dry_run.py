@@ -16,7 +16,7 @@ SLURM = ["cluster=slurm", "cluster.nodes=2", "cluster.device=h100-80gb", "traini
 
 @pytest.fixture
 def dry(prepared_data, tmp_path, monkeypatch, capsys):
-    """`dry(*overrides)`: the exit status and what is told; nothing may be written."""
+    """`dry(*overrides)`: the exit status and what is told, its sentences in one line each; nothing may be written."""
     (tmp_path / "bin").mkdir()
     for tool in ("sbatch", "ssh", "pdsh"):
         (tmp_path / "bin" / tool).write_text("")
@@ -27,7 +27,7 @@ def dry(prepared_data, tmp_path, monkeypatch, capsys):
         runs = tmp_path / "runs"
         status = launch([f"data_dir={prepared_data}", f"runs_dir={runs}", *overrides], multirun, dry_run=True)
         assert not runs.exists()
-        return status, capsys.readouterr().out
+        return status, capsys.readouterr().out.replace("\n  ", " ")
 
     return told
 
