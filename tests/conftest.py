@@ -31,8 +31,11 @@ SMALL = [
 
 
 COMMANDS = forks.install()
-LONGEST = ("end_to_end", "launch", "training", "scaling", "data", "budget")
-"""Folders, in the order in which their files are tried: the last ones, which leave a worker waiting, are short."""
+LONGEST = (
+    *("end_to_end", "launch", "test_first_round.py", "test_start_up.py", "scaling"),
+    *("training", "test_spoilt_runs.py", "budget", "data"),
+)
+"""Of the folder of tests, in the order in which they are tried: the last, which leave a worker waiting, are short."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

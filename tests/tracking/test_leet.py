@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def first_page(tmp_path):
                 if select.select([ours], [], [], 1)[0]:
                     drawn += os.read(ours, 2**16)
         finally:
-            leet.kill()
+            os.killpg(leet.pid, signal.SIGKILL)  # the dashboard is a process of its own below it
             leet.wait()
             os.close(ours)
         return drawn.decode(errors="replace")
