@@ -2,6 +2,7 @@
 nothing in them that a terminal obeys."""
 
 import re
+from collections.abc import Sequence
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 """What moves a terminal's cursor, colours it, turns what stands behind it around or is half a character; tab and
@@ -26,6 +27,12 @@ def brief(value: object) -> str:
     """A value that was typed, by its beginning where it is long."""
     text = printable(str(value))
     return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
+
+
+def first_few(told: Sequence[str], most: int = 3) -> list[str]:
+    """Of many alike the first, and how many more there are."""
+    more = [f"… and {len(told) - most:,} more"] if len(told) > most else []
+    return [*told[:most], *more]
 
 
 def first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from mfa_train.budget.plan import NO_SETTING
 from mfa_train.budget.rows import Row, Section
 from mfa_train.budget.units import count, duration, flops, hours, money, size_of, times, together
 from mfa_train.columns import in_columns
+from mfa_train.tracking.terminal import wrapped
 
 WHOLE = (
     rows.match,
@@ -30,7 +31,7 @@ def table(
 ) -> str:
     """One column for each plan, under its title. `runs`: how many runs each stands for, that differ in their seed
     alone."""
-    lines = _told_once([_devices(plan) for plan in plans], titles)
+    lines = [wrapped(line) for line in _told_once([_devices(plan) for plan in plans], titles)]
     found: list[Row] = [("", list(titles))]
     for section in sections:
         if section is rows.match and not any(plan["match"] for plan in plans):
@@ -38,10 +39,10 @@ def table(
         found += [("", [""] * len(plans)), *section(plans)]
     lines += ["", *in_columns([[name, *values] for name, values in found], words=[0])]
     if sum(counts := list(runs or [1] * len(plans))) > 1:
-        lines += ["", _together(plans, counts)]
-    lines += ["", *(f"{title}: {_verdict(plan['memory'])}" for title, plan in zip(titles, plans))]
+        lines += ["", wrapped(_together(plans, counts))]
+    lines += ["", *(wrapped(f"{title}: {_verdict(plan['memory'])}") for title, plan in zip(titles, plans))]
     noted = dict.fromkeys(note for plan in plans for note in plan["notes"])
-    return "\n".join([*lines, *([""] if noted else []), *noted])
+    return "\n".join([*lines, *([""] if noted else []), *map(wrapped, noted)])
 
 
 def _told_once(lines: list[str], titles: Sequence[str]) -> list[str]:

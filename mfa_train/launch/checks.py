@@ -31,29 +31,39 @@ class Checked:
 
     member: Member
     plan: dict | None = None
-    """None where none can be made: a refusal says why."""
+    no_plan: str | None = None
+    """Why none can be made."""
     finished: bool = False
     """Before: then nothing else is asked."""
     refusals: list[ConfigError] = field(default_factory=list)
+    """In the words of a run alone, which don't name the member."""
     later: list[str] = field(default_factory=list)
     """What can't be known before the run is there."""
 
     @contextlib.contextmanager
     def asking(self, unless_refused: bool = False) -> Iterator[None]:
-        """A ConfigError in the block is a refusal; that of a sweep's member names it. `unless_refused`: not where there
-        is one already, from which it follows."""
+        """A ConfigError in the block is a refusal. `unless_refused`: not where there is one already, from which it
+        follows."""
         try:
             yield
         except ConfigError as error:
             if unless_refused and self.refusals:
                 return
-            named = ConfigError(f"{self.member.label}: {error}") if self.member.swept else error
-            self.refusals.append(named)
+            self.refusals.append(error)
+
+    @contextlib.contextmanager
+    def planning(self) -> Iterator[None]:
+        """A ConfigError in the block, which goes on, is why there is no plan."""
+        try:
+            yield
+        except ConfigError as error:
+            self.no_plan = str(error)
+            raise
 
     def refuse(self) -> None:
-        """Raises the first refusal, where there is one."""
-        if self.refusals:
-            raise self.refusals[0]
+        """Raises the first refusal, where there is one; that of a sweep's member names it."""
+        for error in self.refusals:
+            raise ConfigError(f"{self.member.label}: {error}") if self.member.swept else error
 
 
 class Checks:
@@ -61,7 +71,7 @@ class Checks:
 
     def __init__(self, members: Sequence[Member]):
         self.launched = {member.config.run_dir for member in members}
-        self.plans: dict[str, dict] = {}
+        self.planned: dict[str, Checked] = {}
         self.corpora: dict[str, dict[str, Corpus]] = {}
 
     def of(self, member: Member) -> Checked:
@@ -89,27 +99,12 @@ class Checks:
 
     def plan(self, found: Checked) -> None:
         """The first of the list alone. A plan of what would be refused is told all the same, where it can be made."""
-        from mfa_train.budget.match import matched
-        from mfa_train.budget.nearer import notes_of_match
-        from mfa_train.budget.plan import make_plan
-        from mfa_train.training.before_start import checks_before_plan, checks_of_plan
-
-        if (key := _what_is_planned(found.member.config)) in self.plans:
-            found.plan = self.plans[key]
-            return
-        with found.asking():
-            config, match = matched(found.member.config)
-            for check in checks_before_plan(config):
-                with found.asking():
-                    check()
-            with found.asking(unless_refused=True):
-                found.plan = make_plan(config, match=match)
-                found.plan["notes"] += notes_of_match(found.member.config, match)
-                for check in checks_of_plan(config, found.plan):
-                    with found.asking():
-                        check()
-        if found.plan and not found.refusals:
-            self.plans[key] = found.plan
+        key = _what_is_planned(found.member.config)
+        if key not in self.planned:
+            self.planned[key] = _planned(found.member)
+        alike = self.planned[key]
+        found.plan, found.no_plan = alike.plan, alike.no_plan
+        found.refusals += alike.refusals
 
     def _opened(self, config: Config) -> dict[str, Corpus]:
         key = str(dataclasses.asdict(config.data))
@@ -165,6 +160,29 @@ def _finished(config: Config) -> bool:
         return folder.open() is not None
     finally:
         folder.lock.release()
+
+
+def _planned(member: Member) -> Checked:
+    from mfa_train.budget.match import matched
+    from mfa_train.budget.nearer import notes_of_match
+    from mfa_train.budget.plan import make_plan
+    from mfa_train.training.before_start import checks_before_plan, checks_of_plan
+
+    found = Checked(member)
+    with found.asking():
+        with found.planning():
+            config, match = matched(member.config)
+        for check in checks_before_plan(config):
+            with found.asking():
+                check()
+        with found.asking(unless_refused=True), found.planning():
+            found.plan = make_plan(config, match=match)
+        if found.plan:
+            found.plan["notes"] += notes_of_match(member.config, match)
+            for check in checks_of_plan(config, found.plan):
+                with found.asking():
+                    check()
+    return found
 
 
 def _what_is_planned(config: Config) -> str:

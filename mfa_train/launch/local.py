@@ -1,4 +1,4 @@
-"""cluster=local: one rank in this process, several as one node's. The ranks check what can be checked themselves."""
+"""cluster=local: one rank in this process, several as one node's."""
 
 import os
 import time

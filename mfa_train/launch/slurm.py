@@ -21,6 +21,7 @@ from mfa_train.errors import ConfigError
 from mfa_train.launch.checks import move_aside, on_gpus
 from mfa_train.launch.job import Job, make_folder, make_job
 from mfa_train.run_files import LAUNCH, LOGS
+from mfa_train.words import first_few
 
 TEMPLATE = Path(__file__).resolve().parent.parent.parent / "launch" / "slurm.sbatch"
 SUBMITTED = "submitted.json"
@@ -89,13 +90,14 @@ def _submission(members: Sequence[Member], job: Job, branches: bool) -> Submissi
 
 
 def describe(submitted: Sequence[Submission]) -> str:
-    """What `launch` would do, exactly, but for FIRST, the number of the first job."""
+    """What `launch` would do, exactly, but for FIRST, the number of the first job; of a sweep's members the first
+    few."""
     parts = []
     for one in submitted:
-        told = "\n".join(
+        told = [
             f"member {number}:\n  " + "\n  ".join(member["overrides"]) for number, member in enumerate(one.job.members)
-        )
-        parts.append(f"{shlex.join(one.command('FIRST'))}\n\n{told}")
+        ]
+        parts.append("\n".join([f"{shlex.join(one.command('FIRST'))}\n", *first_few(told)]))
     script = submitted[0].script
     shown = script.read_text(encoding="utf-8", errors="replace")  # sbatch takes any encoding
     return "\n\n".join((*parts, f"{script}:\n\n{shown}"))

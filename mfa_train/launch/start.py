@@ -1,11 +1,12 @@
 """`mfa-train launch`: what is typed becomes one run or a sweep, on this machine, through SLURM or over ssh.
 
-What it does and what it costs is told first (`plans`). With --dry-run that, what would be started, and what would be
-refused, by the same checks (`checks`); nothing starts.
+What would be refused is refused first (`checks`), and what it does and what it costs is told (`plans`). With --dry-run
+what would be started, then that, and each refusal, by the same checks; nothing starts.
 """
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mfa_train.config import Member
@@ -16,7 +17,8 @@ from mfa_train.launch.job import make_job
 from mfa_train.launch.plans import brief
 from mfa_train.launch.sweep import device_shares, run_sweep
 from mfa_train.scaling.ladder import members as ladder
-from mfa_train.tracking.terminal import say
+from mfa_train.tracking.terminal import say, wrapped
+from mfa_train.words import first_few
 
 AGAIN = (sys.executable, "-m", "mfa_train.cli", "launch")
 REFUSED = 2
@@ -25,20 +27,22 @@ REFUSED = 2
 
 def launch(overrides: Sequence[str], multirun: bool, dry_run: bool) -> int:
     """Starts it, or with `dry_run` tells what would be started; the exit status. Raises UserError."""
-    members = ladder.members(overrides)
+    members = ladder.members(overrides, say=_say_wrapped)
     _require_one_launch(members, multirun)
     launcher = members[0].config.cluster.launcher
     if dry_run:
         return _tell(launcher, members)
     if launcher == "slurm":
         return _submit(members)
+    if launcher == "local":
+        for member in members:
+            local.require_one_node(member)
     if members[0].swept:
-        _say_brief([_planned(Checks(members), member) for member in members])
+        _say_brief(require_trainable(members))
         run_sweep(members, AGAIN)
         return 0
     if launcher == "local":
-        local.require_one_node(members[0])
-        _say_brief([_planned(Checks(members), members[0])])  # all else its ranks check themselves
+        _say_brief(require_trainable(members))  # a run that has finished says so itself
         return local.launch(members[0], make_job(members, Path.cwd()))
     ssh.require_way(members[0])
     [found] = require_trainable(members)
@@ -74,19 +78,13 @@ def _submit(members: list[Member]) -> int:
     found = require_trainable(members)
     for one in found:
         if one.finished:
-            _say_finished(one.member)
+            say(_finished(one.member))
     if not (left := [one for one in found if not one.finished]):
         return 0
     submitted = slurm.submissions([one.member for one in left], Path.cwd())
     _say_brief(left)
     say(slurm.told(submitted, slurm.launch(submitted)))
     return 0
-
-
-def _planned(checks: Checks, member: Member) -> Checked:
-    found = Checked(member)
-    checks.plan(found)
-    return found
 
 
 def _say_brief(found: Sequence[Checked]) -> None:
@@ -97,45 +95,52 @@ def _say_brief(found: Sequence[Checked]) -> None:
         say(brief(members, plans) + "\n")
 
 
-def _say_finished(member: Member) -> None:
-    say(f"{member.config.run_dir}: finished before{'' if member.swept else '. To train it again: resume=never'}")
+def _finished(member: Member) -> str:
+    return f"{member.config.run_dir}: finished before{'' if member.swept else '. To train it again: resume=never'}"
+
+
+def _say_wrapped(sentence: str) -> None:
+    say(wrapped(sentence))
 
 
 def _tell(launcher: str, members: list[Member]) -> int:
+    """What is read, the plan and the refusals, comes last."""
     checks = Checks(members)
     found = [checks.of(member) for member in members]
-    _say_brief(found)
-    for one in found:
-        if one.finished:
-            _say_finished(one.member)
     left = [one for one in found if not one.finished]
-    if launcher == "slurm":
-        _tell_slurm(left)
-    else:
-        if left and (parallel := left[0].member.config.sweep.parallel or 1) > 1:
-            try:
-                device_shares(left[0].member, parallel)
-            except ConfigError as error:  # of the sweep, not of a member
-                left[0].refusals.append(error)
-        for one in left:
-            way = local if launcher == "local" else ssh
-            with one.asking():
-                if launcher == "ssh":
-                    ssh.require_way(one.member)
-                elif not one.member.swept:
-                    local.require_one_node(one.member)
-                say(
-                    f"=== {one.member.config.run_dir}\n{way.describe(one.member, make_job([one.member], Path.cwd()))}\n"
-                )
-    refusals = dict.fromkeys(str(refusal) for one in left for refusal in one.refusals)
+    for line in first_few([_finished(one.member) for one in found if one.finished]):
+        say(line)
+    refused = (_tell_slurm if launcher == "slurm" else _tell_runs)(left)
+    _say_brief(left)
+    _say_no_plan(left)
+    refusals = [*_refusals_of(left), *refused]
     for refusal in refusals:
-        say(f"would be refused: {refusal}")
-    later = [*(line for one in left for line in one.later), *UNASKED[launcher]]
-    for line in dict.fromkeys(later):
-        say(f"not looked at: {line}")
+        _say_wrapped(f"would be refused: {refusal}")
+    later = dict.fromkeys(line for one in left for line in one.later)
+    for line in [*first_few(list(later)), *UNASKED[launcher]]:
+        _say_wrapped(f"not looked at: {line}")
     if not refusals:
         say("all else was looked at, as a launch does: nothing would be refused")
     return REFUSED if refusals else 0
+
+
+def _say_no_plan(left: Sequence[Checked]) -> None:
+    """Of those for which none can be made, why it can't of the first."""
+    if without := [one for one in left if one.no_plan]:
+        first, more = without[0], len(without) - 1
+        which = f" of {first.member.label}{f' and {more} more' if more else ''}" if first.member.swept else ""
+        _say_wrapped(f"no plan{which}: {first.no_plan}")
+
+
+def _refusals_of(left: Sequence[Checked]) -> list[str]:
+    """Each once, with the first member that it is of and how many more."""
+    labels: dict[str, list[str]] = {}
+    for one in left:
+        for refusal in one.refusals:
+            labels.setdefault(str(refusal), []).append(one.member.label)
+    if not left or not left[0].member.swept:
+        return list(labels)
+    return [f"{of[0]}{f' and {len(of) - 1} more' if len(of) > 1 else ''}: {refusal}" for refusal, of in labels.items()]
 
 
 UNASKED = {
@@ -148,15 +153,48 @@ UNASKED = {
 """By launcher: what only the launch itself can ask."""
 
 
-def _tell_slurm(left: Sequence[Checked]) -> None:
+@contextlib.contextmanager
+def _refused_into(refusals: list[str]) -> Iterator[None]:
+    """A ConfigError in the block is a refusal of the launch, not of one of its members."""
+    try:
+        yield
+    except ConfigError as error:
+        refusals.append(str(error))
+
+
+def _tell_runs(left: Sequence[Checked]) -> list[str]:
+    """What would be started here or over ssh; what all of it would be refused for."""
+    refusals: list[str] = []
+    if left and (parallel := left[0].member.config.sweep.parallel or 1) > 1:
+        with _refused_into(refusals):
+            device_shares(left[0].member, parallel)
+    described = []
+    for one in left:
+        member = one.member
+        way = ssh if member.config.cluster.launcher == "ssh" else local
+        with one.asking():
+            if way is ssh:
+                ssh.require_way(member)
+            else:
+                local.require_one_node(member)
+            told = way.describe(member, make_job([member], Path.cwd()))
+            described.append(f"=== {member.config.run_dir}\n{told}\n")
+    for told in first_few(described):
+        say(told)
+    return refusals
+
+
+def _tell_slurm(left: Sequence[Checked]) -> list[str]:
+    """What would be submitted; what all of it would be refused for."""
+    refusals: list[str] = []
     if not left:
-        return
-    submitted: list[slurm.Submission] = []
-    with left[0].asking():
+        return refusals
+    with _refused_into(refusals):
         slurm.job_script(left[0].member)
-    with left[0].asking():
+    with _refused_into(refusals):
         slurm.require_sbatch()
-    with left[0].asking():
+    with _refused_into(refusals):
         submitted = slurm.submissions([one.member for one in left], Path.cwd())
         say(f"{slurm.describe(submitted)}\n")
         slurm.require_idle(submitted)
+    return list(dict.fromkeys(refusals))

@@ -47,6 +47,7 @@ def run_sweep(members: Sequence[Member], command: Sequence[str]) -> None:
         raise ConfigError("-m starts a process for each member itself: type it without torchrun, or one member with it")
     _require_shapes(members)
     left = unfinished(members)
+    _require_settings(left)
     for member in members:
         if member not in left:
             say(f"=== {' '.join(member.swept)}: finished before, in {member.config.run_dir}")
@@ -192,6 +193,19 @@ def device_shares(member: Member, parallel: int) -> list[str | None]:
             f"here: type sweep.parallel={max(1, len(devices) // each)}"
         )
     return [",".join(devices[slot * each : (slot + 1) * each]) for slot in range(parallel)]
+
+
+def _require_settings(members: Sequence[Member]) -> None:
+    """Raises ConfigError before the first member trains where the schedule or the batch of one can't be, however many
+    ranks it has. Nothing is built for it: hundreds of members take no time."""
+    from mfa_train.training.steps.schedule import check_schedule
+
+    for member in members:
+        try:
+            member.config.training.micro_batch(ranks=1)
+            check_schedule(member.config.schedule, member.config.training.total_steps)
+        except ConfigError as error:
+            raise ConfigError(f"{member.label}: {error}") from error
 
 
 def _require_shapes(members: Sequence[Member]) -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TypeVar
@@ -14,6 +15,8 @@ from tqdm import tqdm
 from mfa_train.words import visible
 
 Result = TypeVar("Result")
+WIDEST = 120
+"""Characters of a line of sentences, on however wide a terminal, and where there is none."""
 
 
 class ProgressBar:
@@ -63,6 +66,12 @@ def say_text(text: str) -> None:
     """Prints a model's text: to a terminal as `say` does, to a file or another program exactly."""
     exact = not sys.stdout.isatty()
     unbroken(sys.stdout, lambda: print(text if exact else visible(text), flush=True))
+
+
+def wrapped(sentence: str) -> str:
+    """In lines of the terminal's width at most, the following ones indented by two; no word and no command is cut."""
+    width = max(40, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns))
+    return textwrap.fill(sentence, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def command_here(name: str) -> str:

@@ -10,13 +10,14 @@ from mfa_train.launch import local
 from mfa_train.launch.checks import require_trainable
 from mfa_train.launch.plans import plan_of, whole
 from mfa_train.launch.start import launch
+from mfa_train.tracking.terminal import wrapped
 
 SLURM = ["cluster=slurm", "cluster.nodes=2", "cluster.device=h100-80gb", "training.batch_size=16"]
 
 
 @pytest.fixture
 def dry(prepared_data, tmp_path, monkeypatch, capsys):
-    """`dry(*overrides)`: the exit status and what is told; nothing may be written."""
+    """`dry(*overrides)`: the exit status and what is told, its sentences in one line each; nothing may be written."""
     (tmp_path / "bin").mkdir()
     for tool in ("sbatch", "ssh", "pdsh"):
         (tmp_path / "bin" / tool).write_text("")
@@ -27,7 +28,7 @@ def dry(prepared_data, tmp_path, monkeypatch, capsys):
         runs = tmp_path / "runs"
         status = launch([f"data_dir={prepared_data}", f"runs_dir={runs}", *overrides], multirun, dry_run=True)
         assert not runs.exists()
-        return status, capsys.readouterr().out
+        return status, capsys.readouterr().out.replace("\n  ", " ")
 
     return told
 
@@ -114,6 +115,65 @@ def test_a_launch_on_this_machine_tells_its_cost_before_it_starts(prepared_data,
     monkeypatch.setattr(local, "launch", lambda member, job: order.append(capsys.readouterr().out) or 0)
     assert launch([f"data_dir={prepared_data}", f"runs_dir={tmp_path}"], multirun=False, dry_run=False) == 0
     assert re.search(r"^steps +700$", order[0], re.M) and re.search(r"^run +\S+ \S+$", order[0], re.M)
+
+
+@pytest.mark.parametrize(
+    "typed, told",
+    {
+        "schedule.warmup_steps=1000": "does not fit into 700 steps: type schedule.warmup_steps=70",
+        "training.batch_size=7": "training.batch_size=7 is not a multiple of 2 ranks",
+        "attention.kernel=flash cluster.device=cpu precision=bf16": "attention.kernel=flash needs a CUDA device",
+        "model.vocab_size=100": "model.vocab_size=100 is smaller than the tokenizer's vocabulary of 4096",
+    }.items(),
+)
+def test_a_launch_on_this_machine_refuses_before_it_writes_anything(typed, told, prepared_data, tmp_path):
+    where = [f"data_dir={prepared_data}", f"runs_dir={tmp_path}", "cluster.devices_per_node=2"]
+    with pytest.raises(ConfigError, match=told):
+        launch([*where, *typed.split()], multirun=False, dry_run=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_launch_on_this_machine_leaves_a_corpus_that_is_not_there_to_its_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "launch", lambda member, job: 0)
+    assert launch([f"data_dir={tmp_path}/nowhere", f"runs_dir={tmp_path}"], multirun=False, dry_run=False) == 0
+
+
+def test_a_plan_warns_of_what_a_launch_would_refuse_in_its_words():
+    [member] = configs.members(["schedule.warmup_steps=1000", "sample.max_new_tokens=9000"])
+    warnings = [note for note in plan_of(member.config)["notes"] if note.startswith("warning: ")]
+    assert len(warnings) == 2 and warnings[1].startswith("warning: sample.max_new_tokens=9000: a run's closing sample")
+    assert warnings[0] == (
+        "warning: schedule.warmup_steps=1000 does not fit into 700 steps: type schedule.warmup_steps=70"
+    )
+
+
+def test_where_no_plan_can_be_made_a_dry_run_says_why(dry):
+    status, told = dry("training.batch_size=7", "cluster.devices_per_node=2")
+    why = "training.batch_size=7 is not a multiple of 2 ranks; the nearest that is: training.batch_size=6"
+    assert status == 2 and told.endswith(f"\nno plan: {why}\nwould be refused: {why}\n")
+
+
+def test_the_dry_run_of_a_long_sweep_names_few_members_and_ends_with_plan_and_refusals(dry):
+    seeds = ",".join(map(str, range(1, 9)))
+    status, told = dry(*SLURM, "attention=mha,mfa", f"seed={seeds}", "schedule.warmup_steps=1000", multirun=True)
+    assert status == 2 and len(told.splitlines()) < 200
+    places = [
+        told.index(part) for part in ("member 2:", "… and 13 more", "#!/bin/bash", "16 runs together", "would be")
+    ]
+    assert places == sorted(places) and "member 3:" not in told
+    assert re.findall("^would be refused: (.*)$", told, re.M) == [
+        "mha seed=1 and 15 more: schedule.warmup_steps=1000 does not fit into 700 steps: type schedule.warmup_steps=70"
+    ]
+
+
+def test_sentences_are_wrapped_at_the_terminals_width_and_no_command_is_cut(monkeypatch):
+    sentence = "warning: " + "many a word " * 20 + "type mfa-train prepare data.path=" + "/folder" * 20
+    for columns, widest in (("72", 72), ("400", 120)):
+        monkeypatch.setenv("COLUMNS", columns)
+        lines = wrapped(sentence).split("\n")
+        assert widest - 12 < max(map(len, lines[:-1])) <= widest
+        assert all(line.startswith("  ") and line[2] != " " for line in lines[1:])
+        assert " ".join(line.strip() for line in lines) == sentence
 
 
 def test_a_sweep_that_has_too_few_gpus_for_its_slots_is_told_so(dry, monkeypatch):

@@ -13,36 +13,59 @@ import yaml
 
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError
+from mfa_train.launch.sweep import run_sweep
 from mfa_train.launch.sweep_table import sweep_ending
 from tests.conftest import ROOT, VARIANTS
 from tests.launch.conftest import summary
 
 
 def test_members_run_beside_each_other_failed_ones_once_more_and_finished_ones_never_again(launch, tmp_path):
+    """One of them fails for what nobody could know before."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'schedule.warmup_steps=2' in sys.orig_argv:\n"
+        "    print('lost', flush=True)\n"
+        "    os._exit(2)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     sweep = (
         "-m",
         "attention=mfa",
         "training.steps=2",
-        "schedule.warmup_steps=1,700",
+        "schedule.warmup_steps=1,2",
         "sweep.parallel=2",
         "sweep.retries=1",
     )
-    done = launch(*sweep)
+    done = launch(*sweep, environment=environment)
     assert done.returncode == 1
-    assert "error: 1 of the sweep's members failed: schedule.warmup_steps=700" in done.stderr
-    assert "=== schedule.warmup_steps=700 (once more, 1 of 1): output in " in done.stdout
-    assert done.stdout.count("schedule.warmup_steps=700: failed (exit status 2) after") == 2
-    finished, failed = (tmp_path / f"mfa-nano-schedule.warmup_steps={steps}" for steps in (1, 700))
+    assert "error: 1 of the sweep's members failed: schedule.warmup_steps=2" in done.stderr
+    assert "=== schedule.warmup_steps=2 (once more, 1 of 1): output in " in done.stdout
+    assert done.stdout.count("schedule.warmup_steps=2: failed (exit status 2) after") == 2
+    finished, failed = (tmp_path / f"mfa-nano-schedule.warmup_steps={steps}" for steps in (1, 2))
     assert "held-out bits per byte" in (finished / "logs" / "sweep.log").read_text()
-    assert (failed / "logs" / "sweep.log").read_text().count("does not fit into 2 steps") == 2
+    assert (failed / "logs" / "sweep.log").read_text() == "lost\nlost\n"
     assert yaml.safe_load((finished / "config.yaml").read_text())["tracking"]["group"] == "nano-warmup_steps"
     table = done.stdout.partition("\n\nmember  ")[2].splitlines()  # of the losses, though not all have one
     loss = summary(finished)["val_loss"]
     assert table[1].startswith(f"{finished.name}  ") and table[1].endswith(f"{loss:.4f}  finished")
     assert table[2].startswith(failed.name) and table[2].endswith("failed (exit status 2)")
-    again = launch(*sweep, "sweep.retries=0")
+    again = launch(*sweep, "sweep.retries=0", environment=environment)
     assert again.returncode == 1
     assert f"=== schedule.warmup_steps=1: finished before, in {finished}" in again.stdout
+
+
+@pytest.mark.parametrize(
+    "typed, told",
+    {
+        "training.steps=4": "mha seed=1: schedule.warmup_steps=50 does not fit into 4 steps",
+        "training.micro_batch_size=1,3": "mha seed=1 micro_batch_size=3: training.batch_size=8 is not a multiple of",
+    }.items(),
+)
+def test_what_a_member_is_refused_for_is_told_before_the_first_member_starts(typed, told, tmp_path):
+    members = configs.members(["attention=mha,mfa", "seed=1,2", typed, f"runs_dir={tmp_path}"])
+    with pytest.raises(ConfigError, match=f"^{told}"):
+        run_sweep(members, ["/no/such/command"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_sweep_ends_with_its_losses_best_first_of_many_the_largest_and_those_that_failed(tmp_path):

@@ -89,7 +89,7 @@ def told_not_shown(against: list[dict], reference: str) -> str:
         parts.append(f"level with {label(reference)} to within {LEVEL_WITHIN:.1%} of the loss: {told}")
     if of_all:
         told = _listed(of_all, lambda row: f"{_named(row, reference)}, {_as_measured(row)}")
-        known = any(row["within_sizes"] for row in of_all)
+        known = any(row["more_seeds"] is not None or row["within_sizes"] is None for row in of_all[:MOST_NAMED])
         would = "; so many more seeds would show it, were the difference as large as measured" if known else ""
         parts.append(f"not shown either way: {told}{would}")
     for rows, what in ((turning, "order"), (growing, "difference")):
