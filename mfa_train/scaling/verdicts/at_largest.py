@@ -9,9 +9,10 @@ from mfa_train.scaling.verdicts.known import params_of
 
 def at_largest(variants: dict[str, list[Run]], reference: str) -> list[dict]:
     """A row for each variant that the largest cell has: the last in which the reference stands beside most others.
-    Empty where no two variants share a cell."""
+    A variant alone has its own largest. Empty where no two of several share a cell."""
     cells = cells_of([run for runs in variants.values() for run in runs])
-    shared = {cell: members for cell, members in cells.items() if reference in members and len(members) > 1}
+    least = min(2, len(variants))
+    shared = {cell: members for cell, members in cells.items() if reference in members and len(members) >= least}
     if not shared:
         return []
     most = max(len(members) for members in shared.values())
