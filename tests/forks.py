@@ -27,6 +27,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -255,6 +256,8 @@ def _like_executed(command: dict, files: list[int]) -> None:
     numpy.random.seed()
     while _at_exit:  # the launcher's
         atexit.unregister(_at_exit.pop())
+    for finalizer in list(weakref.finalize._registry):  # folders for a while, which are the server's to remove
+        finalizer.atexit = False
     atexit.register = _noted
 
 
