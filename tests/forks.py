@@ -179,6 +179,9 @@ def serve(descriptor: int) -> None:
     from mfa_train.training.steps.engine import import_deepspeed
 
     import_deepspeed()
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
+    atexit.unregister(MEDIA_TMP.cleanup)  # else the first child to end would remove the folder of all
     del os.environ["DS_ACCELERATOR"]
     subprocess._fork_exec, subprocess.Popen = _fork_or_execute, Popen
     gc.collect()
