@@ -33,8 +33,10 @@ from mfa_train.launch.job import Job
 from mfa_train.launch.orphans import Orphans
 from mfa_train.launch.output import failure_file
 
-GRACE_SECONDS = {Stopped.exit_status: 60, 255: 0}
-"""That the other hosts have to end by themselves when one ended with this status; 10 otherwise. 255: it is cut off."""
+LOST = 255
+"""ssh's status of a host that can't be reached."""
+GRACE_SECONDS = {Stopped.exit_status: 60, LOST: 0}
+"""That the other hosts have to end by themselves when one ended with this status; 10 otherwise."""
 NOISE = re.compile(r"^pdsh@|\[(INFO|ERROR)\] \[(launch|runner)\.py|\[WARNING\] \[real_accelerator\.py")
 """Lines of pdsh and of DeepSpeed's launcher that say nothing of the run."""
 PLAIN = re.compile(r"[\w@%+=:,./-]+")
@@ -136,9 +138,15 @@ class _Run:
             if self.killed or (deadline and time.monotonic() > deadline):
                 self.launcher.terminate()  # it then ends the ranks everywhere, if slowly
                 self.launcher.wait()
-                end_everywhere([host for host in self.hosts if self.ended.get(host) != 255], self.job)
+                self._end_the_rest()
             time.sleep(0.1)
         reader.join()
+        if LOST in self.ended.values():  # the launcher may have ended by itself, before those that it started
+            self._end_the_rest()
+
+    def _end_the_rest(self) -> None:
+        reached = [host for host in self.hosts if self.ended.get(host) != LOST]
+        end_everywhere(reached, self.job, launchers=True)
 
     def _read(self) -> None:
         for line in self.launcher.stdout or ():
@@ -163,7 +171,7 @@ class _Run:
     def _status(self) -> int:
         if self.killed:
             raise Stopped("the run, killed on all hosts; the same command goes on from its last checkpoint")
-        lost = [host for host, status in self.ended.items() if status == 255]
+        lost = [host for host, status in self.ended.items() if status == LOST]
         if lost:
             raise TrainingError(
                 f"host {lost[0]} can't be reached any more: the run was ended on the others. When it "
