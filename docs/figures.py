@@ -28,19 +28,10 @@ from mfa_train.budget.match import matched
 from mfa_train.budget.shape import measure
 from mfa_train.doors import report
 from mfa_train.errors import ConfigError, DataError
+from mfa_train.scaling.report.plots import STYLE
 from mfa_train.tracking.metrics_file import read_metrics
 
 IMAGES = Path(__file__).resolve().parent / "images"
-STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "svg.hashsalt": "mfa_train",
-}
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ MOST_DEPTH, LONGEST_NAME = 16, 1000
 UNPACKED_BYTES, UNPACKED_SHARE = 2**25, 50
 """All files together may have as many bytes, or as many times the archive's: records shrink to a third or a tenth."""
 END, DIRECTORY_ENTRY, LARGER_END = b"PK\x05\x06", b"PK\x01\x02", b"PK\x06\x07"
-BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
 """What zipfile makes of an archive that is damaged or forged."""
 
 

@@ -68,9 +68,9 @@ def say_text(text: str) -> None:
     unbroken(sys.stdout, lambda: print(text if exact else visible(text), flush=True))
 
 
-def wrapped(sentence: str) -> str:
+def wrapped(sentence: str, widest: int = WIDEST) -> str:
     """In lines of the terminal's width at most, the following ones indented by two; no word and no command is cut."""
-    width = max(40, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns))
+    width = max(40, min(widest, shutil.get_terminal_size((WIDEST, 24)).columns))
     return textwrap.fill(sentence, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 

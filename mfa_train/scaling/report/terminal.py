@@ -1,11 +1,11 @@
 """A comparison at the terminal, in one screen: the answer, a line for each variant, and where the rest is."""
 
-import textwrap
-
+from mfa_train.columns import in_columns
 from mfa_train.scaling.report.thinning import told_thinned
 from mfa_train.scaling.study.size_names import count_name
 from mfa_train.scaling.verdicts.said import OPEN
 from mfa_train.scaling.verdicts.sentences import label
+from mfa_train.tracking.terminal import wrapped
 
 WIDTH, WIDEST = 110, 120
 """Of sentences, and of the table."""
@@ -21,13 +21,13 @@ LAW = ("E", "A", "alpha", "B", "beta")
 
 def told(result: dict) -> str:
     """The answer in sentences and the losses it rests on, with their intervals."""
-    parts = ["\n".join(_wrapped(sentence, "  ") for sentence in result["answer"]["sentences"])]
+    parts = ["\n".join(_wrapped(sentence) for sentence in result["answer"]["sentences"])]
     if rows := result["at_largest"]:
         parts.append(_losses(result, rows))
     if not result["verdicts"] and (laws := _laws(result)):
         parts.append(laws)
     if why := result["answer"]["why_no_law"]:
-        parts.append(_wrapped(why, "  "))
+        parts.append(_wrapped(why))
     return "\n\n".join(parts) + "\n"
 
 
@@ -36,10 +36,10 @@ def told_notices(result: dict, place: str) -> str:
     lines: list[str] = []
     told = 0
     for notice in result["notices"][:MOST_NOTICES]:
-        wrapped = _wrapped(f"notice: {label(notice)}", "  ").split("\n")
-        if lines and len(lines) + len(wrapped) > NOTICE_LINES:
+        whole = _wrapped(f"notice: {label(notice)}").split("\n")
+        if lines and len(lines) + len(whole) > NOTICE_LINES:
             break
-        lines += wrapped[:NOTICE_LINES]
+        lines += whole[:NOTICE_LINES]
         told += 1
     if left := len(result["notices"]) - told:
         lines.append(f"{left} more {'notice' if left == 1 else 'notices'}: {place}")
@@ -132,13 +132,10 @@ def _cut(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[: most // 2]}…{name[len(name) - (most - 1) // 2 :]}"
 
 
-def _wrapped(text: str, indent: str) -> str:
-    return textwrap.fill(" ".join(text.split()), WIDTH, subsequent_indent=indent)
+def _wrapped(text: str) -> str:
+    return wrapped(" ".join(text.split()), WIDTH)
 
 
 def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:
     rows = [[" ".join(value.split()) for value in row] for row in rows]  # names of others may hold ends of lines
-    widths = [max(len(line[column]) for line in [head, *rows]) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(value.ljust(width) for value, width in zip(line, widths)).rstrip() for line in [head, *rows]
-    )
+    return "\n".join(in_columns([head, *rows], words=range(len(head))))
