@@ -62,11 +62,10 @@ def _losses(result: dict, rows: list[dict]) -> str:
     reference, size = result["reference"], rows[0]["size"]
     against = {row["variant"]: row for row in result["answer"]["against"]}
     decoding = any(row["decode_flops_per_token"] for row in rows)
-    context = f" at {result['decode_context']:,}" if result["decode_context"] else ""
     head = (
         "variant",
         "KV bytes",
-        *([f"decode FLOPs{context}"] if decoding else []),
+        *(["decode FLOPs"] if decoding else []),
         f"loss at {result['sizes'].get(size, size)}, {count_name(rows[0]['cell_tokens'], 3)} tokens",
         f"less {label(reference)}'s, all pairs",
         "p (Holm)",
@@ -82,11 +81,13 @@ def _losses(result: dict, rows: list[dict]) -> str:
     if (more := len(ordered) - MOST_VARIANTS) > 0:
         table += f"\n{more} more variants: loss_over_kv.csv, verdicts.csv"
     costs = "KV bytes and decode FLOPs are" if decoding else "KV bytes are"
-    return (
-        f"{table}\n{costs} of a token, all layers; losses: {result['conventions']['loss']}; [95% intervals]; "
-        "? = not shown\n"
-        f"less {label(reference)}'s: mean over all sizes, seeds and token budgets, each size and seed counting once"
+    behind = f", decode FLOPs behind {result['decode_context']:,} cached ones" if result["decode_context"] else ""
+    legend = (
+        f"{costs} of a token, all layers{behind}; losses: {result['conventions']['loss']}; [95% intervals]; ? = not "
+        f"shown; less {label(reference)}'s: mean over all sizes, seeds and token budgets, each size and seed counting "
+        "once"
     )
+    return f"{table}\n{_wrapped(legend)}"
 
 
 def _line(row: dict, against: dict | None, is_reference: bool, decoding: bool) -> list[str]:
