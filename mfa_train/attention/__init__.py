@@ -1,13 +1,15 @@
 """What a token leaves in the KV cache, one file a variant.
 
-A variant is a module named as its choice in configs/attention/, with a subclass of `Attention` (base.py) that defines
-`query`, `cache_entry` and `keys_values`, and a dataclass `Config` of its keys. Nothing else knows the variants.
+A variant is a module of family/ named as its choice in configs/attention/, with a subclass of `Attention` (base.py)
+that defines `query`, `cache_entry` and `keys_values`, and a dataclass `Config` of its keys. Nothing else knows the
+variants.
 
     base.py        the contract
-    mha.py mqa.py gqa.py mla.py mfa.py mfa_kr.py tpa.py
+    family/        mha.py mqa.py gqa.py mla.py mfa.py mfa_kr.py tpa.py …
+    latent.py      norms of latents, which several variants have
     rope.py        rotary positions
     cache.py       the entries of past tokens, while decoding
-    kernels.py     what multiplies queries, keys and values; tiled.py is one
+    kernels/       what multiplies queries, keys and values
     documents.py   the documents within a batch
 """
 
@@ -31,7 +33,7 @@ def attention_class(name: str) -> type[Attention]:
     """The variant's class. Raises ConfigError for a name without a file."""
     if name not in variants():
         raise ConfigError(f"attention.name={name}: no such attention.{did_you_mean(name, variants())}")
-    module = import_module(f"mfa_train.attention.{name}")
+    module = import_module(f"mfa_train.attention.family.{name}")
     return next(
         value
         for value in vars(module).values()

@@ -1,24 +1,28 @@
 """The contract of every attention: what a token asks, what it leaves in the cache, what is made of that.
 
-    query(x, positions)              -> q       (batch, tokens, heads, qk_head_dim)
-    cache_entry(x, positions)        -> entry   tensors (batch, tokens, ...): ALL that is kept of a token
-    keys_values(*entry, positions)   -> k, v    (batch, tokens, kv_heads, qk_head_dim) and (..., v_head_dim)
+    query(x, positions)                     -> q       (batch, tokens, heads, qk_head_dim)
+    cache_entry(x, positions)               -> entry   tensors (batch, tokens, ...): ALL that is kept of a token
+    keys_values(*entry, positions)          -> k, v    (batch, tokens, kv_heads, qk_head_dim) and (..., v_head_dim)
+    attend(q, *entry, positions, lengths)   -> o       (batch, queries, heads, v_head_dim), default: over keys_values
+    output(o, x, positions)                 -> y       (batch, tokens, hidden_size), default: o_proj, behind a gate
 
-Training attends over `keys_values(*cache_entry(x))`; decoding stores the entries and nothing else. One definition
-serves both, so the KV budget, the decode cache and the trained model cannot drift apart.
+Training and prompts attend over `keys_values(*cache_entry(x))`; decoding stores the entries and nothing else, and
+attends over them with `attend`, which a variant defines where its entries need not be expanded. One definition serves
+all, so the KV budget, the decode cache, what decoding costs and the trained model cannot drift apart.
 """
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
 from mfa_train.attention.cache import LayerCache
 from mfa_train.attention.documents import Documents
-from mfa_train.attention.kernels import attend, choose_kernel
+from mfa_train.attention.kernels.causal import causal_attention, choose_kernel
+from mfa_train.attention.kernels.decoding import decoding_attention
 from mfa_train.attention.rope import Positions, Rope, RopeScaling
 from mfa_train.config import require_choice, require_positive
 from mfa_train.errors import ConfigError
@@ -47,6 +51,9 @@ class AttentionConfig:
     """Rotated pairs lie side by side (DeepSeek's layout) instead of in halves (Llama's)."""
     qk_norm: bool
     """RMSNorm of each head's query and key before rotation, with a learned scale (Qwen3, arXiv 2505.09388)."""
+    output_gate: str
+    """none | head | element: the heads' outputs are multiplied by a sigmoid of the layer's input, a value a head or a
+    value each of a head's dimensions (arXiv 2505.06708, its position G1)."""
     kernel: str
     """auto | sdpa | flash | tiled; see `mfa_train.attention.kernels`."""
 
@@ -67,6 +74,7 @@ class AttentionConfig:
             raise ConfigError(
                 f"attention.rope_theta={self.rope_theta}: expected a number above 0 and at most 1e30, as 10000"
             )
+        require_choice("attention.output_gate", self.output_gate, ("none", "head", "element"))
         require_choice("attention.kernel", self.kernel, ("auto", "sdpa", "flash", "tiled"))
 
     @property
@@ -103,8 +111,8 @@ def of_own_entry(method: Callable[..., Made]) -> Callable[..., Made]:
 class Attention(nn.Module, ABC):
     """Causal self-attention over (batch, tokens, hidden_size).
 
-    A variant's constructor makes its projections and states its head dimensions to this one, which adds the output
-    projection. `Config` is the dataclass of its config node.
+    A variant's constructor makes its projections and states its head dimensions to this one, which adds the gate and
+    the output projection. `Config` is the dataclass of its config node.
     """
 
     Config: ClassVar[type[AttentionConfig]]
@@ -116,7 +124,14 @@ class Attention(nn.Module, ABC):
         self.v_head_dim = v_head_dim
         self.scale = qk_head_dim**-0.5
         self.kernel = choose_kernel(config.kernel, max(qk_head_dim, v_head_dim))
-        self.o_proj = nn.Linear(config.num_attention_heads * v_head_dim, hidden_size, bias=False)
+        if config.output_gate != "none":
+            gates = config.num_attention_heads * (v_head_dim if config.output_gate == "element" else 1)
+            self.g_proj = nn.Linear(hidden_size, gates, bias=False)
+        self.make_output(hidden_size, config)
+
+    def make_output(self, hidden_size: int, config: Any) -> None:
+        """The output projection's weights. `config` is the variant's own."""
+        self.o_proj = nn.Linear(self.num_attention_heads * self.v_head_dim, hidden_size, bias=False)
 
     @abstractmethod
     def query(self, x: Tensor, positions: Positions) -> Tensor:
@@ -131,6 +146,33 @@ class Attention(nn.Module, ABC):
     def keys_values(self, *entry: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
         """Keys (batch, tokens, kv_heads, qk_head_dim) and values (..., v_head_dim) of the tokens at `positions`."""
 
+    @of_own_entry
+    def attend(self, q: Tensor, *entry: Tensor, positions: Positions, lengths: Tensor | None = None) -> Tensor:
+        """Attention of q (batch, queries, heads, qk_head_dim) over the entries of the tokens at `positions`, in
+        (batch, queries, heads, v_head_dim).
+
+        The last query is the last of a row's `lengths` (batch,) tokens; without lengths, of all of them. Equal to
+        attention over `keys_values`. A variant that can do without expanding what is cached says how.
+        """
+        k, v = self.keys_values(*entry, positions=positions)
+        return decoding_attention((q,), (k,), v, self.scale, lengths=lengths, sinks=self.sinks)
+
+    def output(self, o: Tensor, x: Tensor, positions: Positions) -> Tensor:
+        """The layer's output (batch, tokens, hidden_size) of the heads' outputs o (batch, tokens, heads, v_head_dim)
+        for its input x at `positions`."""
+        return self.o_proj(self.gated(o, x).flatten(2))
+
+    def gated(self, o: Tensor, x: Tensor) -> Tensor:
+        """The heads' outputs o (batch, tokens, heads, v_head_dim) behind `output_gate`, if there is one."""
+        if not hasattr(self, "g_proj"):
+            return o
+        return o * self.g_proj(x).sigmoid().unflatten(-1, (self.num_attention_heads, -1))
+
+    @property
+    def sinks(self) -> Tensor | None:
+        """A score of each head (heads,) that takes part in its softmax without a value; None: no such scores."""
+        return None
+
     def forward(
         self, x: Tensor, positions: Positions, cache: LayerCache | None = None, documents: Documents | None = None
     ) -> Tensor:
@@ -139,26 +181,19 @@ class Attention(nn.Module, ABC):
         `positions` are those of x. With `documents`, which has no cache beside it, a token sees its own document alone.
         """
         q = self.query(x, positions)
-        entry = self.cache_entry(x, positions)
+        entry, of_entry, lengths = self.cache_entry(x, positions), positions, None
         if cache is not None:
-            entry, positions = cache.extend(entry)
-        k, v = self.keys_values(*entry, positions=positions)
-        return self.o_proj(attend(q, k, v, self.scale, self.kernel, documents).flatten(2))
+            entry, of_entry, lengths = cache.extend(entry)
+        if cache is not None and (q.shape[1] == 1 or lengths is not None):
+            o = self.attend(q, *entry, positions=of_entry, lengths=lengths)
+        else:
+            k, v = self.keys_values(*entry, positions=of_entry)
+            o = causal_attention(q, k, v, self.scale, self.kernel, documents, self.sinks)
+        return self.output(o, x, positions)
 
     def capacity(self) -> Capacity | None:
         """None where the scores are no bilinear form of two tokens, for which the paper defines it."""
         return None
-
-    def decode_widths(self) -> tuple[int, int]:
-        """Multiply-adds of one head per cached token while decoding: for its score and for its value.
-
-        A variant whose entries can be attended over without expanding them says what that takes.
-        """
-        return self.qk_head_dim, self.v_head_dim
-
-    def decode_extra_flops(self) -> int:
-        """What attending over unexpanded entries adds to the projections of one decoded token, in one layer."""
-        return 0
 
     @staticmethod
     def make_rope(config: AttentionConfig) -> Rope:

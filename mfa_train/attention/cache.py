@@ -1,13 +1,14 @@
 """The decode cache: the entries of past tokens, and nothing else.
 
-Its buffers are laid out for `capacity` tokens, so its bytes are exactly capacity × the KV budget per token; above FIRST
-tokens they grow to it by doubling, as tokens come.
+A row's tokens stand at its front, in their order, so an entry's place is its position; rows may be of different length.
+Buffers are laid out for `capacity` tokens, so their bytes are exactly capacity × the KV budget per token; above FIRST
+tokens they grow to it by doubling, as tokens come. In memory the tokens of one head follow each other.
 """
 
 import torch
 from torch import Tensor
 
-from mfa_train.attention.rope import Positions
+from mfa_train.attention.rope import Positions, Rope
 
 FIRST = 2**14
 """Tokens that there is room for at once: who allows a million new ones seldom gets them."""
@@ -20,21 +21,27 @@ class LayerCache:
         self.cache = cache
         self.buffers: tuple[Tensor, ...] | None = None
 
-    def extend(self, entry: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Positions]:
-        """Stores the new tokens' entry; returns the entries and the positions of all tokens so far."""
-        start, end = self.cache.length, self.cache.length + entry[0].shape[1]
+    def extend(self, entry: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Positions, Tensor | None]:
+        """Stores the new tokens' entry; returns the entries and the positions of all tokens so far, and how many of
+        them each row has (batch,): None where all have them all, or a new token sees no other's padding."""
+        cache, new = self.cache, entry[0].shape[1]
+        start, end = cache.length, cache.length + new
         if self.buffers is None or end > self.buffers[0].shape[1]:
-            room = min(self.cache.capacity, max(FIRST, 2 * end))
-            grown = tuple(
-                torch.empty(part.shape[0], room, *part.shape[2:], dtype=part.dtype, device=part.device)
-                for part in entry
-            )
-            for new, old in zip(grown, self.buffers or ()):
-                new[:, :start] = old[:, :start]
+            room = min(cache.capacity, max(FIRST, 2 * end))
+            grown = tuple(_buffer(part, room) for part in entry)
+            for larger, old in zip(grown, self.buffers or ()):
+                larger[:, :start] = old[:, :start]
             self.buffers = grown
-        for buffer, part in zip(self.buffers, entry):
-            buffer[:, start:end] = part
-        return tuple(buffer[:, :end] for buffer in self.buffers), self.cache.positions
+        if cache.lengths is None:
+            for buffer, part in zip(self.buffers, entry):
+                buffer[:, start:end] = part
+        else:
+            rows = torch.arange(len(cache.lengths), device=cache.lengths.device).unsqueeze(1)
+            places = cache.places(new)
+            for buffer, part in zip(self.buffers, entry):
+                buffer[rows, places] = part
+        lengths = None if cache.lengths is None else cache.lengths + new
+        return tuple(buffer[:, :end] for buffer in self.buffers), cache.rotations.between(0, end), lengths
 
 
 class DecodeCache:
@@ -46,16 +53,44 @@ class DecodeCache:
     def __init__(self, num_layers: int, capacity: int):
         self.capacity = capacity
         self.length = 0
+        """Tokens of the longest row."""
+        self.lengths: Tensor | None = None
+        """Tokens of each row (batch,); None where all have `length`."""
         self.layers = [LayerCache(self) for _ in range(num_layers)]
-        self.positions: Positions
-        """Of all tokens, the cached and the new; `begin` says them."""
+        self.rotations: Positions
+        """Of every place that there is room for; `begin` makes them."""
 
-    def begin(self, positions: Positions) -> None:
-        self.positions = positions
+    def begin(self, rope: Rope, tokens: int, device: torch.device) -> Positions:
+        """The positions of the `tokens` that follow in every row."""
+        end = self.length + tokens
+        if self.length == 0 or end > self.rotations.cos.shape[0]:
+            self.rotations = rope(torch.arange(min(self.capacity, max(FIRST, 2 * end)), device=device))
+        if self.lengths is not None:
+            return self.rotations.at(self.places(tokens))
+        return self.rotations.between(self.length, end)
 
-    def advance(self, tokens: int) -> None:
+    def places(self, tokens: int) -> Tensor:
+        """Of the `tokens` that follow in every row (batch, tokens), where rows are of different length."""
+        assert self.lengths is not None
+        return self.lengths.unsqueeze(1) + torch.arange(tokens, device=self.lengths.device)
+
+    def advance(self, tokens: int, lengths: Tensor | None = None) -> None:
+        """`tokens` more in every row; with `lengths` (batch,), as of prompts, so many in each."""
+        if lengths is not None:
+            assert self.length == 0, "rows part in the prompt alone"
+            self.lengths = lengths
+        elif self.lengths is not None:
+            self.lengths = self.lengths + tokens
         self.length += tokens
 
     @property
     def num_bytes(self) -> int:
         return sum(buffer.nbytes for layer in self.layers for buffer in layer.buffers or ())
+
+
+def _buffer(part: Tensor, room: int) -> Tensor:
+    """(batch, room, ...) like `part`, the tokens of one head side by side in memory."""
+    batch, _, *rest = part.shape
+    if len(rest) == 1:
+        return part.new_empty(batch, room, *rest)
+    return part.new_empty(batch, rest[0], room, *rest[1:]).transpose(1, 2)

@@ -57,8 +57,12 @@ class Positions(NamedTuple):
         """Of positions (tokens,) those that `index` (batch, tokens) picks."""
         return Positions(self.cos[index], self.sin[index], self.interleave)
 
-    def since(self, start: int) -> "Positions":
-        return Positions(self.cos[..., start:, :], self.sin[..., start:, :], self.interleave)
+    def between(self, start: int, end: int) -> "Positions":
+        return Positions(self.cos[..., start:end, :], self.sin[..., start:end, :], self.interleave)
+
+    def back(self) -> "Positions":
+        """The same turns backwards."""
+        return Positions(self.cos, -self.sin, self.interleave)
 
 
 class Rope:

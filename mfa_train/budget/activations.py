@@ -31,7 +31,7 @@ class Pass:
     device_type: str
     """cuda | cpu: they differ in the loss's chunks."""
     kernel: str
-    """Of the attention, as `mfa_train.attention.kernels.planned_kernel` says it."""
+    """Of the attention, as `mfa_train.attention.kernels.causal.planned_kernel` says it."""
 
 
 _found: dict[tuple[str, bool], int] = {}

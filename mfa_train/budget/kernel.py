@@ -5,14 +5,14 @@ On a GPU matrix products outside attention are assumed at 40% of the peak, and s
 flash-attn takes the heads. Beyond its 256 dimensions a kernel that is fused but not flash-attn's is taken to reach half
 of that, and one that holds all scores at once an eighth: FlashAttention-2 is 1.7 to 3 times as fast as the kernels
 before it, and three to ten times as fast as standard attention (arXiv 2307.08691, section 4.1, on an A100). On a CPU:
-50%, and a sixth without tiles (attention/tiled.py).
+50%, and a sixth without tiles (attention/kernels/tiled.py).
 """
 
 from dataclasses import dataclass
 
 import torch
 
-from mfa_train.attention.kernels import FLASH_MAX_HEAD_DIM, planned_kernel
+from mfa_train.attention.kernels.causal import FLASH_MAX_HEAD_DIM, planned_kernel
 from mfa_train.budget.shape import layers_of, meta_model
 from mfa_train.config import ModelConfig
 

@@ -5,14 +5,18 @@ backward pass counts twice the forward one, recomputation nothing. Elementwise w
 """
 
 import contextlib
+import functools
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mfa_train.attention import Attention, Capacity, attention_config
+from mfa_train.attention.rope import Rope
 from mfa_train.config import ModelConfig
 from mfa_train.errors import ConfigError
 from mfa_train.model.decoder import DecoderLayer, LanguageModel
@@ -35,8 +39,16 @@ class Shape:
     layers: int
     attention: Attention
     """One layer's, on the meta device."""
+    scores_and_values_per_key: int
+    """FLOPs of one query over one key, all heads of one layer, in training."""
+    rope: Rope
+    hidden_size: int
     parameter_sizes: tuple[tuple[int, int], ...]
     """(elements, how many of that size) of every parameter."""
+
+    @functools.cached_property
+    def decoding(self) -> "Decoding":
+        return _decoding(self.attention, self.rope, self.hidden_size)
 
     @property
     def capacity(self) -> Capacity | None:
@@ -53,17 +65,28 @@ class Shape:
 
     def scores_and_values_flops(self, sequence_length: int) -> int:
         """Forward, a token of a sequence seeing half of it on average."""
-        return self.layers * (attention_flops(self.attention, sequence_length) // 2)
+        return self.layers * (self.scores_and_values_per_key * sequence_length // 2)
 
     def decode_attention_flops(self, context: int, counting: str) -> int:
-        """Of one decoded token's scores and values over `context` cached tokens. counting: exact | step3."""
-        score, value = self.attention.decode_widths()
-        widths = 2 * score if counting == "step3" else score + value
-        return 2 * self.layers * self.attention.num_attention_heads * widths * context
+        """Of one decoded token over `context` cached tokens, what grows with them. counting: exact | step3."""
+        decoding = self.decoding
+        per_token = 2 * decoding.scores_per_token if counting == "step3" else decoding.per_token
+        return self.layers * per_token * context
 
     def decode_linear_flops(self) -> int:
-        """Of the projections around attention for one decoded token."""
-        return self.attention_linear_flops + self.layers * self.attention.decode_extra_flops()
+        """Of one decoded token, whatever the context: projections, and what attending over entries adds to them."""
+        return self.layers * self.decoding.linear
+
+
+class Decoding(NamedTuple):
+    """FLOPs of one decoded token in one layer's attention, counted on `Attention.attend` itself."""
+
+    linear: int
+    """Of projections, whatever the context."""
+    per_token: int
+    """Over each cached token."""
+    scores_per_token: int
+    """Of them those of scores: products that do not sum over the cached tokens."""
 
 
 @contextlib.contextmanager
@@ -89,10 +112,11 @@ def measure(model: ModelConfig, attention: dict) -> Shape:
         positions = whole.model.rope(torch.zeros(1, dtype=torch.long))
         x = torch.empty(1, 1, model.hidden_size)
         with FlopCounterMode(display=False) as counter:
-            q = layer.self_attn.query(x, positions)
-            entry = layer.self_attn.cache_entry(x, positions)
-            layer.self_attn.keys_values(*entry, positions=positions)
-            layer.self_attn.o_proj(q.new_empty(1, 1, layer.self_attn.o_proj.in_features))
+            attending = layer.self_attn
+            q = attending.query(x, positions)
+            entry = attending.cache_entry(x, positions)
+            k, v = attending.keys_values(*entry, positions=positions)
+            attending.output(q.new_empty(*q.shape[:3], v.shape[3]), x, positions)
             attention_linear = counter.get_total_flops()
             layer.mlp(x)
             ffn = counter.get_total_flops() - attention_linear
@@ -113,7 +137,10 @@ def measure(model: ModelConfig, attention: dict) -> Shape:
         ffn_flops=layers * ffn,
         head_flops=head,
         layers=layers,
-        attention=layer.self_attn,
+        attention=attending,
+        scores_and_values_per_key=2 * q.shape[2] * (k.shape[3] + v.shape[3]),
+        rope=whole.model.rope,
+        hidden_size=model.hidden_size,
         parameter_sizes=(*((size, 1) for size in around), *((size, layers) for size in in_layer)),
     )
 
@@ -139,9 +166,34 @@ def layers_of(model: LanguageModel) -> list[DecoderLayer]:
     return [layer for layer in model.model.layers if isinstance(layer, DecoderLayer)]
 
 
-def attention_flops(attention: Attention, keys: int) -> int:
-    """Forward FLOPs of one query token's scores and values over `keys` tokens, all heads of one layer."""
-    return 2 * attention.num_attention_heads * (attention.qk_head_dim + attention.v_head_dim) * keys
+def _decoding(attention: Attention, rope: Rope, hidden_size: int) -> Decoding:
+    """Runs one token's step over two lengths of cache: what they differ by is the cached tokens'."""
+    short, long = 4099, 8209  # primes: no other dimension is taken for them
+
+    def flops(tokens: int, scores_alone: bool = False) -> int:
+        def product(a: Sequence[int], b: Sequence[int], *_, out_shape: Sequence[int], **__) -> int:
+            """Of a batched product a @ b, by their shapes."""
+            return 0 if scores_alone and a[-1] == tokens else 2 * math.prod(a) * b[-1]
+
+        with torch.device("meta"), torch.no_grad():
+            x, here, all_of_them = (
+                torch.empty(1, 1, hidden_size),
+                rope(torch.zeros(1).long()),
+                rope(torch.arange(tokens)),
+            )
+            cached = attention.cache_entry(torch.empty(1, tokens, hidden_size), all_of_them)
+            with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.bmm: product}) as counter:
+                q = attention.query(x, here)
+                attention.cache_entry(x, here)
+                attention.output(attention.attend(q, *cached, positions=all_of_them), x, here)
+        return counter.get_total_flops()
+
+    per_token = (flops(long) - flops(short)) // (long - short)
+    return Decoding(
+        linear=flops(short) - per_token * short,
+        per_token=per_token,
+        scores_per_token=(flops(long, True) - flops(short, True)) // (long - short),
+    )
 
 
 def _sizes(module: torch.nn.Module) -> list[int]:

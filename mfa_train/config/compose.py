@@ -29,6 +29,7 @@ GLOBAL = ("experiment", "local")
 
 OmegaConf.register_new_resolver("times", lambda factor, value: int(factor * value), replace=True)
 OmegaConf.register_new_resolver("scaled", lambda factor, value: float(f"{factor * value:.3g}"), replace=True)
+OmegaConf.register_new_resolver("below", lambda most, value: value if value < most else None, replace=True)
 OmegaConf.register_new_resolver(
     "tokenizer_name", lambda tokenizer, vocab_size: _tokenizer_name(tokenizer, vocab_size), replace=True
 )

@@ -23,6 +23,7 @@ from mfa_train.config.typed import as_it_was, flat
 from mfa_train.errors import ConfigError, did_you_mean
 
 BEFORE: dict[str, Any] = {
+    "attention.output_gate": "none",
     "data.files": [],
     "data.held_out_files": [],
     "data.text_key": "text",
@@ -80,6 +81,12 @@ BEFORE: dict[str, Any] = {
     "sweep.retries": 0,
 }
 """What held before these keys existed. A new key comes with a line here; the lines never change."""
+BEFORE_OF_ATTENTION: dict[str, dict[str, Any]] = {
+    "mla": {"latent_scale": False, "latent_norm_eps": 1e-6},
+    "mfa": {"latent_scale": False, "latent_norm_eps": 1e-6},
+    "mfa_kr": {"latent_scale": False, "latent_norm_eps": 1e-6},
+}
+"""The same of keys that some attentions alone have, by its name."""
 DERIVED_BEFORE = {
     "data.name": lambda tree: PurePath(tree["data"]["path"]).name.removesuffix(f"-{tree['data']['vocab_size']}"),
     "data.cache_dir": lambda tree: f"{tree['data_dir']}/cache",
@@ -138,7 +145,9 @@ def of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
 
 def completed(tree: dict[str, Any]) -> dict[str, Any]:
     """A run's config with the keys that its version didn't know."""
-    for key, value in (BEFORE | DERIVED_BEFORE).items():
+    of_attention = BEFORE_OF_ATTENTION.get(_attention_name(tree), {})
+    before = BEFORE | DERIVED_BEFORE | {f"attention.{key}": value for key, value in of_attention.items()}
+    for key, value in before.items():
         group, _, name = key.partition(".")
         node = tree.setdefault(group, {})
         if not isinstance(node, dict):
@@ -149,6 +158,11 @@ def completed(tree: dict[str, Any]) -> dict[str, Any]:
             except (KeyError, TypeError):  # of a file that lacks what was always there, which `typed` tells
                 pass
     return tree
+
+
+def _attention_name(tree: dict[str, Any]) -> str:
+    node = tree.get("attention")
+    return str(node.get("name")) if isinstance(node, dict) else ""
 
 
 def _parsed(overrides: Sequence[str]) -> list[tuple[str, Any]]:

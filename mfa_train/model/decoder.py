@@ -47,20 +47,27 @@ class Decoder(nn.Module):
         self.rope = attention_class(attention.name).make_rope(attention)
         self.activation_checkpointing = False
 
-    def forward(self, tokens: Tensor, cache: DecodeCache | None = None, documents: Documents | None = None) -> Tensor:
-        past = cache.length if cache else 0
-        all_positions = self.rope(torch.arange(past + tokens.shape[1], device=tokens.device))
-        positions = all_positions.since(past) if documents is None else all_positions.at(documents.positions)
-        if cache:
-            cache.begin(all_positions)
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: DecodeCache | None = None,
+        documents: Documents | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        if cache is not None:
+            positions = cache.begin(self.rope, tokens.shape[1], tokens.device)
+        elif documents is not None:
+            positions = self.rope(torch.arange(tokens.shape[1], device=tokens.device)).at(documents.positions)
+        else:
+            positions = self.rope(torch.arange(tokens.shape[1], device=tokens.device))
         x = self.embed_tokens(tokens)
         for index, layer in enumerate(self.layers):
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, positions, None, documents, use_reentrant=False)
             else:
                 x = layer(x, positions, cache.layers[index] if cache else None, documents)
-        if cache:
-            cache.advance(tokens.shape[1])
+        if cache is not None:
+            cache.advance(tokens.shape[1], lengths)
         return self.norm(x)
 
 
@@ -80,10 +87,12 @@ class LanguageModel(nn.Module):
         targets: Tensor | None = None,
         cache: DecodeCache | None = None,
         documents: Documents | None = None,
+        lengths: Tensor | None = None,
     ) -> Tensor:
         """Mean loss in nats per target, float32; without targets the logits (batch, tokens, vocab_size).
 
-        tokens and targets (batch, tokens); with a `cache`, tokens follow those it holds; with `documents` instead, each
-        document of the batch is read as if it stood alone.
+        tokens and targets (batch, tokens); with a `cache`, tokens follow those it holds, and prompts of different
+        length stand at the front of their rows, `lengths` (batch,) of them; with `documents` instead, each document of
+        the batch is read as if it stood alone.
         """
-        return self.lm_head(self.model(tokens, cache, documents), targets)
+        return self.lm_head(self.model(tokens, cache, documents, lengths), targets)

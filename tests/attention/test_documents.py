@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch._dynamo.testing import CompileCounter
 
-from mfa_train.attention.kernels import _flash_missing, attend
+from mfa_train.attention.kernels.causal import _flash_missing, causal_attention
 from mfa_train.data.reading.documents import find_documents
 from tests.attention.test_kernels import ROUNDING, errors, inputs
 from tests.conftest import VARIANTS
@@ -112,11 +112,11 @@ def test_kernels_stay_within_documents(kernel):
     def document_by_document(*qkv):
         lengths = [len(part) - 1 for part in documents_of(tokens)]
         parts = zip(*(x.flatten(0, 1).split(lengths) for x in qkv))
-        outputs = [attend(*(x.unsqueeze(0) for x in part), 48**-0.5, "sdpa")[0] for part in parts]
+        outputs = [causal_attention(*(x.unsqueeze(0) for x in part), 48**-0.5, "sdpa")[0] for part in parts]
         return torch.cat(outputs).unflatten(0, (3, 120))
 
     exact = run([x.double() for x in tensors], grad.double(), document_by_document)
-    found = errors(run(tensors, grad, lambda *qkv: attend(*qkv, 48**-0.5, kernel, documents)), exact)
+    found = errors(run(tensors, grad, lambda *qkv: causal_attention(*qkv, 48**-0.5, kernel, documents)), exact)
     assert max(found) < ROUNDING, found
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mfa_train.attention.kernels import _flash_missing, attend
+from mfa_train.attention.kernels.causal import _flash_missing, causal_attention
 
 ROUNDING = 2**-7
 """Twice bfloat16's relative spacing, for root mean squares over a tensor."""
@@ -20,7 +20,7 @@ SHAPES = [  # batch, tokens, heads, kv_heads, qk_dim, v_dim
 def run(kernel: str, tensors: list[torch.Tensor], grad: torch.Tensor) -> list[torch.Tensor]:
     """The output and the gradients of q, k and v."""
     inputs = [x.detach().clone().requires_grad_() for x in tensors]
-    out = attend(*inputs, inputs[0].shape[-1] ** -0.5, kernel)
+    out = causal_attention(*inputs, inputs[0].shape[-1] ** -0.5, kernel)
     out.backward(grad.to(out.dtype))
     return [out.detach(), *(x.grad for x in inputs)]
 

@@ -12,7 +12,6 @@ from mfa_train.budget.activations import Pass, activation_peak
 from mfa_train.budget.activations import _peak as run_layers
 from mfa_train.budget.devices import Device
 from mfa_train.budget.plan import make_plan
-from mfa_train.budget.shape import attention_flops
 from mfa_train.budget.table import table
 from mfa_train.errors import ConfigError
 from tests.conftest import SMALL, VARIANTS
@@ -124,7 +123,9 @@ def test_parameters_and_flops_are_those_of_the_real_model(attention, small_model
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         model.train()(x[:, :-1], x[:, 1:]).backward()
     layer = model.model.layers[0].self_attn
-    other_half = 3 * len(model.model.layers) * attention_flops(layer, 32) // 2
+    other_half = (
+        3 * len(model.model.layers) * 2 * layer.num_attention_heads * (layer.qk_head_dim + layer.v_head_dim) * 32 // 2
+    )
     assert counter.get_total_flops() / 32 == plan["flops"]["train_per_token"] + other_half
 
 
@@ -138,7 +139,16 @@ def test_nanos_training_flops_are_those_of_a_real_step(attention):
     x = torch.randint(0, config.model.vocab_size, (1, tokens + 1))
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         model(x[:, :-1], x[:, 1:]).backward()
-    other_half = 3 * config.model.num_hidden_layers * attention_flops(model.model.layers[0].self_attn, tokens) // 2
+    layer = model.model.layers[0].self_attn
+    other_half = (
+        3
+        * config.model.num_hidden_layers
+        * 2
+        * layer.num_attention_heads
+        * (layer.qk_head_dim + layer.v_head_dim)
+        * tokens
+        // 2
+    )
     assert counter.get_total_flops() / tokens == make_plan(config)["flops"]["train_per_token"] + other_half
 
 

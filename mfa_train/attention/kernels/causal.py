@@ -1,5 +1,5 @@
-"""The one place that multiplies queries, keys and values: torch's SDPA everywhere, flash-attn 2 on CUDA, tiles on a
-CPU.
+"""Queries times keys times values in training and of prompts: torch's SDPA everywhere, flash-attn 2 on CUDA, tiles on
+a CPU.
 
 Kernels differ in speed and rounding only. All are causal with the last query at the last key, so that a query block
 behind a longer cache sees all of it.
@@ -12,10 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mfa_train.attention.documents import Documents
-from mfa_train.attention.tiled import tiled_attention
+from mfa_train.attention.kernels.tiled import tiled_attention
 from mfa_train.errors import ConfigError
 
 FLASH_MAX_HEAD_DIM = 256
+SINK_DIMS = 8
+"""By how many dimensions sinks widen a head: one is used, fused kernels want a multiple of eight."""
+LEAST_SINK = -1e4
+"""No softmax can tell a lower sink from none at all, and -inf times a key's zero would be NaN."""
 TILED_MAX_TOKENS = 2048
 """Beyond it the softmax weights that `tiled` keeps for the backward pass outgrow what it saves."""
 
@@ -67,14 +71,25 @@ def _flash_missing(head_dim: int) -> str | None:
     return None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, documents: Documents | None = None) -> Tensor:
+def causal_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    kernel: str,
+    documents: Documents | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
     """Causal attention. q (batch, queries, heads, qk_dim), k and v (batch, keys, kv_heads, …) with keys >= queries.
 
     Returns (batch, queries, heads, v_dim). Query heads share key-value heads in equal groups. With `documents` (queries
-    and keys of the same tokens) no query sees a key of another document.
+    and keys of the same tokens) no query sees a key of another document. `sinks` (heads,) are scores that take part in
+    every softmax without a value.
     """
     if documents is not None:
-        return _attend_within(documents, q, k, v, scale, kernel)
+        return _attend_within(documents, q, k, v, scale, kernel, sinks)
+    if sinks is not None:
+        q, k, v = _with_sinks(q, k, v, scale, sinks)
     # flash-attn takes 16-bit values alone, and tiles gain with them alone: float32 runs go through SDPA.
     if kernel == "tiled" and q.dtype == torch.bfloat16 and q.shape[1] == k.shape[1] <= TILED_MAX_TOKENS:
         return tiled_attention(q, k, v, scale)
@@ -86,13 +101,26 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, documents
 
 
 @torch._disable_dynamo  # documents differ at every step, and each graph would be of use once
-def _attend_within(documents: Documents, q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str) -> Tensor:
+def _attend_within(
+    documents: Documents, q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, sinks: Tensor | None
+) -> Tensor:
     if documents.whole_windows:
-        return attend(q, k, v, scale, kernel)
-    if kernel == "flash" and q.dtype == torch.bfloat16:
+        return causal_attention(q, k, v, scale, kernel, sinks=sinks)
+    if kernel == "flash" and q.dtype == torch.bfloat16 and sinks is None:
         return _flash(q, k, v, scale, documents)
     groups = zip(documents.grouped(q), documents.grouped(k), documents.grouped(v))
-    return documents.ungrouped([attend(queries, keys, values, scale, kernel) for queries, keys, values in groups])
+    return documents.ungrouped([causal_attention(*group, scale, kernel, sinks=sinks) for group in groups])
+
+
+def _with_sinks(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sinks as one more key in front of all, which every query sees: its score is the query's first new dimension, in
+    which the other keys are zero, and its value is zero."""
+    scores = (sinks.clamp(min=LEAST_SINK) / scale).to(q.dtype).view(1, 1, -1, 1).expand(*q.shape[:3], 1)
+    q = torch.cat((q, F.pad(scores, (0, SINK_DIMS - 1))), dim=-1)
+    k = F.pad(k, (0, SINK_DIMS, 0, 0, 1, 0))
+    first = torch.zeros_like(k[:, :1])
+    first[..., -SINK_DIMS] = 1.0
+    return q, torch.cat((first, k[:, 1:]), dim=1), F.pad(v, (0, 0, 0, 0, 1, 0))
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfa_train.attention.base import Attention, AttentionConfig, heads
+from mfa_train.attention.kernels.decoding import softmax
 from mfa_train.attention.rope import Positions, rotate
 from mfa_train.errors import ConfigError
 
@@ -67,11 +68,29 @@ class TensorProductAttention(Attention):
     ) -> tuple[Tensor, Tensor]:
         return self._normed(_contract(a_k, b_k)), _contract(a_v, b_v)
 
-    def decode_widths(self) -> tuple[int, int]:
+    def attend(
+        self,
+        q: Tensor,
+        a_k: Tensor,
+        b_k: Tensor,
+        a_v: Tensor,
+        b_v: Tensor,
+        *,
+        positions: Positions,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
         """Over the factors (arXiv 2501.06425, section 3.4): a head's query meets the dimension factors, then its own
         weights of them."""
-        k_rank, v_rank = (factor.out_features // self.qk_head_dim for factor in (self.W_B_k, self.W_B_v))
-        return k_rank * (self.qk_head_dim + 1), v_rank * (self.v_head_dim + 1)
+        if self.qk_norm:  # a norm of each head's key needs the key
+            return super().attend(q, a_k, b_k, a_v, b_v, positions=positions, lengths=lengths)
+        queries, n = q.shape[1], self.num_attention_heads
+        rows = q.transpose(1, 2).flatten(1, 2).unsqueeze(1)
+        products = (rows @ b_k.permute(0, 2, 3, 1)).unflatten(2, (n, queries))  # (batch, rank, heads, queries, tokens)
+        scores = (products * _of_tokens(a_k)).sum(dim=1).float()
+        weights = softmax(scores * (self.scale / a_k.shape[-1]), lengths, None).to(b_v.dtype)
+        weighted = (weights.unsqueeze(1) * _of_tokens(a_v)).flatten(2, 3)
+        o = (weighted @ b_v.transpose(1, 2)).sum(dim=1) / a_v.shape[-1]
+        return o.unflatten(1, (n, queries)).transpose(1, 2)
 
     def _head_factor(self, projection: nn.Linear, x: Tensor) -> Tensor:
         """(batch, tokens, heads, rank)"""
@@ -101,3 +120,8 @@ class TensorProductAttention(Attention):
 def _contract(a: Tensor, b: Tensor) -> Tensor:
     """(batch, tokens, heads, rank) × (batch, tokens, rank, head_dim) / rank, in (batch, tokens, heads, head_dim)."""
     return a @ b / a.shape[-1]
+
+
+def _of_tokens(a: Tensor) -> Tensor:
+    """Head factors (batch, tokens, heads, rank) as (batch, rank, heads, 1, tokens)."""
+    return a.permute(0, 3, 2, 1).unsqueeze(3)

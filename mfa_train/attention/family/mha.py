@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mfa_train.attention.base import AttentionConfig, multiples
-from mfa_train.attention.gqa import GroupedQueryAttention
+from mfa_train.attention.family.gqa import GroupedQueryAttention
 
 
 class MultiHeadAttention(GroupedQueryAttention):

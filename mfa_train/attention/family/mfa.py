@@ -12,16 +12,26 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mfa_train.attention.base import Attention, AttentionConfig, Capacity, heads, multiples, of_own_entry
+from mfa_train.attention.base import Attention, Capacity, heads, multiples, of_own_entry
+from mfa_train.attention.latent import LatentConfig, LatentNorm
 from mfa_train.attention.rope import Positions, rotate
+from mfa_train.errors import ConfigError
 
 
 class MultiMatrixFactorizationAttention(Attention):
     @dataclass(kw_only=True)
-    class Config(AttentionConfig):
+    class Config(LatentConfig):
         head_dim: int
         q_lora_rank: int
         inter_norm: bool
+
+        def __post_init__(self):
+            super().__post_init__()
+            if self.latent_scale and not self.inter_norm:
+                raise ConfigError(
+                    "attention.latent_scale=true scales a latent after its norm, and attention.inter_norm=false has "
+                    "none: type attention.inter_norm=true, or attention.latent_scale=false"
+                )
 
         def cache_choices(self) -> Iterator[dict[str, int]]:
             """The query's rank goes with head_dim where it was equal to it, as in the paper."""
@@ -31,7 +41,8 @@ class MultiMatrixFactorizationAttention(Attention):
     def __init__(self, hidden_size: int, config: Config):
         super().__init__(hidden_size, config, qk_head_dim=config.head_dim, v_head_dim=config.head_dim)
         self.q_proj = nn.Linear(hidden_size, config.q_lora_rank, bias=False)
-        self.inter_norm = nn.RMSNorm(config.q_lora_rank, eps=1e-6) if config.inter_norm else nn.Identity()
+        norm = config.inter_norm
+        self.inter_norm = LatentNorm(config.q_lora_rank, hidden_size, config) if norm else nn.Identity()
         self.wq = nn.Linear(config.q_lora_rank, config.num_attention_heads * config.head_dim, bias=False)
         self.k_proj = nn.Linear(hidden_size, config.head_dim, bias=False)
         self.make_value(hidden_size, config)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mfa_train.attention.base import heads
-from mfa_train.attention.mfa import MultiMatrixFactorizationAttention
+from mfa_train.attention.family.mfa import MultiMatrixFactorizationAttention
+from mfa_train.attention.kernels.decoding import decoding_attention
 from mfa_train.attention.rope import Positions, rotate
 
 
@@ -23,6 +24,7 @@ class KeyReuseAttention(MultiMatrixFactorizationAttention):
     def keys_values(self, k: Tensor, *, positions: Positions) -> tuple[Tensor, Tensor]:
         return rotate(self.k_norm(k), positions), k + self.alpha * self.v_proj(k)
 
-    def decode_extra_flops(self) -> int:
-        """Each head's average of the keys k goes through N once, instead of every cached k."""
-        return 2 * (self.num_attention_heads - 1) * self.v_proj.weight.numel()
+    def attend(self, q: Tensor, k: Tensor, *, positions: Positions, lengths: Tensor | None = None) -> Tensor:
+        """Each head's average of the keys goes through N once, instead of every cached key."""
+        o = decoding_attention((q,), (self.k_norm(k),), k, self.scale, lengths=lengths, turned=positions)
+        return o + self.alpha * self.v_proj(o)

@@ -1,0 +1,64 @@
+"""Attention of the newest tokens over a cache's entries, as they are: no key or value is made for a head of its own.
+
+Scores are the sum of products of parts (a latent and a rotated key, say); a part of keys that is one head is shared by
+all. The last query is the last of its row's tokens.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mfa_train.attention.rope import Positions, rotate
+
+
+def decoding_attention(
+    q: Sequence[Tensor],
+    k: Sequence[Tensor],
+    v: Tensor,
+    scale: float,
+    *,
+    lengths: Tensor | None = None,
+    sinks: Tensor | None = None,
+    turned: Positions | None = None,
+) -> Tensor:
+    """q[i] (batch, queries, heads, dim_i), k[i] (batch, tokens, kv_heads or 1, dim_i) and v (batch, tokens, kv_heads,
+    v_dim) to (batch, queries, heads, v_dim). Query heads share key-value heads in equal groups.
+
+    A row has `lengths` (batch,) tokens, or all. `sinks` (heads,) are scores without a value. With `turned` the first
+    part of the keys is rotated as it is read.
+    """
+    if turned is not None:
+        k = (rotate(k[0], turned), *k[1:])
+    first, *others = (_scores(queries, keys) for queries, keys in zip(q, k, strict=True))
+    scores = sum(others, first)
+    weights = softmax(scores.float() * scale, lengths, sinks).to(v.dtype)
+    return _weighted(weights, v)
+
+
+def softmax(scores: Tensor, lengths: Tensor | None, sinks: Tensor | None) -> Tensor:
+    """Of scores (batch, heads, queries, tokens) over the tokens that each query may see, and over its head's sink."""
+    queries, tokens = scores.shape[2:]
+    if lengths is not None or queries > 1:
+        ends = torch.full((1,), tokens, device=scores.device) if lengths is None else lengths
+        behind = torch.arange(queries - 1, -1, -1, device=scores.device)
+        seen = ends.view(-1, 1, 1, 1) - behind.view(1, 1, -1, 1)
+        scores = scores.masked_fill(torch.arange(tokens, device=scores.device) >= seen, -torch.inf)
+    if sinks is None:
+        return scores.softmax(dim=-1)
+    sink = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+    return torch.cat((scores, sink), dim=-1).softmax(dim=-1)[..., :-1]
+
+
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    """(batch, heads, queries, tokens)"""
+    queries, heads, kv_heads = q.shape[1], q.shape[2], k.shape[2]
+    rows = q.transpose(1, 2).reshape(len(q), kv_heads, -1, q.shape[3])
+    return (rows @ k.permute(0, 2, 3, 1)).view(len(q), heads, queries, -1)
+
+
+def _weighted(weights: Tensor, v: Tensor) -> Tensor:
+    """(batch, queries, heads, v_dim)"""
+    batch, heads, queries, tokens = weights.shape
+    out = weights.reshape(batch, v.shape[2], -1, tokens) @ v.transpose(1, 2)
+    return out.reshape(batch, heads, queries, v.shape[3]).transpose(1, 2)

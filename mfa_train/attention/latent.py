@@ -1,0 +1,40 @@
+"""Norms of latents: what stands between the two matrices of a low-rank projection."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mfa_train.attention.base import AttentionConfig
+from mfa_train.config import require_number
+
+
+@dataclass(kw_only=True)
+class LatentConfig(AttentionConfig):
+    """The keys of an attention with a latent of its own."""
+
+    latent_scale: bool
+    """Multiplies each latent by sqrt(hidden_size / rank) after its norm, as in the MLRA paper (arXiv 2603.02188)."""
+    latent_norm_eps: float
+    """Of the latents' norms, whatever model.rms_norm_eps says: 1e-6 in DeepSeek-V3, 1e-5 in Step-3."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_number("attention.latent_norm_eps", self.latent_norm_eps, 1e-30, 1)
+
+
+class LatentNorm(nn.RMSNorm):
+    """RMSNorm of a latent (batch, tokens, rank), in `blocks` of their own, and its scale if the config asks for one."""
+
+    def __init__(self, rank: int, hidden_size: int, config: LatentConfig, blocks: int = 1):
+        super().__init__(rank, eps=config.latent_norm_eps)
+        self.blocks = blocks
+        self.factor = (hidden_size * blocks / rank) ** 0.5 if config.latent_scale else 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.blocks == 1:
+            normed = super().forward(x)
+        else:
+            parts = x.unflatten(-1, (self.blocks, -1))
+            normed = F.rms_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2) * self.weight
+        return normed * self.factor if self.factor != 1.0 else normed
