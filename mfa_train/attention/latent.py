@@ -1,7 +1,9 @@
-"""Norms of latents: what stands between the two matrices of a low-rank projection."""
+"""Latents, which stand between the two matrices of a low-rank projection: their norms, and products of their blocks."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,3 +40,22 @@ class LatentNorm(nn.RMSNorm):
             parts = x.unflatten(-1, (self.blocks, -1))
             normed = F.rms_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2) * self.weight
         return normed * self.factor if self.factor != 1.0 else normed
+
+
+class BlockLinear(nn.Linear):
+    """Each of the `blocks` of a latent (batch, tokens, rank) through its own rows of the weight
+    (out_features, rank / blocks): their outputs side by side."""
+
+    def __init__(self, rank: int, out_features: int, blocks: int = 1):
+        super().__init__(rank // blocks, out_features, bias=False)
+        self.blocks = blocks
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.blocks == 1:
+            return super().forward(x)
+        return by_block(x, (rows.t() for rows in self.weight.chunk(self.blocks)), self.blocks)
+
+
+def by_block(x: Tensor, weights: Iterable[Tensor], blocks: int) -> Tensor:
+    """Each of the blocks of x (..., rank) times its own of the weights (rank / blocks, width): (..., blocks·width)."""
+    return torch.cat([block @ weight for block, weight in zip(x.chunk(blocks, dim=-1), weights)], dim=-1)

@@ -123,9 +123,8 @@ def test_parameters_and_flops_are_those_of_the_real_model(attention, small_model
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         model.train()(x[:, :-1], x[:, 1:]).backward()
     layer = model.model.layers[0].self_attn
-    other_half = (
-        3 * len(model.model.layers) * 2 * layer.num_attention_heads * (layer.qk_head_dim + layer.v_head_dim) * 32 // 2
-    )
+    heads = layer.num_attention_heads * getattr(layer, "branches", 1)
+    other_half = 3 * len(model.model.layers) * 2 * heads * (layer.qk_head_dim + layer.v_head_dim) * 32 // 2
     assert counter.get_total_flops() / 32 == plan["flops"]["train_per_token"] + other_half
 
 
@@ -145,6 +144,7 @@ def test_nanos_training_flops_are_those_of_a_real_step(attention):
         * config.model.num_hidden_layers
         * 2
         * layer.num_attention_heads
+        * getattr(layer, "branches", 1)
         * (layer.qk_head_dim + layer.v_head_dim)
         * tokens
         // 2
