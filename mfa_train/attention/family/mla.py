@@ -63,6 +63,7 @@ class MultiHeadLatentAttention(Attention):
         self.kv_b_proj = BlockLinear(config.kv_lora_rank, self.key_heads * sum(self.nope_value), self.blocks)
 
     def normed(self, latent: Tensor) -> Tensor:
+        """The latent as it is cached; of several blocks each like a head: (batch, tokens, blocks, a block's rank)."""
         return self.kv_a_layernorm(latent)
 
     def expanded(self, latent: Tensor) -> Tensor:
@@ -97,7 +98,7 @@ class MultiHeadLatentAttention(Attention):
             return super().attend(q, latent, rope, positions=positions, lengths=lengths)
         up_k, up_v = self.up_projection().split(self.nope_value, dim=2)
         q_nope, q_rope = q.split(self.nope_rope, dim=-1)
-        latent, rope = latent.unflatten(-1, (self.blocks, -1)), rope.unsqueeze(2)
+        latent, rope = latent.view(*rope.shape[:2], self.blocks, -1), rope.unsqueeze(2)
         o = decoding_attention((_by_head(q_nope, up_k), q_rope), (latent, rope), latent, self.scale, lengths=lengths)
         return _by_head(o, up_v.transpose(2, 3))
 

@@ -52,10 +52,10 @@ class MultiHeadLowRankAttention(MultiHeadLatentAttention):
 
     def normed(self, latent: Tensor) -> Tensor:
         blocks = zip(self.kv_a_layernorms, latent.chunk(BLOCKS, dim=-1))
-        return torch.cat([norm(block) for norm, block in blocks], dim=-1)
+        return torch.stack([norm(block) for norm, block in blocks], dim=2)
 
     def expanded(self, latent: Tensor) -> Tensor:
-        return by_block(latent, self.kv_b_proj, BLOCKS)
+        return by_block(latent, self.kv_b_proj)
 
     def up_projection(self) -> Tensor:
         return self.kv_b_proj.unflatten(2, (-1, sum(self.nope_value))).permute(0, 2, 3, 1)
