@@ -9,6 +9,7 @@ from mfa_train.attention.kernels.causal import causal_attention
 from mfa_train.budget.shape import measure
 from mfa_train.errors import ConfigError
 from mfa_train.model.decoder import LanguageModel
+from mfa_train.model.generation import generate
 from mfa_train.training.steps.engine import build_model
 from mfa_train.training.steps.optimizer import make_optimizer
 from tests.attention.test_references import causal_softmax, rotation
@@ -114,6 +115,27 @@ def test_attending_over_latents_equals_attending_over_keys_and_values(variant, q
             one = slice(row, row + 1)
             alone = causal_attention(q[one], k[one, :length], v[one, :length], layer.scale, "sdpa")
             torch.testing.assert_close(found[one], alone, rtol=1e-6, atol=1e-6)  # its softmax is float32
+
+
+@VARIANTS
+def test_text_is_the_same_where_a_modules_weights_are_whole_in_its_own_forward_alone(variant, small_model):
+    """As ZeRO 3 shards them."""
+    model, prompt = made(small_model, variant), torch.tensor([[5, 6, 7]])
+    expected = generate(model, prompt, 8, temperature=0)
+
+    def shard(module: torch.nn.Module, *_) -> None:
+        for parameter in module.parameters(recurse=False):
+            parameter.whole, parameter.data = parameter.data, torch.empty(0)
+
+    def gather(module: torch.nn.Module, *_) -> None:
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.whole
+
+    for module in model.modules():
+        shard(module)
+        module.register_forward_pre_hook(gather)
+        module.register_forward_hook(shard)
+    assert torch.equal(generate(model, prompt, 8, temperature=0), expected)
 
 
 @VARIANTS

@@ -23,17 +23,19 @@ class GroupedLatentAttention(MultiHeadLatentAttention):
 
         def __post_init__(self):
             super().__post_init__()
-            for key, value in (
-                ("num_attention_heads", self.num_attention_heads),
-                ("kv_lora_rank", self.kv_lora_rank),
-            ):
-                if value % self.latent_groups:
-                    both = math.gcd(self.num_attention_heads, self.kv_lora_rank)
-                    near = max(groups for groups in range(1, self.latent_groups + 1) if both % groups == 0)
-                    raise ConfigError(
-                        f"attention.latent_groups={self.latent_groups} does not divide attention.{key}={value}: type "
-                        f"attention.latent_groups={near}"
-                    )
+            both = math.gcd(self.num_attention_heads, self.kv_lora_rank)
+            near = max(groups for groups in range(1, self.latent_groups + 1) if both % groups == 0)
+            refused = f"attention.latent_groups={self.latent_groups} does not divide attention"
+            if self.num_attention_heads % self.latent_groups:
+                raise ConfigError(
+                    f"{refused}.num_attention_heads={self.num_attention_heads}: type attention.latent_groups={near}"
+                )
+            if self.kv_lora_rank % self.latent_groups:
+                rank = self.kv_lora_rank + -self.kv_lora_rank % math.lcm(8, self.latent_groups)
+                raise ConfigError(
+                    f"{refused}.kv_lora_rank={self.kv_lora_rank}: type attention.kv_lora_rank={rank}, or "
+                    f"attention.latent_groups={near}"
+                )
 
         def cache_choices(self) -> Iterator[dict[str, int]]:
             return ({"kv_lora_rank": rank} for rank in multiples(math.lcm(8, self.latent_groups)))

@@ -70,9 +70,12 @@ class MultiHeadLatentAttention(Attention):
         """Keys and values (batch, tokens, key_heads·(nope + v)) of a normed latent."""
         return self.kv_b_proj(latent)
 
-    def up_projection(self) -> Tensor:
-        """The weights of `expanded`: (blocks, a block's key heads, nope + v, a block's rank)."""
+    def up_projection(self) -> Tensor | None:
+        """The weights of `expanded`: (blocks, a block's key heads, nope + v, a block's rank). None where ZeRO 3 has
+        sharded them: it makes a module's weights whole in its own forward alone."""
         weight = self.kv_b_proj.weight
+        if not weight.numel():
+            return None
         return weight.view(self.blocks, -1, sum(self.nope_value), weight.shape[1])
 
     def query(self, x: Tensor, positions: Positions) -> Tensor:
@@ -94,9 +97,10 @@ class MultiHeadLatentAttention(Attention):
         self, q: Tensor, latent: Tensor, rope: Tensor, *, positions: Positions, lengths: Tensor | None = None
     ) -> Tensor:
         """The keys' up-projection goes into the query, the values' behind the sum over tokens: no key is made."""
-        if not isinstance(self.k_norm, nn.Identity):  # a norm of each head's key needs the key
+        up = self.up_projection() if isinstance(self.k_norm, nn.Identity) else None  # a norm of keys needs the keys
+        if up is None:
             return super().attend(q, latent, rope, positions=positions, lengths=lengths)
-        up_k, up_v = self.up_projection().split(self.nope_value, dim=2)
+        up_k, up_v = up.split(self.nope_value, dim=2)
         q_nope, q_rope = q.split(self.nope_rope, dim=-1)
         latent, rope = latent.view(*rope.shape[:2], self.blocks, -1), rope.unsqueeze(2)
         o = decoding_attention((_by_head(q_nope, up_k), q_rope), (latent, rope), latent, self.scale, lengths=lengths)
