@@ -100,9 +100,9 @@ def test_gla_of_one_group_is_mla_to_the_bit(small_model):
         assert torch.equal(weight, of_gla[name]) and torch.equal(weight.grad, of_gla[name].grad), name
 
 
-@pytest.mark.parametrize("size, rank", [("nano", None), ("125m", None), ("350m", 768), ("7b", 1536)])
+@pytest.mark.parametrize("size, rank", [("nano", None), ("350m", 768)])
 def test_the_default_query_has_a_rank_where_that_compresses(size, rank):
-    """12 · head_dim, DeepSeek-V3's proportion, below the hidden size: 192, 768, 1024, 4096."""
+    """12 · head_dim, DeepSeek-V3's proportion, below the hidden size: 192 and 1024."""
     found = [configs.load([f"attention={name}", f"model={size}"]).attention for name in ("mla", "gla", "mlra")]
     assert [attention["q_lora_rank"] for attention in found] == [rank] * 3
 
