@@ -53,7 +53,7 @@ def initialize(
 
 
 def _std(config: InitializationConfig, name: str, num_layers: int) -> float:
-    output = re.search(r"layers\.(\d+)\..*\.(o_proj|down_proj)\.weight$", name)
+    output = re.search(r"layers\.(\d+)\..*\.(o_proj|o_b_proj|down_proj)\.weight$", name)
     if output and config.method == "zero_output":
         return 0.0
     if output and config.method == "scaled":
