@@ -18,7 +18,7 @@ V4 = [f"attention.{key}" for key in ("head_dim=32", "qk_rope_head_dim=8", "q_lor
 
 
 def test_gta_equals_its_definition(small_model):
-    """arXiv 2505.21487, section 3.3.1: of each group's state the whole is the value and the first half the key's first
+    """arXiv 2505.21487: of each group's state the whole is the value and the first half the key's first
     half, beside one rotated half-key of all groups."""
     model = small_model("gta")
     layer, tokens, dim, half = model.model.layers[0].self_attn, 9, 16, 8
@@ -130,7 +130,7 @@ ROUTES = [
 def test_sinks_take_part_in_every_softmax_without_a_value(
     attention, kernel, dtype, tolerance, queries, lowest, monkeypatch
 ):
-    monkeypatch.setattr(causal, "SCORES_AT_ONCE", 2 * 6 * 150 * 64)  # three blocks of queries
+    monkeypatch.setitem(causal.SCORES_AT_ONCE, "cpu", 2 * 6 * 150 * 64)  # three blocks of queries
     generator = torch.Generator().manual_seed(0)
     shapes = ((2, queries, 6, 32), (2, 150, 2, 32), (2, 150, 2, 24))
     inputs = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]

@@ -1,4 +1,4 @@
-"""Grouped-tied attention (GTA, arXiv 2505.21487, section 3.3.1): a group's one state is its value and half of its key.
+"""Grouped-tied attention (GTA, arXiv 2505.21487): a group's one state is its value and half of its key.
 
 The first half of the state is the key's first half, which is not rotated; its second half is rotated and shared by all
 groups. Cache: the states and the rotated half-key, num_key_value_heads·head_dim + head_dim/2. Weights are named as in

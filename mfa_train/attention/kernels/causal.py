@@ -21,8 +21,8 @@ SINK_DIMS = 8
 """By how many dimensions sinks widen a head for flash-attn: one is used, it wants a multiple of eight."""
 LEAST_SINK = -1e4
 """No softmax can tell a lower sink from none at all, and -inf times a key's zero would be NaN."""
-SCORES_AT_ONCE = 2**26
-"""Of a block of queries with sinks outside `tiled` and flash-attn."""
+SCORES_AT_ONCE = {"cpu": 2**21, "cuda": 2**28}
+"""Of a block of queries with sinks outside `tiled` and flash-attn: what a CPU's caches hold, what keeps a GPU busy."""
 TILED_MAX_TOKENS = 2048
 """Beyond it the softmax weights that `tiled` keeps for the backward pass outgrow what it saves."""
 
@@ -123,7 +123,7 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor) -> 
     """With sinks, which SDPA does not know: plain products, a block of queries at a time over the keys up to its
     end."""
     queries, keys = q.shape[1], k.shape[1]
-    block = max(1, SCORES_AT_ONCE // (len(q) * q.shape[2] * keys))
+    block = max(1, SCORES_AT_ONCE.get(q.device.type, 2**28) // (len(q) * q.shape[2] * keys))
     outputs = []
     for start in range(0, queries, block):
         part = q[:, start : start + block]
