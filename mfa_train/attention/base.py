@@ -124,6 +124,8 @@ class Attention(nn.Module, ABC):
         self.v_head_dim = v_head_dim
         self.scale = qk_head_dim**-0.5
         self.kernel = choose_kernel(config.kernel, max(qk_head_dim, v_head_dim))
+        self.sinks: Tensor | None = None
+        """A score of each head (heads,) that takes part in its softmax without a value; None: no such scores."""
         if config.output_gate != "none":
             gates = config.num_attention_heads * (v_head_dim if config.output_gate == "element" else 1)
             self.g_proj = nn.Linear(hidden_size, gates, bias=False)
@@ -167,11 +169,6 @@ class Attention(nn.Module, ABC):
         if not hasattr(self, "g_proj"):
             return o
         return o * self.g_proj(x).sigmoid().unflatten(-1, (self.num_attention_heads, -1))
-
-    @property
-    def sinks(self) -> Tensor | None:
-        """A score of each head (heads,) that takes part in its softmax without a value; None: no such scores."""
-        return None
 
     def forward(
         self, x: Tensor, positions: Positions, cache: LayerCache | None = None, documents: Documents | None = None
