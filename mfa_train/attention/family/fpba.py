@@ -60,6 +60,6 @@ class FullyParameterizedBilinearAttention(MultiMatrixFactorizationAttention):
     def notes(self) -> list[str]:
         d, m = self.qk_head_dim, self.num_attention_heads
         return [
-            f"fpba: the MFA paper books its bound of {d:,} heads with 2d² = {2 * d**2:,} cached values a token and 2d³ = "
-            f"{2 * d**3:,} parameters in each layer; here {m} heads read the layer's input, {d:,} values"
+            f"fpba: the MFA paper books its bound of {d:,} heads with 2d² = {2 * d**2:,} cached values a token and "
+            f"2d³ = {2 * d**3:,} parameters in each layer; here {m} heads read the layer's input, {d:,} values"
         ]
