@@ -57,6 +57,8 @@ class AttentionConfig:
     kernel: str
     """auto | sdpa | flash | tiled; see `mfa_train.attention.kernels`."""
 
+    is_reference: ClassVar[bool] = False
+    """Whether the others' caches are measured by this one's: of a cache that is not matched to its budget, why."""
     rope_key: ClassVar[str] = "head_dim"
     """The key that says how many dimensions RoPE turns, or from which `rope_dim` is derived."""
 
@@ -94,7 +96,7 @@ class AttentionConfig:
         """Values for the keys that set the cache, the smallest cache first: what `match.kv_bytes_per_token` chooses
         from.
 
-        Without any the variant keeps its cache, as the reference the others are measured by.
+        Without any the variant keeps its cache.
         """
         return iter(())
 
@@ -191,6 +193,10 @@ class Attention(nn.Module, ABC):
     def capacity(self) -> Capacity | None:
         """None where the scores are no bilinear form of two tokens, for which the paper defines it."""
         return None
+
+    def notes(self) -> list[str]:
+        """What stands below a plan's table, in words, where a number in it needs some."""
+        return []
 
     @staticmethod
     def make_rope(config: AttentionConfig) -> Rope:
