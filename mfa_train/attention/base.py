@@ -84,6 +84,11 @@ class AttentionConfig:
         """How many dimensions RoPE turns. A variant that turns another number than `rope_key` says overrides it."""
         return getattr(self, self.rope_key)
 
+    @property
+    def fewest_heads(self) -> int:
+        """What num_attention_heads is a multiple of: the number of groups that the heads come in."""
+        return 1
+
     def _wider(self, width: int) -> int:
         """The next value of `rope_key` with which RoPE turns pairs."""
         other = copy.copy(self)

@@ -39,8 +39,8 @@ def test_gta_equals_its_definition(small_model):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("sinks", [True, False])
-def test_deepseek_v4_equals_transformers_full_causal_attention(sinks, small_model):
+@pytest.mark.parametrize("sinks, groups", [(True, 2), (False, 1)])
+def test_deepseek_v4_equals_transformers_full_causal_attention(sinks, groups, small_model):
     """Without sinks ours are theirs at -inf."""
     config = DeepseekV4Config(
         hidden_size=64,
@@ -48,13 +48,13 @@ def test_deepseek_v4_equals_transformers_full_causal_attention(sinks, small_mode
         head_dim=32,
         qk_rope_head_dim=8,
         q_lora_rank=24,
-        o_groups=2,
+        o_groups=groups,
         o_lora_rank=12,
         num_hidden_layers=1,
         layer_types=["sliding_attention"],
         attn_implementation="eager",
     )
-    model = small_model("deepseek_v4", *V4, f"attention.sinks={sinks}")
+    model = small_model("deepseek_v4", *V4, f"attention.sinks={sinks}", f"attention.o_groups={groups}")
     ours, reference = model.model.layers[0].self_attn, theirs.DeepseekV4Attention(config, 0)
     weights = ours.state_dict() if sinks else {**ours.state_dict(), "sinks": torch.full((4,), -torch.inf)}
     reference.load_state_dict(weights, strict=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mfa_train.attention.base import Attention, AttentionConfig, Capacity, heads, multiples
 from mfa_train.attention.kernels.causal import SINK_DIMS, choose_kernel
-from mfa_train.attention.latent import LatentConfig, LatentNorm
+from mfa_train.attention.latent import BlockLinear, LatentConfig, LatentNorm
 from mfa_train.attention.rope import Positions, Rope, rotate
 from mfa_train.errors import ConfigError
 
@@ -48,6 +48,10 @@ class DeepseekV4Attention(Attention):
                     f"{self.num_attention_heads}: type attention.o_groups={near}"
                 )
 
+        @property
+        def fewest_heads(self) -> int:
+            return self.o_groups
+
         def cache_choices(self) -> Iterator[dict[str, int]]:
             """Ranks go with head_dim where they were equal to it; heads narrower than what is rotated are rotated
             whole."""
@@ -72,9 +76,9 @@ class DeepseekV4Attention(Attention):
             self.sinks = nn.Parameter(torch.zeros(n))
 
     def make_output(self, hidden_size: int, config: Config) -> None:
-        width = config.num_attention_heads * config.head_dim // config.o_groups
-        self.o_a_proj = GroupedLinear(width, config.o_lora_rank, config.o_groups)
-        self.o_b_proj = nn.Linear(config.o_groups * config.o_lora_rank, hidden_size, bias=False)
+        width, ranks = config.num_attention_heads * config.head_dim, config.o_groups * config.o_lora_rank
+        self.o_a_proj = BlockLinear(width, ranks, config.o_groups)
+        self.o_b_proj = nn.Linear(ranks, hidden_size, bias=False)
 
     def query(self, x: Tensor, positions: Positions) -> Tensor:
         q = self.q_b_proj(self.q_a_norm(self.q_a_proj(x)))
@@ -91,8 +95,8 @@ class DeepseekV4Attention(Attention):
         rope = rotate(rope, positions.back()._replace(interleave=False))  # what is rotated stands in halves by now
         if positions.interleave:
             rope = rope.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
-        o = self.gated(torch.cat((nope, rope), dim=-1), x)
-        return self.o_b_proj(self.o_a_proj(o.flatten(2)))
+        o = self.gated(torch.cat((nope, rope), dim=-1), x).flatten(2)
+        return self.o_b_proj(self.o_a_proj(o.unflatten(-1, (self.o_a_proj.blocks, -1))).flatten(2))
 
     @staticmethod
     def make_rope(config: AttentionConfig) -> Rope:
@@ -110,17 +114,3 @@ class DeepseekV4Attention(Attention):
         latent = min(self.qk_head_dim, self.kv_proj.in_features)
         rank = min(latent, self.q_a_proj.out_features, self.kv_proj.in_features)
         return Capacity(self.num_attention_heads * rank, latent)
-
-
-class GroupedLinear(nn.Linear):
-    """(batch, tokens, groups·in_features) to (batch, tokens, groups·out_features), each group by a matrix of its own;
-    weights (groups·out_features, in_features)."""
-
-    def __init__(self, in_features: int, out_features: int, groups: int):
-        super().__init__(in_features, groups * out_features, bias=False)
-        self.groups = groups
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, 1).unflatten(-1, (self.groups, -1)).transpose(0, 1)
-        weights = self.weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
-        return (rows @ weights).transpose(0, 1).reshape(*x.shape[:2], -1)

@@ -41,6 +41,10 @@ class MultiHeadLowRankAttention(MultiHeadLatentAttention):
                     "makes half of the heads: type an even number of heads, or attention.branches=4"
                 )
 
+        @property
+        def fewest_heads(self) -> int:
+            return BLOCKS // self.branches
+
     def __init__(self, hidden_size: int, config: Config):
         super().__init__(hidden_size, config, blocks=BLOCKS, branches=config.branches)
         self.branches = config.branches
