@@ -11,7 +11,7 @@ def report_of(
     none were asked for. `is_reference`: whether the variant keeps its cache whatever the budget."""
     cache, params = None, None
     if (budget := config.match.kv_bytes_per_token) is not None:
-        got = shape.layers * shape.cache_values_per_layer * config.plan.cache_bytes
+        got = shape.cache_bytes(config.plan.cache_dtype)
         role = "reference" if is_reference else "matched"
         cache = {"target": budget, "bytes_per_token": got, "difference": got / budget - 1, "role": role}
     if target is not None:
