@@ -19,6 +19,7 @@ from mfa_train.attention import attention_config
 from mfa_train.budget.match_report import report_of
 from mfa_train.budget.shape import cache_values, measure
 from mfa_train.config import Config, ModelConfig, default_attention
+from mfa_train.config.budget_schema import entry_bytes
 from mfa_train.errors import ConfigError
 
 TOLERANCE = 0.005
@@ -93,8 +94,9 @@ def _target_params(config: Config) -> int | None:
     return None if config.match.params is None else int(config.match.params)
 
 
-def _bytes_per_token(config: Config, values_per_layer: int) -> int:
-    return values_per_layer * config.model.num_hidden_layers * config.plan.cache_bytes
+def _bytes_per_token(config: Config, cached: tuple[int, int]) -> int:
+    """Of `cached` (values, tensors) in every layer."""
+    return config.model.num_hidden_layers * entry_bytes(*cached, config.plan.cache_dtype)
 
 
 def _role(config: Config) -> str:

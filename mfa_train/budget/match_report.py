@@ -16,7 +16,7 @@ def report_of(config: Config, model: ModelConfig, attention: dict, shape: Shape,
     none were asked for. `role` of the cache: matched, or without a key that sets it reference or kept."""
     cache, params = None, None
     if (budget := config.match.kv_bytes_per_token) is not None:
-        got = shape.layers * shape.cache_values_per_layer * config.plan.cache_bytes
+        got = shape.cache_bytes(config.plan.cache_dtype)
         cache = {"target": budget, "bytes_per_token": got, "difference": got / budget - 1, "role": role}
     if target is not None:
         params = {

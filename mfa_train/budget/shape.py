@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mfa_train.attention import Attention, Capacity, attention_class, attention_config
 from mfa_train.attention.rope import Rope
 from mfa_train.config import ModelConfig
+from mfa_train.config.budget_schema import entry_bytes
 from mfa_train.errors import ConfigError
 from mfa_train.model.decoder import DecoderLayer, LanguageModel
 
@@ -34,6 +35,8 @@ class Shape:
     ffn_params_per_layer: int
     cache_values_per_layer: int
     """Values that one token leaves in one layer's cache."""
+    cache_tensors_per_layer: int
+    """In how many tensors."""
     attention_linear_flops: int
     """Of the projections around attention, all layers."""
     ffn_flops: int
@@ -55,6 +58,10 @@ class Shape:
     @property
     def capacity(self) -> Capacity | None:
         return self.attention.capacity()
+
+    def cache_bytes(self, cache_dtype: str) -> int:
+        """Of one token in the cache."""
+        return self.layers * entry_bytes(self.cache_values_per_layer, self.cache_tensors_per_layer, cache_dtype)
 
     def train_flops_per_token(self, sequence_length: int) -> int:
         """Forward and twice that backward."""
@@ -150,6 +157,7 @@ def measure(model: ModelConfig, attention: dict) -> Shape:
         attention_params_per_layer=sum(_sizes(layer.self_attn)),
         ffn_params_per_layer=sum(_sizes(layer.mlp)),
         cache_values_per_layer=sum(part[0, 0].numel() for part in entry),
+        cache_tensors_per_layer=len(entry),
         attention_linear_flops=layers * attention_linear,
         ffn_flops=layers * ffn,
         head_flops=head,
@@ -164,14 +172,14 @@ def measure(model: ModelConfig, attention: dict) -> Shape:
 
 @_remembered
 @countable()
-def cache_values(model: ModelConfig, attention: dict) -> int:
-    """Values that one token leaves in one layer's cache."""
+def cache_values(model: ModelConfig, attention: dict) -> tuple[int, int]:
+    """Values that one token leaves in one layer's cache, and in how many tensors."""
     with torch.device("meta"), torch.no_grad():
         typed = attention_config(attention | {"kernel": "sdpa"})
         of_layer = attention_class(typed.name)(model.hidden_size, typed)  # type: ignore[call-arg]  # as in DecoderLayer
         position = of_layer.make_rope(typed)(torch.zeros(1, dtype=torch.long))
         entry = of_layer.cache_entry(torch.empty(1, 1, model.hidden_size), position)
-    return sum(part[0, 0].numel() for part in entry)
+    return sum(part[0, 0].numel() for part in entry), len(entry)
 
 
 def meta_model(model: ModelConfig, attention: dict, layers: int) -> LanguageModel:

@@ -79,6 +79,7 @@ BEFORE: dict[str, Any] = {
     "sweep.ladder": None,
     "sweep.parallel": None,
     "sweep.retries": 0,
+    "cache.dtype": "auto",
 }
 """What held before these keys existed. A new key comes with a line here; the lines never change."""
 BEFORE_OF_ATTENTION: dict[str, dict[str, Any]] = {
@@ -94,7 +95,7 @@ DERIVED_BEFORE = {
 }
 
 
-OVER = ("optimizer", "checkpoint", "guard", "cluster", "sweep", "tracking", "sample")
+OVER = ("optimizer", "checkpoint", "guard", "cluster", "sweep", "tracking", "sample", "cache")
 """What is over when a run is read. Its values may be such as no start takes any more; the rest says what the weights
 are."""
 

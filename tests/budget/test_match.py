@@ -30,7 +30,7 @@ class Shaped:
         shape = measure(config.model, config.attention)
         self.keys = config.attention | {"intermediate_size": config.model.intermediate_size}
         self.params = shape.params
-        self.kv_bytes = shape.layers * shape.cache_values_per_layer * config.plan.cache_bytes
+        self.kv_bytes = shape.cache_bytes(config.plan.cache_dtype)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_params_alone_are_a_target():
     assert Shaped("model=1b", "attention=gqa", "match.params=1.3e9").params == pytest.approx(1.3e9, rel=0.005)
 
 
-@pytest.mark.parametrize("cache_dtype, head_dim", [("fp8", 384), ("bf16", 192), ("fp32", 96)])
+@pytest.mark.parametrize("cache_dtype, head_dim", [("fp8", 376), ("bf16", 192), ("fp32", 96)])
 def test_the_budget_is_in_bytes_of_the_caches_type(cache_dtype, head_dim):
     found = Shaped("model=7b", "attention=mfa", "match.kv_bytes_per_token=24KiB", f"plan.cache_dtype={cache_dtype}")
     assert found.keys["head_dim"] == head_dim
