@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from mfa_train import config as configs
@@ -116,6 +118,31 @@ def test_a_decoded_tokens_planned_flops_are_those_of_the_models_own_step(attenti
                 model(x[:, -1:], cache=cache)
         attending = shape.decode_attention_flops(context, "exact") + shape.decode_linear_flops()
         assert counter.get_total_flops() == attending + shape.ffn_flops + shape.head_flops
+
+
+class LargestResult(TorchDispatchMode):
+    """Values of the largest tensor that an operation made in memory of its own."""
+
+    values = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        given = {one.untyped_storage().data_ptr() for one in tree_leaves((args, kwargs)) if torch.is_tensor(one)}
+        for one in tree_leaves(result):
+            if torch.is_tensor(one) and one.untyped_storage().data_ptr() not in given:
+                self.values = max(self.values, one.numel())
+        return result
+
+
+def test_a_decode_step_makes_no_keys_or_values_of_all_heads(attention, small_model):
+    model, x = small_model(attention), tokens(batch=1, length=400)
+    cache = DecodeCache(len(model.model.layers), capacity=400)
+    with torch.no_grad():
+        model(x[:, :-1], cache=cache)
+        with LargestResult() as largest:
+            model(x[:, -1:], cache=cache)
+    layer = model.model.layers[0].self_attn
+    assert largest.values < 400 * layer.num_attention_heads * min(layer.qk_head_dim, layer.v_head_dim)
 
 
 @NORM_AND_GATE
