@@ -161,8 +161,14 @@ def test_what_cannot_be_read_is_told_in_one_short_line(typed, told):
     "typed, told",
     [
         (["attention=mha", "attention.q_rank=3"], "attention.q_rank=3: attention=mha has no such key: type attention="),
-        (["attention=gqa", "attention={q_rank: 3}"], "attention.q_rank: attention=gqa has no such key: type attention="),
-        (["attention=mfa", "+attention.q_rank=3"], "attention.q_rank=3: attention=mfa has no such key: type attention="),
+        (
+            ["attention=gqa", "attention={q_rank: 3}"],
+            "attention.q_rank: attention=gqa has no such key: type attention=",
+        ),
+        (
+            ["attention=mfa", "+attention.q_rank=3"],
+            "attention.q_rank=3: attention=mfa has no such key: type attention=",
+        ),
     ],
 )
 def test_of_a_key_that_other_attentions_have_these_are_told(typed, told):
