@@ -39,9 +39,6 @@ class LayerCache:
             rows = torch.arange(len(cache.lengths), device=cache.lengths.device).unsqueeze(1)
             places = cache.places(new)
             for buffer, part in zip(self.buffers, entry):
-                buffer[:, start:end] = (
-                    0  # what memory held behind a shorter row may be NaN, which no weight of 0 undoes
-                )
                 buffer[rows, places] = part
         lengths = None if cache.lengths is None else cache.lengths + new
         return tuple(buffer[:, :end] for buffer in self.buffers), cache.rotations.between(0, end), lengths
