@@ -9,6 +9,7 @@ variants.
     latent.py      norms of latents, which several variants have
     rope.py        rotary positions
     cache.py       the entries of past tokens, while decoding
+    cache_types.py the types that it may hold them in
     kernels/       what multiplies queries, keys and values
     documents.py   the documents within a batch
 """

@@ -24,7 +24,7 @@ from mfa_train.config.model_schema import InitializationConfig, ModelConfig
 from mfa_train.config.overrides import CONFIG_DIR, as_meant, written
 from mfa_train.config.places import local
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
-from mfa_train.config.requirements import require_choice, require_number, require_positive
+from mfa_train.config.requirements import require_choice, require_number, require_positive, require_whole
 from mfa_train.config.run_config import completed, of_run, plain, to_yaml
 from mfa_train.config.schema import RESUME, Config, SampleConfig, TrackingConfig
 from mfa_train.config.secrets import hidden
@@ -70,6 +70,7 @@ __all__ = [
     "require_number",
     "require_one",
     "require_positive",
+    "require_whole",
     "to_yaml",
     "typed",
     "written",

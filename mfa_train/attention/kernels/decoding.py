@@ -32,7 +32,7 @@ def decoding_attention(
         k = (rotate(k[0], turned), *k[1:])
     first, *others = (_scores(queries, keys) for queries, keys in zip(q, k, strict=True))
     scores = sum(others, first)
-    weights = softmax(scores.float() * scale, lengths, sinks).to(v.dtype)
+    weights = softmax(scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale, lengths, sinks).to(v.dtype)
     return _weighted(weights, v)
 
 

@@ -8,7 +8,7 @@ attention's runs have is the usual one, and goes untold.
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
-from mfa_train.config.budget_schema import CACHE_BYTES
+from mfa_train.config.budget_schema import CACHE_BYTES, entry_bytes
 from mfa_train.config.effects import BOOKKEEPING, EXECUTION, OBSERVATION
 from mfa_train.config.quantities import bytes_of
 from mfa_train.errors import ConfigError, did_you_mean
@@ -161,7 +161,10 @@ def _share(run: Run, budget: object) -> str:
     layers, heads, width = (
         run.config.get(f"model.{part}") or 0 for part in ("num_hidden_layers", "num_attention_heads", "head_dim")
     )
-    whole = 2 * layers * heads * width * CACHE_BYTES.get(run.config.get("plan.cache_dtype", ""), 2)
-    if not whole or run.kv_bytes_per_token == whole:  # the budget was not for MHA as the reference
+    dtype = run.config.get("plan.cache_dtype")
+    dtype = dtype if dtype in CACHE_BYTES else "bf16"
+    whole, values = layers * entry_bytes(2 * heads * width, 2, dtype), 2 * layers * heads * width
+    without_scales = values * CACHE_BYTES[dtype]  # which fp8 was counted by once
+    if not whole or run.kv_bytes_per_token in (whole, without_scales):  # the budget was not for MHA as the reference
         return ""
     return "own KV" if budget is None else f"{bytes_of(BUDGET, budget) / whole:.3g} of MHA's KV"
