@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfa_train.attention.base import AttentionConfig
-from mfa_train.config import require_number
+from mfa_train.errors import ConfigError
 
 
 @dataclass(kw_only=True)
@@ -22,7 +22,10 @@ class LatentConfig(AttentionConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        require_number("attention.latent_norm_eps", self.latent_norm_eps, 1e-30, 1)
+        if not 0 < self.latent_norm_eps <= 1:
+            raise ConfigError(
+                f"attention.latent_norm_eps={self.latent_norm_eps}: expected a number above 0 and at most 1, as 1e-6"
+            )
 
 
 class LatentNorm(nn.RMSNorm):
