@@ -192,8 +192,8 @@ class HuggingFace:
         """Our cache, as it is now."""
         from transformers import StaticCache
 
-        self.cache: Any = StaticCache(config=self.config, max_cache_len=self.ours.context + 1)
-        for theirs, layer in zip(self.cache.layers, self.ours.cache.layers):
+        self.cache = cache = StaticCache(config=self.config, max_cache_len=self.ours.context + 1)
+        for theirs, layer in zip(cache.layers, self.ours.cache.layers):
             keys, values = (buffer.transpose(1, 2) for buffer in layer.buffers or ())
             theirs.lazy_initialization(keys[:, :, :0], values[:, :, :0])
             theirs.keys, theirs.values = keys, values
