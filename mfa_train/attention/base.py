@@ -90,6 +90,11 @@ class AttentionConfig:
             setattr(other, self.rope_key, width)
         return width
 
+    @property
+    def heads_step(self) -> int:
+        """What num_attention_heads is a multiple of: `match.by=num_attention_heads` keeps to it."""
+        return vars(self).get("num_key_value_heads", 1)
+
     def cache_choices(self) -> Iterator[dict[str, int]]:
         """Values for the keys that set the cache, the smallest cache first: what `match.kv_bytes_per_token` chooses
         from.

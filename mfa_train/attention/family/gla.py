@@ -40,6 +40,10 @@ class GroupedLatentAttention(MultiHeadLatentAttention):
                     f"attention.latent_groups={near}"
                 )
 
+        @property
+        def heads_step(self) -> int:
+            return self.latent_groups
+
         def cache_choices(self) -> Iterator[dict[str, int]]:
             return ({"kv_lora_rank": rank} for rank in multiples(math.lcm(8, self.latent_groups)))
 
