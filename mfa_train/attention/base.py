@@ -84,11 +84,6 @@ class AttentionConfig:
         """How many dimensions RoPE turns. A variant that turns another number than `rope_key` says overrides it."""
         return getattr(self, self.rope_key)
 
-    @property
-    def fewest_heads(self) -> int:
-        """What num_attention_heads is a multiple of: the number of groups that the heads come in."""
-        return 1
-
     def _wider(self, width: int) -> int:
         """The next value of `rope_key` with which RoPE turns pairs."""
         other = copy.copy(self)
@@ -96,6 +91,11 @@ class AttentionConfig:
             width += 1
             setattr(other, self.rope_key, width)
         return width
+
+    @property
+    def heads_step(self) -> int:
+        """What num_attention_heads is a multiple of: `match.by=num_attention_heads` keeps to it."""
+        return 1
 
     def cache_choices(self) -> Iterator[dict[str, int]]:
         """Values for the keys that set the cache, the smallest cache first: what `match.kv_bytes_per_token` chooses

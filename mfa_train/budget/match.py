@@ -191,7 +191,7 @@ def _with_heads(config: Config, target: int) -> tuple[ModelConfig, dict]:
 
     The width takes what whole heads leave, where that is more than the tolerance.
     """
-    step = attention_config(config.attention).fewest_heads
+    step = attention_config(config.attention).heads_step
 
     def with_heads(groups: int) -> dict:
         return _with_cache(config, config.attention | {"num_attention_heads": groups * step})
@@ -230,7 +230,7 @@ def _impossible(config: Config, attention: dict, target: int, least: int) -> NoR
         model, fewest = replace(config.model, intermediate_size=match.multiple_of), config.attention
     else:
         model = config.model
-        fewest = config.attention | {"num_attention_heads": attention_config(config.attention).fewest_heads}
+        fewest = config.attention | {"num_attention_heads": attention_config(config.attention).heads_step}
     choices = _choices(config, fewest) if budget is not None else []
     possible = bisect.bisect_right(choices, target, key=lambda choice: measure(model, fewest | choice).params)
     least_params = {"params": least, "reference": None}

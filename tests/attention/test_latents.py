@@ -107,6 +107,17 @@ def test_the_default_query_has_a_rank_where_that_compresses(size, rank):
     assert [attention["q_lora_rank"] for attention in found] == [rank] * 3
 
 
+def test_gla_takes_weights_that_number_its_blocks(small_model):
+    """As the MLRA paper's code names GLA-2's."""
+    model, other = small_model("gla"), small_model("gla", "seed=5")
+    weights = model.state_dict()
+    for name in [name for name in weights if "kv_a_layernorm" in name or "kv_b_proj" in name]:
+        for block, rows in enumerate(weights.pop(name).chunk(2)):
+            weights[name.replace(".weight", f"_{block + 1}.weight")] = rows
+    other.load_state_dict(weights, strict=True)
+    assert all(weight.equal(other.state_dict()[name]) for name, weight in model.state_dict().items())
+
+
 @VARIANTS
 def test_attending_over_latents_equals_attending_over_keys_and_values(variant, small_model):
     """One query and a block of them, with rows of one length and of different ones."""

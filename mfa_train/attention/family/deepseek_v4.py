@@ -49,7 +49,7 @@ class DeepseekV4Attention(Attention):
                 )
 
         @property
-        def fewest_heads(self) -> int:
+        def heads_step(self) -> int:
             return self.o_groups
 
         def cache_choices(self) -> Iterator[dict[str, int]]:

@@ -10,6 +10,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from mfa_train.attention.base import multiples
 from mfa_train.attention.family.mla import MultiHeadLatentAttention
 from mfa_train.errors import ConfigError
@@ -38,7 +41,7 @@ class GroupedLatentAttention(MultiHeadLatentAttention):
                 )
 
         @property
-        def fewest_heads(self) -> int:
+        def heads_step(self) -> int:
             return self.latent_groups
 
         def cache_choices(self) -> Iterator[dict[str, int]]:
@@ -46,3 +49,12 @@ class GroupedLatentAttention(MultiHeadLatentAttention):
 
     def __init__(self, hidden_size: int, config: Config):
         super().__init__(hidden_size, config, blocks=config.latent_groups)
+        self.register_load_state_dict_pre_hook(_side_by_side)
+
+
+def _side_by_side(layer: GroupedLatentAttention, weights: dict[str, Tensor], prefix: str, *_) -> None:
+    """Blocks that come as matrices of their own, numbered from one as in the MLRA paper's code (kv_b_proj_1, …)."""
+    for name in ("kv_a_layernorm", "kv_b_proj"):
+        blocks = [f"{prefix}{name}_{block + 1}.weight" for block in range(layer.blocks)]
+        if all(block in weights for block in blocks):
+            weights[f"{prefix}{name}.weight"] = torch.cat([weights.pop(block) for block in blocks])

@@ -31,7 +31,7 @@ class GroupedQueryAttention(Attention):
                 )
 
         @property
-        def fewest_heads(self) -> int:
+        def heads_step(self) -> int:
             return self.num_key_value_heads
 
         def cache_choices(self) -> Iterator[dict[str, int]]:

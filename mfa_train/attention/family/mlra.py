@@ -35,14 +35,14 @@ class MultiHeadLowRankAttention(MultiHeadLatentAttention):
                     f"attention.kv_lora_rank={self.kv_lora_rank}: the latent has {BLOCKS} blocks of one width: type "
                     f"attention.kv_lora_rank={self.kv_lora_rank + -self.kv_lora_rank % BLOCKS}"
                 )
-            if self.branches == 2 and self.num_attention_heads % 2:
+            if self.num_attention_heads % self.heads_step:
                 raise ConfigError(
                     f"attention.num_attention_heads={self.num_attention_heads} with attention.branches=2: each block "
                     "makes half of the heads: type an even number of heads, or attention.branches=4"
                 )
 
         @property
-        def fewest_heads(self) -> int:
+        def heads_step(self) -> int:
             return BLOCKS // self.branches
 
     def __init__(self, hidden_size: int, config: Config):
