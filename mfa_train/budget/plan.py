@@ -105,7 +105,7 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
         "model": {key: getattr(config.model, key) for key in MODEL_KEYS}
         | {key: value for key, value in config.attention.items() if type(value) is int},
         "match": match,
-        "notes": [*notes_of(data), *_notes_of_time(time, config, count)],
+        "notes": [*shape.attention.notes(), *notes_of(data), *_notes_of_time(time, config, count)],
     }
 
 

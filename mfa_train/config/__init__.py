@@ -4,7 +4,8 @@ What is typed goes through these files, and each may refuse it (ConfigError, one
 
     overrides.py     what is typed, as it was meant
     sweeps.py        the members of a sweep
-    compose.py       Hydra puts configs/ and what is typed together; hydra_errors.py says what it could not
+    compose.py       Hydra puts configs/ and what is typed together; hydra_errors.py says what it could not, and
+                     choices.py which choices have a key that the chosen one lacks
     secrets.py       no credentials in a value
     typed.py         every value of its type, no unknown key, none missing
     *_schema.py      the keys and what each may be; schema.py has the whole, requirements.py the checks
@@ -13,6 +14,7 @@ What is typed goes through these files, and each may refuse it (ConfigError, one
 """
 
 from mfa_train.config.budget_schema import PlanConfig
+from mfa_train.config.choices import choices_of, of_other_choices
 from mfa_train.config.compose import default_attention, differences, load
 from mfa_train.config.data_schema import DataConfig
 from mfa_train.config.hydra_errors import ComposeError, explained
@@ -50,6 +52,7 @@ __all__ = [
     "TrackingConfig",
     "as_meant",
     "as_name",
+    "choices_of",
     "completed",
     "cut",
     "default_attention",
@@ -60,6 +63,7 @@ __all__ = [
     "load",
     "local",
     "members",
+    "of_other_choices",
     "of_run",
     "plain",
     "require_choice",

@@ -85,7 +85,7 @@ BEFORE: dict[str, Any] = {
 BEFORE_OF_ATTENTION: dict[str, dict[str, Any]] = {
     "mla": {"latent_scale": False, "latent_norm_eps": 1e-6},
     "mfa": {"latent_scale": False, "latent_norm_eps": 1e-6},
-    "mfa_kr": {"latent_scale": False, "latent_norm_eps": 1e-6},
+    "mfa_kr": {"latent_scale": False, "latent_norm_eps": 1e-6, "value": "gated"},
 }
 """The same of keys that some attentions alone have, by its name."""
 DERIVED_BEFORE = {

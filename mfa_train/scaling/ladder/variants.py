@@ -33,7 +33,7 @@ def shaped_variants(request: Request, rung: RungConfig, say: Callable[[str], Non
             overrides = [
                 f"model={rung.model}",
                 f"attention={attention}",
-                *(f"{key}={configs.written(value)}" for key, value in keys.items()),
+                *(f"{key}={configs.written(value, literally=False)}" for key, value in keys.items()),
             ]
             config = configs.load([*request.overrides, "sweep.ladder=null", *overrides])
             if share is not None:

@@ -101,23 +101,24 @@ def _usual(values: list) -> object | None:
 
 
 def _varied(runs: list[Run]) -> list[str]:
-    """The keys in which runs of one size, token budget and seed differ."""
+    """The keys in which runs of one size, token budget and seed differ, and those of the attention in which runs of one
+    size do."""
     found: set[str] = set()
     for cell in (cell for cell in _cells(runs) if len(cell) > 1):
         keys = {key for run in cell for key in run.config if not key.startswith(NOT_VARIED)}
         found |= {key for key in keys if len({str(run.config.get(key)) for run in cell}) > 1}
     if any(key.startswith("match.") for key in found):
-        found = {key for key in found if not key.startswith(SHAPED)} | _shapes_by_hand(runs)
-    return sorted(found, key=lambda key: (key != BUDGET, key))
+        found = {key for key in found if not key.startswith(SHAPED)}
+    return sorted(found | _shapes_by_hand(runs), key=lambda key: (key != BUDGET, key))
 
 
 def _shapes_by_hand(runs: list[Run]) -> set[str]:
-    """Keys of the attention in which runs differ though all that `match` was given is the same: not its doing."""
+    """Keys of the attention in which runs of one size differ though all that `match` was given is the same: not its
+    doing."""
     matched = defaultdict(list)
-    for index, cell in enumerate(_cells(runs)):
-        for run in cell:
-            given = (str(value) for key, value in sorted(run.config.items()) if key.startswith("match."))
-            matched[(index, *given)].append(run)
+    for run in (run for cell in _cells(runs) for run in cell):
+        given = (str(value) for key, value in sorted(run.config.items()) if key.startswith("match."))
+        matched[(run.size, *given)].append(run)
     return {
         key
         for same in matched.values()
