@@ -6,7 +6,6 @@ import torch
 from mfa_train import config as configs
 from mfa_train.attention.cache import DecodeCache
 from mfa_train.attention.cache_types import CACHE_DTYPES, cache_dtype, read, stored
-from mfa_train.budget.plan import make_plan
 from mfa_train.budget.shape import measure
 from mfa_train.errors import ConfigError
 from tests.conftest import SMALL, VARIANTS
@@ -29,10 +28,10 @@ def test_a_cache_of_each_type_has_the_bytes_that_are_matched(attention, small_mo
         assert cache.num_bytes == 3 * 10 * shape.cache_bytes(name)
 
 
-def test_the_plan_counts_the_scales_of_fp8():
-    plans = [make_plan(configs.load(["attention=mla", *SMALL, f"plan.cache_dtype={name}"])) for name in ("fp8", "fp32")]
-    fp8, fp32 = (plan["kv_cache"]["bytes_per_token"] for plan in plans)
-    assert fp8 == fp32 // 4 + 2 * 2  # layers, tensors (the latent and the rotated key)
+def test_fp8_counts_a_scale_for_each_tensor():
+    config = configs.load(["attention=mla", *SMALL])
+    shape = measure(config.model, config.attention)
+    assert shape.cache_bytes("fp8") == shape.cache_bytes("fp32") // 4 + 2 * 2  # layers, latent and rotated key
 
 
 @pytest.mark.parametrize("attention", VARIANTS)

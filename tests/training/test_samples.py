@@ -13,13 +13,13 @@ from mfa_train import cli
 from mfa_train.training.growing_text import GrowingText
 from tests.test_first_round import FILES
 
-RUN = FILES / "runs" / "mfa"
+RUN = "runs/mfa"
 
 
 @pytest.fixture
-def door(monkeypatch):
-    """`door(*words)`: status, standard output and error of `mfa-train WORDS`, where the run's corpus lies."""
-    monkeypatch.chdir(FILES)
+def door(monkeypatch, tmp_path):
+    """`door(*words)`: status, standard output and error of `mfa-train WORDS` beside a run and its corpus."""
+    monkeypatch.chdir(shutil.copytree(FILES, tmp_path / "first_round"))
 
     def type_in(*words: object, terminal: bool = False) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["mfa-train", *map(str, words)])
@@ -105,7 +105,7 @@ def test_each_of_several_prompts_goes_on_as_alone_and_a_terminal_sees_the_same_t
 def test_the_loss_through_a_cache_is_that_of_the_run_and_its_bytes_are_the_plans(door):
     status, out, _ = door("cache-loss", RUN, "cache.dtype=fp32,bf16,fp8", "--json")
     rows = {row["dtype"]: row for row in json.loads(out)}
-    recorded = json.loads((RUN / "summary.json").read_text())["val_loss"]
+    recorded = json.loads((FILES / RUN / "summary.json").read_text())["val_loss"]
     assert status == 0
     assert rows["none"]["loss"] == pytest.approx(recorded, rel=1e-5)
     assert rows["fp32"]["loss"] == pytest.approx(recorded, rel=1e-5)
@@ -132,9 +132,7 @@ def test_the_loss_through_a_cache_is_that_of_the_run_and_its_bytes_are_the_plans
     ],
     ids=lambda value: " ".join(map(str, value[2:])) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_is_one_line(words, told, door, tmp_path, monkeypatch):
-    shutil.copytree(RUN, tmp_path / "unfinished", ignore=shutil.ignore_patterns("checkpoints"))
-    if words[1] == "unfinished":
-        monkeypatch.chdir(tmp_path)
+def test_what_cannot_be_is_one_line(words, told, door):
+    shutil.copytree(RUN, "unfinished", ignore=shutil.ignore_patterns("checkpoints"))
     status, out, err = door(*words)
     assert (status, out) == (2, "") and err.startswith("error: ") and told in err and err.count("\n") == 1
