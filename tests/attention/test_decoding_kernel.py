@@ -76,6 +76,16 @@ def test_the_kernel_is_attention(name, dtype):
     assert difference(*inputs(name, dtype)) < EXACT[dtype]
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_share_the_work(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert difference(*inputs("gta")) < EXACT[torch.float32]
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("tokens", [1, 15, 64, 65, 300])
 @pytest.mark.parametrize("name", ["mha", "mfa"])
 def test_a_cache_may_have_any_length(name, tokens):

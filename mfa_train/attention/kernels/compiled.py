@@ -42,9 +42,14 @@ class _Part(ctypes.Structure):
     _fields_ = [
         ("data", ctypes.c_void_p),
         *_fields(ctypes.c_int64, "batch token head dim half"),
-        *_fields(ctypes.c_void_p, "query factor"),
-        *_fields(ctypes.c_int64, "factor_batch factor_token factor_head"),
+        ("query", ctypes.c_void_p),
     ]
+
+
+class _Factors(ctypes.Structure):
+    """`Factors` in decoding.cpp."""
+
+    _fields_ = [("data", ctypes.c_void_p), *_fields(ctypes.c_int64, "batch head ranks half")]
 
 
 class _Call(ctypes.Structure):
@@ -53,6 +58,7 @@ class _Call(ctypes.Structure):
     _fields_ = [
         *_fields(ctypes.c_int64, "batch queries heads kv_heads tokens key_parts value_parts threads"),
         *_fields(ctypes.POINTER(_Part), "keys values"),
+        *_fields(_Factors, "of_keys of_values"),
         ("scale", ctypes.c_float),
         *_fields(ctypes.c_void_p, "lengths sinks cos sin"),
         *_fields(ctypes.c_int64, "cos_batch cos_token interleave"),
@@ -85,15 +91,16 @@ def attention(
     batch, queries, heads, _ = q[0].shape
     q = [part.to(torch.float32, memory_format=torch.contiguous_format) for part in q]
     if factors is None:
-        kv_heads = max(x.shape[2] for x in (*k, v))
-        keys, values = [_part(part, query) for part, query in zip(k, q)], [_part(v)]
-    else:  # each rank is a part that all heads share, multiplied by factors of their own
-        (of_keys, of_values), kv_heads = factors, 1
-        keys = [_part(k[0][:, :, r : r + 1], q[0], of_keys[..., r]) for r in range(of_keys.shape[3])]
-        values = [_part(v[:, :, r : r + 1], None, of_values[..., r]) for r in range(of_values.shape[3])]
+        kv_heads, keys, values = max(x.shape[2] for x in (*k, v)), list(map(_part, k, q)), [_part(v)]
+    else:  # each rank is a part that all heads share
+        kv_heads, keys = 1, [_part(k[0][:, :, r : r + 1], q[0]) for r in range(k[0].shape[2])]
+        values = [_part(v[:, :, r : r + 1]) for r in range(v.shape[2])]
     call = _Call(batch, queries, heads, kv_heads, v.shape[1], len(keys), len(values), torch.get_num_threads())
     call.keys, call.values = (_Part * len(keys))(*keys), (_Part * len(values))(*values)
     call.scale = scale
+    if factors is not None:
+        side_by_side = [_side_by_side(x) for x in factors]
+        call.of_keys, call.of_values = map(_factors, side_by_side)
     if lengths is not None:
         lengths = lengths.to(torch.int64).contiguous()
         call.lengths = lengths.data_ptr()
@@ -112,16 +119,23 @@ def attention(
     return out.to(v.dtype)
 
 
-def _part(x: Tensor, query: Tensor | None = None, factor: Tensor | None = None) -> _Part:
+def _part(x: Tensor, query: Tensor | None = None) -> _Part:
     """x (batch, tokens, heads, dim); a single head is shared by all."""
     batch, token, head, _ = x.stride()
     part = _Part(x.data_ptr(), batch, token, head if x.shape[2] > 1 else 0, x.shape[3], x.dtype == torch.bfloat16)
     if query is not None:
         part.query = query.data_ptr()
-    if factor is not None:
-        part.factor = factor.data_ptr()
-        part.factor_batch, part.factor_token, part.factor_head = factor.stride()
     return part
+
+
+def _factors(x: Tensor) -> _Factors:
+    """x (batch, tokens, heads, rank)"""
+    return _Factors(x.data_ptr(), x.stride(0), x.stride(2), x.shape[3], x.dtype == torch.bfloat16)
+
+
+def _side_by_side(x: Tensor) -> Tensor:
+    """x (batch, tokens, heads, rank) with a head's tokens behind each other, as they are in the cache."""
+    return x if x.stride(1) == x.shape[3] else x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 @functools.cache

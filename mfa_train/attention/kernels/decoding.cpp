@@ -2,9 +2,10 @@
 //
 // A decoded token's products are skinny: 1 to 64 rows of queries meet tokens × dim. The rows (heads that share a key
 // head, of all queries) are the lanes of vectors for the scores, so that each number of a key is broadcast and nothing
-// is transposed; dimensions are the lanes for the weighted sum. A block of 64 tokens stays in the first two caches while
-// its scores, their softmax (online, arXiv 2205.14135, algorithm 1) and its share of the sum are made, all in float32,
-// and the next block is fetched. Up to three rows are bound by memory: there a key's own dimensions are the lanes.
+// is transposed; dimensions are the lanes for the weighted sum. A block of 64 tokens stays in the first two caches
+// while its scores, their softmax (online, arXiv 2205.14135, algorithm 1) and its share of the sum are made, all in
+// float32, and the next block is fetched. Up to three rows are bound by memory: there a key's own dimensions are the
+// lanes.
 //
 // Tokens are cut into spans of up to 2048, an item of work for any thread; each leaves its maximum, sum and weighted
 // sum, which are merged in the end (Flash-Decoding).
@@ -17,15 +18,21 @@
 struct Part {
   const void* data;
   int64_t batch, token, head, dim;
-  int64_t half;         // bfloat16 instead of float32
-  const float* query;   // of keys: (batch, queries, heads, dim)
-  const void* factor;   // null, or what each head multiplies this part by; of the part's type
-  int64_t factor_batch, factor_token, factor_head;
+  int64_t half;        // bfloat16 instead of float32
+  const float* query;  // of keys: (batch, queries, heads, dim)
+};
+
+// What each head multiplies the parts by, `ranks` of them: of a token side by side, tokens behind each other.
+struct Factors {
+  const void* data;  // or null
+  int64_t batch, head, ranks;
+  int64_t half;
 };
 
 struct Call {
   int64_t batch, queries, heads, kv_heads, tokens, key_parts, value_parts, threads;
   const Part *keys, *values;
+  Factors of_keys, of_values;
   float scale;
   const int64_t* lengths;  // (batch,), or null
   const float* sinks;      // (heads,), or null
@@ -43,7 +50,7 @@ constexpr float LOG2_E = 1.44269504088896340736f;
 struct Layout {
   int64_t group, rows, chunk, chunks, span, spans, items;
   bool narrow;
-  int64_t lanes, v_dim, query_size, keys_size, values_size, row_size, part_size;
+  int64_t lanes, v_dim, query_size, keys_size, values_size, row_size, part_size, factor_size;
   int64_t sums, statistics, per_thread, total;  // in floats
 
   explicit Layout(const Call& c) {
@@ -51,7 +58,7 @@ struct Layout {
     rows = c.queries * group;
     chunk = std::min(rows, ROWS);
     chunks = (rows + chunk - 1) / chunk;
-    narrow = chunk <= NARROW && !c.values[0].factor;
+    narrow = chunk <= NARROW && !c.of_keys.data;
     lanes = narrow ? chunk : up(chunk, HALF);
     v_dim = c.values[0].dim;
 
@@ -69,16 +76,15 @@ struct Layout {
     values_size = c.values[0].half ? BLOCK * padded(c.values[0]) : 0;
     row_size = c.cos ? up(c.keys[0].dim, LANES) : 0;
     part_size = up(BLOCK * lanes, LANES);
+    factor_size = part_size * std::max(c.of_keys.ranks, c.of_values.ranks);
     statistics = 2 * up(lanes, LANES);
-    per_thread = query_size + keys_size + values_size + row_size + 3 * part_size + up(lanes, LANES);
+    per_thread = query_size + keys_size + values_size + row_size + 2 * part_size + factor_size + up(lanes, LANES);
     sums = up(lanes * v_dim, LANES);
     total = c.threads * per_thread + items * (sums + statistics);
   }
   // Of a copied row: no two lines of a column fall into the same set of a cache.
   static int64_t padded(const Part& part) { return up(part.dim, LINE) + LINE; }
-  static bool copied(const Call& c, int64_t key_part) {
-    return c.keys[key_part].half || (key_part == 0 && c.cos);
-  }
+  static bool copied(const Call& c, int64_t key_part) { return c.keys[key_part].half || (key_part == 0 && c.cos); }
 };
 
 struct Span {
@@ -102,7 +108,8 @@ struct Span {
       for (int64_t r = 0; r < rows; r++) {
         const int64_t query = (first_row + r) / l.group;
         const float* from = k.query + ((batch * c.queries + query) * c.heads + query_head(r)) * k.dim;
-        for (int64_t d = 0; d < k.dim; d++) (l.narrow ? to[r * k.dim + d] : to[d * l.lanes + r]) = from[d] * (c.scale * LOG2_E);
+        for (int64_t d = 0; d < k.dim; d++)
+          (l.narrow ? to[r * k.dim + d] : to[d * l.lanes + r]) = from[d] * (c.scale * LOG2_E);
       }
       to += up(l.lanes * k.dim, LANES);
     }
@@ -138,29 +145,23 @@ struct Span {
     }
   }
 
-  // factor[t][lane], what the heads multiply the part by.
-  void take_factor(const Part& p, int64_t at, int64_t tokens) const {
-    if (p.half)
-      spread(static_cast<const std::uint16_t*>(p.factor), p, at, tokens);
+  // factor[token and rank][lane]
+  void take_factors(const Factors& f, int64_t at, int64_t tokens) const {
+    if (f.half)
+      spread(static_cast<const std::uint16_t*>(f.data), f, at, tokens);
     else
-      spread(static_cast<const float*>(p.factor), p, at, tokens);
+      spread(static_cast<const float*>(f.data), f, at, tokens);
   }
 
   template <class Number>
-  void spread(const Number* of_heads, const Part& p, int64_t at, int64_t tokens) const {
-    const int64_t lanes = l.lanes, stride = p.factor_token;
-    const Number* from[HALF];
-    for (int64_t r = 0; r < lanes; r += HALF) {
-      for (int n = 0; n < HALF; n++) {
-        from[n] = of_heads + batch * p.factor_batch + at * stride + query_head(std::min(r + n, rows - 1)) * p.factor_head;
-        for (int64_t t = 0; t < tokens * stride; t += LINE) fetch(from[n] + BLOCK * stride + t);
+  void spread(const Number* data, const Factors& f, int64_t at, int64_t tokens) const {
+    const Number* of_lanes[4];
+    for (int64_t r = 0; r < l.lanes; r += 4) {
+      for (int n = 0; n < 4; n++) {
+        of_lanes[n] = data + batch * f.batch + at * f.ranks + query_head(std::min(r + n, rows - 1)) * f.head;
+        for (int64_t t = 0; t < BLOCK * f.ranks; t += LINE) fetch(of_lanes[n] + BLOCK * f.ranks + t);
       }
-      for (int64_t t = 0; t < tokens; t++) {
-        Floats<HALF> row;
-#pragma GCC unroll 8
-        for (int n = 0; n < HALF; n++) row[n] = number(from[n][t * stride]);
-        store<HALF>(factor + t * lanes + r, row);
-      }
+      transpose(of_lanes, tokens * f.ranks, factor + r, l.lanes);
     }
   }
 
@@ -182,10 +183,10 @@ struct Span {
       const Rows block = read(k, i == 0 && c.cos, at, tokens, scratch);
       if (l.narrow) {
         for (int64_t r = 0; r < rows; r++) score_row(q + r * k.dim, block, k.dim, tokens, scores + r * BLOCK, i);
-      } else if (k.factor) {
+      } else if (c.of_keys.data) {
         score(q, lanes, block, k.dim, tokens, part, false);
-        take_factor(k, at, tokens);
-        multiply(part, factor, tokens * lanes, scores, i);
+        if (i == 0) take_factors(c.of_keys, at, tokens);
+        multiply(part, factor + i * lanes, c.of_keys.ranks * lanes, tokens, lanes, scores, i);
       } else {
         score(q, lanes, block, k.dim, tokens, scores, i);
       }
@@ -195,12 +196,14 @@ struct Span {
     const int64_t by_token = l.narrow ? 1 : lanes, by_row = l.narrow ? BLOCK : 1;
     if (at + tokens > end(0))  // the first row ends first
       for (int64_t r = 0; r < rows; r++)
-        for (int64_t t = std::max<int64_t>(0, end(r) - at); t < tokens; t++) scores[t * by_token + r * by_row] = -INFINITY;
+        for (int64_t t = std::max<int64_t>(0, end(r) - at); t < tokens; t++)
+          scores[t * by_token + r * by_row] = -INFINITY;
     if (l.narrow) {
       for (int64_t r = 0; r < rows; r++) change[r] = soften_row(scores + r * BLOCK, tokens, maximum + r, total + r);
     } else {
       int64_t n = 0;
-      for (; lanes - n >= LANES; n += LANES) soften<LANES>(scores + n, lanes, tokens, maximum + n, total + n, change + n);
+      for (; lanes - n >= LANES; n += LANES)
+        soften<LANES>(scores + n, lanes, tokens, maximum + n, total + n, change + n);
       for (; n < lanes; n += HALF) soften<HALF>(scores + n, lanes, tokens, maximum + n, total + n, change + n);
     }
     for (int64_t r = 0; r < rows; r++)
@@ -208,9 +211,9 @@ struct Span {
     for (int64_t i = 0; i < c.value_parts; i++) {
       const Part& v = c.values[i];
       const float* weights = scores;
-      if (v.factor) {
-        take_factor(v, at, tokens);
-        multiply(scores, factor, tokens * lanes, part, false);
+      if (c.of_values.data) {
+        if (i == 0) take_factors(c.of_values, at, tokens);
+        multiply(scores, factor + i * lanes, c.of_values.ranks * lanes, tokens, lanes, part, false);
         weights = part;
       }
       const float* widened = shared(v);
@@ -224,7 +227,8 @@ struct Span {
     const float* scratch = keys;
     for (int64_t i = 0; v.half && i < c.key_parts; i++) {
       const Part& k = c.keys[i];
-      const bool same = k.data == v.data && k.batch == v.batch && k.token == v.token && k.head == v.head && k.dim == v.dim;
+      const bool same =
+          k.data == v.data && k.batch == v.batch && k.token == v.token && k.head == v.head && k.dim == v.dim;
       if (same && k.half && !(i == 0 && c.cos)) return scratch;
       if (Layout::copied(c, i)) scratch += BLOCK * Layout::padded(k);
     }
@@ -279,10 +283,12 @@ extern "C" void decoding_attention(const Call* call) {
       float* sums = left + (((batch * c.kv_heads + head) * l.chunks + chunk) * l.spans + span) * left_size;
       float *queries = room(l.query_size), *keys = room(l.keys_size), *values = room(l.values_size);
       float *row = room(l.row_size), *scores = room(l.part_size), *part = room(l.part_size);
-      float *factor = room(l.part_size), *change = at;
-      Span{c, l, batch, head, chunk * l.chunk, std::min(l.chunk, l.rows - chunk * l.chunk), span * l.span,
-           std::min((span + 1) * l.span, c.tokens), queries, keys, values, row, scores, part, factor, change, sums,
-           sums + l.sums, sums + l.sums + l.statistics / 2}
+      float *factor = room(l.factor_size), *change = at;
+      const int64_t first_row = chunk * l.chunk, rows = std::min(l.chunk, l.rows - first_row);
+      const int64_t first = span * l.span, last = std::min(first + l.span, c.tokens);
+      float *maximum = sums + l.sums, *total = maximum + l.statistics / 2;
+      Span{c,      l,   batch,  head, first_row, rows,   first, last,    queries, keys,
+           values, row, scores, part, factor,    change, sums,  maximum, total}
           .run();
     }
 #pragma omp barrier
@@ -290,8 +296,8 @@ extern "C" void decoding_attention(const Call* call) {
     for (int64_t n = 0; n < c.batch * c.queries * c.heads; n++) {
       const int64_t batch = n / c.heads / c.queries, query = n / c.heads % c.queries, head = n % c.heads;
       const int64_t row = query * l.group + head % l.group, chunk = row / l.chunk;
-      merge(c, l, left + ((batch * c.kv_heads + head / l.group) * l.chunks + chunk) * l.spans * left_size, row % l.chunk,
-            c.sinks ? c.sinks[head] * LOG2_E : -INFINITY, c.out + n * l.v_dim);
+      merge(c, l, left + ((batch * c.kv_heads + head / l.group) * l.chunks + chunk) * l.spans * left_size,
+            row % l.chunk, c.sinks ? c.sinks[head] * LOG2_E : -INFINITY, c.out + n * l.v_dim);
     }
   }
 }

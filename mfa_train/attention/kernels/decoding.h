@@ -1,4 +1,5 @@
-// What is done to one block of a cache's tokens (decoding.cpp): its scores, their softmax, its share of the weighted sum.
+// What is done to one block of a cache's tokens (decoding.cpp): its scores, their softmax, its share of the weighted
+// sum.
 
 #pragma once
 
@@ -20,8 +21,8 @@ constexpr int LANES = 4, ACCUMULATORS = 16;
 #else
 constexpr int LANES = 4, ACCUMULATORS = 8;
 #endif
-constexpr int HALF = LANES / 2;
-constexpr int64_t LINE = 16;  // numbers in a line of the caches
+constexpr int HALF = LANES > 4 ? LANES / 2 : 4;  // of a vector for the rows that are left
+constexpr int64_t LINE = 16;                     // numbers in a line of the caches
 
 template <int N>
 struct Vector {
@@ -58,6 +59,14 @@ inline float sum(Floats<N> v) {
   }
 }
 
+inline float number(float x) { return x; }
+inline float number(std::uint16_t half) {
+  const std::uint32_t bits = std::uint32_t(half) << 16;
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
 // 2^x for x <= 0, to 2e-7 of itself; NaN stays NaN, and below the smallest normal number it is zero.
 template <int N>
 inline Floats<N> exp2(Floats<N> x) {
@@ -79,14 +88,6 @@ inline Floats<N> exp2(Floats<N> x) {
 }
 
 inline int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
-inline float number(float x) { return x; }
-inline float number(std::uint16_t half) {
-  const std::uint32_t bits = std::uint32_t(half) << 16;
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
 
 inline void widen(const std::uint16_t* from, int64_t dim, float* to) {
   for (int64_t d = 0; d < dim; d++) to[d] = number(from[d]);
@@ -129,7 +130,8 @@ inline void score_tile(const float* q, int64_t lanes, const Rows& k, int64_t dim
 }
 
 template <int N, int V>
-inline void score_lanes(const float* q, int64_t lanes, const Rows& k, int64_t dim, int64_t tokens, float* out, bool add) {
+inline void score_lanes(const float* q, int64_t lanes, const Rows& k, int64_t dim, int64_t tokens, float* out,
+                        bool add) {
   constexpr int T = ACCUMULATORS / V;
   int64_t t = 0;
   for (; t + T <= tokens; t += T) score_tile<N, V, T>(q, lanes, k.from(t), dim, out + t * lanes, add);
@@ -160,7 +162,8 @@ void score_row(const float* q, const Rows& k, int64_t dim, int64_t tokens, float
 
 // o[row][d] += p[t][row] · v[t][d], for R rows and V vectors of dimensions; p's strides are per token and row.
 template <int N, int V, int R>
-inline void weigh_tile(const float* p, int64_t p_token, int64_t p_row, const Rows& v, int64_t tokens, float* o, int64_t dim) {
+inline void weigh_tile(const float* p, int64_t p_token, int64_t p_row, const Rows& v, int64_t tokens, float* o,
+                       int64_t dim) {
   Floats<N> acc[R][V];
 #pragma GCC unroll 4
   for (int r = 0; r < R; r++)
@@ -190,25 +193,52 @@ inline void weigh_dims(const float* p, int64_t p_token, int64_t p_row, int64_t r
                        int64_t dim) {
   constexpr int R = ACCUMULATORS / 4;
   int64_t r = 0;
-  for (; r + R <= rows; r += R, v.ahead = 0) weigh_tile<N, V, R>(p + r * p_row, p_token, p_row, v, tokens, o + r * dim, dim);
+  for (; r + R <= rows; r += R, v.ahead = 0)
+    weigh_tile<N, V, R>(p + r * p_row, p_token, p_row, v, tokens, o + r * dim, dim);
   for (; r < rows; r++, v.ahead = 0) weigh_tile<N, V, 1>(p + r * p_row, p_token, p_row, v, tokens, o + r * dim, dim);
 }
 
 void weigh(const float* p, int64_t p_token, int64_t p_row, int64_t rows, const Rows& v, int64_t tokens, float* o,
            int64_t dim) {
   int64_t d = 0;
-  for (; dim - d >= 4 * LANES; d += 4 * LANES) weigh_dims<LANES, 4>(p, p_token, p_row, rows, v.from(0, d), tokens, o + d, dim);
+  for (; dim - d >= 4 * LANES; d += 4 * LANES)
+    weigh_dims<LANES, 4>(p, p_token, p_row, rows, v.from(0, d), tokens, o + d, dim);
   for (; dim - d >= LANES; d += LANES) weigh_dims<LANES, 1>(p, p_token, p_row, rows, v.from(0, d), tokens, o + d, dim);
   for (; dim - d >= 4; d += 4) weigh_dims<4, 1>(p, p_token, p_row, rows, v.from(0, d), tokens, o + d, dim);
   for (; d < dim; d++) weigh_dims<1, 1>(p, p_token, p_row, rows, v.from(0, d), tokens, o + d, dim);
 }
 
-// out (+)= a · b
-inline void multiply(const float* a, const float* b, int64_t size, float* out, bool add) {
-  for (int64_t n = 0; n < size; n += HALF) {
-    const Floats<HALF> product = load<HALF>(a + n) * load<HALF>(b + n);
-    store<HALF>(out + n, add ? load<HALF>(out + n) + product : product);
+// out[t][lane] (+)= a[t][lane] · b[t][lane], whose rows are `stride` apart.
+inline void multiply(const float* a, const float* b, int64_t stride, int64_t tokens, int64_t lanes, float* out,
+                     bool add) {
+  for (int64_t t = 0; t < tokens; t++)
+    for (int64_t n = 0; n < lanes; n += HALF) {
+      const Floats<HALF> product = load<HALF>(a + t * lanes + n) * load<HALF>(b + t * stride + n);
+      float* to = out + t * lanes + n;
+      store<HALF>(to, add ? load<HALF>(to) + product : product);
+    }
+}
+
+inline Floats<4> four(const float* from) { return load<4>(from); }
+inline Floats<4> four(const std::uint16_t* from) {
+  return Floats<4>{number(from[0]), number(from[1]), number(from[2]), number(from[3])};
+}
+
+// to[n][0..3] = from[0..3][n], rows `stride` apart.
+template <class Number>
+inline void transpose(const Number* const* from, int64_t size, float* to, int64_t stride) {
+  int64_t n = 0;
+  for (; n + 4 <= size; n += 4, to += 4 * stride) {
+    const Floats<4> a = four(from[0] + n), b = four(from[1] + n), c = four(from[2] + n), d = four(from[3] + n);
+    const Floats<4> ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    store<4>(to, __builtin_shufflevector(ab, cd, 0, 1, 4, 5));
+    store<4>(to + stride, __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
+    const Floats<4> ef = __builtin_shufflevector(a, b, 2, 6, 3, 7), gh = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    store<4>(to + 2 * stride, __builtin_shufflevector(ef, gh, 0, 1, 4, 5));
+    store<4>(to + 3 * stride, __builtin_shufflevector(ef, gh, 2, 3, 6, 7));
   }
+  for (; n < size; n++, to += stride)
+    for (int i = 0; i < 4; i++) to[i] = number(from[i][n]);
 }
 
 inline void rescale(float* o, int64_t dim, float by) {
