@@ -135,6 +135,24 @@ def test_nan_in_an_entry_reaches_the_result(name):
     assert out[0].isfinite().all() and out[1, :, 0].isnan().all()
 
 
+@pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.parametrize("attention", VARIANTS)
+def test_every_attention_attends_through_the_kernel_as_over_its_keys_and_values(attention, dtype, small_model):
+    """Its queries come as it makes them: parts of a head, heads of a transposed product."""
+    model = small_model(attention).to(dtype)
+    layer, positions = model.model.layers[0].self_attn, model.model.rope(torch.arange(TOKENS))
+    x, lengths = values(2, TOKENS, 64).to(dtype), torch.tensor([TOKENS, 137])
+    with torch.no_grad():
+        entry = layer.cache_entry(x, positions)
+        k, v = (part.double() for part in layer.keys_values(*entry, positions=positions))
+        for queries in (1, 3):
+            q = layer.query(x[:, -queries:], positions.between(TOKENS - queries, TOKENS))
+            sinks = None if layer.sinks is None else layer.sinks.double()
+            exact = decoding_attention((q.double(),), (k,), v, layer.scale, lengths=lengths, sinks=sinks)
+            found = layer.attend(q, *entry, positions=positions, lengths=lengths)
+            assert (found - exact).norm() / exact.norm() < 4 * EXACT[dtype]
+
+
 @pytest.mark.parametrize("attention", VARIANTS)
 def test_a_decode_step_allocates_a_small_part_of_its_cache(attention):
     config = configs.load([f"attention={attention}", "model=350m"])
