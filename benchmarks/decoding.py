@@ -36,7 +36,7 @@ from mfa_train import config as configs
 from mfa_train.attention import variants
 from mfa_train.budget.match import matched
 from mfa_train.budget.peak import measured_flops
-from mfa_train.budget.shape import Shape, cache_values, measure
+from mfa_train.budget.shape import Shape, measure
 from mfa_train.config import Config, default_attention
 from mfa_train.errors import ConfigError
 
@@ -120,8 +120,8 @@ class Bench:
         """Matched to --cache of MHA's cache and to its parameters. Raises ConfigError where that can't be."""
         words = [f"attention={variant}", f"model={self.arguments.model}"]
         plain = configs.load(words)
-        reference = cache_values(plain.model, default_attention("mha", plain.model))
-        budget = reference * plain.model.num_hidden_layers * plain.plan.cache_bytes // self.arguments.cache
+        reference = measure(plain.model, default_attention("mha", plain.model))
+        budget = reference.cache_bytes(plain.plan.cache_dtype) // self.arguments.cache
         config, _ = matched(configs.load([*words, f"match.kv_bytes_per_token={budget}", "match.reference=mha"]))
         return config
 

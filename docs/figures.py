@@ -119,7 +119,7 @@ def kv_cache_bars(model: str) -> plt.Figure:
         shape = measure(config.model, config.attention)
         sizes[attention] = shape.layers * shape.cache_values_per_layer * 2 / 1024
     names = sorted(sizes, key=sizes.get)
-    figure, axes = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.2, 0.32 * len(names) + 1), layout="constrained")
     bars = axes.barh(names, [sizes[name] for name in names], color="#3b6ea8", height=0.65)
     axes.bar_label(bars, [f"{sizes[name]:g} KiB" for name in names], padding=4)
     axes.set_xlabel(f"KV cache per token, all layers (KiB, 16-bit values; model={model})")
@@ -135,8 +135,10 @@ CONTEXT = 32_768
 
 def cost_frontier() -> plt.Figure:
     """FLOPs of a decoded and of a trained token over the cache, every point a model of MHA's parameters."""
-    figure, (decoding, training) = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
-    for attention in (name for name in variants() if name != "mha"):
+    figure, (decoding, training) = plt.subplots(1, 2, figsize=(9.6, 4.8), layout="constrained")
+    names = [name for name in variants() if name != "mha"]
+    looks = looks_of([], names)
+    for attention in names:
         points = {}
         for budget in BUDGETS_KIB:
             try:
@@ -147,10 +149,12 @@ def cost_frontier() -> plt.Figure:
                 continue
             shape = measure(config.model, config.attention)
             points[shape.layers * shape.cache_values_per_layer * 2 / 1024] = shape
-        _frontier_lines(decoding, training, points, attention, "o-")
+        line = {"color": looks[attention]["color"], "linestyle": "-" if looks[attention]["dash"] == "none" else "--"}
+        _frontier_lines(decoding, training, points, attention, marker="o", markersize=4, linewidth=1.3, **line)
     config = configs.load(["attention=mha", *FRONTIER])
     shape = measure(config.model, config.attention)
-    _frontier_lines(decoding, training, {shape.layers * shape.cache_values_per_layer * 2 / 1024: shape}, "mha", "k*")
+    full = {shape.layers * shape.cache_values_per_layer * 2 / 1024: shape}
+    _frontier_lines(decoding, training, full, "mha", marker="*", markersize=12, color="black", linestyle="none")
     for axes in (decoding, training):
         axes.set_xscale("log", base=2)
         axes.set_xticks([2**power for power in range(3, 10)], [str(2**power) for power in range(3, 10)])
@@ -160,16 +164,15 @@ def cost_frontier() -> plt.Figure:
     decoding.minorticks_off()
     decoding.set_ylabel(f"attention GFLOPs per decoded token, {CONTEXT // 1024}K context")
     training.set_ylabel("training GFLOPs per token")
-    training.legend(ncols=2)
+    figure.legend(*training.get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return figure
 
 
-def _frontier_lines(decoding, training, points: dict, name: str, style: str) -> None:
+def _frontier_lines(decoding, training, points: dict, name: str, **look) -> None:
     caches, shapes = list(points), list(points.values())
-    look = {"markersize": 12} if style.endswith("*") else {"markersize": 4, "linewidth": 1.3}
     attention = [shape.decode_attention_flops(CONTEXT, "exact") + shape.decode_linear_flops() for shape in shapes]
-    decoding.plot(caches, [flops / 1e9 for flops in attention], style, label=name, **look)
-    training.plot(caches, [shape.train_flops_per_token(4096) / 1e9 for shape in shapes], style, label=name, **look)
+    decoding.plot(caches, [flops / 1e9 for flops in attention], label=name, **look)
+    training.plot(caches, [shape.train_flops_per_token(4096) / 1e9 for shape in shapes], label=name, **look)
 
 
 def decoding_times(measured: Path) -> plt.Figure:

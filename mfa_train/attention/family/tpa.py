@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfa_train.attention.base import Attention, AttentionConfig, heads
-from mfa_train.attention.kernels.decoding import softmax
+from mfa_train.attention.kernels.decoding import decoding_attention
 from mfa_train.attention.rope import Positions, rotate
 from mfa_train.errors import ConfigError
 
@@ -83,14 +83,9 @@ class TensorProductAttention(Attention):
         weights of them."""
         if self.qk_norm:  # a norm of each head's key needs the key
             return super().attend(q, a_k, b_k, a_v, b_v, positions=positions, lengths=lengths)
-        queries, n = q.shape[1], self.num_attention_heads
-        rows = q.transpose(1, 2).flatten(1, 2).unsqueeze(1)
-        products = (rows @ b_k.permute(0, 2, 3, 1)).unflatten(2, (n, queries))  # (batch, rank, heads, queries, tokens)
-        scores = (products * _of_tokens(a_k)).sum(dim=1).float()
-        weights = softmax(scores * (self.scale / a_k.shape[-1]), lengths, None).to(b_v.dtype)
-        weighted = (weights.unsqueeze(1) * _of_tokens(a_v)).flatten(2, 3)
-        o = (weighted @ b_v.transpose(1, 2)).sum(dim=1) / a_v.shape[-1]
-        return o.unflatten(1, (n, queries)).transpose(1, 2)
+        scale = self.scale / a_k.shape[-1]
+        o = decoding_attention((q,), (b_k,), b_v, scale, lengths=lengths, factors=(a_k, a_v))
+        return o / a_v.shape[-1]
 
     def _head_factor(self, projection: nn.Linear, x: Tensor) -> Tensor:
         """(batch, tokens, heads, rank)"""
@@ -120,8 +115,3 @@ class TensorProductAttention(Attention):
 def _contract(a: Tensor, b: Tensor) -> Tensor:
     """(batch, tokens, heads, rank) × (batch, tokens, rank, head_dim) / rank, in (batch, tokens, heads, head_dim)."""
     return a @ b / a.shape[-1]
-
-
-def _of_tokens(a: Tensor) -> Tensor:
-    """Head factors (batch, tokens, heads, rank) as (batch, rank, heads, 1, tokens)."""
-    return a.permute(0, 3, 2, 1).unsqueeze(3)
