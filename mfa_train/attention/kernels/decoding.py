@@ -45,7 +45,7 @@ def decoding_attention(
     else:
         first, *others = (_scores(queries, keys) for queries, keys in zip(q, k, strict=True))
         scores = sum(others, first)
-    weights = softmax(scores.float() * scale, lengths, sinks).to(v.dtype)
+    weights = softmax(scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale, lengths, sinks).to(v.dtype)
     return _weighted(weights, v) if factors is None else _weighted_ranks(weights, v, factors[1])
 
 
