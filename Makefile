@@ -3,6 +3,7 @@
 # make check   set up, then ruff (lint and format) and mypy: what a change must pass beside the tests
 # make report  set up, then a ladder cut down to minutes and the report of it: report/index.html
 # make bench   set up, then the throughput table against Hugging Face and litgpt
+# make bench-decode set up, then the time of one decoded token over every attention's cache, and Hugging Face's
 # make bench-data   set up, then reading and tokenising against datasets, litdata, mosaicml-streaming, sentencepiece
 # ARGS adds overrides: make train ARGS="attention=mla seed=2"
 
@@ -10,7 +11,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 ARGS ?=
 
-.PHONY: train test check report bench bench-data clean
+.PHONY: train test check report bench bench-data bench-decode clean
 
 train: .venv/.train
 	.venv/bin/python train.py attention=mfa model=nano $(ARGS)
@@ -29,6 +30,9 @@ report: .venv/.report
 
 bench: .venv/.bench
 	.venv/bin/python benchmarks/throughput.py $(ARGS)
+
+bench-decode: .venv/.bench
+	.venv/bin/python benchmarks/decoding.py $(ARGS)
 
 bench-data: .venv/.bench
 	.venv/bin/python benchmarks/data.py $(ARGS)

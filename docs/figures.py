@@ -9,10 +9,17 @@ folder or into FOLDER. A run may lie in an archive (study.zip/mfa-nano); then FO
 
 draws the repository's own pictures anew: docs/images/kv_cache.svg (KV bytes per token of every attention at model=7b),
 docs/images/frontier.svg (what matched attentions cost over their cache) and, of the runs that are typed, loss.svg.
+
+    .venv/bin/python docs/figures.py --decoding FILE [--out FOLDER]
+
+writes decoding.svg: time per token over the context, from what `make bench-decode ARGS="--out FILE"` measured, into
+docs/images or into FOLDER.
+
 matplotlib comes with `pip install '.[plot]'`, and with `make test`.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -28,6 +35,7 @@ from mfa_train.budget.match import matched
 from mfa_train.budget.shape import measure
 from mfa_train.doors import report
 from mfa_train.errors import ConfigError, DataError
+from mfa_train.scaling.report.colors import looks_of
 from mfa_train.scaling.report.plots import STYLE
 from mfa_train.tracking.metrics_file import read_metrics
 
@@ -41,10 +49,15 @@ def main() -> None:
         "--out", type=Path, metavar="FOLDER", help="where loss.svg goes (default: the first run's folder)"
     )
     parser.add_argument("--docs", action="store_true", help="draw the pictures in docs/images anew")
+    parser.add_argument("--decoding", type=Path, metavar="FILE", help="draw what bench-decode measured")
     parser.add_argument("--format", default="svg", choices=("svg", "png", "pdf"))
     arguments = parser.parse_args()
     runs = [run for typed in arguments.runs for run in opened(typed)]
-    out = IMAGES if arguments.docs else arguments.out or (runs[0] if runs else None)
+    out = (
+        IMAGES
+        if arguments.docs or (arguments.decoding and not arguments.out)
+        else arguments.out or (runs[0] if runs else None)
+    )
     if not isinstance(out, Path) or (arguments.docs and arguments.out):
         parser.error("type RUN, or --docs for the pictures in docs/images, or --out FOLDER for a run in an archive")
     with plt.rc_context(STYLE):
@@ -52,6 +65,10 @@ def main() -> None:
             figure = loss_curves(runs)
             out.mkdir(parents=True, exist_ok=True)
             save(figure, out / f"loss.{arguments.format}")
+        if arguments.decoding:
+            figure = decoding_times(arguments.decoding)
+            out.mkdir(parents=True, exist_ok=True)
+            save(figure, out / f"decoding.{arguments.format}")
         if arguments.docs:
             save(cost_frontier(), IMAGES / f"frontier.{arguments.format}")
             save(kv_cache_bars("7b"), IMAGES / f"kv_cache.{arguments.format}")
@@ -102,7 +119,7 @@ def kv_cache_bars(model: str) -> plt.Figure:
         shape = measure(config.model, config.attention)
         sizes[attention] = shape.layers * shape.cache_values_per_layer * 2 / 1024
     names = sorted(sizes, key=sizes.get)
-    figure, axes = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.2, 0.32 * len(names) + 1), layout="constrained")
     bars = axes.barh(names, [sizes[name] for name in names], color="#3b6ea8", height=0.65)
     axes.bar_label(bars, [f"{sizes[name]:g} KiB" for name in names], padding=4)
     axes.set_xlabel(f"KV cache per token, all layers (KiB, 16-bit values; model={model})")
@@ -118,8 +135,10 @@ CONTEXT = 32_768
 
 def cost_frontier() -> plt.Figure:
     """FLOPs of a decoded and of a trained token over the cache, every point a model of MHA's parameters."""
-    figure, (decoding, training) = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
-    for attention in (name for name in variants() if name != "mha"):
+    figure, (decoding, training) = plt.subplots(1, 2, figsize=(9.6, 4.8), layout="constrained")
+    names = [name for name in variants() if name != "mha"]
+    looks = looks_of([], names)
+    for attention in names:
         points = {}
         for budget in BUDGETS_KIB:
             try:
@@ -130,10 +149,12 @@ def cost_frontier() -> plt.Figure:
                 continue
             shape = measure(config.model, config.attention)
             points[shape.layers * shape.cache_values_per_layer * 2 / 1024] = shape
-        _frontier_lines(decoding, training, points, attention, "o-")
+        line = {"color": looks[attention]["color"], "linestyle": "-" if looks[attention]["dash"] == "none" else "--"}
+        _frontier_lines(decoding, training, points, attention, marker="o", markersize=4, linewidth=1.3, **line)
     config = configs.load(["attention=mha", *FRONTIER])
     shape = measure(config.model, config.attention)
-    _frontier_lines(decoding, training, {shape.layers * shape.cache_values_per_layer * 2 / 1024: shape}, "mha", "k*")
+    full = {shape.layers * shape.cache_values_per_layer * 2 / 1024: shape}
+    _frontier_lines(decoding, training, full, "mha", marker="*", markersize=12, color="black", linestyle="none")
     for axes in (decoding, training):
         axes.set_xscale("log", base=2)
         axes.set_xticks([2**power for power in range(3, 10)], [str(2**power) for power in range(3, 10)])
@@ -143,16 +164,45 @@ def cost_frontier() -> plt.Figure:
     decoding.minorticks_off()
     decoding.set_ylabel(f"attention GFLOPs per decoded token, {CONTEXT // 1024}K context")
     training.set_ylabel("training GFLOPs per token")
-    training.legend(ncols=2)
+    figure.legend(*training.get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return figure
 
 
-def _frontier_lines(decoding, training, points: dict, name: str, style: str) -> None:
+def _frontier_lines(decoding, training, points: dict, name: str, **look) -> None:
     caches, shapes = list(points), list(points.values())
-    look = {"markersize": 12} if style.endswith("*") else {"markersize": 4, "linewidth": 1.3}
     attention = [shape.decode_attention_flops(CONTEXT, "exact") + shape.decode_linear_flops() for shape in shapes]
-    decoding.plot(caches, [flops / 1e9 for flops in attention], style, label=name, **look)
-    training.plot(caches, [shape.train_flops_per_token(4096) / 1e9 for shape in shapes], style, label=name, **look)
+    decoding.plot(caches, [flops / 1e9 for flops in attention], label=name, **look)
+    training.plot(caches, [shape.train_flops_per_token(4096) / 1e9 for shape in shapes], label=name, **look)
+
+
+def decoding_times(measured: Path) -> plt.Figure:
+    """Milliseconds of a token over the context at the smallest batch: a layer's attention, and the whole model."""
+    cells = [json.loads(line) for line in measured.read_text(encoding="utf-8").splitlines()]
+    batch = min(cell["batch"] for cell in cells)
+    cells = [cell for cell in cells if cell["batch"] == batch and "failed" not in cell]
+    names = list(dict.fromkeys(cell["variant"] for cell in cells))
+    looks = looks_of([], names)
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.6), layout="constrained")
+    for axes, kind, title in zip(panels, ("layer", "whole"), ("a layer's attention", "the whole model")):
+        for name in names:
+            for key, style in ((kind, "o-"), (f"hugging_face_{kind}", "o:")):
+                own = sorted(
+                    (cell["context"], cell[key]["ms"]) for cell in cells if cell["variant"] == name and key in cell
+                )
+                label = name if key == kind else f"{name}, Hugging Face"
+                axes.plot(*zip(*own), style, color=looks[name]["color"], markersize=4, label=label) if own else None
+        contexts = sorted({cell["context"] for cell in cells})
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(contexts, [f"{context // 1024}K" if context >= 1024 else str(context) for context in contexts])
+        axes.set_xlabel("context (tokens)")
+        axes.set_title(f"{title}, batch {batch}", fontsize=10)
+    panels[0].set_ylabel("milliseconds per token")
+    handles, labels = (
+        panels[0].get_legend_handles_labels() if panels[0].lines else panels[1].get_legend_handles_labels()
+    )
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    return figure
 
 
 def save(figure: plt.Figure, path: Path) -> None:

@@ -4,15 +4,19 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NoReturn
 
 from mfa_train import config as configs
 from mfa_train.doors import report
 from mfa_train.errors import ConfigError
-from mfa_train.tracking.terminal import say, say_aside, say_text
+from mfa_train.tracking.terminal import say, say_aside, say_part, say_text
 from mfa_train.words import in_one_line
+
+BETWEEN_SAMPLES = "-" * 15
+"""A line of its own, as nanoGPT's sample.py has it."""
+MOST_SAMPLES, MOST_WINDOWS = 2**12, 2**20
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,9 +36,26 @@ def _act() -> None:
     command.set_defaults(act=prepare)
     command = commands.add_parser("generate", help="text from a run's final weights, decoded through the cache")
     command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mfa-nano")
-    command.add_argument("--prompt", help="what the text starts with")
-    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as sample.temperature=0 seed=2")
+    command.add_argument("--prompt", action="append", help="what the text starts with; typed again, one more text")
+    command.add_argument("--num-samples", type=int, default=1, metavar="N", help="texts of each prompt (default: 1)")
+    command.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="the text ends before it; may be typed again"
+    )
+    command.add_argument(
+        "--json", action="store_true", help="a line for each: prompt, sample, text behind it, tokens, finish_reason"
+    )
+    command.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as sample.temperature=0 seed=2 cache.dtype=fp8"
+    )
     command.set_defaults(act=generate)
+    command = commands.add_parser("cache-loss", help="held-out loss of a run through caches of smaller types")
+    command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mfa-nano")
+    command.add_argument("--eval-sequences", type=int, metavar="N", help="windows; 0: all; default: the run's own")
+    command.add_argument("--json", action="store_true", help="the same as JSON")
+    command.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as cache.dtype=bf16,fp8 (the default), data.path=FOLDER"
+    )
+    command.set_defaults(act=cache_loss)
     command = commands.add_parser("export", help="weights, config and tokenizer of a finished run, for transformers")
     command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mha-nano")
     command.add_argument("--out", type=Path, help="the folder to write; RUN/export where it is not given")
@@ -141,16 +162,73 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def generate(arguments: argparse.Namespace) -> None:
     for override in arguments.overrides:
-        if not override.startswith(("sample.", "seed=")):
+        if not override.startswith(("sample.", "seed=", "cache.")):
             raise ConfigError(
-                f"{override}: expected keys of sample, or seed, as sample.temperature=0; the model is the run's"
+                f"{override}: expected keys of sample and cache, or seed, as sample.temperature=0; the model is the "
+                "run's"
+            )
+        if override.startswith("cache.") and "," in override:
+            raise ConfigError(
+                f"{override}: text is decoded through one cache: type one, as cache.dtype=fp8; mfa-train cache-loss "
+                f"{arguments.run} {override} compares several"
             )
     config = configs.of_run(arguments.run, arguments.overrides)
-    prompt = config.sample.prompt if arguments.prompt is None else arguments.prompt
-    config.sample = replace(config.sample, prompt=prompt)  # which asks whether it can be sampled so
-    from mfa_train.training.closing_sample import sample_from_run
+    prompts = [config.sample.prompt] if arguments.prompt is None else arguments.prompt
+    for prompt in prompts:
+        config.sample = replace(config.sample, prompt=prompt)  # which asks whether it can be sampled so
+    configs.require_positive("--num-samples", arguments.num_samples, MOST_SAMPLES)
+    if "" in arguments.stop:
+        raise ConfigError("--stop '': expected a text, as --stop 'class '; without --stop the document's end ends it")
+    from mfa_train.training.closing_sample import samples_from_run
+    from mfa_train.training.growing_text import GrowingText
 
-    say_text(sample_from_run(config, arguments.run))
+    shown = 0
+
+    def show(texts: list[GrowingText]) -> None:
+        nonlocal shown
+        say_part(texts[0].text[shown : texts[0].settled])
+        shown = texts[0].settled
+
+    options = {"num_samples": arguments.num_samples, "stop": arguments.stop}
+    if sys.stdout.isatty() and len(prompts) * arguments.num_samples == 1 and not arguments.json:
+        try:
+            samples = samples_from_run(config, arguments.run, prompts, **options, on_token=show)
+        finally:
+            if shown:
+                say_part("\n")
+    else:
+        samples = samples_from_run(config, arguments.run, prompts, **options)
+        if arguments.json:
+            for number, text in enumerate(samples.texts):
+                place, sample = divmod(number, arguments.num_samples)
+                say(json.dumps({"prompt": prompts[place], "sample": sample, **text.record()}))
+        else:
+            say_text(f"\n{BETWEEN_SAMPLES}\n".join(text.text for text in samples.texts))
+    if samples.tokens:
+        say_aside(samples.told())
+
+
+def cache_loss(arguments: argparse.Namespace) -> None:
+    dtypes, rest = ["bf16", "fp8"], []
+    for override in arguments.overrides:
+        if override.startswith("cache.dtype="):
+            dtypes = override.partition("=")[2].split(",")
+        elif override.startswith(("data.path=", "data.corpora")):
+            rest.append(override)
+        else:
+            raise ConfigError(
+                f"{override}: expected cache.dtype=TYPE[,TYPE], as cache.dtype=bf16,fp8, or data.path=FOLDER where the "
+                "corpus has moved; all else is the run's"
+            )
+    for dtype in dtypes:
+        config = configs.of_run(arguments.run, [*rest, f"cache.dtype={dtype}"])  # which asks whether there is one
+    if arguments.eval_sequences is not None:
+        configs.require_whole("--eval-sequences", arguments.eval_sequences, 0, MOST_WINDOWS)
+        config.training.eval_sequences = arguments.eval_sequences
+    from mfa_train.training.cache_loss import cache_losses, table
+
+    losses = cache_losses(config, arguments.run, dtypes)
+    say(json.dumps([asdict(one) for one in losses], indent=2) if arguments.json else table(losses))
 
 
 def export(arguments: argparse.Namespace) -> None:

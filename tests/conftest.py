@@ -1,5 +1,7 @@
 """Fixtures that several folders share. Tests run on the CPU, in float32 unless they say otherwise."""
 
+import copy
+import functools
 import os
 from pathlib import Path
 
@@ -57,16 +59,21 @@ def small_model():
     """`small_model(attention, *overrides)`: a small LanguageModel with weights large enough to tell things apart."""
 
     def make(attention: str, *overrides: str, std: float = 0.15) -> LanguageModel:
-        config = configs.load([f"attention={attention}", *SMALL, f"model.initialization.std={std}", *overrides])
-        model = LanguageModel(config.model, attention_config(config.attention))
-        initialize(model, config.model.initialization, config.seed, config.model.num_hidden_layers)
-        generator = torch.Generator().manual_seed(3)
-        for parameter in model.parameters():
-            if parameter.ndim == 1:  # norms and gates off their trivial start
-                parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
-        return model.eval()
+        return copy.deepcopy(_small_model(attention, overrides, std))
 
     return make
+
+
+@functools.cache
+def _small_model(attention: str, overrides: tuple[str, ...], std: float) -> LanguageModel:
+    config = configs.load([f"attention={attention}", *SMALL, f"model.initialization.std={std}", *overrides])
+    model = LanguageModel(config.model, attention_config(config.attention))
+    initialize(model, config.model.initialization, config.seed, config.model.num_hidden_layers)
+    generator = torch.Generator().manual_seed(3)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:  # norms and gates off their trivial start
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """docs/figures.py: pictures of runs lie beside the runs, and those of docs/ change only when that is typed."""
 
 import importlib.util
+import json
 
 import pytest
 
@@ -31,3 +32,16 @@ def test_a_picture_of_runs_is_drawn_beside_them_and_from_an_archive_the_same(fig
     monkeypatch.setattr("sys.argv", ["figures.py", str(tmp_path / "study.zip" / run.name)])
     with pytest.raises(SystemExit):
         figures.main()
+
+
+def test_decoding_times_are_drawn_from_measured_cells(figures, monkeypatch, tmp_path):
+    cell = {"variant": "mha", "batch": 1, "layer": {"ms": 0.5}, "hugging_face_layer": {"ms": 0.7}}
+    cells = [cell | {"context": context} for context in (1024, 8192)] + [
+        {"variant": "fpba", "batch": 1, "context": 1024, "failed": "no such cache"}
+    ]
+    measured = tmp_path / "cells.jsonl"
+    measured.write_text("".join(json.dumps(cell) + "\n" for cell in cells))
+    monkeypatch.setattr("sys.argv", ["figures.py", "--decoding", str(measured), "--out", str(tmp_path)])
+    figures.main()
+    drawn = (tmp_path / "decoding.svg").read_text()
+    assert "mha, Hugging Face" in drawn and "8K" in drawn and "fpba" not in drawn

@@ -155,11 +155,27 @@ def test_it_is_compared(folder, tmp_path):
     assert abs(verdict["difference"]["value"]) == pytest.approx(5.95823335647583 - 5.900394439697266, abs=1e-9)
 
 
-def test_a_key_that_it_lacks_makes_no_variant_beside_a_run_that_has_it(folder):
+@pytest.mark.parametrize("name", ["gqa", "mfa"])
+def test_a_key_that_it_lacks_makes_no_variant_beside_a_run_that_has_it(name, folder):
     runs = folder / "runs"
-    later = shutil.copytree(runs / "gqa", runs / "gqa-later") / "config.yaml"
-    earlier = runs / "gqa" / "config.yaml"
-    tree = yaml.safe_load(later.read_text())
+    later = shutil.copytree(runs / name, runs / "later") / "config.yaml"
+    earlier = runs / name / "config.yaml"
+    tree = yaml.safe_load(earlier.read_text())
     del tree["data"]["lanes"], tree["data"]["document_mask"], tree["match"]["by"], tree["match"]["mha"]
     earlier.write_text(yaml.safe_dump(tree))
-    assert list(gather([runs / "gqa", runs / "gqa-later"]).variants()) == ["gqa"]
+    later.write_text(configs.to_yaml(configs.of_run(later.parent)))
+    assert "output_gate: none" in later.read_text() and "output_gate" not in earlier.read_text()
+    assert list(gather([earlier.parent, later.parent]).variants()) == [name]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_mla_with_the_query_it_had_by_default_and_with_its_default_query_are_two_variants(seed, folder):
+    """Also where no seed was trained with both."""
+    made, runs = FILES / "runs" / "gqa", folder / "mla"
+    for name, rank, its_seed in (("earlier", 192, 1), ("later", None, seed)):
+        run = shutil.copytree(made, runs / name)
+        mla = configs.default_attention("mla", configs.of_run(made).model) | {"q_lora_rank": rank}
+        (run / "config.yaml").write_text(yaml.safe_dump(configs.plain(made) | {"attention": mla, "seed": its_seed}))
+        for file in (run / "summary.json", run / "plan.json"):
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"attention": "mla"}))
+    assert set(gather([runs]).variants()) == {"mla q_lora_rank=192", "mla q_lora_rank=None"}

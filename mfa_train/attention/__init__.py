@@ -9,16 +9,18 @@ variants.
     latent.py      norms of latents, which several variants have
     rope.py        rotary positions
     cache.py       the entries of past tokens, while decoding
+    cache_types.py the types that it may hold them in
     kernels/       what multiplies queries, keys and values
     documents.py   the documents within a batch
 """
 
+import dataclasses
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 from mfa_train.attention.base import Attention, AttentionConfig, Capacity
-from mfa_train.config import CONFIG_DIR, typed
+from mfa_train.config import choices_of, of_other_choices, typed, written
 from mfa_train.errors import ConfigError, did_you_mean
 
 __all__ = ["Attention", "AttentionConfig", "Capacity", "attention_class", "attention_config", "variants"]
@@ -26,7 +28,7 @@ __all__ = ["Attention", "AttentionConfig", "Capacity", "attention_class", "atten
 
 def variants() -> list[str]:
     """The choices of `attention=`."""
-    return sorted(path.stem for path in (CONFIG_DIR / "attention").glob("*.yaml"))
+    return choices_of("attention")
 
 
 def attention_class(name: str) -> type[Attention]:
@@ -43,4 +45,8 @@ def attention_class(name: str) -> type[Attention]:
 
 def attention_config(node: Mapping[str, Any]) -> AttentionConfig:
     """The config node `attention`, typed and checked by its variant. Raises ConfigError."""
-    return typed(attention_class(node["name"]).Config, node, "attention")
+    schema = attention_class(node["name"]).Config
+    for key in sorted(node.keys() - {field.name for field in dataclasses.fields(schema)}):
+        if told := of_other_choices(f"attention.{key}={written(node[key])}", f"attention.{key}", node["name"]):
+            raise told
+    return typed(schema, node, "attention")

@@ -57,6 +57,8 @@ class AttentionConfig:
     kernel: str
     """auto | sdpa | flash | tiled; see `mfa_train.attention.kernels`."""
 
+    is_reference: ClassVar[bool] = False
+    """Whether the others' caches are measured by this one's: of a cache that is not matched to its budget, why."""
     rope_key: ClassVar[str] = "head_dim"
     """The key that says how many dimensions RoPE turns, or from which `rope_dim` is derived."""
 
@@ -90,11 +92,16 @@ class AttentionConfig:
             setattr(other, self.rope_key, width)
         return width
 
+    @property
+    def heads_step(self) -> int:
+        """What num_attention_heads is a multiple of: `match.by=num_attention_heads` keeps to it."""
+        return 1
+
     def cache_choices(self) -> Iterator[dict[str, int]]:
         """Values for the keys that set the cache, the smallest cache first: what `match.kv_bytes_per_token` chooses
         from.
 
-        Without any the variant keeps its cache, as the reference the others are measured by.
+        Without any the variant keeps its cache.
         """
         return iter(())
 
@@ -124,6 +131,8 @@ class Attention(nn.Module, ABC):
         self.v_head_dim = v_head_dim
         self.scale = qk_head_dim**-0.5
         self.kernel = choose_kernel(config.kernel, max(qk_head_dim, v_head_dim))
+        self.sinks: Tensor | None = None
+        """A score of each head (heads,) that takes part in its softmax without a value; None: no such scores."""
         if config.output_gate != "none":
             gates = config.num_attention_heads * (v_head_dim if config.output_gate == "element" else 1)
             self.g_proj = nn.Linear(hidden_size, gates, bias=False)
@@ -168,11 +177,6 @@ class Attention(nn.Module, ABC):
             return o
         return o * self.g_proj(x).sigmoid().unflatten(-1, (self.num_attention_heads, -1))
 
-    @property
-    def sinks(self) -> Tensor | None:
-        """A score of each head (heads,) that takes part in its softmax without a value; None: no such scores."""
-        return None
-
     def forward(
         self, x: Tensor, positions: Positions, cache: LayerCache | None = None, documents: Documents | None = None
     ) -> Tensor:
@@ -194,6 +198,10 @@ class Attention(nn.Module, ABC):
     def capacity(self) -> Capacity | None:
         """None where the scores are no bilinear form of two tokens, for which the paper defines it."""
         return None
+
+    def notes(self) -> list[str]:
+        """What stands below a plan's table, in words, where a number in it needs some."""
+        return []
 
     @staticmethod
     def make_rope(config: AttentionConfig) -> Rope:

@@ -2,12 +2,14 @@
 
 A row's tokens stand at its front, in their order, so an entry's place is its position; rows may be of different length.
 Buffers are laid out for `capacity` tokens, so their bytes are exactly capacity × the KV budget per token; above FIRST
-tokens they grow to it by doubling, as tokens come. In memory the tokens of one head follow each other.
+tokens they grow to it by doubling, as tokens come. In memory the tokens of one head follow each other. Entries may be
+held in a smaller type than attention computes in (`cache_types`).
 """
 
 import torch
 from torch import Tensor
 
+from mfa_train.attention.cache_types import read, stored
 from mfa_train.attention.rope import Positions, Rope
 
 FIRST = 2**14
@@ -19,39 +21,52 @@ class LayerCache:
 
     def __init__(self, cache: "DecodeCache"):
         self.cache = cache
-        self.buffers: tuple[Tensor, ...] | None = None
+        self.buffers: tuple[Tensor, ...] = ()
 
     def extend(self, entry: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Positions, Tensor | None]:
         """Stores the new tokens' entry; returns the entries and the positions of all tokens so far, and how many of
         them each row has (batch,): None where all have them all, or a new token sees no other's padding."""
-        cache, new = self.cache, entry[0].shape[1]
-        start, end = cache.length, cache.length + new
-        if self.buffers is None or end > self.buffers[0].shape[1]:
-            room = min(cache.capacity, max(FIRST, 2 * end))
-            grown = tuple(_buffer(part, room) for part in entry)
-            for larger, old in zip(grown, self.buffers or ()):
-                larger[:, :start] = old[:, :start]
-            self.buffers = grown
+        cache, new = self.cache, stored(entry, self.cache.dtype)
+        start, end = cache.length, cache.length + entry[0].shape[1]
+        self._make_room(new, start, end)
         if cache.lengths is None:
-            for buffer, part in zip(self.buffers, entry):
+            lengths = None
+            for buffer, part in zip(self.buffers, new):
                 buffer[:, start:end] = part
         else:
-            rows = torch.arange(len(cache.lengths), device=cache.lengths.device).unsqueeze(1)
-            places = cache.places(new)
-            for buffer, part in zip(self.buffers, entry):
+            lengths = cache.lengths + (end - start)
+            rows, places = torch.arange(len(lengths), device=lengths.device).unsqueeze(1), cache.places(end - start)
+            for buffer, part in zip(self.buffers, new):
+                buffer[:, start:end] = 0  # a weight of zero times what stands in new memory could be NaN
                 buffer[rows, places] = part
-        lengths = None if cache.lengths is None else cache.lengths + new
-        return tuple(buffer[:, :end] for buffer in self.buffers), cache.rotations.between(0, end), lengths
+        kept = tuple(buffer[:, :end] for buffer in self.buffers)
+        return read(kept, entry[0].dtype), cache.rotations.between(0, end), lengths
+
+    def _make_room(self, new: tuple[Tensor, ...], start: int, end: int) -> None:
+        if self.buffers and end <= self.buffers[0].shape[1]:
+            return
+        room = min(self.cache.capacity, max(FIRST, 2 * end))
+        grown = tuple(_buffer(part, room) for part in new)
+        for larger, old in zip(grown, self.buffers):
+            larger[:, :start] = old[:, :start]
+        self.buffers = grown
+
+    def clear_behind(self, lengths: Tensor, longest: int) -> None:
+        """Zeros behind the `lengths` (batch,) of rows: padding, whatever it was, weighs nothing from now on."""
+        rows, places = (torch.arange(longest, device=lengths.device) >= lengths.unsqueeze(1)).nonzero(as_tuple=True)
+        for buffer in self.buffers:
+            buffer[rows, places] = torch.zeros((), dtype=buffer.dtype, device=buffer.device)
 
 
 class DecodeCache:
-    """Entries of up to `capacity` tokens in every layer.
+    """Entries of up to `capacity` tokens in every layer, held in `dtype` (None: as they come).
 
     The decoder calls `begin` before its layers and `advance` after them; a layer calls `LayerCache.extend`.
     """
 
-    def __init__(self, num_layers: int, capacity: int):
+    def __init__(self, num_layers: int, capacity: int, dtype: torch.dtype | None = None):
         self.capacity = capacity
+        self.dtype = dtype
         self.length = 0
         """Tokens of the longest row."""
         self.lengths: Tensor | None = None
@@ -79,18 +94,25 @@ class DecodeCache:
         if lengths is not None:
             assert self.length == 0, "rows part in the prompt alone"
             self.lengths = lengths
+            for layer in self.layers:
+                layer.clear_behind(lengths, tokens)
         elif self.lengths is not None:
             self.lengths = self.lengths + tokens
         self.length += tokens
 
     @property
     def num_bytes(self) -> int:
-        return sum(buffer.nbytes for layer in self.layers for buffer in layer.buffers or ())
+        return sum(buffer.nbytes for layer in self.layers for buffer in layer.buffers)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Of one row's token in all layers; 0 before the first."""
+        return sum(buffer[0, 0].nbytes for layer in self.layers for buffer in layer.buffers)
 
 
 def _buffer(part: Tensor, room: int) -> Tensor:
     """(batch, room, ...) like `part`, the tokens of one head side by side in memory."""
     batch, _, *rest = part.shape
-    if len(rest) == 1:
+    if len(rest) <= 1:
         return part.new_empty(batch, room, *rest)
     return part.new_empty(batch, rest[0], room, *rest[1:]).transpose(1, 2)

@@ -1,12 +1,14 @@
-"""Norms of latents: what stands between the two matrices of a low-rank projection."""
+"""Latents, which stand between the two matrices of a low-rank projection: their norms, and products of their blocks."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfa_train.attention.base import AttentionConfig
-from mfa_train.config import require_number
+from mfa_train.errors import ConfigError
 
 
 @dataclass(kw_only=True)
@@ -20,11 +22,15 @@ class LatentConfig(AttentionConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        require_number("attention.latent_norm_eps", self.latent_norm_eps, 1e-30, 1)
+        if not 0 < self.latent_norm_eps <= 1:
+            raise ConfigError(
+                f"attention.latent_norm_eps={self.latent_norm_eps}: expected a number above 0 and at most 1, as 1e-6"
+            )
 
 
 class LatentNorm(nn.RMSNorm):
-    """RMSNorm of a latent (batch, tokens, rank), in `blocks` of their own, and its scale if the config asks for one."""
+    """RMSNorm of a latent (batch, tokens, rank), and its scale if the config asks for one. More than one of `blocks`
+    are normed each by itself and come out as (batch, tokens, blocks, rank / blocks)."""
 
     def __init__(self, rank: int, hidden_size: int, config: LatentConfig, blocks: int = 1):
         super().__init__(rank, eps=config.latent_norm_eps)
@@ -35,6 +41,26 @@ class LatentNorm(nn.RMSNorm):
         if self.blocks == 1:
             normed = super().forward(x)
         else:
-            parts = x.unflatten(-1, (self.blocks, -1))
-            normed = F.rms_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2) * self.weight
+            x, weight = x.unflatten(-1, (self.blocks, -1)), self.weight.view(self.blocks, -1)
+            normed = F.rms_norm(x, x.shape[-1:], eps=self.eps) * weight
         return normed * self.factor if self.factor != 1.0 else normed
+
+
+class BlockLinear(nn.Linear):
+    """Of a latent (batch, tokens, rank) or, with more than one of `blocks`, (batch, tokens, blocks, rank / blocks) each
+    block through its own rows of the weight (out_features, rank / blocks): (batch, tokens, out_features)."""
+
+    def __init__(self, rank: int, out_features: int, blocks: int = 1):
+        super().__init__(rank // blocks, out_features, bias=False)
+        self.blocks = blocks
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.blocks == 1:
+            return super().forward(x)
+        return by_block(x, [rows.t() for rows in self.weight.chunk(self.blocks)])
+
+
+def by_block(x: Tensor, weights: Iterable[Tensor]) -> Tensor:
+    """Each block of x (batch, tokens, blocks, rank) times its own of the weights (rank, width): their products side by
+    side, (batch, tokens, blocks·width)."""
+    return torch.cat([block @ weight for block, weight in zip(x.unbind(2), weights, strict=True)], dim=-1)

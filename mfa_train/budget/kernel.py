@@ -46,7 +46,7 @@ def kernel_of(
         x, positions = torch.empty(1, 1, model.hidden_size, dtype=dtype), one.model.rope(torch.zeros(1).long())
         q = layer.self_attn.query(x, positions)
         k, v = layer.self_attn.keys_values(*layer.self_attn.cache_entry(x, positions), positions=positions)
-        name = planned_kernel(device_type, attention["kernel"], q, k, v, sequence_length)
+        name = planned_kernel(device_type, attention["kernel"], q, k, v, sequence_length, layer.self_attn.sinks)
     widest, products = max(q.shape[-1], v.shape[-1]), PRODUCTS[device_type]
     return Kernel(name, widest, products, _scores(name, widest, device_type))
 

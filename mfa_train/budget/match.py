@@ -1,12 +1,13 @@
 """Makes a comparison fair: shapes a variant to a KV-cache budget and a number of parameters.
 
-    1. The variant's own key sets the cache: the largest of its `cache_choices` that is not above the budget. MHA has
-       none and keeps its full cache, as the reference, unless `match.mha` names what it gives up.
+    1. The variant's own key sets the cache: the largest of its `cache_choices` that is not above the budget. What has
+       none keeps its cache, whatever the budget, and the report says so: MHA, the reference, unless `match.mha` names
+       what it gives up, and FPBA.
     2. `match.by` sets the parameters: the feed-forward's width, to the nearest multiple of `match.multiple_of`; or the
        number of heads (as in arXiv 2412.19255), and the width only for what whole heads leave.
 
-What was chosen is measured on the chosen model, not computed: the cache is never above the budget, the parameters are
-within 0.5%.
+What was chosen is measured on the chosen model, not computed: a cache that can be set is never above the budget, the
+parameters are within 0.5%.
 """
 
 import bisect
@@ -18,6 +19,7 @@ from mfa_train.attention import attention_config
 from mfa_train.budget.match_report import report_of
 from mfa_train.budget.shape import cache_values, measure
 from mfa_train.config import Config, ModelConfig, default_attention
+from mfa_train.config.budget_schema import entry_bytes
 from mfa_train.errors import ConfigError
 
 TOLERANCE = 0.005
@@ -80,8 +82,7 @@ def _matched(config: Config) -> tuple[Config, dict | None]:
             *_smaller_units(match.multiple_of),
             {"params": shape.params, "reference": None},
         )
-    is_reference = not _choices(config, config.attention)
-    report = report_of(config, model, attention, shape, target, is_reference)
+    report = report_of(config, model, attention, shape, target, _role(config))
     # The target as a number: in this model the reference would have other parameters.
     resolved = replace(match, params=target, reference=None)
     return replace(config, model=model, attention=attention, match=resolved), report
@@ -93,8 +94,16 @@ def _target_params(config: Config) -> int | None:
     return None if config.match.params is None else int(config.match.params)
 
 
-def _bytes_per_token(config: Config, values_per_layer: int) -> int:
-    return values_per_layer * config.model.num_hidden_layers * config.plan.cache_bytes
+def _bytes_per_token(config: Config, cached: tuple[int, int]) -> int:
+    """Of `cached` (values, tensors) in every layer."""
+    return config.model.num_hidden_layers * entry_bytes(*cached, config.plan.cache_dtype)
+
+
+def _role(config: Config) -> str:
+    """matched | reference | kept: what becomes of the variant's cache."""
+    if _choices(config, config.attention):
+        return "matched"
+    return "reference" if attention_config(config.attention).is_reference else "kept"
 
 
 def _choices(config: Config, attention: dict) -> list[dict[str, int]]:
@@ -182,7 +191,7 @@ def _with_heads(config: Config, target: int) -> tuple[ModelConfig, dict]:
 
     The width takes what whole heads leave, where that is more than the tolerance.
     """
-    step = config.attention.get("num_key_value_heads", 1)
+    step = attention_config(config.attention).heads_step
 
     def with_heads(groups: int) -> dict:
         return _with_cache(config, config.attention | {"num_attention_heads": groups * step})
@@ -221,7 +230,7 @@ def _impossible(config: Config, attention: dict, target: int, least: int) -> NoR
         model, fewest = replace(config.model, intermediate_size=match.multiple_of), config.attention
     else:
         model = config.model
-        fewest = config.attention | {"num_attention_heads": config.attention.get("num_key_value_heads", 1)}
+        fewest = config.attention | {"num_attention_heads": attention_config(config.attention).heads_step}
     choices = _choices(config, fewest) if budget is not None else []
     possible = bisect.bisect_right(choices, target, key=lambda choice: measure(model, fewest | choice).params)
     least_params = {"params": least, "reference": None}
@@ -236,7 +245,8 @@ def _impossible(config: Config, attention: dict, target: int, least: int) -> NoR
             *({"kv_bytes_per_token": cache} for cache in caches),
             least_params,
         )
-    raise _Unmet(f"{told}. Nearest possible below: none; above: {least}", least_params)
+    fewer_heads = [{"by": "num_attention_heads"}] if match.by == "intermediate_size" else []
+    raise _Unmet(f"{told}. Nearest possible below: none; above: {least}", *fewer_heads, least_params)
 
 
 def _told(values: dict[str, Any]) -> str:

@@ -3,16 +3,20 @@
 from mfa_train.budget.shape import Shape
 from mfa_train.config import Config, ModelConfig
 
+WHY = {
+    "matched": "",
+    "reference": " (the full-cache reference; match.mha=head_dim would shrink it)",
+    "kept": " (the variant keeps its cache, which no key of it sets)",
+}
+"""By the cache's role."""
 
-def report_of(
-    config: Config, model: ModelConfig, attention: dict, shape: Shape, target: int | None, is_reference: bool
-) -> dict:
+
+def report_of(config: Config, model: ModelConfig, attention: dict, shape: Shape, target: int | None, role: str) -> dict:
     """`config` before, `model` and `attention` after, `shape` as measured on them. `target`: parameters, None where
-    none were asked for. `is_reference`: whether the variant keeps its cache whatever the budget."""
+    none were asked for. `role` of the cache: matched, or without a key that sets it reference or kept."""
     cache, params = None, None
     if (budget := config.match.kv_bytes_per_token) is not None:
-        got = shape.layers * shape.cache_values_per_layer * config.plan.cache_bytes
-        role = "reference" if is_reference else "matched"
+        got = shape.cache_bytes(config.plan.cache_dtype)
         cache = {"target": budget, "bytes_per_token": got, "difference": got / budget - 1, "role": role}
     if target is not None:
         params = {
@@ -38,10 +42,9 @@ def told(report: dict) -> list[str]:
     """The report in lines for a person."""
     lines = []
     if cache := report["kv_cache"]:
-        kept = " (the full-cache reference; match.mha=head_dim would shrink it)" if cache["role"] == "reference" else ""
         lines.append(
             f"KV cache {cache['bytes_per_token']:,} bytes per token, budget {cache['target']:,} "
-            f"({cache['difference']:+.2%}){kept}"
+            f"({cache['difference']:+.2%}){WHY[cache['role']]}"
         )
     if params := report["params"]:
         of = f" of {params['reference']}" if params["reference"] else ""

@@ -24,13 +24,29 @@ _noted: dict[str, str] = {}
 
 
 def notes_of_match(config: Config, report: dict | None) -> list[str]:
-    """One line where `report`, of the matching of `config`, tells of a cache far below the budget; else none."""
-    if not report or _of_cache(report) >= -FAR or report["kv_cache"]["role"] == "reference":
+    """One line where `report`, of the matching of `config`, tells of a cache far below the budget, or of one that is
+    kept and misses it; else none."""
+    if not report or not report["kv_cache"] or report["kv_cache"]["role"] == "reference":
+        return []
+    if report["kv_cache"]["role"] == "kept":
+        return _kept(config, report["kv_cache"])
+    if _of_cache(report) >= -FAR:
         return []
     key = repr((config.model, config.attention, config.match, config.plan.cache_dtype))
     if key not in _noted:
         _noted[key] = _note(config, report)
     return [_noted[key]]
+
+
+def _kept(config: Config, cache: dict) -> list[str]:
+    """Of a variant without a key that sets its cache."""
+    if -FAR <= cache["difference"] <= 0:
+        return []
+    return [
+        f"warning: {config.attention['name']} of model={config.model.name} keeps its cache of "
+        f"{cache['bytes_per_token']:,} bytes per token, which no key of it sets: it misses the budget of "
+        f"{cache['target']:,} by {cache['difference']:+,.0%}"
+    ]
 
 
 def _note(config: Config, report: dict) -> str:

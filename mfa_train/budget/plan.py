@@ -72,7 +72,7 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
     count = fit.setting.ranks
     nodes = -(-count // ranks_per_node)
     time = time_of(config, shape, Devices(count, nodes, device, dtype, _peak(device, dtype, per_node), fit.kernel))
-    bytes_per_token = shape.layers * shape.cache_values_per_layer * config.plan.cache_bytes
+    bytes_per_token = shape.cache_bytes(config.plan.cache_dtype)
     return {
         "attention": config.attention["name"],
         "params": {
@@ -83,6 +83,7 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
         },
         "kv_cache": {
             "values_per_token_per_layer": shape.cache_values_per_layer,
+            "tensors_per_token_per_layer": shape.cache_tensors_per_layer,
             "bytes_per_token": bytes_per_token,
             "dtype": config.plan.cache_dtype,
             "context": context,
@@ -104,7 +105,7 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
         "model": {key: getattr(config.model, key) for key in MODEL_KEYS}
         | {key: value for key, value in config.attention.items() if type(value) is int},
         "match": match,
-        "notes": [*notes_of(data), *_notes_of_time(time, config, count)],
+        "notes": [*shape.attention.notes(), *notes_of(data), *_notes_of_time(time, config, count)],
     }
 
 

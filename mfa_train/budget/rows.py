@@ -170,7 +170,9 @@ def _share(share: float | None) -> str:
 def _difference(report: dict | None) -> str:
     if report is None:
         return UNKNOWN
-    return "reference" if report.get("role") == "reference" else f"{report['difference']:+.2%}"
+    if report.get("role") == "reference":
+        return "reference"
+    return f"{report['difference']:+.2%}{', kept' if report.get('role') == 'kept' else ''}"
 
 
 def _set(change: list | None) -> str:

@@ -8,18 +8,21 @@ import contextlib
 import functools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mfa_train.attention import Attention, Capacity, attention_config
+from mfa_train.attention import Attention, Capacity, attention_class, attention_config
 from mfa_train.attention.rope import Rope
 from mfa_train.config import ModelConfig
+from mfa_train.config.budget_schema import entry_bytes
 from mfa_train.errors import ConfigError
 from mfa_train.model.decoder import DecoderLayer, LanguageModel
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Shape:
     ffn_params_per_layer: int
     cache_values_per_layer: int
     """Values that one token leaves in one layer's cache."""
+    cache_tensors_per_layer: int
+    """In how many tensors."""
     attention_linear_flops: int
     """Of the projections around attention, all layers."""
     ffn_flops: int
@@ -53,6 +58,10 @@ class Shape:
     @property
     def capacity(self) -> Capacity | None:
         return self.attention.capacity()
+
+    def cache_bytes(self, cache_dtype: str) -> int:
+        """Of one token in the cache."""
+        return self.layers * entry_bytes(self.cache_values_per_layer, self.cache_tensors_per_layer, cache_dtype)
 
     def train_flops_per_token(self, sequence_length: int) -> int:
         """Forward and twice that backward."""
@@ -103,6 +112,21 @@ def countable() -> Iterator[None]:
         ) from None
 
 
+def _remembered(found_by: Callable[[ModelConfig, dict], Found]) -> Callable[[ModelConfig, dict], Found]:
+    """Asked once for a model and an attention, in words: matchings and plans of one size ask for the same again and
+    again."""
+    found: dict[str, Found] = {}
+
+    @functools.wraps(found_by)
+    def asked(model: ModelConfig, attention: dict) -> Found:
+        if (key := repr((model, attention))) not in found:
+            found[key] = found_by(model, attention)
+        return found[key]
+
+    return asked
+
+
+@_remembered
 @countable()
 def measure(model: ModelConfig, attention: dict) -> Shape:
     """Builds one layer on the meta device. Raises ConfigError where the model can't be."""
@@ -133,6 +157,7 @@ def measure(model: ModelConfig, attention: dict) -> Shape:
         attention_params_per_layer=sum(_sizes(layer.self_attn)),
         ffn_params_per_layer=sum(_sizes(layer.mlp)),
         cache_values_per_layer=sum(part[0, 0].numel() for part in entry),
+        cache_tensors_per_layer=len(entry),
         attention_linear_flops=layers * attention_linear,
         ffn_flops=layers * ffn,
         head_flops=head,
@@ -145,15 +170,16 @@ def measure(model: ModelConfig, attention: dict) -> Shape:
     )
 
 
+@_remembered
 @countable()
-def cache_values(model: ModelConfig, attention: dict) -> int:
-    """Values that one token leaves in one layer's cache."""
+def cache_values(model: ModelConfig, attention: dict) -> tuple[int, int]:
+    """Values that one token leaves in one layer's cache, and in how many tensors."""
     with torch.device("meta"), torch.no_grad():
         typed = attention_config(attention | {"kernel": "sdpa"})
-        attention_of_layer = DecoderLayer(model, typed).self_attn
-        position = attention_of_layer.make_rope(typed)(torch.zeros(1, dtype=torch.long))
-        entry = attention_of_layer.cache_entry(torch.empty(1, 1, model.hidden_size), position)
-    return sum(part[0, 0].numel() for part in entry)
+        of_layer = attention_class(typed.name)(model.hidden_size, typed)  # type: ignore[call-arg]  # as in DecoderLayer
+        position = of_layer.make_rope(typed)(torch.zeros(1, dtype=torch.long))
+        entry = of_layer.cache_entry(torch.empty(1, 1, model.hidden_size), position)
+    return sum(part[0, 0].numel() for part in entry), len(entry)
 
 
 def meta_model(model: ModelConfig, attention: dict, layers: int) -> LanguageModel:
@@ -170,10 +196,16 @@ def _decoding(attention: Attention, rope: Rope, hidden_size: int) -> Decoding:
     """Runs one token's step over two lengths of cache: what they differ by is the cached tokens'."""
     short, long = 4099, 8209  # primes: no other dimension is taken for them
 
-    def flops(tokens: int, scores_alone: bool = False) -> int:
+    def flops(tokens: int) -> tuple[int, int]:
+        """Of the step, and of its products that sum over the cached tokens."""
+        summed = 0
+
         def product(a: Sequence[int], b: Sequence[int], *_, out_shape: Sequence[int], **__) -> int:
             """Of a batched product a @ b, by their shapes."""
-            return 0 if scores_alone and a[-1] == tokens else 2 * math.prod(a) * b[-1]
+            nonlocal summed
+            counted = 2 * math.prod(a) * b[-1]
+            summed += counted if a[-1] == tokens else 0
+            return counted
 
         with torch.device("meta"), torch.no_grad():
             x, here, all_of_them = (
@@ -186,13 +218,14 @@ def _decoding(attention: Attention, rope: Rope, hidden_size: int) -> Decoding:
                 q = attention.query(x, here)
                 attention.cache_entry(x, here)
                 attention.output(attention.attend(q, *cached, positions=all_of_them), x, here)
-        return counter.get_total_flops()
+        return counter.get_total_flops(), summed
 
-    per_token = (flops(long) - flops(short)) // (long - short)
+    (few, few_summed), (many, many_summed) = flops(short), flops(long)
+    per_token = (many - few) // (long - short)
     return Decoding(
-        linear=flops(short) - per_token * short,
+        linear=few - per_token * short,
         per_token=per_token,
-        scores_per_token=(flops(long, True) - flops(short, True)) // (long - short),
+        scores_per_token=per_token - (many_summed - few_summed) // (long - short),
     )
 
 

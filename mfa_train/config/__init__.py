@@ -4,7 +4,8 @@ What is typed goes through these files, and each may refuse it (ConfigError, one
 
     overrides.py     what is typed, as it was meant
     sweeps.py        the members of a sweep
-    compose.py       Hydra puts configs/ and what is typed together; hydra_errors.py says what it could not
+    compose.py       Hydra puts configs/ and what is typed together; hydra_errors.py says what it could not, and
+                     choices.py which choices have a key that the chosen one lacks
     secrets.py       no credentials in a value
     typed.py         every value of its type, no unknown key, none missing
     *_schema.py      the keys and what each may be; schema.py has the whole, requirements.py the checks
@@ -13,6 +14,7 @@ What is typed goes through these files, and each may refuse it (ConfigError, one
 """
 
 from mfa_train.config.budget_schema import PlanConfig
+from mfa_train.config.choices import choices_of, of_other_choices
 from mfa_train.config.compose import default_attention, differences, load
 from mfa_train.config.data_schema import DataConfig
 from mfa_train.config.hydra_errors import ComposeError, explained
@@ -22,7 +24,7 @@ from mfa_train.config.model_schema import InitializationConfig, ModelConfig
 from mfa_train.config.overrides import CONFIG_DIR, as_meant, written
 from mfa_train.config.places import local
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
-from mfa_train.config.requirements import require_choice, require_number, require_positive
+from mfa_train.config.requirements import require_choice, require_number, require_positive, require_whole
 from mfa_train.config.run_config import completed, of_run, plain, to_yaml
 from mfa_train.config.schema import RESUME, Config, SampleConfig, TrackingConfig
 from mfa_train.config.secrets import hidden
@@ -50,6 +52,7 @@ __all__ = [
     "TrackingConfig",
     "as_meant",
     "as_name",
+    "choices_of",
     "completed",
     "cut",
     "default_attention",
@@ -60,12 +63,14 @@ __all__ = [
     "load",
     "local",
     "members",
+    "of_other_choices",
     "of_run",
     "plain",
     "require_choice",
     "require_number",
     "require_one",
     "require_positive",
+    "require_whole",
     "to_yaml",
     "typed",
     "written",

@@ -10,6 +10,13 @@ from mfa_train.errors import ConfigError
 
 CACHE_BYTES = {"bf16": 2, "fp8": 1, "fp32": 4}
 """Of one value in the KV cache, by plan.cache_dtype."""
+SCALE_BYTES = {"bf16": 0, "fp8": 1, "fp32": 0}
+"""Of what stands beside each tensor of a token's entry: in fp8 its scale, a power of two."""
+
+
+def entry_bytes(values: int, tensors: int, cache_dtype: str) -> int:
+    """Of one token in one layer's cache: `values` in all, in so many tensors."""
+    return values * CACHE_BYTES[cache_dtype] + tensors * SCALE_BYTES[cache_dtype]
 
 
 @dataclass
@@ -78,8 +85,3 @@ class PlanConfig:
             raise ConfigError(f"plan.mfu={self.mfu}: expected a share above 0 and up to 1, as plan.mfu=0.4")
         if isinstance(self.mfu, str):
             self.mfu = local("plan.mfu", self.mfu, "share as 0.4, or a run's folder")
-
-    @property
-    def cache_bytes(self) -> int:
-        """Of one value in the cache."""
-        return CACHE_BYTES[self.cache_dtype]

@@ -12,6 +12,7 @@ BOOKKEEPING = (
     "data.path",
     "data.cache_",
     "resume",
+    "cache.",
     "checkpoint.",
     "cluster.",
     "sample.",

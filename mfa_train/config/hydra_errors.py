@@ -2,10 +2,13 @@
 
 import functools
 import re
+from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from mfa_train.config.choices import of_other_choices
 from mfa_train.config.ladder_schema import LadderConfig
 from mfa_train.config.overrides import CONFIG_DIR
 from mfa_train.config.schema import Config
@@ -39,9 +42,10 @@ def explained(error: Exception) -> ConfigError:
         return ConfigError(f"{key}{first_line(in_file)}{_advice(in_file)}")
     if named := re.search(r"Could not override '([^']+)'", str(error)):
         because = error.__cause__  # tells the key within a mapping that was typed
-        return _no_such_key(
-            because.full_key if isinstance(because, OmegaConfBaseException) and because.full_key else named[1]
-        )
+        if isinstance(because, OmegaConfBaseException) and because.full_key:
+            typed = re.search(rf"use \+({re.escape(because.full_key)}=.*)", str(error))
+            return _no_such_key(because.full_key, typed[1] if typed else because.full_key, because.parent_node)
+        return _no_such_key(named[1], named[1], None)
     if merging := re.match("Error merging override (.*)", str(error), re.DOTALL):
         because = error.__cause__ or error
         return ConfigError(f"{merging[1]}: {first_line(because)}{_advice(because)}")
@@ -65,12 +69,13 @@ def explained(error: Exception) -> ConfigError:
     return ConfigError(f"{first_line(error).rstrip('.')}: {FORM}")
 
 
-def _no_such_key(key: str) -> ConfigError:
+def _no_such_key(key: str, given: str, node: Any) -> ConfigError:
+    """Of `given`, KEY=VALUE or KEY, which Hydra did not find in `node`."""
     known = all_keys()
     if f"{key}.".startswith(LADDERS_MAPPINGS):
         return ConfigError(f"{key}: it gains a key by this: type +{key}=…")
-    if key in known:
-        return ConfigError(f"{key}: no such key with these choices; it belongs to another {key.split('.')[0]}")
+    if isinstance(node, DictConfig) and (told := of_other_choices(given, key, str(node.get("name")))):
+        return told
     return ConfigError(f"{key}: no such key.{did_you_mean(key, known)}")
 
 

@@ -88,12 +88,14 @@ def _parts(text: str, brackets: bool) -> list[str]:
     return [] if opened else [*found, text[begin:]]
 
 
-def written(value: object) -> str:
-    """As an override's value, which gives it back exactly."""
+def written(value: object, literally: bool = True) -> str:
+    """As an override's value, which gives it back exactly; else ${KEY} in it stands for that key's value."""
     if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(written, value))}]"
+        return f"[{','.join(written(one, literally) for one in value)}]"
     if isinstance(value, dict):
-        return f"{{{','.join(f'{_written_key(key)}:{written(one)}' for key, one in value.items())}}}"
+        return f"{{{','.join(f'{_written_key(key)}:{written(one, literally)}' for key, one in value.items())}}}"
+    if isinstance(value, str) and not literally:
+        return _quoted(value)
     if isinstance(value, str):
         return _quoted(re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value))
     return "null" if value is None else str(value)

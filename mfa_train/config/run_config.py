@@ -79,12 +79,13 @@ BEFORE: dict[str, Any] = {
     "sweep.ladder": None,
     "sweep.parallel": None,
     "sweep.retries": 0,
+    "cache.dtype": "auto",
 }
 """What held before these keys existed. A new key comes with a line here; the lines never change."""
 BEFORE_OF_ATTENTION: dict[str, dict[str, Any]] = {
     "mla": {"latent_scale": False, "latent_norm_eps": 1e-6},
     "mfa": {"latent_scale": False, "latent_norm_eps": 1e-6},
-    "mfa_kr": {"latent_scale": False, "latent_norm_eps": 1e-6},
+    "mfa_kr": {"latent_scale": False, "latent_norm_eps": 1e-6, "value": "gated"},
 }
 """The same of keys that some attentions alone have, by its name."""
 DERIVED_BEFORE = {
@@ -94,7 +95,7 @@ DERIVED_BEFORE = {
 }
 
 
-OVER = ("optimizer", "checkpoint", "guard", "cluster", "sweep", "tracking", "sample")
+OVER = ("optimizer", "checkpoint", "guard", "cluster", "sweep", "tracking", "sample", "cache")
 """What is over when a run is read. Its values may be such as no start takes any more; the rest says what the weights
 are."""
 

@@ -77,6 +77,18 @@ class SampleConfig:
 
 
 @dataclass
+class CacheConfig:
+    """The cache that text is decoded through."""
+
+    dtype: str
+    """Of its entries: auto (the weights' own) | fp32 | bf16 | fp8 (E4M3, a scale for each tensor of a token's
+    entry)."""
+
+    def __post_init__(self):
+        require_choice("cache.dtype", self.dtype, ("auto", "fp32", "bf16", "fp8"))
+
+
+@dataclass
 class Config:
     """One run."""
 
@@ -108,6 +120,7 @@ class Config:
     sweep: SweepConfig
     tracking: TrackingConfig
     sample: SampleConfig
+    cache: CacheConfig
 
     def __post_init__(self):
         require_choice("zero", self.zero, (0, 1, 2, 3))

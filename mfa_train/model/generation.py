@@ -1,4 +1,7 @@
-"""Text, token by token, through the decode cache."""
+"""Tokens, one of each row a step, through the decode cache."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,51 +11,88 @@ from mfa_train.errors import DataError
 from mfa_train.model.decoder import LanguageModel
 
 
-@torch.no_grad()
 def generate(
+    model: LanguageModel, prompt: Tensor, max_new_tokens: int, *, lengths: Tensor | None = None, **choices: Any
+) -> Tensor:
+    """Continues `prompt` (batch, tokens) by up to `max_new_tokens`; returns both, (batch, tokens + new).
+
+    Rows of different length stand at the front of theirs, `lengths` (batch,) tokens of each; what stands behind them is
+    ignored, and kept: the new tokens of every row begin at the same column. Further `choices` and errors: `decode`.
+    """
+    new = decode(model, prompt, max_new_tokens, lengths=lengths, **choices)
+    return torch.cat((prompt, *(tokens.unsqueeze(1) for tokens in new)), dim=1)
+
+
+@torch.no_grad()
+def decode(
     model: LanguageModel,
     prompt: Tensor,
     max_new_tokens: int,
     *,
+    lengths: Tensor | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
     eos_id: int | None = None,
     known: Tensor | None = None,
-) -> Tensor:
-    """Continues `prompt` (batch, tokens) by up to `max_new_tokens`; returns both, (batch, tokens + new).
+    ended: Tensor | None = None,
+    cache: DecodeCache | None = None,
+) -> Iterator[Tensor]:
+    """Yields the next tokens (batch,) of the rows of `prompt` (batch, tokens) as they are chosen, `max_new_tokens`
+    times, or until every row has ended. `lengths`: as of `generate`.
 
     temperature 0 is greedy. top_k keeps the k likeliest tokens, top_p the smallest set that holds that probability
-    (nucleus sampling, arXiv 1904.09751). Stops early when every sequence has ended in `eos_id`. Ids where `known`
-    (ids,) is False, and those behind its end, are never drawn. Equal seeds give equal text on one device. Raises
+    (nucleus sampling, arXiv 1904.09751). A row ends in `eos_id`, and goes on in nothing else; or where the caller has
+    set its place in `ended` (batch,) bool. Ids where `known` (ids,) is False, and those behind its end, are never
+    drawn. `cache`: an empty one to fill, with room for all. Equal seeds give equal tokens on one device. Raises
     DataError where the model gives no probabilities.
     """
     was_training = model.training
     model.eval()
     generator = torch.Generator(device=prompt.device).manual_seed(seed % 2**64)
-    cache = DecodeCache(len(model.model.layers), prompt.shape[1] + max_new_tokens)
-    tokens, new = prompt, prompt
-    ended = torch.zeros(prompt.shape[0], 1, dtype=torch.bool, device=prompt.device)
-    for _ in range(max_new_tokens):
-        hidden = model.model(new, cache)[:, -1:]
-        logits = model.lm_head(hidden)[:, 0].float()
-        if not logits.isfinite().all():
-            raise DataError(
-                "the model's logits hold NaN or infinity, so no token can be drawn: its weights have diverged, or are "
-                "damaged"
-            )
-        if known is not None:
-            logits = logits[:, : len(known)].masked_fill(~known[: logits.shape[1]], -torch.inf)
-        new = choose(logits, temperature, top_k, top_p, generator)
-        if eos_id is not None:
-            new = torch.where(ended, eos_id, new)
-            ended |= new == eos_id
-        tokens = torch.cat((tokens, new), dim=1)
-        if eos_id is not None and ended.all():
-            break
-    model.train(was_training)
-    return tokens
+    batch, longest = prompt.shape
+    cache = DecodeCache(len(model.model.layers), longest + max_new_tokens) if cache is None else cache
+    ended = torch.zeros(batch, dtype=torch.bool, device=prompt.device) if ended is None else ended
+    if lengths is not None and bool((lengths == longest).all()):
+        lengths = None
+    if lengths is not None:  # padding need not be a token of the model
+        prompt = prompt.masked_fill(torch.arange(longest, device=prompt.device) >= lengths.unsqueeze(1), 0)
+    last = torch.full((batch,), longest, device=prompt.device) if lengths is None else lengths
+    rows, new = torch.arange(batch, device=prompt.device), prompt
+    try:
+        for step in range(max_new_tokens):
+            hidden = model.model(new, cache, lengths=lengths if step == 0 else None)
+            hidden = hidden[rows, last - 1] if step == 0 else hidden[:, 0]
+            tokens = _next(model.lm_head(hidden).float(), temperature, top_k, top_p, known, generator)
+            if eos_id is not None:
+                tokens = tokens.masked_fill(ended, eos_id)
+                ended |= tokens == eos_id
+            yield tokens
+            if ended.all():
+                break
+            new = tokens.unsqueeze(1)
+    finally:
+        model.train(was_training)
+
+
+def _next(
+    logits: Tensor,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    known: Tensor | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """(batch,) from logits (batch, vocab_size)."""
+    if not logits.isfinite().all():
+        raise DataError(
+            "the model's logits hold NaN or infinity, so no token can be drawn: its weights have diverged, or are "
+            "damaged"
+        )
+    if known is not None:
+        logits = logits[:, : len(known)].masked_fill(~known[: logits.shape[1]], -torch.inf)
+    return choose(logits, temperature, top_k, top_p, generator).squeeze(1)
 
 
 def choose(

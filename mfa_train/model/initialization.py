@@ -1,7 +1,7 @@
 """How weights start: a pure function of the seed and the parameter's name.
 
 Two models that differ in their attention therefore start from the same embeddings and feed-forwards, and a model starts
-the same on any number of ranks, at any ZeRO stage. Norms start at one, MFA-KR's gates at zero.
+the same on any number of ranks, at any ZeRO stage. Norms start at one, MFA-KR's gates and sinks at zero.
 
     normal       every matrix normal(0, std)
     scaled       as normal, output projections of attention and feed-forward / sqrt(2·layers) (GPT-2)
@@ -53,7 +53,7 @@ def initialize(
 
 
 def _std(config: InitializationConfig, name: str, num_layers: int) -> float:
-    output = re.search(r"layers\.(\d+)\..*\.(o_proj|down_proj)\.weight$", name)
+    output = re.search(r"layers\.(\d+)\..*\.(o_proj|o_b_proj|down_proj)\.weight$", name)
     if output and config.method == "zero_output":
         return 0.0
     if output and config.method == "scaled":

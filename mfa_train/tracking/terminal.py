@@ -68,6 +68,11 @@ def say_text(text: str) -> None:
     unbroken(sys.stdout, lambda: print(text if exact else visible(text), flush=True))
 
 
+def say_part(text: str) -> None:
+    """Prints a piece of a model's text on a terminal, as it comes."""
+    unbroken(sys.stdout, lambda: print(visible(text), end="", flush=True))
+
+
 def wrapped(sentence: str, widest: int = WIDEST) -> str:
     """In lines of the terminal's width at most, the following ones indented by two; no word and no command is cut."""
     width = max(40, min(widest, shutil.get_terminal_size((WIDEST, 24)).columns))

@@ -1,62 +1,148 @@
 """Text from a model, as a run closes and as `mfa-train generate` prints it."""
 
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from mfa_train.config import Config, SampleConfig
+from mfa_train.attention.cache import DecodeCache
+from mfa_train.attention.cache_types import CACHE_DTYPES, cache_dtype
+from mfa_train.config import Config
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import ConfigError, UserError
 from mfa_train.model.decoder import LanguageModel
-from mfa_train.model.generation import generate
+from mfa_train.model.generation import decode
 from mfa_train.training.checkpoints.final_weights import final_tokenizer, load_weights, read_weights
+from mfa_train.training.growing_text import GrowingText
 from mfa_train.training.run_folder.folder import final_checkpoint
 from mfa_train.training.steps.engine import build_model
 
 
-def sample_text(
-    config: SampleConfig, seed: int, model: LanguageModel, tokenizer: Tokenizer, device: torch.device
-) -> str:
-    """The prompt, as the start of a document, and what the model makes of it. Ids that are no token of the tokenizer (a
-    model's vocabulary may be larger) are never drawn. Raises ConfigError for a prompt that is no text, DataError for a
-    model that gives no probabilities."""
-    try:
-        config.prompt.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(
-            f"sample.prompt={config.prompt!a}: character {error.start + 1} is half of a surrogate pair, no text; "
-            "type it in UTF-8"
-        ) from error
-    prompt = torch.tensor([[tokenizer.eos_id, *tokenizer.encode([config.prompt])[0].tolist()]], device=device)
-    tokens = generate(
+@dataclass(frozen=True)
+class Samples:
+    """Of one decoding."""
+
+    texts: list[GrowingText]
+    """Those of the first prompt, of the second, …"""
+    seconds: float
+    """From the prompts' first token to the last one decoded."""
+    cache: DecodeCache
+
+    @property
+    def tokens(self) -> int:
+        """Decoded, of all texts."""
+        return sum(text.tokens for text in self.texts)
+
+    def told(self) -> str:
+        """Speed and cache in one line."""
+        dtype = self.cache.layers[0].buffers[0].dtype
+        name = next((name for name, known in CACHE_DTYPES.items() if known == dtype), str(dtype))
+        return (
+            f"{self.tokens:,} tokens in {self.seconds:.1f} s, {self.tokens / self.seconds:,.0f} tokens/s; "
+            f"cache {self.cache.num_bytes:,} bytes, {self.cache.bytes_per_token:,} a token ({name})"
+        )
+
+
+def make_samples(
+    config: Config,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    prompts: Sequence[str],
+    *,
+    num_samples: int = 1,
+    stop: Sequence[str] = (),
+    on_token: Callable[[list[GrowingText]], None] = lambda texts: None,
+) -> Samples:
+    """Each of `prompts`, as the start of a document, and what the model makes of it, `num_samples` times, all decoded
+    in one batch. A text ends with its document, before one of the texts `stop`, or after sample.max_new_tokens.
+    `on_token` is called before the first step, after every one, and once nothing follows.
+
+    Ids that are no token of the tokenizer (a model's vocabulary may be larger) are never drawn. Raises ConfigError for
+    a prompt that is no text and a cache.dtype that the device cannot hold, DataError for a model that gives no
+    probabilities.
+    """
+    sample, rows = config.sample, []
+    for prompt in prompts:
+        _require_text(prompt)
+        rows += [tokenizer.encode([prompt])[0].tolist()] * num_samples
+    texts = [GrowingText(tokenizer, row, stop) for row in rows]
+    lengths = torch.tensor([1 + len(row) for row in rows], device=device)
+    longest = int(lengths.max())
+    padded = [[tokenizer.eos_id, *row] + [tokenizer.eos_id] * (longest - 1 - len(row)) for row in rows]
+    ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
+    capacity = longest + sample.max_new_tokens
+    cache = DecodeCache(len(model.model.layers), capacity, cache_dtype(config.cache.dtype, device))
+    on_token(texts)
+    begin = time.perf_counter()
+    for tokens in decode(
         model,
-        prompt,
-        config.max_new_tokens,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        seed=seed,
+        torch.tensor(padded, device=device),
+        sample.max_new_tokens,
+        lengths=lengths,
+        temperature=sample.temperature,
+        top_k=sample.top_k,
+        top_p=sample.top_p,
+        seed=config.seed,
         eos_id=tokenizer.eos_id,
         known=torch.from_numpy(tokenizer.known).to(device),
-    )
-    return tokenizer.decode(tokens[0, 1:].tolist())
+        ended=ended,
+        cache=cache,
+    ):
+        for row, token in enumerate(tokens.tolist()):
+            if not texts[row].ended:
+                texts[row].add(token)
+        ended.copy_(torch.tensor([text.ended for text in texts]))
+        on_token(texts)
+    seconds = time.perf_counter() - begin
+    for text in texts:
+        text.cut_off()
+    on_token(texts)
+    return Samples(texts, seconds, cache)
 
 
 def closing_sample(config: Config, model: LanguageModel, tokenizer: Tokenizer, device: torch.device) -> str:
-    """`sample_text` as a paragraph, where a run closes and asks for one; the run is whole without it."""
+    """A sample as a paragraph, where a run closes and asks for one; the run is whole without it."""
     if not config.sample.max_new_tokens:
         return ""
     try:
-        text = sample_text(config.sample, config.seed, model, tokenizer, device)
+        text = make_samples(config, model, tokenizer, device, [config.sample.prompt]).texts[0].text
     except UserError as error:
         text = f"(none: {error})"
     return f"A sample:\n\n{text}\n\n"
 
 
+def samples_from_run(config: Config, folder: Path, prompts: Sequence[str], **how: Any) -> Samples:
+    """`make_samples` of the final weights of the run in `folder`. Raises DataError where it has none."""
+    device = torch.device("cpu")
+    cache_dtype(config.cache.dtype, device)
+    model, tokenizer = final_model(config, folder)
+    return make_samples(config, model, tokenizer, device, prompts, **how)
+
+
 def sample_from_run(config: Config, folder: Path) -> str:
-    """Text from the final weights of the run in `folder`. Raises DataError where it has none."""
+    """The text of one sample of the run's own prompt."""
+    return samples_from_run(config, folder, [config.sample.prompt]).texts[0].text
+
+
+def final_model(config: Config, folder: Path) -> tuple[LanguageModel, Tokenizer]:
+    """The model of the run in `folder` with its final weights, and the tokenizer beside them. Raises DataError where it
+    has none."""
     final = final_checkpoint(folder)
     weights, tokenizer = read_weights(final), final_tokenizer(final, config.data.eos_token)
-    model = build_model(config)
+    model = build_model(config, fresh=False)
     load_weights(model, weights, final)
-    return sample_text(config.sample, config.seed, model, tokenizer, torch.device("cpu"))
+    return model, tokenizer
+
+
+def _require_text(prompt: str) -> None:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"sample.prompt={prompt!a}: character {error.start + 1} is half of a surrogate pair, no text; type it in "
+            "UTF-8"
+        ) from error

@@ -1,9 +1,9 @@
 """A run's weights for other tools: model.safetensors, config.json and the tokenizer, as `transformers` loads them.
 
 mha, gqa, mqa   Llama; with attention.qk_norm Qwen3
-mla             DeepSeek-V3 with dense layers alone
-mfa, mfa_kr, tpa  no class of transformers computes these: the same files under the same names, and a config.json of
-                our own keys, for who brings the class
+mla             DeepSeek-V3 with dense layers alone; attention.latent_scale goes into the norms' weights
+the others      no class of transformers computes these: the same files under the same names, and a config.json of
+                our own keys, for who brings the class. So too with an attention.output_gate
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from mfa_train import config as configs
 from mfa_train.attention import AttentionConfig, attention_config
+from mfa_train.attention.latent import LatentConfig, LatentNorm
 from mfa_train.config import Config
 from mfa_train.data.tokenizer.exported import as_file, tokenizer_files
 from mfa_train.errors import ConfigError
@@ -39,6 +40,10 @@ def is_llama_like(attention: AttentionConfig) -> TypeGuard[LlamaLike]:
     return attention.name in ("mha", "gqa", "mqa")
 
 
+def is_mla(attention: AttentionConfig) -> TypeGuard[LatentConfig]:
+    return attention.name == "mla"
+
+
 def export(run: Path, out: Path) -> str:
     """Writes the folder `out`, whole or not at all, and gives the lines that say what can load it.
 
@@ -52,9 +57,11 @@ def export(run: Path, out: Path) -> str:
     settings = transformers_config(config, attention)
     weights, tokenizer = read_weights(final), final_tokenizer(final, config.data.eos_token)
     with torch.device("meta"):
-        require_weights_of(LanguageModel(config.model, attention), weights, final)
-    if attention.rope_interleave and is_llama_like(attention):
-        weights = {name: _in_halves(name, weight, attention.head_dim) for name, weight in weights.items()}
+        require_weights_of(model := LanguageModel(config.model, attention), weights, final)
+    if "architectures" in settings:
+        if attention.rope_interleave and is_llama_like(attention):
+            weights = {name: _in_halves(name, weight, attention.head_dim) for name, weight in weights.items()}
+        weights |= _with_latent_scales(model, weights)
     settings |= {
         "dtype": str(next(iter(weights.values())).dtype).removeprefix("torch."),
         # In training each document stands behind the separator that ends the one before.
@@ -75,8 +82,9 @@ def export(run: Path, out: Path) -> str:
     if "architectures" in settings:
         line = f"{out}: loads in transformers as {settings['architectures'][0]}"
     else:
+        gate = "" if attention.output_gate == "none" else f" with attention.output_gate={attention.output_gate}"
         line = (
-            f"{out}: weights, config and tokenizer; transformers has no class for attention={attention.name}, so "
+            f"{out}: weights, config and tokenizer; transformers has no class for attention={attention.name}{gate}, so "
             "AutoModelForCausalLM cannot load it"
         )
     if never:
@@ -117,6 +125,9 @@ def transformers_config(config: Config, attention: AttentionConfig) -> dict:
         "num_attention_heads": attention.num_attention_heads,
         "rope_parameters": _rope(attention),
     }
+    ours = common | {"model_type": f"mfa_train_{attention.name}", "attention": dataclasses.asdict(attention)}
+    if attention.output_gate != "none":
+        return ours
     if is_llama_like(attention):
         if qk_norm and model.rms_norm_eps != 1e-6:
             raise ConfigError(
@@ -131,10 +142,15 @@ def transformers_config(config: Config, attention: AttentionConfig) -> dict:
             "num_key_value_heads": attention.num_key_value_heads,
             "mlp_bias": False,
         }
-    if attention.name == "mla":
+    if is_mla(attention):
         if qk_norm:
             raise ConfigError(
                 "attention.qk_norm=true with attention=mla: DeepSeek-V3 has no such norms, so it cannot be exported"
+            )
+        if attention.latent_norm_eps != 1e-6:
+            raise ConfigError(
+                f"attention.latent_norm_eps={attention.latent_norm_eps} with attention=mla: DeepSeek-V3's norms of "
+                "latents have 1e-6 in transformers, so it cannot be exported"
             )
         dimensions = {
             key: getattr(attention, key)
@@ -151,7 +167,7 @@ def transformers_config(config: Config, attention: AttentionConfig) -> dict:
                 "first_k_dense_replace": model.num_hidden_layers,  # no layer is a mixture of experts
             }
         )
-    return common | {"model_type": f"mfa_train_{attention.name}", "attention": dataclasses.asdict(attention)}
+    return ours
 
 
 def _rope(attention: AttentionConfig) -> dict:
@@ -164,6 +180,12 @@ def _rope(attention: AttentionConfig) -> dict:
     }
     kind = scaling["rope_type"]
     return {"rope_type": kind, "rope_theta": attention.rope_theta, **{key: scaling[key] for key in used[kind]}}
+
+
+def _with_latent_scales(model: LanguageModel, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of latents' norms, times the scale behind them."""
+    norms = ((f"{name}.weight", module) for name, module in model.named_modules() if isinstance(module, LatentNorm))
+    return {name: weights[name] * norm.factor for name, norm in norms if norm.factor != 1}
 
 
 def _in_halves(name: str, weight: torch.Tensor, head_dim: int) -> torch.Tensor:

@@ -196,3 +196,20 @@ def test_tpa_equals_its_definition(small_model):
         expected = torch.einsum("hij,jhd->ihd", weights, v).flatten(1) @ layer.o_proj.weight.t()
         found = layer(x[None], model.model.rope(torch.arange(tokens)))[0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("gate", ["head", "element"])
+def test_a_gate_is_the_sigmoid_of_a_linear_map_of_the_layers_input(gate, small_model):
+    """arXiv 2505.06708 at its position G1, written out head by head."""
+    layer, rope = small_model("gqa", f"attention.output_gate={gate}").model.layers[0].self_attn, Rope(16, 10000.0)
+    x, positions = torch.randn(2, 7, 64, generator=torch.Generator().manual_seed(0)), rope(torch.arange(7))
+    q, (k, v) = layer.query(x, positions), layer.cache_entry(x, positions)
+    causal = torch.ones(7, 7, dtype=torch.bool).tril()
+    per_head = []
+    for head in range(4):
+        scores = q[:, :, head] @ k[:, :, head // 2].transpose(1, 2) / 16**0.5
+        o = scores.masked_fill(~causal, -torch.inf).softmax(-1) @ v[:, :, head // 2]
+        rows = slice(head, head + 1) if gate == "head" else slice(16 * head, 16 * (head + 1))
+        per_head.append(o / (1 + (-x @ layer.g_proj.weight[rows].T).exp()))
+    expected = torch.cat(per_head, dim=-1) @ layer.o_proj.weight.T
+    torch.testing.assert_close(layer(x, positions), expected, rtol=1e-4, atol=1e-5)

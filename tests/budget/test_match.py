@@ -5,6 +5,7 @@ import re
 import pytest
 
 from mfa_train import config as configs
+from mfa_train.budget import match_report
 from mfa_train.budget.match import matched
 from mfa_train.budget.nearer import notes_of_match
 from mfa_train.budget.shape import measure
@@ -29,7 +30,7 @@ class Shaped:
         shape = measure(config.model, config.attention)
         self.keys = config.attention | {"intermediate_size": config.model.intermediate_size}
         self.params = shape.params
-        self.kv_bytes = shape.layers * shape.cache_values_per_layer * config.plan.cache_bytes
+        self.kv_bytes = shape.cache_bytes(config.plan.cache_dtype)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_widths_are_those_that_the_mlra_paper_chose_by_hand(overrides, width):
 
 
 @pytest.mark.parametrize("by", ["intermediate_size", "num_attention_heads"])
-@pytest.mark.parametrize("attention", sorted(set(VARIANTS) - {"mha"}))
+@pytest.mark.parametrize("attention", sorted(set(VARIANTS) - {"mha", "fpba"}))
 @pytest.mark.parametrize("size, budget", [("7b", 24 * 1024), ("nano", 1000)])
 def test_cache_is_never_above_the_budget_and_parameters_within_half_a_percent(size, budget, attention, by):
     """1,000 bytes of nano are 125 values a layer, which no variant meets exactly."""
@@ -93,11 +94,25 @@ def test_mha_keeps_its_full_cache_unless_asked():
         assert asked.keys[key] == value and asked.kv_bytes == 64 * 1024
 
 
+def test_a_variant_that_keeps_its_cache_says_that_it_misses_the_budget_and_meets_the_parameters():
+    """FPBA at 7B: 4,096 values a layer, whatever is typed; two heads of full rank have MHA's parameters."""
+    words = ["model=7b", "attention=fpba", "match.kv_bytes_per_token=24KiB", "match.reference=mha"]
+    found = Shaped(*words)
+    assert found.kv_bytes == 32 * 4096 * 2 and found.report["kv_cache"]["role"] == "kept"
+    assert found.report["params"]["difference"] == 0
+    assert "keeps its cache" in match_report.told(found.report)[0]
+    (note,) = notes_of_match(configs.load(words), found.report)
+    assert "fpba of model=7b keeps its cache of 262,144 bytes per token" in note and "budget of 24,576" in note
+    with pytest.raises(ConfigError, match="fpba of model=7b has at least 34,396,704,768 .*: type match.by=num_att"):
+        Shaped(*words, "attention.num_attention_heads=32")
+    assert Shaped(*words, "attention.num_attention_heads=32", "match.by=num_attention_heads").params == found.params
+
+
 def test_params_alone_are_a_target():
     assert Shaped("model=1b", "attention=gqa", "match.params=1.3e9").params == pytest.approx(1.3e9, rel=0.005)
 
 
-@pytest.mark.parametrize("cache_dtype, head_dim", [("fp8", 384), ("bf16", 192), ("fp32", 96)])
+@pytest.mark.parametrize("cache_dtype, head_dim", [("fp8", 376), ("bf16", 192), ("fp32", 96)])
 def test_the_budget_is_in_bytes_of_the_caches_type(cache_dtype, head_dim):
     found = Shaped("model=7b", "attention=mfa", "match.kv_bytes_per_token=24KiB", f"plan.cache_dtype={cache_dtype}")
     assert found.keys["head_dim"] == head_dim

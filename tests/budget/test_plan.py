@@ -14,7 +14,7 @@ from mfa_train.budget.devices import Device
 from mfa_train.budget.plan import make_plan
 from mfa_train.budget.table import table
 from mfa_train.errors import ConfigError
-from tests.conftest import SMALL, VARIANTS
+from tests.conftest import ROOT, SMALL, VARIANTS
 
 
 def plan_of(*overrides: str) -> dict:
@@ -37,28 +37,50 @@ def test_kv_bytes_of_the_mfa_papers_shapes(overrides, expected):
 
 
 @pytest.mark.parametrize(
-    "overrides, expected",
+    "typed, booked, entry, effective_rank, latent_dim",
     [
-        ("attention=mha", (16 * 128, 2048)),
-        ("attention=mqa", (16 * 128, 128)),
-        ("attention=gqa", (16 * 128, 4 * 128)),
-        ("attention=mla", (16 * 128, 512)),
-        ("attention=mfa", (16 * 256, 256)),
-        ("attention=mfa_kr", (16 * 256, 256)),
-        ("attention=tpa", None),
+        ("fpba attention.num_attention_heads=2048", 2 * 2048**2, 2048, 2048**2, 2048),
+        ("mha", 2 * 2048, 4096, 16 * 128, 2048),
+        ("mqa", 2 * 128, 256, 16 * 128, 128),
+        ("gqa", 2 * 4 * 128, 1024, 16 * 128, 4 * 128),
+        ("mla", 2 * 512, 512 + 64, 16 * 128, 512),
+        ("mfa", 2 * 256, 512, 16 * 256, 256),
+        ("mfa_kr", 256, 256, 16 * 256, 256),
     ],
 )
-def test_capacity_is_that_of_the_mfa_papers_table(overrides, expected):
-    """arXiv 2412.19255, table 1: (TER, SLSD). TPA's scores are of fourth degree in two tokens: the paper has no row."""
-    capacity = plan_of(
-        "model=1b",
-        "model.hidden_size=2048",
-        "model.num_attention_heads=16",
-        "model.num_key_value_heads=4",
-        "model.head_dim=128",
-        overrides,
-    )["capacity"]
-    assert capacity == (expected and {"total_effective_rank": expected[0], "shared_latent_dim": expected[1]})
+def test_capacity_is_that_of_the_mfa_papers_table_and_the_entry_what_its_models_cache(
+    typed, booked, entry, effective_rank, latent_dim
+):
+    """arXiv 2412.19255, table 1: cache as booked there, TER, SLSD. Absorbed, FPBA's keys and values are the layer's
+    input; DeepSeek's MLA has one latent for both, and a rotated key. docs/attention.md shows what is booked and what is
+    measured."""
+    attention, *keys = typed.split()
+    plan = plan_of("model=1b", *PAPERS_TABLE, f"attention={attention}", *keys)
+    assert plan["kv_cache"]["values_per_token_per_layer"] == entry
+    assert plan["capacity"] == {"total_effective_rank": effective_rank, "shared_latent_dim": latent_dim}
+    row = f"| {booked:,} | {entry:,} | {effective_rank:,} | {latent_dim:,} |"
+    assert any(
+        line.startswith(f"| `{attention}`") and row in line
+        for line in (ROOT / "docs" / "attention.md").read_text().splitlines()
+    )
+
+
+PAPERS_TABLE = [
+    "model.hidden_size=2048",
+    "model.num_attention_heads=16",
+    "model.num_key_value_heads=4",
+    "model.head_dim=128",
+]
+
+
+def test_tpa_has_no_capacity():
+    """Its scores are of fourth degree in two tokens: the paper has no row."""
+    assert plan_of("attention=tpa")["capacity"] is None
+
+
+def test_fpbas_plan_tells_what_the_paper_books_for_its_bound():
+    notes = plan_of("model=1b", "model.hidden_size=2048", "attention=fpba")["notes"]
+    assert any(f"2d² = {2 * 2048**2:,} cached values" in note and f"2d³ = {2 * 2048**3:,}" in note for note in notes)
 
 
 STEP3 = [
@@ -123,9 +145,8 @@ def test_parameters_and_flops_are_those_of_the_real_model(attention, small_model
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         model.train()(x[:, :-1], x[:, 1:]).backward()
     layer = model.model.layers[0].self_attn
-    other_half = (
-        3 * len(model.model.layers) * 2 * layer.num_attention_heads * (layer.qk_head_dim + layer.v_head_dim) * 32 // 2
-    )
+    heads = layer.num_attention_heads * getattr(layer, "branches", 1)
+    other_half = 3 * len(model.model.layers) * 2 * heads * (layer.qk_head_dim + layer.v_head_dim) * 32 // 2
     assert counter.get_total_flops() / 32 == plan["flops"]["train_per_token"] + other_half
 
 
@@ -145,6 +166,7 @@ def test_nanos_training_flops_are_those_of_a_real_step(attention):
         * config.model.num_hidden_layers
         * 2
         * layer.num_attention_heads
+        * getattr(layer, "branches", 1)
         * (layer.qk_head_dim + layer.v_head_dim)
         * tokens
         // 2

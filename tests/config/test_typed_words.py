@@ -157,6 +157,38 @@ def test_what_cannot_be_read_is_told_in_one_short_line(typed, told):
     assert len(str(error.value)) < 700 and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "typed, told",
+    [
+        (["attention=mha", "attention.q_rank=3"], "attention.q_rank=3: attention=mha has no such key: type attention="),
+        (
+            ["attention=gqa", "attention={q_rank: 3}"],
+            "attention.q_rank: attention=gqa has no such key: type attention=",
+        ),
+        (
+            ["attention=mfa", "+attention.q_rank=3"],
+            "attention.q_rank=3: attention=mfa has no such key: type attention=",
+        ),
+    ],
+)
+def test_of_a_key_that_other_attentions_have_these_are_told(typed, told):
+    with pytest.raises(ConfigError, match=f"^{re.escape(told)}.*tpa, which ha.* it, or leave it out$"):
+        attention_config(configs.load(typed).attention)
+
+
+@pytest.mark.parametrize(
+    "typed, told",
+    [
+        ("attention.output_gate=heads", "attention.output_gate=heads: expected one of none, head, element"),
+        ("attention.latent_norm_eps=-1", "expected a number above 0 and at most 1, as 1e-6"),
+        ("attention.latent_norm_eps=nan", "expected a number above 0 and at most 1, as 1e-6"),
+    ],
+)
+def test_gates_and_norms_that_cannot_be_are_told_with_what_can(typed, told):
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        attention_config(configs.load(["attention=mla", typed]).attention)
+
+
 KEYS = [*all_keys(), "foo", "", "a.b", "data@x", "attention@model", "hydra/launcher", "_target_"]
 VALUES = [
     "",

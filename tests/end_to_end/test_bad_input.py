@@ -24,7 +24,7 @@ MISTAKES = {  # what is typed: what the line says
         "training.sequence_length=10000000 is longer than the training data"
     ),
     "training.sequence_length=200000": "longer than the held-out data",
-    "attention=mha attention.q_lora_rank=8": "attention.q_lora_rank: no such key with these choices",
+    "attention=mha attention.q_lora_rank=8": "attention.q_lora_rank=8: attention=mha has no such key: type attention=",
     "seed=1,2": "type -m as well, as python train.py -m",
     "model=null": "expected GROUP=CHOICE",
     "model.vocab_size=100": "type model.vocab_size=4096",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mfa_train import config as configs
@@ -55,6 +55,7 @@ def exported(tmp_path, small_model, prepared_data):
         ("mha", ["attention.qk_norm=true", "attention.rope_interleave=true"]),
         ("mla", []),
         ("mla", ["attention.q_lora_rank=null"]),
+        ("mla", ["attention.q_lora_rank=48", "attention.latent_scale=true"]),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -92,9 +93,13 @@ def test_the_exported_tokenizer_gives_the_same_tokens_and_the_same_text(exported
     assert theirs.encode("a")[0] == ours.eos_id == theirs.bos_token_id
 
 
-def test_what_transformers_has_no_class_for_is_said(exported):
-    _, _, out, told = exported("mfa")
-    assert "transformers has no class for attention=mfa" in told
+@pytest.mark.parametrize(
+    "attention, overrides", [("mfa", []), ("gqa", ["attention.output_gate=head", "attention.rope_interleave=true"])]
+)
+def test_what_transformers_has_no_class_for_is_said(attention, overrides, exported):
+    ours, _, out, told = exported(attention, *overrides)
+    gate = " with attention.output_gate=head" if overrides else ""
+    assert f"transformers has no class for attention={attention}{gate}, so" in told
     assert {path.name for path in out.iterdir()} == {
         "model.safetensors",
         "config.json",
@@ -102,11 +107,15 @@ def test_what_transformers_has_no_class_for_is_said(exported):
         "tokenizer.json",
         "tokenizer_config.json",
     }
+    assert json.loads((out / "config.json").read_text())["model_type"] == f"mfa_train_{attention}"
+    weights = load_file(out / "model.safetensors")
+    assert all(weights[name].equal(weight) for name, weight in ours.named_parameters())
 
 
-def test_what_deepseek_v3_cannot_say_is_refused(exported, tmp_path):
-    with pytest.raises(ConfigError, match="attention.qk_norm=true with attention=mla"):
-        exported("mla", "attention.qk_norm=true")
+@pytest.mark.parametrize("override", ["attention.qk_norm=true", "attention.latent_norm_eps=1e-5"])
+def test_what_deepseek_v3_cannot_say_is_refused(override, exported, tmp_path):
+    with pytest.raises(ConfigError, match=f"{override[:-2]}.* with attention=mla.*cannot be exported"):
+        exported("mla", override)
     assert not (tmp_path / "out").exists()
 
 

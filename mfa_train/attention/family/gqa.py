@@ -30,6 +30,10 @@ class GroupedQueryAttention(Attention):
                     f"attention.num_key_value_heads={near}"
                 )
 
+        @property
+        def heads_step(self) -> int:
+            return self.num_key_value_heads
+
         def cache_choices(self) -> Iterator[dict[str, int]]:
             return (
                 {"num_key_value_heads": kv}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mfa_train.attention.base import AttentionConfig, multiples
 from mfa_train.attention.family.gqa import GroupedQueryAttention
@@ -11,6 +12,8 @@ class MultiHeadAttention(GroupedQueryAttention):
     @dataclass(kw_only=True)
     class Config(AttentionConfig):
         head_dim: int
+
+        is_reference: ClassVar[bool] = True
 
         @property
         def num_key_value_heads(self) -> int:

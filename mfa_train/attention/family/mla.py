@@ -7,14 +7,14 @@ out as in Hugging Face's DeepSeek-V3. Decoding attends over the latents themselv
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mfa_train.attention.base import Attention, Capacity, heads, multiples
 from mfa_train.attention.kernels.decoding import decoding_attention
-from mfa_train.attention.latent import LatentConfig, LatentNorm
+from mfa_train.attention.latent import BlockLinear, LatentConfig, LatentNorm
 from mfa_train.attention.rope import Positions, rotate
 
 
@@ -33,11 +33,17 @@ class MultiHeadLatentAttention(Attention):
         def cache_choices(self) -> Iterator[dict[str, int]]:
             return ({"kv_lora_rank": rank} for rank in multiples())
 
-    def __init__(self, hidden_size: int, config: Config):
+    kv_b_proj: Any
+    """A `BlockLinear`; in MLRA a parameter."""
+
+    def __init__(self, hidden_size: int, config: Config, *, blocks: int = 1, branches: int = 1):
+        """`blocks` of the latent, each for so many of the `branches` · num_attention_heads key heads: see gla.py and
+        mlra.py."""
         nope, rope, n = config.qk_nope_head_dim, config.qk_rope_head_dim, config.num_attention_heads
         super().__init__(hidden_size, config, qk_head_dim=nope + rope, v_head_dim=config.v_head_dim)
-        self.nope_rope = (nope, rope)
+        self.nope_rope, self.nope_value = (nope, rope), (nope, config.v_head_dim)
         self.latent_rope = (config.kv_lora_rank, rope)
+        self.blocks, self.key_heads = blocks, branches * n
         if config.q_lora_rank is None:
             self.q_proj = nn.Linear(hidden_size, n * (nope + rope), bias=False)
         else:
@@ -45,12 +51,32 @@ class MultiHeadLatentAttention(Attention):
             self.q_a_layernorm = LatentNorm(config.q_lora_rank, hidden_size, config)
             self.q_b_proj = nn.Linear(config.q_lora_rank, n * (nope + rope), bias=False)
         self.kv_a_proj_with_mqa = nn.Linear(hidden_size, config.kv_lora_rank + rope, bias=False)
-        self.kv_a_layernorm = LatentNorm(config.kv_lora_rank, hidden_size, config)
-        self.kv_b_proj = nn.Linear(config.kv_lora_rank, n * (nope + config.v_head_dim), bias=False)
+        self.make_latent(hidden_size, config)
         # The shared rotated key is normed before it is cached, a head's nope-key after the up-projection.
         self.q_norm = nn.RMSNorm(nope + rope, eps=1e-6) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(nope, eps=1e-6) if config.qk_norm else nn.Identity()
         self.k_rope_norm = nn.RMSNorm(rope, eps=1e-6) if config.qk_norm else nn.Identity()
+
+    def make_latent(self, hidden_size: int, config: Config) -> None:
+        """The latent's norm and its up-projection, of which the three methods below are made."""
+        self.kv_a_layernorm = LatentNorm(config.kv_lora_rank, hidden_size, config, self.blocks)
+        self.kv_b_proj = BlockLinear(config.kv_lora_rank, self.key_heads * sum(self.nope_value), self.blocks)
+
+    def normed(self, latent: Tensor) -> Tensor:
+        """The latent as it is cached; of several blocks each like a head: (batch, tokens, blocks, a block's rank)."""
+        return self.kv_a_layernorm(latent)
+
+    def expanded(self, latent: Tensor) -> Tensor:
+        """Keys and values (batch, tokens, key_heads·(nope + v)) of a normed latent."""
+        return self.kv_b_proj(latent)
+
+    def up_projection(self) -> Tensor | None:
+        """The weights of `expanded`: (blocks, a block's key heads, nope + v, a block's rank). None where ZeRO 3 has
+        sharded them: it makes a module's weights whole in its own forward alone."""
+        weight = self.kv_b_proj.weight
+        if not weight.numel():
+            return None
+        return weight.view(self.blocks, -1, sum(self.nope_value), weight.shape[1])
 
     def query(self, x: Tensor, positions: Positions) -> Tensor:
         q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))) if hasattr(self, "q_a_proj") else self.q_proj(x)
@@ -60,29 +86,33 @@ class MultiHeadLatentAttention(Attention):
     def cache_entry(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
         latent, rope = self.kv_a_proj_with_mqa(x).split(self.latent_rope, dim=-1)
         rope = rotate(self.k_rope_norm(rope).unsqueeze(2), positions).squeeze(2)
-        return self.kv_a_layernorm(latent), rope
+        return self.normed(latent), rope
 
     def keys_values(self, latent: Tensor, rope: Tensor, *, positions: Positions) -> tuple[Tensor, Tensor]:
-        nope_dim, _ = self.nope_rope
-        nope, v = heads(self.kv_b_proj(latent), nope_dim + self.v_head_dim).split((nope_dim, self.v_head_dim), dim=-1)
-        shared = rope.unsqueeze(2).expand(-1, -1, self.num_attention_heads, -1)
+        nope, v = heads(self.expanded(latent), sum(self.nope_value)).split(self.nope_value, dim=-1)
+        shared = rope.unsqueeze(2).expand(-1, -1, self.key_heads, -1)
         return torch.cat((self.k_norm(nope), shared), dim=-1), v
 
     def attend(
         self, q: Tensor, latent: Tensor, rope: Tensor, *, positions: Positions, lengths: Tensor | None = None
     ) -> Tensor:
         """The keys' up-projection goes into the query, the values' behind the sum over tokens: no key is made."""
-        if not isinstance(self.k_norm, nn.Identity):  # a norm of each head's key needs the key
+        up = self.up_projection() if isinstance(self.k_norm, nn.Identity) else None  # a norm of keys needs the keys
+        if up is None:
             return super().attend(q, latent, rope, positions=positions, lengths=lengths)
-        up_k, up_v = self.kv_b_proj.weight.view(self.num_attention_heads, -1, self.latent_rope[0]).split(
-            (self.nope_rope[0], self.v_head_dim), dim=1
-        )
+        up_k, up_v = up.split(self.nope_value, dim=2)
         q_nope, q_rope = q.split(self.nope_rope, dim=-1)
-        q_latent = (q_nope.transpose(1, 2) @ up_k).transpose(1, 2)
-        latent, rope = latent.unsqueeze(2), rope.unsqueeze(2)
-        o = decoding_attention((q_latent, q_rope), (latent, rope), latent, self.scale, lengths=lengths)
-        return (o.transpose(1, 2) @ up_v.transpose(1, 2)).transpose(1, 2)
+        latent, rope = latent.view(*rope.shape[:2], self.blocks, -1), rope.unsqueeze(2)
+        o = decoding_attention((_by_head(q_nope, up_k), q_rope), (latent, rope), latent, self.scale, lengths=lengths)
+        return _by_head(o, up_v.transpose(2, 3))
 
     def capacity(self) -> Capacity:
-        rank = min(self.nope_rope[0], self.latent_rope[0])
-        return Capacity(self.num_attention_heads * rank, min(self.latent_rope[0], self.kv_a_proj_with_mqa.in_features))
+        rank, hidden_size = self.latent_rope[0], self.kv_a_proj_with_mqa.in_features
+        return Capacity(self.key_heads * min(self.nope_rope[0], rank // self.blocks), min(rank, hidden_size))
+
+
+def _by_head(x: Tensor, weights: Tensor) -> Tensor:
+    """x (batch, queries, heads, width) times its head's of the weights (blocks, a block's heads, width, …)."""
+    rows = x.permute(2, 0, 1, 3).flatten(1, 2)  # one product a head: the weights are read once, whatever the batch
+    parts = [block @ weight for block, weight in zip(rows.chunk(len(weights)), weights)]
+    return torch.cat(parts).unflatten(1, x.shape[:2]).permute(1, 2, 0, 3)

@@ -12,14 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mfa_train.attention.documents import Documents
+from mfa_train.attention.kernels.decoding import decoding_attention
 from mfa_train.attention.kernels.tiled import tiled_attention
 from mfa_train.errors import ConfigError
 
 FLASH_MAX_HEAD_DIM = 256
 SINK_DIMS = 8
-"""By how many dimensions sinks widen a head: one is used, fused kernels want a multiple of eight."""
+"""By how many dimensions sinks widen a head for flash-attn: one is used, it wants a multiple of eight."""
 LEAST_SINK = -1e4
 """No softmax can tell a lower sink from none at all, and -inf times a key's zero would be NaN."""
+SCORES_AT_ONCE = {"cpu": 2**21, "cuda": 2**28}
+"""Of a block of queries with sinks outside `tiled` and flash-attn: what a CPU's caches hold, what keeps a GPU busy."""
 TILED_MAX_TOKENS = 2048
 """Beyond it the softmax weights that `tiled` keeps for the backward pass outgrow what it saves."""
 
@@ -36,14 +39,16 @@ def choose_kernel(kernel: str, head_dim: int) -> str:
     return "sdpa" if torch.cuda.is_available() else "tiled"
 
 
-def planned_kernel(device_type: str, kernel: str, q: Tensor, k: Tensor, v: Tensor, tokens: int) -> str:
+def planned_kernel(
+    device_type: str, kernel: str, q: Tensor, k: Tensor, v: Tensor, tokens: int, sinks: Tensor | None = None
+) -> str:
     """How `attention.kernel` would run on sequences of `tokens` on another machine's devices (cuda | cpu), everything
     installed there.
 
     tiled, flash, fused (one of SDPA's own kernels) or math (all scores at once). What SDPA fuses is torch 2.13's.
     Raises ConfigError where flash was asked for and cannot be.
     """
-    half, widest = q.dtype == torch.bfloat16, max(q.shape[-1], v.shape[-1])
+    half, widest = q.dtype == torch.bfloat16, max(q.shape[-1], v.shape[-1]) + (0 if sinks is None else SINK_DIMS)
     if kernel == "flash" and (device_type != "cuda" or widest > FLASH_MAX_HEAD_DIM):
         missing = (
             "a CUDA device"
@@ -54,9 +59,11 @@ def planned_kernel(device_type: str, kernel: str, q: Tensor, k: Tensor, v: Tenso
     if device_type == "cpu":
         if kernel in ("auto", "tiled") and half and tokens <= TILED_MAX_TOKENS:
             return "tiled"
-        return "fused" if q.shape[-1] == v.shape[-1] else "math"
+        return "fused" if q.shape[-1] == v.shape[-1] and sinks is None else "math"
     if kernel in ("auto", "flash") and half and widest <= FLASH_MAX_HEAD_DIM:
         return "flash"
+    if sinks is not None:
+        return "math"
     shared = q.shape[2] != k.shape[2]  # of SDPA's kernels only flash's takes shared key heads
     return "math" if shared and not (half and widest <= FLASH_MAX_HEAD_DIM and q.shape[-1] == v.shape[-1]) else "fused"
 
@@ -88,15 +95,15 @@ def causal_attention(
     """
     if documents is not None:
         return _attend_within(documents, q, k, v, scale, kernel, sinks)
-    if sinks is not None:
-        q, k, v = _with_sinks(q, k, v, scale, sinks)
     # flash-attn takes 16-bit values alone, and tiles gain with them alone: float32 runs go through SDPA.
     if kernel == "tiled" and q.dtype == torch.bfloat16 and q.shape[1] == k.shape[1] <= TILED_MAX_TOKENS:
-        return tiled_attention(q, k, v, scale)
+        return tiled_attention(q, k, v, scale, sinks)
+    if kernel == "flash" and q.dtype == torch.bfloat16:
+        return _flash(*(q, k, v) if sinks is None else _with_sinks(q, k, v, scale, sinks), scale)
+    if sinks is not None:
+        return _in_blocks(q, k, v, scale, sinks)
     if kernel == "fused":
         return _Fused.apply(q, k, v)
-    if kernel == "flash" and q.dtype == torch.bfloat16:
-        return _flash(q, k, v, scale)
     return _sdpa(q, k, v, scale)
 
 
@@ -112,15 +119,27 @@ def _attend_within(
     return documents.ungrouped([causal_attention(*group, scale, kernel, sinks=sinks) for group in groups])
 
 
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor) -> Tensor:
+    """With sinks, which SDPA does not know: plain products, a block of queries at a time over the keys up to its
+    end."""
+    queries, keys = q.shape[1], k.shape[1]
+    block = max(1, SCORES_AT_ONCE.get(q.device.type, 2**28) // (len(q) * q.shape[2] * keys))
+    outputs = []
+    for start in range(0, queries, block):
+        part = q[:, start : start + block]
+        seen = keys - queries + start + part.shape[1]
+        outputs.append(decoding_attention((part,), (k[:, :seen],), v[:, :seen], scale, sinks=sinks))
+    return torch.cat(outputs, dim=1)
+
+
 def _with_sinks(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sinks as one more key in front of all, which every query sees: its score is the query's first new dimension, in
     which the other keys are zero, and its value is zero."""
     scores = (sinks.clamp(min=LEAST_SINK) / scale).to(q.dtype).view(1, 1, -1, 1).expand(*q.shape[:3], 1)
     q = torch.cat((q, F.pad(scores, (0, SINK_DIMS - 1))), dim=-1)
     k = F.pad(k, (0, SINK_DIMS, 0, 0, 1, 0))
-    first = torch.zeros_like(k[:, :1])
-    first[..., -SINK_DIMS] = 1.0
-    return q, torch.cat((first, k[:, 1:]), dim=1), F.pad(v, (0, 0, 0, 0, 1, 0))
+    k[:, 0, :, -SINK_DIMS] = 1.0
+    return q, k, F.pad(v, (0, 0, 0, 0, 1, 0))
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

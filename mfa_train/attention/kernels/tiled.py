@@ -5,6 +5,8 @@ block of queries meets the keys up to its own end, so only the scores on the dia
 heads that share a key head become rows of one product: the fewer key heads, the larger the products. Scores and softmax
 are float32, as in SDPA.
 
+A sink is one more key in front of all, of zeros, whose score is written over: no query is without it.
+
 What it gives up: the softmax weights of a layer are kept for the backward pass, batch·heads·tokens² bytes in 16 bit.
 """
 
@@ -13,63 +15,75 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 # torch.compile unrolls the blocks into slower code. (torch.compiler.disable would import the compiler here: a second.)
 @torch._disable_dynamo
-def tiled_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """q (batch, tokens, heads, qk_dim), k and v (batch, tokens, kv_heads, …) to (batch, tokens, heads, v_dim)."""
-    return _TiledAttention.apply(q, k, v, scale)
+def tiled_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor | None = None) -> Tensor:
+    """q (batch, tokens, heads, qk_dim), k and v (batch, tokens, kv_heads, …) to (batch, tokens, heads, v_dim). `sinks`
+    (heads,) are scores without a value."""
+    return _TiledAttention.apply(q, k, v, scale, sinks)
 
 
 class _TiledAttention(torch.autograd.Function):
     """softmax(scale·QKᵀ)V of FlashAttention's equations (arXiv 2205.14135, section 3.1 and appendix B.2), P kept."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor | None) -> Tensor:
         tokens, kv_heads = q.shape[1], k.shape[2]
-        group = q.shape[2] // kv_heads
+        group, first = q.shape[2] // kv_heads, 0 if sinks is None else 1
         q, k, v = (_as_rows(x, kv_heads) for x in (q, k, v))
+        k, v = (F.pad(x, (0, 0, first, 0)) if first else x for x in (k, v))
         wide_q, wide_k = q.float(), k.float().transpose(1, 2)
         blocks = _blocks(tokens, group)
         mask = torch.full((blocks[0][1],) * 2, -torch.inf, device=q.device).triu(1).repeat_interleave(group, dim=0)
-        scores_of, probabilities_of = (_scratch(q, blocks, group, torch.float32) for _ in range(2))
+        scores_of, probabilities_of = (_scratch(q, blocks[0][1] * group, k.shape[1], torch.float32) for _ in range(2))
         output, weights = q.new_empty(*q.shape[:2], v.shape[2]), []
         with _exact_products_of_16_bit_values():
             for start, end in blocks:
-                rows, length = slice(start * group, end * group), end - start
-                scores = torch.bmm(wide_q[:, rows], wide_k[:, :, :end], out=scores_of(length, end)).mul_(scale)
-                scores[:, :, start:] += mask[: length * group, :length]
-                probabilities = torch.softmax(scores, dim=-1, out=probabilities_of(length, end))
+                rows, length, seen = slice(start * group, end * group), (end - start) * group, first + end
+                scores = torch.bmm(wide_q[:, rows], wide_k[:, :, :seen], out=scores_of(length, seen)).mul_(scale)
+                scores[:, :, first + start :] += mask[:length, : end - start]
+                if sinks is not None:
+                    scores[:, :, 0].view(-1, kv_heads, end - start, group)[:] = sinks.view(kv_heads, 1, group)
+                probabilities = torch.softmax(scores, dim=-1, out=probabilities_of(length, seen))
                 weights.append(probabilities.to(q.dtype))
-                torch.bmm(weights[-1], v[:, :end], out=output[:, rows])
+                torch.bmm(weights[-1], v[:, :seen], out=output[:, rows])
         ctx.save_for_backward(q, k, v, *weights)
         ctx.scale, ctx.kv_heads, ctx.group, ctx.tokens = scale, kv_heads, group, tokens
+        ctx.sinks = None if sinks is None else sinks.dtype
         return _as_heads(output, kv_heads, tokens)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         q, k, v, *weights = ctx.saved_tensors
         grad = _as_rows(grad, ctx.kv_heads)
-        blocks = _blocks(ctx.tokens, ctx.group)
-        grad_q = torch.empty_like(q)
+        blocks, first = _blocks(ctx.tokens, ctx.group), k.shape[1] - ctx.tokens
+        grad_q, grad_sinks = torch.empty_like(q), None
+        if first:
+            grad_sinks = torch.zeros(ctx.kv_heads, ctx.group, dtype=torch.float32, device=q.device)
         grad_k, grad_v = (torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (k, v))
-        grad_p_of, grad_scores_of = (_scratch(q, blocks, ctx.group, q.dtype) for _ in range(2))
+        grad_p_of, grad_scores_of = (_scratch(q, blocks[0][1] * ctx.group, k.shape[1], q.dtype) for _ in range(2))
         for p, (start, end) in zip(weights, blocks):
-            rows, length = slice(start * ctx.group, end * ctx.group), end - start
-            grad_p = torch.bmm(grad[:, rows], v[:, :end].transpose(1, 2), out=grad_p_of(length, end))
+            rows, length, seen = slice(start * ctx.group, end * ctx.group), (end - start) * ctx.group, first + end
+            grad_p = torch.bmm(grad[:, rows], v[:, :seen].transpose(1, 2), out=grad_p_of(length, seen))
             grad_scores = torch.ops.aten._softmax_backward_data.out(
-                grad_p, p, -1, p.dtype, grad_input=grad_scores_of(length, end)
+                grad_p, p, -1, p.dtype, grad_input=grad_scores_of(length, seen)
             )
-            torch.bmm(grad_scores, k[:, :end], out=grad_q[:, rows])
-            grad_v[:, :end] += torch.bmm(p.transpose(1, 2), grad[:, rows])
-            grad_k[:, :end] += torch.bmm(grad_scores.transpose(1, 2), q[:, rows])
+            torch.bmm(grad_scores, k[:, :seen], out=grad_q[:, rows])
+            grad_v[:, :seen] += torch.bmm(p.transpose(1, 2), grad[:, rows])
+            grad_k[:, :seen] += torch.bmm(grad_scores.transpose(1, 2), q[:, rows])
+            if grad_sinks is not None:
+                of_sinks = grad_scores[:, :, 0].reshape(-1, ctx.kv_heads, end - start, ctx.group)
+                grad_sinks += of_sinks.sum(dim=(0, 2), dtype=torch.float32)
         return (
             _as_heads(grad_q.mul_(ctx.scale), ctx.kv_heads, ctx.tokens),
-            _as_heads(grad_k.mul_(ctx.scale).to(k.dtype), ctx.kv_heads, ctx.tokens),
-            _as_heads(grad_v.to(v.dtype), ctx.kv_heads, ctx.tokens),
+            _as_heads(grad_k[:, first:].mul_(ctx.scale).to(k.dtype), ctx.kv_heads, ctx.tokens),
+            _as_heads(grad_v[:, first:].to(v.dtype), ctx.kv_heads, ctx.tokens),
             None,
+            None if grad_sinks is None else grad_sinks.flatten().to(ctx.sinks),
         )
 
 
@@ -88,16 +102,13 @@ def _exact_products_of_16_bit_values() -> Iterator[None]:
         matmul.fp32_precision = before
 
 
-def _scratch(
-    rows: Tensor, blocks: list[tuple[int, int]], group: int, dtype: torch.dtype
-) -> Callable[[int, int], Tensor]:
-    """One buffer for every block's (batch·kv_heads, length·group, keys) in turn: fresh memory is slower than
-    arithmetic."""
-    length = blocks[0][1] * group
-    buffer = torch.empty(rows.shape[0] * length * blocks[-1][1], dtype=dtype, device=rows.device)
+def _scratch(rows: Tensor, most: int, keys: int, dtype: torch.dtype) -> Callable[[int, int], Tensor]:
+    """One buffer for every block's (batch·kv_heads, length, keys) in turn, `most` rows at most: fresh memory is slower
+    than arithmetic."""
+    buffer = torch.empty(rows.shape[0] * most * keys, dtype=dtype, device=rows.device)
 
-    def view(block_length: int, keys: int) -> Tensor:
-        shape = (rows.shape[0], block_length * group, keys)
+    def view(length: int, seen: int) -> Tensor:
+        shape = (rows.shape[0], length, seen)
         return buffer[: math.prod(shape)].view(shape)
 
     return view

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mfa_train import config as configs
 from mfa_train.budget.match import matched
 from mfa_train.config import Config, RungConfig
+from mfa_train.config.budget_schema import entry_bytes
 from mfa_train.errors import ConfigError
 from mfa_train.scaling.ladder.request import Request
 
@@ -32,7 +33,7 @@ def shaped_variants(request: Request, rung: RungConfig, say: Callable[[str], Non
             overrides = [
                 f"model={rung.model}",
                 f"attention={attention}",
-                *(f"{key}={configs.written(value)}" for key, value in keys.items()),
+                *(f"{key}={configs.written(value, literally=False)}" for key, value in keys.items()),
             ]
             config = configs.load([*request.overrides, "sweep.ladder=null", *overrides])
             if share is not None:
@@ -63,4 +64,5 @@ def _chosen(request: Request) -> dict[str, dict]:
 
 def _bytes_per_token_of_mha(config: Config) -> int:
     model = config.model
-    return 2 * model.num_hidden_layers * model.num_attention_heads * model.head_dim * config.plan.cache_bytes
+    values = 2 * model.num_attention_heads * model.head_dim
+    return model.num_hidden_layers * entry_bytes(values, 2, config.plan.cache_dtype)

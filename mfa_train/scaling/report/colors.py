@@ -9,7 +9,8 @@ import numpy as np
 from mfa_train.scaling.study.runs import Run
 
 HUES = (255, 55, 150, 350, 200, 25, 300, 105)
-"""Degrees in OKLCH, of attentions in their order; behind the last they begin again, dashed."""
+"""Degrees in OKLCH, of attentions in their order; behind the last they begin again, dashed and AGAIN degrees on."""
+AGAIN = 22
 LEANS = (0, 13, -13, 24, -24)
 CHROMA = 0.13
 DARKEST, LIGHTEST, ALONE = 0.44, 0.76, 0.56
@@ -31,7 +32,7 @@ def looks_of(runs: list[Run], variants: list[str]) -> dict[str, dict[str, str]]:
         lean = before[index, level]
         before[index, level] += 1
         lightness = DARKEST + (LIGHTEST - DARKEST) * level / steps if steps else ALONE
-        hue = HUES[index % len(HUES)] + LEANS[lean % len(LEANS)]
+        hue = HUES[index % len(HUES)] + AGAIN * (index // len(HUES)) + LEANS[lean % len(LEANS)]
         dashed = index >= len(HUES) or lean >= len(LEANS)
         found[name] = {"color": _hexadecimal(lightness, CHROMA, hue), "dash": "5 3" if dashed else "none"}
     return found

@@ -8,7 +8,7 @@ attention's runs have is the usual one, and goes untold.
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
-from mfa_train.config.budget_schema import CACHE_BYTES
+from mfa_train.config.budget_schema import CACHE_BYTES, entry_bytes
 from mfa_train.config.effects import BOOKKEEPING, EXECUTION, OBSERVATION
 from mfa_train.config.quantities import bytes_of
 from mfa_train.errors import ConfigError, did_you_mean
@@ -101,23 +101,24 @@ def _usual(values: list) -> object | None:
 
 
 def _varied(runs: list[Run]) -> list[str]:
-    """The keys in which runs of one size, token budget and seed differ."""
+    """The keys in which runs of one size, token budget and seed differ, and those of the attention in which runs of one
+    size do."""
     found: set[str] = set()
     for cell in (cell for cell in _cells(runs) if len(cell) > 1):
         keys = {key for run in cell for key in run.config if not key.startswith(NOT_VARIED)}
         found |= {key for key in keys if len({str(run.config.get(key)) for run in cell}) > 1}
     if any(key.startswith("match.") for key in found):
-        found = {key for key in found if not key.startswith(SHAPED)} | _shapes_by_hand(runs)
-    return sorted(found, key=lambda key: (key != BUDGET, key))
+        found = {key for key in found if not key.startswith(SHAPED)}
+    return sorted(found | _shapes_by_hand(runs), key=lambda key: (key != BUDGET, key))
 
 
 def _shapes_by_hand(runs: list[Run]) -> set[str]:
-    """Keys of the attention in which runs differ though all that `match` was given is the same: not its doing."""
+    """Keys of the attention in which runs of one size differ though all that `match` was given is the same: not its
+    doing."""
     matched = defaultdict(list)
-    for index, cell in enumerate(_cells(runs)):
-        for run in cell:
-            given = (str(value) for key, value in sorted(run.config.items()) if key.startswith("match."))
-            matched[(index, *given)].append(run)
+    for run in (run for cell in _cells(runs) for run in cell):
+        given = (str(value) for key, value in sorted(run.config.items()) if key.startswith("match."))
+        matched[(run.size, *given)].append(run)
     return {
         key
         for same in matched.values()
@@ -160,7 +161,10 @@ def _share(run: Run, budget: object) -> str:
     layers, heads, width = (
         run.config.get(f"model.{part}") or 0 for part in ("num_hidden_layers", "num_attention_heads", "head_dim")
     )
-    whole = 2 * layers * heads * width * CACHE_BYTES.get(run.config.get("plan.cache_dtype", ""), 2)
-    if not whole or run.kv_bytes_per_token == whole:  # the budget was not for MHA as the reference
+    dtype = run.config.get("plan.cache_dtype")
+    dtype = dtype if dtype in CACHE_BYTES else "bf16"
+    whole, values = layers * entry_bytes(2 * heads * width, 2, dtype), 2 * layers * heads * width
+    without_scales = values * CACHE_BYTES[dtype]  # which fp8 was counted by once
+    if not whole or run.kv_bytes_per_token in (whole, without_scales):  # the budget was not for MHA as the reference
         return ""
     return "own KV" if budget is None else f"{bytes_of(BUDGET, budget) / whole:.3g} of MHA's KV"

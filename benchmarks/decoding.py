@@ -1,0 +1,467 @@
+"""What one decoded token costs: every attention of one size at one cache and one number of parameters, and Hugging
+Face's Llama with a static cache where it has the variant.
+
+A cell is a variant at a batch and a context. Its cache is filled with entries of random inputs, in every layer where
+that fits into --memory, and steps of one token are timed over it, in turn:
+
+    attend   attention over the entries alone (`Attention.attend`), a layer; without the rotation too, where entries
+             are rotated as they are read
+    layer    a layer's whole attention: query, entry, cache, attend, output; Hugging Face's over the same cache
+    whole    the whole model, with its head; Hugging Face's with the same weights over the same cache
+    first    the whole model on a prompt of the smallest context, at batch 1: time to first token
+
+A layer's time is the mean over the layers, each with its own weights and cache. Where all caches together are not
+larger than the last-level cache, the cell is marked with *. Cache read is told as a share of the bandwidth of a
+reduction in this process, times as multiples of the roofline: max(FLOPs / peak of a matrix product, bytes /
+bandwidth), of weights and cache together, by the FLOPs that the plan counts. What cannot be measured says why. Cells
+go to --out as lines of JSON, those that are there already are not measured again, and `docs/figures.py --decoding FILE`
+draws them. The last line is JSON.
+
+    make bench-decode        or        .venv/bin/python benchmarks/decoding.py [--model 350m] [--out FILE]
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mfa_train import config as configs
+from mfa_train.attention import Attention, attention_config, variants
+from mfa_train.attention.cache import DecodeCache
+from mfa_train.attention.kernels.decoding import decoding_attention
+from mfa_train.budget.match import matched
+from mfa_train.budget.peak import measured_flops
+from mfa_train.budget.shape import Shape, layers_of, measure
+from mfa_train.config import Config, default_attention
+from mfa_train.errors import ConfigError
+from mfa_train.model.decoder import LanguageModel
+
+HUGGING_FACE = ("mha", "gqa", "mqa")
+"""What its Llama can be."""
+WARM_UP, LEAST_STEPS = 2, 5
+FILLED_AT_ONCE = 512
+"""Tokens."""
+
+
+class Machine:
+    """What this process measured of the machine, the best so far."""
+
+    def __init__(self, dtype: torch.dtype):
+        self.last_level = last_level_cache()
+        self.buffer = torch.ones(8 * self.last_level // 4)
+        self.bandwidth = 0.0
+        self.peak = measured_flops(dtype, seconds=0.3)
+
+    def measure_bandwidth(self) -> float:
+        """Bytes a second of the faster of two reductions over eight times the last-level cache."""
+        for reduction in (torch.Tensor.sum, torch.Tensor.amax):
+            for _ in range(3):
+                start = time.perf_counter()
+                reduction(self.buffer)
+                self.bandwidth = max(self.bandwidth, self.buffer.nbytes / (time.perf_counter() - start))
+        return self.bandwidth
+
+    def times_roofline(self, seconds: float, flops: float, num_bytes: float) -> float:
+        return seconds / max(flops / self.peak, num_bytes / self.bandwidth)
+
+
+def last_level_cache() -> int:
+    """Bytes; 32 MiB where Linux does not say."""
+    sizes = [
+        int(path.read_text().strip().removesuffix("K")) * 1024
+        for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    ]
+    return max(sizes, default=32 * 2**20)
+
+
+class Ours:
+    """A variant's model with a cache of `context` tokens a row, in so many layers."""
+
+    def __init__(self, config: Config, dtype: torch.dtype):
+        self.model = LanguageModel(config.model, attention_config(config.attention))
+        torch.nn.init.normal_(self.model.lm_head.weight, std=0.02)
+        self.model.to(dtype).eval()
+        self.attentions: list[Attention] = [layer.self_attn for layer in layers_of(self.model)]
+        self.hidden_size, self.dtype = config.model.hidden_size, dtype
+        self.vocab_size = config.model.vocab_size
+
+    def fill(self, batch: int, context: int, layers: int) -> None:
+        self.batch, self.context, self.layers = batch, context, layers
+        self.cache = DecodeCache(layers, context + 1)
+        for start in range(0, context, FILLED_AT_ONCE):
+            tokens = min(FILLED_AT_ONCE, context - start)
+            positions = self.cache.begin(self.model.model.rope, tokens, torch.device("cpu"))
+            for attention, layer in zip(self.attentions, self.cache.layers):
+                x = torch.randn(1, tokens, self.hidden_size, dtype=self.dtype)
+                layer.extend(tuple(part.expand(batch, *part.shape[1:]) for part in attention.cache_entry(x, positions)))
+            self.cache.advance(tokens)
+        self.x = torch.randn(batch, 1, self.hidden_size, dtype=self.dtype)
+        self.tokens = torch.randint(self.vocab_size, (batch, 1))
+        here = self._positions()
+        self.queries = [attention.query(self.x, here) for attention in self.attentions[:layers]]
+
+    def attend(self) -> None:
+        """In every layer, over the context and the token behind it."""
+        everywhere = self.cache.rotations.between(0, self.context + 1)
+        for attention, q, layer in zip(self.attentions, self.queries, self.cache.layers):
+            attention.attend(q, *layer.buffers or (), positions=everywhere)
+
+    def attend_unrotated(self) -> None:
+        """The same without what turns entries as they are read."""
+        with self._attending_by(lambda *parts, turned=None, **how: decoding_attention(*parts, **how)):
+            self.attend()
+
+    def rotates_on_read(self) -> bool:
+        seen = []
+
+        def watched(*parts: Any, turned: Any = None, **how: Any) -> torch.Tensor:
+            seen.append(turned)
+            return decoding_attention(*parts, turned=turned, **how)
+
+        with self._attending_by(watched):
+            self.attend()
+        return any(turned is not None for turned in seen)
+
+    def layer(self) -> None:
+        here = self._positions()
+        for attention, layer in zip(self.attentions, self.cache.layers):
+            attention(self.x, here, layer)
+
+    def whole(self) -> torch.Tensor:
+        """The next token's logits."""
+        self.cache.length = self.context
+        return self.model(self.tokens, cache=self.cache)
+
+    def first(self, tokens: int) -> None:
+        prompt = torch.randint(self.vocab_size, (1, tokens))
+        hidden = self.model.model(prompt, cache=DecodeCache(len(self.attentions), tokens))
+        self.model.lm_head(hidden[:, -1:])
+
+    def _positions(self) -> Any:
+        self.cache.length = self.context
+        return self.cache.begin(self.model.model.rope, 1, torch.device("cpu"))
+
+    @contextlib.contextmanager
+    def _attending_by(self, instead: Callable[..., torch.Tensor]) -> Iterator[None]:
+        """In the module whose `attend` this is."""
+        module = sys.modules[type(self.attentions[0]).attend.__module__]
+        try:
+            module.decoding_attention = instead  # type: ignore[attr-defined]  # of any variant's
+            yield
+        finally:
+            module.decoding_attention = decoding_attention  # type: ignore[attr-defined]
+
+
+class HuggingFace:
+    """transformers' Llama with our weights and, in its static cache, our cache's memory."""
+
+    def __init__(self, config: Config, ours: Ours):
+        from transformers import LlamaConfig, LlamaForCausalLM
+        from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+        attention = attention_config(config.attention)
+        self.ours, self.config = (
+            ours,
+            LlamaConfig(
+                hidden_size=config.model.hidden_size,
+                num_hidden_layers=config.model.num_hidden_layers,
+                num_attention_heads=attention.num_attention_heads,
+                num_key_value_heads=attention.num_key_value_heads,  # type: ignore[attr-defined]  # all three have it
+                head_dim=ours.attentions[0].qk_head_dim,
+                intermediate_size=config.model.intermediate_size,
+                vocab_size=config.model.vocab_size,
+                max_position_embeddings=2**20,
+                rms_norm_eps=config.model.rms_norm_eps,
+                tie_word_embeddings=False,
+            ),
+        )
+        with torch.device("meta"):
+            self.model = LlamaForCausalLM(self.config).eval()
+        self.model.load_state_dict(ours.model.state_dict(), assign=True)
+        self.model.model.rotary_emb = LlamaRotaryEmbedding(self.config)
+
+    def share(self) -> None:
+        """Our cache, as it is now."""
+        from transformers import StaticCache
+
+        self.cache = cache = StaticCache(config=self.config, max_cache_len=self.ours.context + 1)
+        for theirs, layer in zip(cache.layers, self.ours.cache.layers):
+            keys, values = (buffer.transpose(1, 2) for buffer in layer.buffers or ())
+            theirs.lazy_initialization(keys[:, :, :0], values[:, :, :0])
+            theirs.keys, theirs.values = keys, values
+        self.mask = torch.ones(1, 1, 1, self.ours.context + 1, dtype=torch.bool)
+        self.position = torch.full((1, 1), self.ours.context)
+
+    def layer(self) -> None:
+        self._begin()
+        x = self.ours.x
+        rotations = self.model.model.rotary_emb(x, self.position)
+        for layer, _ in zip(self.model.model.layers, self.ours.cache.layers):
+            layer.self_attn(x, position_embeddings=rotations, attention_mask=self.mask, cache=self.cache)
+
+    def whole(self) -> torch.Tensor:
+        """The next token's logits."""
+        self._begin()
+        return self.model(self.ours.tokens, cache=self.cache).logits
+
+    def first(self, tokens: int) -> None:
+        from transformers import StaticCache
+
+        prompt = torch.randint(self.ours.vocab_size, (1, tokens))
+        cache = StaticCache(config=self.config, max_cache_len=tokens)
+        self.model(prompt, cache=cache, logits_to_keep=1)
+
+    def _begin(self) -> None:
+        for layer in self.cache.layers:
+            layer.cumulative_length.fill_(self.ours.context)
+
+
+def seconds_of(steps: dict[str, Callable[[], Any]], most: int, patience: float) -> dict[str, list[float]]:
+    """Of `steps` in turn, so that what else the machine does meets all of them: `most` rounds, or as many as fit into
+    `patience` seconds."""
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    begin = time.perf_counter()
+    for number in range(-WARM_UP, most):
+        if number >= LEAST_STEPS and time.perf_counter() - begin > patience:
+            break
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if number >= 0:
+                taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def told(seconds: list[float], batch: int, share: int) -> dict[str, float]:
+    """Of steps, each of so many equal parts."""
+    ordered = sorted(second / share * 1e3 for second in seconds)
+    median = statistics.median(ordered)
+    return {
+        "ms": median,
+        "p90_ms": ordered[math.ceil(0.9 * len(ordered)) - 1],
+        "tokens_per_second": batch / median * 1e3,
+    }
+
+
+def milliseconds(step: Callable[[int], None], tokens: int) -> float:
+    start = time.perf_counter()
+    step(tokens)
+    return (time.perf_counter() - start) * 1e3
+
+
+class Bench:
+    """Measures cells of one setting."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        self.arguments, self.dtype = arguments, {"fp32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
+        self.machine = Machine(self.dtype)
+
+    def config(self, variant: str) -> Config:
+        """Matched to --cache of MHA's cache and to its parameters. Raises ConfigError where that can't be."""
+        words = [f"attention={variant}", f"model={self.arguments.model}"]
+        plain = configs.load(words)
+        reference = measure(plain.model, default_attention("mha", plain.model))
+        budget = reference.cache_bytes(plain.plan.cache_dtype) // self.arguments.cache
+        config, _ = matched(configs.load([*words, f"match.kv_bytes_per_token={budget}", "match.reference=mha"]))
+        return config
+
+    def cells(self, variant: str, wanted: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+        """What was measured, or why it failed, of each batch and context."""
+        try:
+            config = self.config(variant)
+            shape = measure(config.model, config.attention)
+            ours = Ours(config, self.dtype)
+            theirs = HuggingFace(config, ours) if variant in HUGGING_FACE else None
+        except ConfigError as error:
+            for batch, context in wanted:
+                yield {"batch": batch, "context": context, "failed": str(error)}
+            return
+        for batch, context in wanted:
+            try:
+                measured = self.cell(shape, ours, theirs, batch, context)
+            except (MemoryError, RuntimeError) as error:
+                measured = {"failed": str(error).splitlines()[0]}
+            yield {"batch": batch, "context": context, "params": shape.params} | measured
+
+    def cell(self, shape: Shape, ours: Ours, theirs: HuggingFace | None, batch: int, context: int) -> dict[str, Any]:
+        """Raises MemoryError where not even one layer's cache may be there."""
+        arguments, machine = self.arguments, self.machine
+        of_layer = shape.cache_values_per_layer * self.dtype.itemsize * batch * (context + 1)
+        room = int(arguments.memory * 2**30 / 1.5)  # a cache that grows is there twice for a moment
+        if of_layer > room:
+            raise MemoryError(f"a layer's cache takes {of_layer / 2**30:.1f} GiB: type a larger --memory")
+        whole = of_layer * shape.layers <= room and not arguments.layer
+        layers = shape.layers if whole else min(shape.layers, room // of_layer, -(-4 * machine.last_level // of_layer))
+        ours.fill(batch, context, layers)
+        if theirs is not None:
+            theirs.share()
+        machine.measure_bandwidth()
+        taken = seconds_of(self.steps(ours, theirs, whole), arguments.steps, arguments.patience)
+        cache_bytes = ours.cache.num_bytes
+        record: dict[str, Any] = {
+            "layers": layers,
+            "cache_bytes_per_layer": cache_bytes // layers,
+            "larger_than_last_level_cache": cache_bytes > machine.last_level,
+        }
+        costs = self.costs(shape, batch, context, cache_bytes // layers)
+        for name, seconds in taken.items():
+            kind = name.removeprefix("hugging_face_")
+            share, cached = (1, cache_bytes) if kind == "whole" else (layers, cache_bytes // layers)
+            record[name] = told(seconds, batch, share) | {
+                "share_of_bandwidth": cached * share / statistics.median(seconds) / machine.bandwidth,
+                "times_roofline": machine.times_roofline(statistics.median(seconds) / share, *costs[kind]),
+            }
+        for name in ("layer", "whole"):
+            if (other := f"hugging_face_{name}") in record:
+                record[name]["times_hugging_face"] = record[other]["ms"] / record[name]["ms"]
+        if whole and batch == 1 and context == min(arguments.contexts):
+            record["whole"]["first_token_ms"] = milliseconds(ours.first, context)
+            if theirs is not None:
+                record["hugging_face_whole"]["first_token_ms"] = milliseconds(theirs.first, context)
+        if not whole and not arguments.layer:
+            record["no_whole"] = f"the whole model's cache takes {of_layer * shape.layers / 2**30:.1f} GiB"
+        return record
+
+    def steps(self, ours: Ours, theirs: HuggingFace | None, whole: bool) -> dict[str, Callable[[], Any]]:
+        found: dict[str, Callable[[], Any]] = {}
+        if not self.arguments.whole:
+            found["attend"] = ours.attend
+            if ours.rotates_on_read():
+                found["unrotated"] = ours.attend_unrotated
+            found["layer"] = ours.layer
+            if theirs is not None:
+                found["hugging_face_layer"] = theirs.layer
+        if whole:
+            found["whole"] = ours.whole
+            if theirs is not None:
+                found["hugging_face_whole"] = theirs.whole
+        return found
+
+    def costs(self, shape: Shape, batch: int, context: int, cache_bytes: int) -> dict[str, tuple[int, int]]:
+        """FLOPs and bytes of a step; of one layer, or of the whole model."""
+        attending = batch * shape.decoding.per_token * context
+        attention = attending + batch * shape.decoding.linear
+        weights = (shape.params - shape.embedding_params // 2) * self.dtype.itemsize  # of the embedding, batch rows
+        return {
+            "attend": (attending, cache_bytes),
+            "unrotated": (attending, cache_bytes),
+            "layer": (attention, cache_bytes + shape.attention_params_per_layer * self.dtype.itemsize),
+            "whole": (
+                attention * shape.layers + batch * (shape.ffn_flops + shape.head_flops),
+                cache_bytes * shape.layers + weights,
+            ),
+        }
+
+
+COLUMNS = f"{'':8} {'batch':>5} {'context':>7}  {'':12} {'ms':>9} {'p90':>9} {'tokens/s':>9} {'of bandwidth':>12} " + (
+    f"{'roofline':>9} {'HF / it':>8} {'first ms':>9}"
+)
+NAMES = {
+    "attend": "attend",
+    "unrotated": "  unrotated",
+    "layer": "layer",
+    "hugging_face_layer": "  HF layer",
+    "whole": "model",
+    "hugging_face_whole": "  HF model",
+}
+
+
+def lines_of(cell: dict[str, Any]) -> list[str]:
+    """Of the table, a line for each kind of step; the first says which cell it is."""
+    begin = f"{cell['variant']:8} {cell['batch']:>5} {cell['context']:>7}"
+    mark = " " if cell.get("larger_than_last_level_cache", True) else "*"
+    lines: list[str] = []
+    for name, shown in NAMES.items():
+        if name in cell:
+            one = cell[name]
+            ratio, first = one.get("times_hugging_face"), one.get("first_token_ms")
+            lines.append(
+                f"{'' if lines else begin:22}{' ' if lines else mark} {shown:12} {one['ms']:>9.3f} "
+                f"{one['p90_ms']:>9.3f} "
+                f"{one['tokens_per_second']:>9.1f} {one['share_of_bandwidth']:>12.0%} {one['times_roofline']:>9.2f} "
+                f"{'' if ratio is None else format(ratio, '.2f'):>8} "
+                f"{'' if first is None else format(first, ',.0f'):>9}".rstrip()
+            )
+    for reason in ("failed", "no_whole"):
+        if reason in cell:
+            lines.append(
+                f"{'' if lines else begin:22}  {'failed' if reason == 'failed' else 'no model'}: {cell[reason]}"
+            )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="350m")
+    parser.add_argument("--variants", nargs="+", default=variants(), metavar="NAME")
+    parser.add_argument("--contexts", nargs="+", type=int, default=[1024, 8192, 32768], metavar="TOKENS")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32], metavar="ROWS")
+    parser.add_argument("--cache", type=int, default=4, metavar="N", help="an N-th of MHA's cache (default 4)")
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--steps", type=int, default=20, help="timed at most, of each kind and cell (default 20)")
+    parser.add_argument("--patience", type=float, default=4.0, metavar="SECONDS", help="for a cell's steps (default 4)")
+    parser.add_argument("--memory", type=float, default=12.0, metavar="GIB", help="that a cache may take (default 12)")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--layer", action="store_true", help="a layer's attention alone, not the whole model")
+    only.add_argument("--whole", action="store_true", help="the whole model alone")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, metavar="FILE", help="cells as lines of JSON; what is there is kept")
+    parser.add_argument("--quick", action="store_true", help="a cell of two variants at model=nano: does it run?")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.model, arguments.variants, arguments.contexts = "nano", ["mha", "mfa_kr"], [64]
+        arguments.batches, arguments.steps, arguments.patience = [2], LEAST_STEPS, 0.0
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        print(json.dumps(run(arguments)))
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    bench = Bench(arguments)
+    machine = bench.machine
+    machine.measure_bandwidth()
+    setting = {name: getattr(arguments, name) for name in ("model", "dtype", "cache", "threads")}
+    done = kept(arguments.out, setting)
+    print(
+        f"{arguments.model}, {arguments.dtype}, caches of 1/{arguments.cache} of MHA's at its parameters; "
+        f"{arguments.threads} threads\nlast-level cache {machine.last_level / 2**20:.0f} MiB, reduction "
+        f"{machine.bandwidth / 1e9:.1f} GB/s, matrix product {machine.peak / 1e9:.0f} GFLOP/s\n\n{COLUMNS}"
+    )
+    asked = [(batch, context) for batch in arguments.batches for context in arguments.contexts]
+    for variant in arguments.variants:
+        for batch, context in asked:
+            if (variant, batch, context) in done:
+                print("\n".join(lines_of(done[variant, batch, context])))
+        missing = [one for one in asked if (variant, *one) not in done]
+        for measured in bench.cells(variant, missing) if missing else ():
+            cell = setting | {"variant": variant} | measured
+            done[variant, cell["batch"], cell["context"]] = cell
+            if arguments.out:
+                with arguments.out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(cell) + "\n")
+            print("\n".join(lines_of(cell)), flush=True)
+    facts = {"last_level_cache_bytes": machine.last_level, "bandwidth": machine.bandwidth, "peak_flops": machine.peak}
+    return setting | facts | {"cells": list(done.values())}
+
+
+def kept(out: Path | None, setting: dict[str, Any]) -> dict[tuple[str, int, int], dict[str, Any]]:
+    """Cells of this setting that stand in the file."""
+    if out is None or not out.exists():
+        return {}
+    cells = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    return {
+        (cell["variant"], cell["batch"], cell["context"]): cell for cell in cells if setting.items() <= cell.items()
+    }
+
+
+if __name__ == "__main__":
+    main()
