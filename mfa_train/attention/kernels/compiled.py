@@ -89,7 +89,7 @@ def attention(
     compiled = library()
     assert compiled is not None
     batch, queries, heads, _ = q[0].shape
-    q = [part.to(torch.float32, memory_format=torch.contiguous_format) for part in q]
+    q = [part.float().contiguous() for part in q]
     if factors is None:
         kv_heads, keys, values = max(x.shape[2] for x in (*k, v)), list(map(_part, k, q)), [_part(v)]
     else:  # each rank is a part that all heads share
