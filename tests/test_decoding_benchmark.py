@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 @pytest.fixture
 def decoding(monkeypatch):
     """The script as a module."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     spec = importlib.util.spec_from_file_location("decoding", ROOT / "benchmarks" / "decoding.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

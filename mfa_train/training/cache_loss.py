@@ -105,7 +105,7 @@ def table(losses: Sequence[CacheLoss]) -> str:
             [
                 "none (full forward)" if is_reference else one.dtype,
                 f"{one.loss:.5f}",
-                "reference" if is_reference else f"{one.loss - reference.loss:+.5f}",
+                "reference" if is_reference else f"{round(one.loss - reference.loss, 5) + 0.0:+.5f}",
                 f"{one.bits_per_byte:.5f}",
                 "-" if one.bytes_per_token is None else f"{one.bytes_per_token:,}",
             ]

@@ -29,7 +29,7 @@ SHAPES = {  # heads, parts of the keys (kv_heads, dim), values (kv_heads, dim) o
     "odd widths, narrow": (3, [(3, 70), (1, 6)], (3, 35)),
     "more heads than a chunk of rows": (70, [(1, 24)], (1, 24)),
 }
-EXACT = {torch.float32: 4e-6, torch.bfloat16: 4e-3}
+EXACT = {torch.float32: 2e-6, torch.bfloat16: 4e-3}
 """Error in root mean square, relative: bfloat16's is that of rounding the result."""
 
 
@@ -154,7 +154,7 @@ def test_every_attention_attends_through_the_kernel_as_over_its_keys_and_values(
 
 
 @pytest.mark.parametrize("attention", VARIANTS)
-def test_a_decode_step_allocates_a_small_part_of_its_cache(attention):
+def test_every_attention_decodes_through_the_kernel_in_a_small_part_of_its_cache(attention, monkeypatch):
     config = configs.load([f"attention={attention}", "model=350m"])
     variant = attention_config(config.attention)
     layer = attention_class(attention)(config.model.hidden_size, variant).requires_grad_(False)
@@ -165,8 +165,11 @@ def test_a_decode_step_allocates_a_small_part_of_its_cache(attention):
     q = layer.query(x, here)
     with _Storages(layer) as storages:
         storages.known |= {tensor.untyped_storage()._cdata for tensor in (*entry, *everywhere[:2], q)}
-        layer.attend(q, *entry, positions=everywhere)
+        o = layer.attend(q, *entry, positions=everywhere)
     assert storages.peak < sum(part.nbytes for part in entry) / 4
+    monkeypatch.setattr(compiled, "LEAST_TOKENS", tokens + 1)
+    by_torch = layer.attend(q, *entry, positions=everywhere)
+    assert 0 < (o - by_torch).norm() < 1e-5 * by_torch.norm()
 
 
 def _in_cache(part: torch.Tensor, tokens: int) -> torch.Tensor:
