@@ -24,6 +24,8 @@ class GrowingText:
         self.tokens = 0
         """That were added."""
         self.ended = False
+        self.closed = False
+        """Whether `cut_off` was told that no token follows."""
 
     def add(self, token: int) -> None:
         self.tokens += 1
@@ -33,7 +35,8 @@ class GrowingText:
             self.ended = True
 
     def cut_off(self) -> None:
-        """No token follows: a character that is not whole shows as �."""
+        """No token follows: a character that is not whole shows as �, and what began like a stop text as it is."""
+        self.closed = True
         if not self.ended:
             self._append(self.characters.decode(b"", final=True))
 
@@ -48,7 +51,7 @@ class GrowingText:
     @property
     def settled(self) -> int:
         """How many characters of the text no further token can take back."""
-        if self.ended or not self.stop:
+        if self.ended or self.closed or not self.stop:
             return len(self.text)
         begun = range(max(self.start, len(self.text) + 1 - max(map(len, self.stop))), len(self.text))
         open_ends = (at for at in begun if any(stop.startswith(self.text[at:]) for stop in self.stop))

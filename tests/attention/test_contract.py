@@ -71,8 +71,7 @@ def test_rows_of_different_length_are_decoded_as_each_alone(attention, overrides
 
 @QK_NORM
 def test_attending_over_entries_equals_attention_over_keys_and_values(attention, qk_norm, small_model):
-    """Of one query and of a block, over rows of one length and of several, with anything behind their ends; in float64
-    but for the softmax."""
+    """In float64: one query and a block, over rows of one length and of several, with anything behind their ends."""
     layer, x, positions = first_layer(small_model(attention, f"attention.qk_norm={qk_norm}"), tokens=13)
     with torch.no_grad():
         q, entry = layer.query(x, positions), layer.cache_entry(x, positions)
@@ -80,7 +79,7 @@ def test_attending_over_entries_equals_attention_over_keys_and_values(attention,
         for queries in (1, 4):
             expected = causal_attention(q[:, -queries:], k, v, layer.scale, "sdpa", sinks=layer.sinks)
             found = layer.attend(q[:, -queries:], *entry, positions=positions)
-            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
             lengths = torch.tensor([13, 7, 10])
             spoilt = [part.clone() for part in entry]
@@ -92,7 +91,7 @@ def test_attending_over_entries_equals_attention_over_keys_and_values(attention,
             for row, length in enumerate(lengths):
                 rows = (one[row : row + 1, :length] for one in (k, v))
                 expected = causal_attention(ends[row], *rows, layer.scale, "sdpa", sinks=layer.sinks)
-                torch.testing.assert_close(found[row : row + 1], expected, rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(found[row : row + 1], expected, rtol=1e-10, atol=1e-12)
 
 
 def test_the_cache_holds_exactly_the_planned_bytes(attention, small_model):

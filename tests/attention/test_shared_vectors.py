@@ -85,23 +85,6 @@ def test_outputs_that_start_at_zero_do_so_behind_a_low_rank_projection_too(small
     assert not layer.o_b_proj.weight.any() and layer.o_a_proj.weight.all()
 
 
-@pytest.mark.parametrize("qk_norm", ["false", "true"])
-@pytest.mark.parametrize("attention", ["gta", "deepseek_v4"])
-def test_attending_over_entries_equals_attending_over_keys_and_values(attention, qk_norm, small_model):
-    """A block of queries behind rows of different length, in float64."""
-    layer = small_model(attention, f"attention.qk_norm={qk_norm}").model.layers[0].self_attn.double()
-    positions = small_model(attention).model.rope(torch.arange(13))
-    x = torch.randn(3, 13, 64, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    with torch.no_grad():
-        q, entry, lengths = layer.query(x[:, :4], positions.between(0, 4)), layer.cache_entry(x, positions), (13, 4, 9)
-        found = layer.attend(q, *entry, positions=positions, lengths=torch.tensor(lengths))
-        k, v = layer.keys_values(*entry, positions=positions)
-        for row, end in enumerate(lengths):
-            seen = (q[row, None], k[row, None, :end], v[row, None, :end])
-            expected = causal_attention(*seen, layer.scale, "sdpa", sinks=layer.sinks)
-            torch.testing.assert_close(found[row, None], expected, rtol=1e-12, atol=1e-12)
-
-
 def dense(q, k, v, scale, sinks):
     """Softmax over the keys and one more score, written out; q, k, v (batch, tokens, heads, …) of any key heads."""
     k, v = (x.repeat_interleave(q.shape[2] // x.shape[2], dim=2) for x in (k, v))

@@ -60,6 +60,13 @@ def test_characters_show_once_they_are_whole():
     assert growing.text == "abxy�"
 
 
+def test_what_began_like_a_stop_text_shows_once_nothing_follows():
+    growing, shown = grown("one two.", "two...")
+    assert shown[-1] == "abone "
+    growing.cut_off()
+    assert growing.text[: growing.settled] == "abone two." and growing.record()["finish_reason"] == "length"
+
+
 @pytest.mark.parametrize(
     "text, stop, expected",
     [
