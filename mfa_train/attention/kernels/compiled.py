@@ -68,8 +68,8 @@ class _Call(ctypes.Structure):
 
 def serves(q: Sequence[Tensor], entries: Sequence[Tensor]) -> bool:
     """Whether attention over the entries (keys, values, factors) is to be computed here."""
-    if entries[0].shape[1] < LEAST_TOKENS or not entries[0].is_cpu:
-        return False
+    if entries[0].shape[1] < LEAST_TOKENS or not entries[0].is_cpu or torch.compiler.is_compiling():
+        return False  # what torch.compile traces has no memory to point to
     plain = all(x.dtype in (torch.float32, torch.bfloat16) and x.stride(-1) == 1 for x in entries)
     graph = torch.is_grad_enabled() and any(x.requires_grad for x in (*q, *entries))
     return plain and q[0].dtype == entries[0].dtype and not graph and library() is not None
@@ -141,11 +141,11 @@ def _side_by_side(x: Tensor) -> Tensor:
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The kernel's, built if it has not been yet; None where it can't be."""
-    command = [*shlex.split(os.environ.get("CXX", "c++")), *FLAGS]
-    identity = "\0".join([SOURCE.read_text(), HEADER.read_text(), *command, platform.machine(), _cpu()])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "mfa_train"
-    path = cache / f"decoding-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     try:
+        command = [*shlex.split(os.environ.get("CXX") or "c++"), *FLAGS]
+        identity = "\0".join([SOURCE.read_text(), HEADER.read_text(), *command, platform.machine(), _cpu()])
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "mfa_train"
+        path = cache / f"decoding-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
         if not path.exists():
             cache.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=cache) as folder:
@@ -153,8 +153,8 @@ def library() -> ctypes.CDLL | None:
                 subprocess.run([*command, "-o", str(made), str(SOURCE)], check=True, capture_output=True, text=True)
                 made.replace(path)
         compiled = ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        reason = ((getattr(error, "stderr", None) or "").strip() or str(error)).splitlines()[0]
         print(f"decoding runs on torch's ops, which are slower: its kernel was not built ({reason})", file=sys.stderr)
         return None
     compiled.decoding_workspace.restype = ctypes.c_int64
