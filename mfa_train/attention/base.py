@@ -182,7 +182,8 @@ class Attention(nn.Module, ABC):
     ) -> Tensor:
         """Attention of x (batch, tokens, hidden_size) over itself and, where given, over the tokens in `cache`.
 
-        `positions` are those of x. With `documents`, which has no cache beside it, a token sees its own document alone.
+        `positions` are those of x. With `documents`, of x over no cache or an empty one, a token sees its own document
+        alone.
         """
         q = self.query(x, positions)
         entry, of_entry, lengths = self.cache_entry(x, positions), positions, None
