@@ -13,6 +13,7 @@ from mfa_train.attention.kernels.decoding import decoding_attention
 from mfa_train.budget.shape import layers_of
 from mfa_train.config import Config
 from mfa_train.model.decoder import LanguageModel
+from mfa_train.model.initialization import initialize
 
 FILLED_AT_ONCE = 512
 """Tokens."""
@@ -23,7 +24,7 @@ class Ours:
 
     def __init__(self, config: Config, dtype: torch.dtype):
         self.model = LanguageModel(config.model, attention_config(config.attention))
-        torch.nn.init.normal_(self.model.lm_head.weight, std=0.02)
+        initialize(self.model, config.model.initialization, config.seed, config.model.num_hidden_layers)
         self.model.to(dtype).eval()
         self.attentions: list[Attention] = [layer.self_attn for layer in layers_of(self.model)]
         self.hidden_size, self.dtype = config.model.hidden_size, dtype
