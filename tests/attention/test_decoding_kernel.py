@@ -70,6 +70,17 @@ def difference(q, k, v, scale, factors=None, **others) -> float:
     return ((found - exact).norm() / exact.norm()).item()
 
 
+@pytest.mark.parametrize("name", ["mha", "mla"])
+def test_torchs_ops_round_the_weights_alone_in_16_bits_not_the_scores(name, monkeypatch):
+    """Scores of queries this long, rounded to bfloat16, would be off by 0.02."""
+    q, k, v, scale = inputs(name, torch.bfloat16, tokens=400)
+    q = [3 * part for part in q]
+    monkeypatch.setattr(compiled, "LEAST_TOKENS", TOKENS)
+    exact = decoding_attention([x.double() for x in q], [x.double() for x in k], v.double(), scale)
+    found = decoding_attention(q, k, v, scale)
+    assert (found - exact).norm() < EXACT[torch.bfloat16] * exact.norm()
+
+
 @pytest.mark.parametrize("dtype", EXACT)
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_kernel_is_attention(name, dtype):

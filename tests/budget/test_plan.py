@@ -135,6 +135,17 @@ def test_decoding_costs_what_step3s_tables_say(model, counting, context, cache, 
     assert found == pytest.approx((cache, attention, linear), rel=0.01)
 
 
+def other_half(model, tokens: int) -> int:
+    """FLOPs a token of the scores and values that no token needs, as torch's counter counts both halves: forward and
+    twice that backward, over the heads that the model's own queries have."""
+    layer = model.model.layers[0].self_attn
+    with torch.no_grad():
+        heads, width = layer.query(
+            torch.zeros(1, 1, model.model.embed_tokens.embedding_dim), model.model.rope(torch.zeros(1))
+        ).shape[2:]
+    return 3 * len(model.model.layers) * heads * (width + layer.v_head_dim) * tokens
+
+
 @pytest.mark.parametrize("attention", VARIANTS)
 def test_parameters_and_flops_are_those_of_the_real_model(attention, small_model):
     """FLOPs of a real forward and backward by torch's own counter, which counts both halves of the scores."""
@@ -144,10 +155,7 @@ def test_parameters_and_flops_are_those_of_the_real_model(attention, small_model
     x = torch.randint(0, 199, (1, 33))
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         model.train()(x[:, :-1], x[:, 1:]).backward()
-    layer = model.model.layers[0].self_attn
-    heads = layer.num_attention_heads * getattr(layer, "branches", 1)
-    other_half = 3 * len(model.model.layers) * 2 * heads * (layer.qk_head_dim + layer.v_head_dim) * 32 // 2
-    assert counter.get_total_flops() / 32 == plan["flops"]["train_per_token"] + other_half
+    assert counter.get_total_flops() / 32 == plan["flops"]["train_per_token"] + other_half(model, 32)
 
 
 @pytest.mark.parametrize("attention", VARIANTS)
@@ -160,18 +168,9 @@ def test_nanos_training_flops_are_those_of_a_real_step(attention):
     x = torch.randint(0, config.model.vocab_size, (1, tokens + 1))
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         model(x[:, :-1], x[:, 1:]).backward()
-    layer = model.model.layers[0].self_attn
-    other_half = (
-        3
-        * config.model.num_hidden_layers
-        * 2
-        * layer.num_attention_heads
-        * getattr(layer, "branches", 1)
-        * (layer.qk_head_dim + layer.v_head_dim)
-        * tokens
-        // 2
+    assert counter.get_total_flops() / tokens == make_plan(config)["flops"]["train_per_token"] + other_half(
+        model, tokens
     )
-    assert counter.get_total_flops() / tokens == make_plan(config)["flops"]["train_per_token"] + other_half
 
 
 SHAPE = {"hidden_size": 512, "num_hidden_layers": 3, "intermediate_size": 1408, "vocab_size": 1000}

@@ -53,7 +53,7 @@ class GroupedLatentAttention(MultiHeadLatentAttention):
 
 
 def _side_by_side(layer: GroupedLatentAttention, weights: dict[str, Tensor], prefix: str, *_) -> None:
-    """Blocks that come as matrices of their own, numbered from one as in the MLRA paper's code (kv_b_proj_1, …)."""
+    """Blocks that come as matrices of their own, numbered from one (kv_b_proj_1, …), as MLRA's code has GLA-2's."""
     for name in ("kv_a_layernorm", "kv_b_proj"):
         blocks = [f"{prefix}{name}_{block + 1}.weight" for block in range(layer.blocks)]
         if all(block in weights for block in blocks):

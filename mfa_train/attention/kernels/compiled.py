@@ -147,7 +147,7 @@ def library() -> ctypes.CDLL | None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "mfa_train"
         path = cache / f"decoding-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
         if not path.exists():
-            cache.mkdir(parents=True, exist_ok=True)
+            cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is loaded from it runs
             with tempfile.TemporaryDirectory(dir=cache) as folder:
                 made = Path(folder) / path.name
                 subprocess.run([*command, "-o", str(made), str(SOURCE)], check=True, capture_output=True, text=True)

@@ -84,7 +84,7 @@ inline Floats<N> exp2(Floats<N> x) {
   std::memcpy(&exponent, &shifted, sizeof p);
   bits += exponent << 23;
   std::memcpy(&p, &bits, sizeof p);
-  return x < -126.0f ? Floats<N>{} : p;
+  return x < -126.0f ? Floats<N>{} : x == x ? p : x;
 }
 
 inline int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }

@@ -36,7 +36,7 @@ def decoding_attention(
     part of the keys is rotated as it is read. With `factors` (batch, tokens, heads, rank) of the keys and of the
     values, k, of one part, and v have ranks for heads: a head's key or value is the sum of them, each times its factor.
     """
-    if compiled.serves(q, (*k, v, *(factors or ()))):
+    if compiled.serves((*q, sinks) if sinks is not None else q, (*k, v, *(factors or ()))):
         return compiled.attention(q, k, v, scale, lengths, sinks, turned, factors)
     if turned is not None:
         k = (rotate(k[0], turned), *k[1:])
@@ -67,7 +67,17 @@ def _scores(q: Tensor, k: Tensor) -> Tensor:
     """(batch, heads, queries, tokens)"""
     queries, heads, kv_heads = q.shape[1], q.shape[2], k.shape[2]
     rows = q.transpose(1, 2).reshape(len(q), kv_heads, -1, q.shape[3])
-    return (rows @ k.permute(0, 2, 3, 1)).view(len(q), heads, queries, -1)
+    return _exact(rows, k.permute(0, 2, 3, 1)).view(len(q), heads, queries, -1)
+
+
+def _exact(rows: Tensor, keys: Tensor) -> Tensor:
+    """rows @ keys (batch, kv_heads, …): of 16-bit values in float32, as scores must not be rounded before a softmax."""
+    if rows.dtype not in (torch.bfloat16, torch.float16):
+        return rows @ keys
+    if not rows.is_cuda:
+        return rows.float() @ keys.float()
+    products = torch.bmm(rows.flatten(0, 1), keys.flatten(0, 1), out_dtype=torch.float32)
+    return products.unflatten(0, rows.shape[:2])
 
 
 def _weighted(weights: Tensor, v: Tensor) -> Tensor:
@@ -80,7 +90,8 @@ def _weighted(weights: Tensor, v: Tensor) -> Tensor:
 def _of_ranks(q: Tensor, k: Tensor, factor: Tensor) -> Tensor:
     """(batch, heads, queries, tokens): a query meets the ranks' keys, and its head's factors weigh what comes out."""
     rows = q.transpose(1, 2).flatten(1, 2).unsqueeze(1)
-    products = (rows @ k.permute(0, 2, 3, 1)).unflatten(2, (q.shape[2], q.shape[1]))
+    keys = k.permute(0, 2, 3, 1)
+    products = _exact(rows.expand(-1, keys.shape[1], -1, -1), keys).unflatten(2, (q.shape[2], q.shape[1]))
     return (products * _of_tokens(factor)).sum(dim=1)
 
 
