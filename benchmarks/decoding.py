@@ -12,10 +12,10 @@ that fits into --memory, and steps of one token are timed over it, in turn:
 
 A layer's time is the mean over the layers, each with its own weights and cache. Where all caches together are not
 larger than the last-level cache, the cell is marked with *. Cache read is told as a share of the bandwidth of a
-reduction in this process, times as multiples of the roofline: max(FLOPs / peak of a matrix product, bytes /
-bandwidth), of weights and cache together, by the FLOPs that the plan counts. What cannot be measured says why. Cells
-go to --out as lines of JSON, those that are there already are not measured again, and `docs/figures.py --decoding FILE`
-draws them. The last line is JSON.
+reduction, times as multiples of the roofline: max(FLOPs / peak of a matrix product, bytes / bandwidth), of weights and
+cache together, by the FLOPs that the plan counts; bandwidth and peak are measured before and after each cell. What
+cannot be measured says why. Cells go to --out as lines of JSON, those that are there already are not measured again,
+and `docs/figures.py --decoding FILE` draws them. The last line is JSON.
 
     make bench-decode        or        .venv/bin/python benchmarks/decoding.py [--model 350m] [--out FILE]
 """
@@ -46,22 +46,33 @@ WARM_UP, LEAST_STEPS = 2, 5
 
 
 class Machine:
-    """What this process measured of the machine, the best so far."""
+    """What this process measured of the machine at this moment, all of `threads` together."""
 
     def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
         self.last_level = last_level_cache()
         self.buffer = torch.ones(8 * self.last_level // 4)
-        self.bandwidth = 0.0
-        self.peak = measured_flops(dtype, seconds=0.3)
+        self.bandwidth, self.peak = 0.0, 0.0
+        for _ in range(3):  # a processor at rest does not start at its speed
+            self.measure()
 
-    def measure_bandwidth(self) -> float:
-        """Bytes a second of the faster of two reductions over eight times the last-level cache."""
-        for reduction in (torch.Tensor.sum, torch.Tensor.amax):
-            for _ in range(3):
+    def measure(self) -> tuple[float, float]:
+        """Bytes a second of the faster of two reductions over eight times the last-level cache, the median of several
+        goes, and FLOP/s of the fastest square matrix products."""
+        seconds: dict[Callable, list[float]] = {torch.Tensor.sum: [], torch.Tensor.amax: []}
+        for _ in range(5):
+            for reduction, taken in seconds.items():
                 start = time.perf_counter()
                 reduction(self.buffer)
-                self.bandwidth = max(self.bandwidth, self.buffer.nbytes / (time.perf_counter() - start))
-        return self.bandwidth
+                taken.append(time.perf_counter() - start)
+        self.bandwidth = self.buffer.nbytes / min(statistics.median(taken) for taken in seconds.values())
+        self.peak = measured_flops(self.dtype, seconds=0.15)
+        return self.bandwidth, self.peak
+
+    def measure_again(self) -> None:
+        """What holds beside a cell: the better of this moment and the one before it."""
+        before = self.bandwidth, self.peak
+        self.bandwidth, self.peak = map(max, before, self.measure())
 
     def times_roofline(self, seconds: float, flops: float, num_bytes: float) -> float:
         return seconds / max(flops / self.peak, num_bytes / self.bandwidth)
@@ -155,13 +166,16 @@ class Bench:
         ours.fill(batch, context, layers)
         if theirs is not None:
             theirs.share()
-        machine.measure_bandwidth()
+        machine.measure()
         taken = seconds_of(self.steps(ours, theirs, whole), arguments.steps, arguments.patience)
+        machine.measure_again()
         cache_bytes = ours.cache.num_bytes
         record: dict[str, Any] = {
             "layers": layers,
             "cache_bytes_per_layer": cache_bytes // layers,
             "larger_than_last_level_cache": cache_bytes > machine.last_level,
+            "bandwidth": machine.bandwidth,
+            "peak_flops": machine.peak,
         }
         costs = self.costs(shape, batch, context, cache_bytes // layers)
         for name, seconds in taken.items():
@@ -250,21 +264,33 @@ def lines_of(cell: dict[str, Any]) -> list[str]:
     return lines
 
 
+def positive(word: str) -> int:
+    """An argument that is a whole number of at least 1."""
+    if not word.isdecimal() or not (number := int(word)):
+        raise argparse.ArgumentTypeError(f"{word}: expected a whole number of at least 1")
+    return number
+
+
+def sizes() -> list[str]:
+    """The choices of `model=`."""
+    return sorted(path.stem for path in (configs.CONFIG_DIR / "model").glob("*.yaml"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="350m")
-    parser.add_argument("--variants", nargs="+", default=variants(), metavar="NAME")
-    parser.add_argument("--contexts", nargs="+", type=int, default=[1024, 8192, 32768], metavar="TOKENS")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32], metavar="ROWS")
-    parser.add_argument("--cache", type=int, default=4, metavar="N", help="an N-th of MHA's cache (default 4)")
+    parser.add_argument("--model", default="350m", choices=sizes(), metavar="SIZE")
+    parser.add_argument("--variants", nargs="+", choices=variants(), default=variants(), metavar="NAME")
+    parser.add_argument("--contexts", nargs="+", type=positive, default=[1024, 8192, 32768], metavar="TOKENS")
+    parser.add_argument("--batches", nargs="+", type=positive, default=[1, 8, 32], metavar="ROWS")
+    parser.add_argument("--cache", type=positive, default=8, metavar="N", help="an N-th of MHA's cache (default 8)")
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--steps", type=int, default=20, help="timed at most, of each kind and cell (default 20)")
+    parser.add_argument("--steps", type=positive, default=20, help="timed at most, of each kind and cell (default 20)")
     parser.add_argument("--patience", type=float, default=4.0, metavar="SECONDS", help="for a cell's steps (default 4)")
     parser.add_argument("--memory", type=float, default=12.0, metavar="GIB", help="that a cache may take (default 12)")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--layer", action="store_true", help="a layer's attention alone, not the whole model")
     only.add_argument("--whole", action="store_true", help="the whole model alone")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, metavar="FILE", help="cells as lines of JSON; what is there is kept")
     parser.add_argument("--quick", action="store_true", help="a cell of two variants at model=nano: does it run?")
     arguments = parser.parse_args()
@@ -273,14 +299,18 @@ def main() -> None:
         arguments.batches, arguments.steps, arguments.patience = [2], LEAST_STEPS, 0.0
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
+    if arguments.out and not arguments.out.parent.is_dir():
+        parser.error(f"argument --out: {arguments.out.parent} is no folder")
     with torch.inference_mode():
-        print(json.dumps(run(arguments)))
+        result = run(arguments)
+    print(json.dumps(result))
+    if all("failed" in cell for cell in result["cells"]):
+        parser.exit(1)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     bench = Bench(arguments)
     machine = bench.machine
-    machine.measure_bandwidth()
     setting = {name: getattr(arguments, name) for name in ("model", "dtype", "cache", "threads")}
     done = kept(arguments.out, setting)
     print(
@@ -301,8 +331,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 with arguments.out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(cell) + "\n")
             print("\n".join(lines_of(cell)), flush=True)
-    facts = {"last_level_cache_bytes": machine.last_level, "bandwidth": machine.bandwidth, "peak_flops": machine.peak}
-    return setting | facts | {"cells": list(done.values())}
+    return setting | {"last_level_cache_bytes": machine.last_level, "cells": list(done.values())}
 
 
 def kept(out: Path | None, setting: dict[str, Any]) -> dict[tuple[str, int, int], dict[str, Any]]:

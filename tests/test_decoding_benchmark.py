@@ -32,7 +32,7 @@ def test_cells_are_measured_once_and_the_last_line_is_json(decoding, monkeypatch
     assert first == again == [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
     mha, reuse = first
     assert {"attend", "layer", "hugging_face_layer", "whole", "hugging_face_whole"} <= set(mha) and "unrotated" in reuse
-    assert reuse["cache_bytes_per_layer"] * 4 == mha["cache_bytes_per_layer"]
+    assert reuse["cache_bytes_per_layer"] * 8 == mha["cache_bytes_per_layer"]
 
 
 def test_hugging_face_decodes_the_same_token_over_the_same_memory(decoding):
