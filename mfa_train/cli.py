@@ -206,6 +206,8 @@ def generate(arguments: argparse.Namespace) -> None:
             say_text(f"\n{BETWEEN_SAMPLES}\n".join(text.text for text in samples.texts))
     if samples.tokens:
         say_aside(samples.told())
+    if (longest := samples.cache.length) > (window := config.training.sequence_length):
+        say_aside(f"the longest text has {longest:,} tokens, and the run was trained on windows of {window:,}")
 
 
 def cache_loss(arguments: argparse.Namespace) -> None:

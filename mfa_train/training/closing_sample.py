@@ -10,6 +10,8 @@ import torch
 
 from mfa_train.attention.cache import DecodeCache
 from mfa_train.attention.cache_types import CACHE_DTYPES, cache_dtype
+from mfa_train.budget.devices import planned_device
+from mfa_train.budget.shape import measure
 from mfa_train.config import Config
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import ConfigError, UserError
@@ -28,7 +30,9 @@ class Samples:
     texts: list[GrowingText]
     """Those of the first prompt, of the second, …"""
     seconds: float
-    """From the prompts' first token to the last one decoded."""
+    """From the prompts to the last token decoded."""
+    first: float
+    """Of them until the first token: the prompts' own."""
     cache: DecodeCache
 
     @property
@@ -40,8 +44,10 @@ class Samples:
         """Speed and cache in one line."""
         dtype = self.cache.layers[0].buffers[0].dtype
         name = next((name for name, known in CACHE_DTYPES.items() if known == dtype), str(dtype))
+        behind, seconds = self.tokens - len(self.texts), self.seconds - self.first
+        speed = f", then {behind / seconds:,.0f} tokens/s" if behind > 0 else ""
         return (
-            f"{self.tokens:,} tokens in {self.seconds:.1f} s, {self.tokens / self.seconds:,.0f} tokens/s; "
+            f"{self.tokens:,} tokens in {self.seconds:.1f} s, the first after {self.first:.2f} s{speed}; "
             f"cache {self.cache.num_bytes:,} bytes, {self.cache.bytes_per_token:,} a token ({name})"
         )
 
@@ -62,22 +68,26 @@ def make_samples(
     `on_token` is called before the first step, after every one, and once nothing follows.
 
     Ids that are no token of the tokenizer (a model's vocabulary may be larger) are never drawn. Raises ConfigError for
-    a prompt that is no text and a cache.dtype that the device cannot hold, DataError for a model that gives no
-    probabilities.
+    a prompt that is no text, more of them than the memory holds and a cache.dtype that the device cannot hold,
+    DataError for a model that gives no probabilities.
     """
     sample, rows = config.sample, []
+    for word in stop:
+        _require_text("--stop", word)
     for prompt in prompts:
-        _require_text(prompt)
+        _require_text("sample.prompt", prompt)
         rows += [tokenizer.encode([prompt])[0].tolist()] * num_samples
     texts = [GrowingText(tokenizer, row, stop) for row in rows]
     lengths = torch.tensor([1 + len(row) for row in rows], device=device)
     longest = int(lengths.max())
+    if device.type == "cpu":
+        _require_memory(config, len(rows), longest)
     padded = [[tokenizer.eos_id, *row] + [tokenizer.eos_id] * (longest - 1 - len(row)) for row in rows]
     ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
     capacity = longest + sample.max_new_tokens
     cache = DecodeCache(len(model.model.layers), capacity, cache_dtype(config.cache.dtype, device))
     on_token(texts)
-    begin = time.perf_counter()
+    begin, first = time.perf_counter(), 0.0
     for tokens in decode(
         model,
         torch.tensor(padded, device=device),
@@ -92,6 +102,7 @@ def make_samples(
         ended=ended,
         cache=cache,
     ):
+        first = first or time.perf_counter() - begin
         for row, token in enumerate(tokens.tolist()):
             if not texts[row].ended:
                 texts[row].add(token)
@@ -101,7 +112,7 @@ def make_samples(
     for text in texts:
         text.cut_off()
     on_token(texts)
-    return Samples(texts, seconds, cache)
+    return Samples(texts, seconds, first, cache)
 
 
 def closing_sample(config: Config, model: LanguageModel, tokenizer: Tokenizer, device: torch.device) -> str:
@@ -138,11 +149,26 @@ def final_model(config: Config, folder: Path) -> tuple[LanguageModel, Tokenizer]
     return model, tokenizer
 
 
-def _require_text(prompt: str) -> None:
+def _require_text(key: str, text: str) -> None:
     try:
-        prompt.encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise ConfigError(
-            f"sample.prompt={prompt!a}: character {error.start + 1} is half of a surrogate pair, no text; type it in "
-            "UTF-8"
+            f"{key}={text!a}: character {error.start + 1} is half of a surrogate pair, no text; type it in UTF-8"
         ) from error
+
+
+def _require_memory(config: Config, rows: int, longest: int) -> None:
+    """Raises ConfigError where prompts of up to `longest` tokens, decoded in so many rows, have no room in this
+    machine's memory: their cache, and what a layer makes of all of them at once."""
+    shape = measure(config.model, config.attention)
+    name = config.cache.dtype if config.cache.dtype != "auto" else "fp32"
+    widths = 4 * config.model.hidden_size + 3 * config.model.intermediate_size
+    needed = rows * longest * (shape.cache_bytes(name) + 4 * widths)
+    memory = planned_device("cpu", 1).memory_bytes
+    if needed > memory:
+        raise ConfigError(
+            f"--num-samples: {rows:,} texts behind prompts of up to {longest:,} tokens need about "
+            f"{needed / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f}: type a smaller --num-samples, or "
+            "fewer or shorter prompts"
+        )

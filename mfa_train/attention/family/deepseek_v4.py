@@ -37,9 +37,11 @@ class DeepseekV4Attention(Attention):
         def __post_init__(self):
             super().__post_init__()
             if self.qk_rope_head_dim > self.head_dim:
+                most = self.head_dim // 2 * 2
+                meets = f"qk_rope_head_dim={most}" if most else f"head_dim={self.qk_rope_head_dim}"
                 raise ConfigError(
                     f"attention.qk_rope_head_dim={self.qk_rope_head_dim} is more than attention.head_dim="
-                    f"{self.head_dim}: type attention.qk_rope_head_dim={self.head_dim // 2 * 2}"
+                    f"{self.head_dim}: type attention.{meets}"
                 )
             if self.num_attention_heads % self.o_groups:
                 near = max(g for g in range(1, self.o_groups + 1) if self.num_attention_heads % g == 0)
