@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, VARIANTS
 
 MISTAKES = {  # what is typed: what the line says
     "attention.head_dimm=32": "attention.head_dimm: no such key. Did you mean 'attention.head_dim'?",
@@ -78,5 +78,5 @@ def test_files_that_are_no_run_are_left_alone(train, tmp_path):
 def test_help_shows_the_choices(train):
     done = train("--help")
     assert done.returncode == 0
-    assert "attention: gqa, mfa, mfa_kr, mha, mla, mqa, tpa" in done.stdout
+    assert f"attention: {', '.join(VARIANTS)}" in done.stdout
     assert (ROOT / "configs" / "model" / "nano.yaml").is_file() and "nano" in done.stdout
