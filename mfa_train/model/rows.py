@@ -21,7 +21,7 @@ LEAST_WEIGHTS = 10**7
 
 @contextlib.contextmanager
 def few_rows(model: nn.Module) -> Iterator[None]:
-    """While open, the weights of `model` meet up to `MOST_ROWS` rows in the kernel where no gradient is asked, that pays
+    """While open, the weights of `model` meet up to `MOST_ROWS` rows in the kernel where no gradient is asked, it pays
     and there is a compiler; all else stays torch's."""
     hooked = [
         module

@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr int WEIGHTS = 4, ROWS = 4, ITEM = 32;
+constexpr int WEIGHTS = 4, ITEM = 32;
 
 // M rows of x times W rows of the weight; `ahead` numbers on stand those to be fetched.
 template <int M, int W, class Number>
@@ -39,7 +39,8 @@ inline void tile(const float* x, const Number* w, int64_t dim, int64_t ahead, fl
 template <int W, class Number>
 inline void all_rows(const float* x, const Number* w, int64_t rows, int64_t width, int64_t dim, float* out) {
   int64_t m = 0;
-  for (; m + ROWS <= rows; m += ROWS) tile<ROWS, W>(x + m * dim, w, dim, W * dim, out + m * width, width);
+  for (; m + 4 <= rows; m += 4) tile<4, W>(x + m * dim, w, dim, W * dim, out + m * width, width);
+  for (; m + 2 <= rows; m += 2) tile<2, W>(x + m * dim, w, dim, W * dim, out + m * width, width);
   for (; m < rows; m++) tile<1, W>(x + m * dim, w, dim, W * dim, out + m * width, width);
 }
 
