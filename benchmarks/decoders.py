@@ -14,6 +14,7 @@ from mfa_train.budget.shape import layers_of
 from mfa_train.config import Config
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.initialization import initialize
+from mfa_train.model.rows import few_rows
 
 FILLED_AT_ONCE = 512
 """Tokens."""
@@ -26,6 +27,8 @@ class Ours:
         self.model = LanguageModel(config.model, attention_config(config.attention))
         initialize(self.model, config.model.initialization, config.seed, config.model.num_hidden_layers)
         self.model.to(dtype).eval()
+        self.few_rows = few_rows(self.model)  # as while a text is decoded
+        self.few_rows.__enter__()
         self.attentions: list[Attention] = [layer.self_attn for layer in layers_of(self.model)]
         self.hidden_size, self.dtype = config.model.hidden_size, dtype
         self.vocab_size = config.model.vocab_size

@@ -1,1 +1,1 @@
-"""The decoder around the attention: feed-forward, initialisation, loss, generation."""
+"""The decoder around the attention: feed-forward, initialisation, loss, generation with its products."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from mfa_train.attention.cache import DecodeCache
 from mfa_train.errors import DataError
 from mfa_train.model.decoder import LanguageModel
+from mfa_train.model.rows import few_rows
 
 
 def generate(
@@ -61,17 +62,18 @@ def decode(
     last = torch.full((batch,), longest, device=prompt.device) if lengths is None else lengths
     rows, new = torch.arange(batch, device=prompt.device), prompt
     try:
-        for step in range(max_new_tokens):
-            hidden = model.model(new, cache, lengths=lengths if step == 0 else None)
-            hidden = hidden[rows, last - 1] if step == 0 else hidden[:, 0]
-            tokens = _next(model.lm_head(hidden).float(), temperature, top_k, top_p, known, generator)
-            if eos_id is not None:
-                tokens = tokens.masked_fill(ended, eos_id)
-                ended |= tokens == eos_id
-            yield tokens
-            if ended.all():
-                break
-            new = tokens.unsqueeze(1)
+        with few_rows(model):
+            for step in range(max_new_tokens):
+                hidden = model.model(new, cache, lengths=lengths if step == 0 else None)
+                hidden = hidden[rows, last - 1] if step == 0 else hidden[:, 0]
+                tokens = _next(model.lm_head(hidden).float(), temperature, top_k, top_p, known, generator)
+                if eos_id is not None:
+                    tokens = tokens.masked_fill(ended, eos_id)
+                    ended |= tokens == eos_id
+                yield tokens
+                if ended.all():
+                    break
+                new = tokens.unsqueeze(1)
     finally:
         model.train(was_training)
 

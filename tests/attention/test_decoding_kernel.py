@@ -11,6 +11,7 @@ from mfa_train.attention.kernels import compiled
 from mfa_train.attention.kernels.decoding import decoding_attention
 from mfa_train.attention.rope import Rope
 from mfa_train.budget.activations import _Storages
+from mfa_train.model import rows
 from tests.conftest import VARIANTS
 
 TOKENS = 2500
@@ -183,12 +184,17 @@ def test_every_attention_decodes_through_the_kernel_in_a_small_part_of_its_cache
     assert 0 < (o - by_torch).norm() < 1e-5 * by_torch.norm()
 
 
-def test_what_torch_compiles_goes_through_torchs_ops(small_model):
+def test_what_torch_compiles_goes_through_torchs_ops(small_model, monkeypatch):
     """As an evaluation under training.compile with sinks does, in float32."""
     model, x = small_model("deepseek_v4"), torch.arange(60).view(1, -1)
     with torch.no_grad():
         compiled_by_torch = torch.compile(model, backend="eager")(x)
         torch.testing.assert_close(compiled_by_torch, model(x), rtol=1e-4, atol=1e-5)
+        monkeypatch.setattr(rows, "LEAST_WEIGHTS", 0)
+        mlp, x = model.model.layers[0].mlp, values(1, 1, model.model.embed_tokens.embedding_dim)
+        by_torch = mlp(x)
+        with rows.few_rows(mlp):
+            assert torch.equal(torch.compile(mlp, backend="eager", fullgraph=True)(x), by_torch)
 
 
 def _in_cache(part: torch.Tensor, tokens: int) -> torch.Tensor:

@@ -3,4 +3,5 @@
 causal.py   training and prompts: the choice of `attention.kernel`, torch's SDPA, flash-attn 2
 tiled.py    training on a CPU
 decoding.py compiled.py decoding.cpp   single tokens over a cache's entries; on a CPU a kernel of our own
+rows.cpp    a weight times few rows, built with it (model/rows.py)
 """

@@ -1,4 +1,5 @@
-"""decoding.cpp, built by the machine's own compiler when it is first of use (seconds), and called through ctypes.
+"""decoding.cpp, built with rows.cpp by the machine's own compiler when it is first of use (seconds), and called through
+ctypes.
 
 The library lies in `$XDG_CACHE_HOME/mfa_train` (~/.cache/mfa_train) under the hash of its source, its flags and the
 kind of CPU: folders may be shared by unlike machines, and by ranks that build at once. Its threads are those of the
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from mfa_train.attention.rope import Positions
 
-SOURCE, HEADER = (Path(__file__).with_name(name) for name in ("decoding.cpp", "decoding.h"))
+SOURCES, HEADERS = (sorted(Path(__file__).parent.glob(kind)) for kind in ("*.cpp", "*.h"))
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared"]
 
 LEAST_TOKENS = 512
@@ -140,17 +141,18 @@ def _side_by_side(x: Tensor) -> Tensor:
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The kernel's, built if it has not been yet; None where it can't be."""
+    """The kernels', built if it has not been yet; None where it can't be."""
     try:
         command = [*shlex.split(os.environ.get("CXX") or "c++"), *FLAGS]
-        identity = "\0".join([SOURCE.read_text(), HEADER.read_text(), *command, platform.machine(), _cpu()])
+        texts = [path.read_text() for path in (*SOURCES, *HEADERS)]
+        identity = "\0".join([*texts, *command, platform.machine(), _cpu()])
         cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "mfa_train"
         path = cache / f"decoding-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
         if not path.exists():
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is loaded from it runs
             with tempfile.TemporaryDirectory(dir=cache) as folder:
                 made = Path(folder) / path.name
-                subprocess.run([*command, "-o", str(made), str(SOURCE)], check=True, capture_output=True, text=True)
+                subprocess.run([*command, "-o", made, *SOURCES], check=True, capture_output=True, text=True)
                 made.replace(path)
         compiled = ctypes.CDLL(str(path))
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
@@ -158,6 +160,7 @@ def library() -> ctypes.CDLL | None:
         print(f"decoding runs on torch's ops, which are slower: its kernel was not built ({reason})", file=sys.stderr)
         return None
     compiled.decoding_workspace.restype = ctypes.c_int64
+    compiled.rows_product.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 5, ctypes.c_void_p]
     return compiled
 
 
