@@ -70,9 +70,9 @@ class Machine:
         return self.bandwidth, self.peak
 
     def measure_again(self) -> None:
-        """What holds beside a cell: the better of this moment and the one before it."""
+        """What holds beside a cell: the mean of this moment and the one before it."""
         before = self.bandwidth, self.peak
-        self.bandwidth, self.peak = map(max, before, self.measure())
+        self.bandwidth, self.peak = map(statistics.mean, zip(before, self.measure()))
 
     def times_roofline(self, seconds: float, flops: float, num_bytes: float) -> float:
         return seconds / max(flops / self.peak, num_bytes / self.bandwidth)
