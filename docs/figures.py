@@ -19,6 +19,7 @@ matplotlib comes with `pip install '.[plot]'`, and with `make test`.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -184,13 +185,14 @@ def decoding_times(measured: Path) -> plt.Figure:
     looks = looks_of([], names)
     figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.6), layout="constrained")
     for axes, kind, title in zip(panels, ("layer", "whole"), ("a layer's attention", "the whole model")):
-        for name in names:
-            for key, style in ((kind, "o-"), (f"hugging_face_{kind}", "o:")):
+        for name, marker in zip(names, itertools.cycle("os^DvPX*<>hp")):  # hues alone are too near each other
+            for key, style in ((kind, "-"), (f"hugging_face_{kind}", ":")):
                 own = sorted(
                     (cell["context"], cell[key]["ms"]) for cell in cells if cell["variant"] == name and key in cell
                 )
                 label = name if key == kind else f"{name}, Hugging Face"
-                axes.plot(*zip(*own), style, color=looks[name]["color"], markersize=4, label=label) if own else None
+                look = {"color": looks[name]["color"], "marker": marker, "markersize": 5, "label": label}
+                axes.plot(*zip(*own), style, **look) if own else None
         contexts = sorted({cell["context"] for cell in cells})
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
