@@ -110,6 +110,15 @@ class AttentionConfig:
         return self.cache_choices()
 
 
+def require_divisor(key: str, value: int, of: str, whole: int) -> None:
+    """Raises ConfigError where attention.`key` does not divide attention.`of`, with the nearest below that does."""
+    if whole % value:
+        near = max(one for one in range(1, value + 1) if whole % one == 0)
+        raise ConfigError(
+            f"attention.{key}={value} does not divide attention.{of}={whole}: type attention.{key}={near}"
+        )
+
+
 def of_own_entry(method: Callable[..., Made]) -> Callable[..., Made]:
     """`method` itself: where the contract says *entry, each variant names the tensors of its own entry."""
     return method

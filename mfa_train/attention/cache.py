@@ -35,10 +35,10 @@ class LayerCache:
                 buffer[:, start:end] = part
         else:
             lengths = cache.lengths + (end - start)
-            rows, places = torch.arange(len(lengths), device=lengths.device).unsqueeze(1), cache.places(end - start)
+            rows = torch.arange(len(lengths), device=lengths.device).unsqueeze(1)
             for buffer, part in zip(self.buffers, new):
                 buffer[:, start:end] = 0  # a weight of zero times what stands in new memory could be NaN
-                buffer[rows, places] = part
+                buffer[rows, cache.places] = part
         kept = tuple(buffer[:, :end] for buffer in self.buffers)
         return read(kept, entry[0].dtype), cache.rotations.between(0, end), lengths
 
@@ -74,6 +74,8 @@ class DecodeCache:
         self.layers = [LayerCache(self) for _ in range(num_layers)]
         self.rotations: Positions
         """Of every place that there is room for; `begin` makes them."""
+        self.places: Tensor
+        """Of the tokens that follow (batch, tokens), where rows are of different length; `begin` makes them."""
 
     def begin(self, rope: Rope, tokens: int, device: torch.device) -> Positions:
         """The positions of the `tokens` that follow in every row."""
@@ -81,13 +83,9 @@ class DecodeCache:
         if self.length == 0 or end > self.rotations.cos.shape[0]:
             self.rotations = rope(torch.arange(min(self.capacity, max(FIRST, 2 * end)), device=device))
         if self.lengths is not None:
-            return self.rotations.at(self.places(tokens))
+            self.places = self.lengths.unsqueeze(1) + torch.arange(tokens, device=device)
+            return self.rotations.at(self.places)
         return self.rotations.between(self.length, end)
-
-    def places(self, tokens: int) -> Tensor:
-        """Of the `tokens` that follow in every row (batch, tokens), where rows are of different length."""
-        assert self.lengths is not None
-        return self.lengths.unsqueeze(1) + torch.arange(tokens, device=self.lengths.device)
 
     def advance(self, tokens: int, lengths: Tensor | None = None) -> None:
         """`tokens` more in every row; with `lengths` (batch,), as of prompts, so many in each."""

@@ -31,6 +31,11 @@ def cache_dtype(name: str, device: torch.device) -> torch.dtype | None:
     return dtype
 
 
+def held_in(name: str, dtype: torch.dtype) -> str:
+    """The type that `cache.dtype` = `name` stands for, in its words, where entries come in `dtype`."""
+    return next(known for known, one in CACHE_DTYPES.items() if one == dtype) if name == "auto" else name
+
+
 def stored(entry: tuple[Tensor, ...], dtype: torch.dtype | None) -> tuple[Tensor, ...]:
     """What a cache of `dtype` keeps of an entry: as many tensors (batch, tokens, ...); in fp8 behind them as many
     scales (batch, tokens), as bytes: torch puts no E8M0 at places of a tensor."""

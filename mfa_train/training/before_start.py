@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from mfa_train.attention.cache_types import held_in
 from mfa_train.budget.devices import Device, planned_device, resolve_precision
 from mfa_train.budget.plan import make_plan, require_fit
 from mfa_train.config import Config
@@ -96,11 +97,8 @@ def _require_sample(config: Config, plan: dict, dtype: torch.dtype) -> None:
             f"sample.max_new_tokens={sample.max_new_tokens}: a run's closing sample has at most {CLOSING_TOKENS:,} "
             "tokens: type fewer; mfa-train generate RUN sample.max_new_tokens=… makes longer ones of the finished run"
         )
-    name = (
-        {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype] if config.cache.dtype == "auto" else config.cache.dtype
-    )
     values, tensors = (plan["kv_cache"][f"{what}_per_token_per_layer"] for what in ("values", "tensors"))
-    of_token = entry_bytes(values, tensors, name) * config.model.num_hidden_layers
+    of_token = entry_bytes(values, tensors, held_in(config.cache.dtype, dtype)) * config.model.num_hidden_layers
     passing = memory["activations_checkpointed" if memory["activation_checkpointing"] else "activations"]
     prompt = len(sample.prompt.encode()) + 1
     room = (memory["usable"] - memory["total"] + passing) // of_token - prompt

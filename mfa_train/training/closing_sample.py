@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mfa_train.attention.cache import DecodeCache
-from mfa_train.attention.cache_types import CACHE_DTYPES, cache_dtype
+from mfa_train.attention.cache_types import cache_dtype, held_in
 from mfa_train.budget.devices import planned_device
 from mfa_train.budget.shape import measure
 from mfa_train.config import Config
@@ -42,8 +42,7 @@ class Samples:
 
     def told(self) -> str:
         """Speed and cache in one line."""
-        dtype = self.cache.layers[0].buffers[0].dtype
-        name = next((name for name, known in CACHE_DTYPES.items() if known == dtype), str(dtype))
+        name = held_in("auto", self.cache.layers[0].buffers[0].dtype)
         behind, seconds = self.tokens - len(self.texts), self.seconds - self.first
         speed = f", then {behind / seconds:,.0f} tokens/s" if behind > 0 else ""
         return (
@@ -81,7 +80,7 @@ def make_samples(
     lengths = torch.tensor([1 + len(row) for row in rows], device=device)
     longest = int(lengths.max())
     if device.type == "cpu":
-        _require_memory(config, len(rows), longest)
+        _require_memory(config, model.lm_head.weight.dtype, len(rows), longest)
     padded = [[tokenizer.eos_id, *row] + [tokenizer.eos_id] * (longest - 1 - len(row)) for row in rows]
     ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
     capacity = longest + sample.max_new_tokens
@@ -158,13 +157,12 @@ def _require_text(key: str, text: str) -> None:
         ) from error
 
 
-def _require_memory(config: Config, rows: int, longest: int) -> None:
+def _require_memory(config: Config, dtype: torch.dtype, rows: int, longest: int) -> None:
     """Raises ConfigError where prompts of up to `longest` tokens, decoded in so many rows, have no room in this
     machine's memory: their cache, and what a layer makes of all of them at once."""
     shape = measure(config.model, config.attention)
-    name = config.cache.dtype if config.cache.dtype != "auto" else "fp32"
     widths = 4 * config.model.hidden_size + 3 * config.model.intermediate_size
-    needed = rows * longest * (shape.cache_bytes(name) + 4 * widths)
+    needed = rows * longest * (shape.cache_bytes(held_in(config.cache.dtype, dtype)) + dtype.itemsize * widths)
     memory = planned_device("cpu", 1).memory_bytes
     if needed > memory:
         raise ConfigError(

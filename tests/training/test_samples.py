@@ -131,6 +131,7 @@ def test_the_loss_through_a_cache_is_that_of_the_run_and_its_bytes_are_the_plans
         (["generate", RUN, "cache.dtype=int4"], "cache.dtype=int4: expected one of auto, fp32, bf16, fp8"),
         (["generate", RUN, "cache.dtype=bf16,fp8"], "type one, as cache.dtype=fp8"),
         (["generate", RUN, "--num-samples", 0], "--num-samples=0: expected a whole number of at least 1"),
+        (["generate", RUN, "--stop", "\udcff"], "--stop='\\udcff': character 1 is half of a surrogate pair"),
         (["generate", RUN, "--stop", ""], "--stop '': expected a text, as --stop 'class '"),
         (["cache-loss", RUN, "cache.dtype=bf16,int4"], "cache.dtype=int4: expected one of auto, fp32, bf16, fp8"),
         (["cache-loss", RUN, "attention=mha"], "attention=mha: expected cache.dtype=TYPE[,TYPE]"),
@@ -143,3 +144,13 @@ def test_what_cannot_be_is_one_line(words, told, door):
     shutil.copytree(RUN, "unfinished", ignore=shutil.ignore_patterns("checkpoints"))
     status, out, err = door(*words)
     assert (status, out) == (2, "") and err.startswith("error: ") and told in err and err.count("\n") == 1
+
+
+def test_a_text_beyond_what_the_run_was_trained_on_is_told(door):
+    short, long = (door("generate", RUN, "--prompt", "x" * size, "sample.max_new_tokens=1") for size in (1, 2000))
+    assert "trained on windows" not in short[2] and "and the run was trained on windows of " in long[2]
+
+
+def test_prompts_that_no_memory_holds_are_refused_before_the_first_token(door):
+    status, out, err = door("generate", RUN, "--num-samples", 4096, "--prompt", "x " * 30_000)
+    assert (status, out) == (2, "") and err.startswith("error: --num-samples: 4,096 texts behind prompts of up to ")

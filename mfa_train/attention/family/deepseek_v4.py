@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mfa_train.attention.base import Attention, AttentionConfig, Capacity, heads, multiples
+from mfa_train.attention.base import Attention, AttentionConfig, Capacity, heads, multiples, require_divisor
 from mfa_train.attention.kernels.causal import SINK_DIMS, choose_kernel
 from mfa_train.attention.latent import BlockLinear, LatentConfig, LatentNorm
 from mfa_train.attention.rope import Positions, Rope, rotate
@@ -43,12 +43,7 @@ class DeepseekV4Attention(Attention):
                     f"attention.qk_rope_head_dim={self.qk_rope_head_dim} is more than attention.head_dim="
                     f"{self.head_dim}: type attention.{meets}"
                 )
-            if self.num_attention_heads % self.o_groups:
-                near = max(g for g in range(1, self.o_groups + 1) if self.num_attention_heads % g == 0)
-                raise ConfigError(
-                    f"attention.o_groups={self.o_groups} does not divide attention.num_attention_heads="
-                    f"{self.num_attention_heads}: type attention.o_groups={near}"
-                )
+            require_divisor("o_groups", self.o_groups, "num_attention_heads", self.num_attention_heads)
 
         @property
         def heads_step(self) -> int:

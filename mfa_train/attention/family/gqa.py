@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mfa_train.attention.base import Attention, AttentionConfig, Capacity, heads
+from mfa_train.attention.base import Attention, AttentionConfig, Capacity, heads, require_divisor
 from mfa_train.attention.rope import Positions, rotate
-from mfa_train.errors import ConfigError
 
 
 class GroupedQueryAttention(Attention):
@@ -22,13 +21,9 @@ class GroupedQueryAttention(Attention):
 
         def __post_init__(self):
             super().__post_init__()
-            if self.num_attention_heads % self.num_key_value_heads:
-                near = max(kv for kv in range(1, self.num_key_value_heads + 1) if self.num_attention_heads % kv == 0)
-                raise ConfigError(
-                    f"attention.num_key_value_heads={self.num_key_value_heads} does not divide "
-                    f"attention.num_attention_heads={self.num_attention_heads}: type "
-                    f"attention.num_key_value_heads={near}"
-                )
+            require_divisor(
+                "num_key_value_heads", self.num_key_value_heads, "num_attention_heads", self.num_attention_heads
+            )
 
         @property
         def heads_step(self) -> int:
