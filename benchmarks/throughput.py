@@ -45,9 +45,9 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     from mfa_train.data.shards.shards import Shards
     from mfa_train.data.shards.store import ShardStore
     from mfa_train.tracking.run_log import RunLog
-    from mfa_train.training.checkpoints.save_points import SavePoints
     from mfa_train.training.processes.ranks import join
     from mfa_train.training.processes.signals import StopSignals
+    from mfa_train.training.saving.save_points import SavePoints
     from mfa_train.training.steps.engine import build_engine
     from mfa_train.training.steps.guard import Guard
     from mfa_train.training.steps.loop import train

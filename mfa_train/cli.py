@@ -236,7 +236,7 @@ def cache_loss(arguments: argparse.Namespace) -> None:
 def export(arguments: argparse.Namespace) -> None:
     if arguments.overrides:
         raise ConfigError(f"{arguments.overrides[0]}: expected RUN [--out FOLDER] alone; the model is the run's")
-    from mfa_train.training.export import export
+    from mfa_train.export.export import export
 
     say(export(arguments.run, arguments.out or arguments.run / "export"))
 

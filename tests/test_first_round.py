@@ -13,12 +13,12 @@ import yaml
 from safetensors.torch import load_file
 
 from mfa_train import config as configs
+from mfa_train.checkpoints.manifest import manifest_of
 from mfa_train.config import TrackingConfig
+from mfa_train.export.export import export
 from mfa_train.scaling.report.report import write_report
 from mfa_train.scaling.study.gather import gather
-from mfa_train.training.checkpoints.manifest import manifest_of
 from mfa_train.training.closing_sample import sample_from_run
-from mfa_train.training.export import export
 from mfa_train.training.resuming.changes import changes
 from tests.conftest import ROOT
 

@@ -7,7 +7,7 @@ from mfa_train.config.requirements import STEPS, require_choice, require_number,
 
 @dataclass
 class CheckpointConfig:
-    """When the whole state is saved and which saves stay; see `mfa_train.training.checkpoints.folders`."""
+    """When the whole state is saved and which saves stay; see `mfa_train.checkpoints.folders`."""
 
     every_steps: int | None
     every_minutes: float | None

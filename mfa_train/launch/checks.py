@@ -214,9 +214,9 @@ def _opened(config: Config) -> dict:
 def _require_startable(config: Config, corpora: dict, comes_later: bool) -> None:
     """`comes_later`: whether what it starts from is trained by this launch too."""
     from mfa_train.budget.match import matched
+    from mfa_train.checkpoints.manifest import manifest_of
     from mfa_train.data.reading.batches import Share
     from mfa_train.training.before_start import read_order
-    from mfa_train.training.checkpoints.manifest import manifest_of
     from mfa_train.training.resuming.resume_point import find_resume_point
 
     config, cluster = matched(config)[0], config.cluster

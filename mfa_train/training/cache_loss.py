@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from mfa_train.attention.cache import DecodeCache
 from mfa_train.attention.cache_types import cache_dtype
 from mfa_train.attention.documents import Documents
+from mfa_train.checkpoints.model import model_of
+from mfa_train.checkpoints.weights import final_checkpoint, weights_of
 from mfa_train.columns import in_columns
 from mfa_train.config import Config
 from mfa_train.data.corpora import open_all
@@ -26,10 +28,9 @@ from mfa_train.errors import ConfigError, DataError
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.tracking.records import read_object
 from mfa_train.training.before_start import read_order
-from mfa_train.training.closing_sample import final_model
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.run_data import RunData
-from mfa_train.training.run_folder.folder import SUMMARY, final_checkpoint
+from mfa_train.training.run_folder.folder import SUMMARY
 from mfa_train.training.steps.evaluation import Evaluator
 
 TOKENS_AT_ONCE = 2**14
@@ -73,7 +74,8 @@ def cache_losses(config: Config, folder: Path, dtypes: Sequence[str]) -> list[Ca
     device = torch.device("cpu")
     types = {name: cache_dtype(name, device) for name in dtypes}
     _require_there(config, folder)
-    model, tokenizer = final_model(config, folder)
+    weights = weights_of(folder, config)
+    model, tokenizer = model_of(weights), weights.tokenizer()
     data = _data_of(config, device)
     if tokenizer.sha256 != data.tokenizer.sha256:
         raise DataError(

@@ -12,15 +12,14 @@ from mfa_train.attention.cache import DecodeCache
 from mfa_train.attention.cache_types import cache_dtype, held_in
 from mfa_train.budget.devices import planned_device
 from mfa_train.budget.shape import measure
+from mfa_train.checkpoints.model import model_of
+from mfa_train.checkpoints.weights import FINAL, weights_of
 from mfa_train.config import Config
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import ConfigError, UserError
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.generation import decode
-from mfa_train.training.checkpoints.final_weights import final_tokenizer, load_weights, read_weights
 from mfa_train.training.growing_text import GrowingText
-from mfa_train.training.run_folder.folder import final_checkpoint
-from mfa_train.training.steps.engine import build_model
 
 
 @dataclass(frozen=True)
@@ -125,27 +124,20 @@ def closing_sample(config: Config, model: LanguageModel, tokenizer: Tokenizer, d
     return f"A sample:\n\n{text}\n\n"
 
 
-def samples_from_run(config: Config, folder: Path, prompts: Sequence[str], **how: Any) -> Samples:
-    """`make_samples` of the final weights of the run in `folder`. Raises DataError where it has none."""
+def samples_from_run(
+    config: Config, folder: Path, prompts: Sequence[str], checkpoint: str = FINAL, **how: Any
+) -> Samples:
+    """`make_samples` of the run in `folder`, of its final weights or of another `checkpoint`. Raises DataError where it
+    has none."""
     device = torch.device("cpu")
     cache_dtype(config.cache.dtype, device)
-    model, tokenizer = final_model(config, folder)
-    return make_samples(config, model, tokenizer, device, prompts, **how)
+    weights = weights_of(folder, config, checkpoint)
+    return make_samples(config, model_of(weights), weights.tokenizer(), device, prompts, **how)
 
 
 def sample_from_run(config: Config, folder: Path) -> str:
     """The text of one sample of the run's own prompt."""
     return samples_from_run(config, folder, [config.sample.prompt]).texts[0].text
-
-
-def final_model(config: Config, folder: Path) -> tuple[LanguageModel, Tokenizer]:
-    """The model of the run in `folder` with its final weights, and the tokenizer beside them. Raises DataError where it
-    has none."""
-    final = final_checkpoint(folder)
-    weights, tokenizer = read_weights(final), final_tokenizer(final, config.data.eos_token)
-    model = build_model(config, fresh=False)
-    load_weights(model, weights, final)
-    return model, tokenizer
 
 
 def _require_text(key: str, text: str) -> None:

@@ -16,13 +16,12 @@ from mfa_train.budget.devices import planned_device, resolve_precision
 from mfa_train.budget.match import matched
 from mfa_train.budget.match_report import told
 from mfa_train.budget.peak import Peak
+from mfa_train.checkpoints.weights import final_checkpoint
 from mfa_train.config import Config
 from mfa_train.errors import Stopped
 from mfa_train.tracking.run_log import RunLog, SilentLog
 from mfa_train.tracking.wandb_run import forget_run
 from mfa_train.training.before_start import checked_plan
-from mfa_train.training.checkpoints.final_weights import save_weights
-from mfa_train.training.checkpoints.save_points import SavePoints
 from mfa_train.training.closing_sample import closing_sample
 from mfa_train.training.processes.ranks import join, local_rank, local_world_size, world_size
 from mfa_train.training.processes.signals import StopSignals
@@ -31,9 +30,11 @@ from mfa_train.training.resuming.build import build_to_resume, restored
 from mfa_train.training.resuming.roll_back import roll_back
 from mfa_train.training.run_data import open_run_data
 from mfa_train.training.run_folder.closing import closing_table, make_summary, where_to_look, zlib_bits_per_byte
-from mfa_train.training.run_folder.folder import RunFolder, final_checkpoint
+from mfa_train.training.run_folder.folder import RunFolder
 from mfa_train.training.run_folder.opening import open_log
 from mfa_train.training.run_folder.provenance import provenance
+from mfa_train.training.saving.final_weights import save_weights
+from mfa_train.training.saving.save_points import SavePoints
 from mfa_train.training.steps.evaluation import Evaluator
 from mfa_train.training.steps.guard import Poisoned
 from mfa_train.training.steps.loop import train
@@ -63,7 +64,7 @@ def run(config: Config) -> dict:
 
     # 3. Build
     engine, resume_point = build_to_resume(config, folder.path, data.batches, ranks, dtype)
-    earlier_starts = ranks.on_rank_zero(lambda: folder.create(plan, resume_point))
+    earlier_starts = ranks.on_rank_zero(lambda: folder.create(plan, resume_point, data.tokenizer))
     state = restored(engine, resume_point, config, ranks, dtype)
     step = TrainingStep(engine, config, ranks, data.batches, data.inputs_of, state)
     evaluate = Evaluator(data, config.training.micro_batch(ranks.world_size), ranks)

@@ -70,8 +70,8 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
     import deepspeed
 
     from mfa_train import config as configs
-    from mfa_train.training.checkpoints.writer import CheckpointWriter
     from mfa_train.training.processes.ranks import join
+    from mfa_train.training.saving.writer import CheckpointWriter
     from mfa_train.training.steps.engine import build_engine
 
     config = configs.load(overrides)

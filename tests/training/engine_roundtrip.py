@@ -8,8 +8,8 @@ import sys
 import torch
 
 from mfa_train import config as configs
-from mfa_train.training.checkpoints.engine_state import derive_weights, own_pieces, pieces, set_updates, updates
 from mfa_train.training.processes.ranks import join
+from mfa_train.training.saving.engine_state import derive_weights, own_pieces, pieces, set_updates, updates
 from mfa_train.training.steps.engine import build_engine
 from mfa_train.training.steps.optimizer import gradient_norm
 from tests.conftest import SMALL

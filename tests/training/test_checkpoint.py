@@ -12,21 +12,20 @@ import torch
 import torch.distributed as dist
 
 from mfa_train import config as configs
+from mfa_train.checkpoints import folders as files
+from mfa_train.checkpoints.tensor_files import KINDS, RNG, CheckpointReader, Piece, key_of, write_pieces
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.tracking.run_log import SilentLog
 from mfa_train.tracking.starts import add_start, starts
-from mfa_train.training.checkpoints import folders as files
-from mfa_train.training.checkpoints.engine_state import KINDS, Piece
-from mfa_train.training.checkpoints.rng import rng_state, set_rng_state
-from mfa_train.training.checkpoints.save_points import SavePoints
-from mfa_train.training.checkpoints.tensor_files import RNG, CheckpointReader, key_of, write_pieces
-from mfa_train.training.checkpoints.writer import CheckpointWriter
 from mfa_train.training.processes.agreed_steps import AgreedSteps
 from mfa_train.training.processes.ranks import join
 from mfa_train.training.processes.signals import StopSignals
 from mfa_train.training.resuming.resume_point import find_resume_point
 from mfa_train.training.run_folder.folder import RunFolder
 from mfa_train.training.run_folder.lock import RunLock
+from mfa_train.training.saving.rng import rng_state, set_rng_state
+from mfa_train.training.saving.save_points import SavePoints
+from mfa_train.training.saving.writer import CheckpointWriter
 from mfa_train.training.steps.state import Progress
 from tests.conftest import ROOT, SMALL
 
@@ -177,13 +176,13 @@ def test_what_goes_wrong_while_saving_is_not_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(type(ranks), "say", lambda self, message: said.append(message))
     writer = CheckpointWriter(CONFIG.checkpoint, tmp_path, 0, ranks, 10)
     monkeypatch.setattr(writer, "_copied", lambda engine: {RNG: rng_state()})
-    monkeypatch.setattr("mfa_train.training.checkpoints.writer.updates", lambda engine: 0)
+    monkeypatch.setattr("mfa_train.training.saving.writer.updates", lambda engine: 0)
     for failure in (OSError(28, "No space left on device"), TypeError("a bug")):
 
         def fail(*_, failure=failure):
             raise failure
 
-        monkeypatch.setattr("mfa_train.training.checkpoints.writer.write_pieces", fail)
+        monkeypatch.setattr("mfa_train.training.saving.writer.write_pieces", fail)
         writer.save(None, 1, {})
         if isinstance(failure, OSError):
             writer.wait()
@@ -197,7 +196,7 @@ def test_an_older_checkpoint_that_stays_in_the_way_fails_no_save(tmp_path, monke
     monkeypatch.setattr(type(join()), "say", lambda self, message: said.append(message))
     writer = CheckpointWriter(dataclasses.replace(CONFIG.checkpoint, keep_last=1), tmp_path, 0, join(), 10)
     monkeypatch.setattr(writer, "_copied", lambda engine: {RNG: rng_state()})
-    monkeypatch.setattr("mfa_train.training.checkpoints.writer.updates", lambda engine: 0)
+    monkeypatch.setattr("mfa_train.training.saving.writer.updates", lambda engine: 0)
     remove_tree = files.shutil.rmtree
 
     def stuck(path, ignore_errors=False):

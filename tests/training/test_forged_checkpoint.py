@@ -7,13 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mfa_train.checkpoints import folders as files
+from mfa_train.checkpoints import manifest, tensor_files
+from mfa_train.checkpoints.tensor_files import KINDS, RNG, Piece
 from mfa_train.errors import DataError, UserError
-from mfa_train.training.checkpoints import folders as files
-from mfa_train.training.checkpoints import manifest, tensor_files
-from mfa_train.training.checkpoints.engine_state import KINDS, Piece
-from mfa_train.training.checkpoints.rng import rng_state
-from mfa_train.training.checkpoints.tensor_files import RNG
 from mfa_train.training.resuming.resume_point import find_resume_point
+from mfa_train.training.saving.rng import rng_state
 from tests.forgeries import ODD, changed, places
 from tests.training.test_checkpoint import CONFIG, DATA, VALUES, found, save
 

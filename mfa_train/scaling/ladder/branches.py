@@ -7,12 +7,12 @@ from typing import Any
 
 from mfa_train import config as configs
 from mfa_train.budget.shape import Shape, measure
+from mfa_train.checkpoints.folders import folder_of, step_of
 from mfa_train.config import RESUME, Config, Member, RungConfig
 from mfa_train.errors import ConfigError
 from mfa_train.scaling.ladder.request import Request
 from mfa_train.scaling.ladder.rungs import batch_size, peak_learning_rate, token_budgets
 from mfa_train.scaling.ladder.variants import ShapedVariant
-from mfa_train.training.checkpoints.folders import folder_of, step_of
 from mfa_train.training.steps.schedule import decay_start
 
 

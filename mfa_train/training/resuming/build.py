@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
+from mfa_train.checkpoints.folders import verified
+from mfa_train.checkpoints.manifest import manifest_of
 from mfa_train.config import Config
 from mfa_train.data.reading.batches import Batches
-from mfa_train.training.checkpoints.folders import verified
-from mfa_train.training.checkpoints.manifest import manifest_of
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.resuming.changes import curve_settings
 from mfa_train.training.resuming.resume_point import ResumePoint, find_resume_point, restore

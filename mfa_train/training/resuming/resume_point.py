@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from mfa_train import config as configs
+from mfa_train.checkpoints.folders import newest_first, verified
+from mfa_train.checkpoints.manifest import Damaged
+from mfa_train.checkpoints.tensor_files import CheckpointReader
 from mfa_train.config import RESUME, Config, GuardConfig
 from mfa_train.errors import ConfigError, DataError
-from mfa_train.training.checkpoints.engine_state import derive_weights, pieces, set_updates
-from mfa_train.training.checkpoints.folders import newest_first, verified
-from mfa_train.training.checkpoints.manifest import Damaged
-from mfa_train.training.checkpoints.rng import set_rng_state
-from mfa_train.training.checkpoints.tensor_files import CheckpointReader
 from mfa_train.training.processes.ranks import Ranks, world_size
 from mfa_train.training.resuming.changes import changes
+from mfa_train.training.saving.engine_state import derive_weights, pieces, set_updates
+from mfa_train.training.saving.rng import set_rng_state
 from mfa_train.training.steps.guard import Guard
 from mfa_train.training.steps.state import Progress, TrainingState
 

@@ -8,9 +8,9 @@ how many samples were left out, and the terminal tells it.
 import dataclasses
 
 from mfa_train.errors import TrainingError
-from mfa_train.training.checkpoints.save_points import SavePoints
 from mfa_train.training.resuming.resume_point import find_resume_point, restore
 from mfa_train.training.resuming.stretches import continued
+from mfa_train.training.saving.save_points import SavePoints
 from mfa_train.training.steps.guard import Guard, Poisoned
 from mfa_train.training.steps.state import TrainingState
 from mfa_train.training.steps.step import TrainingStep

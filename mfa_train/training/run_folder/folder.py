@@ -13,7 +13,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mfa_train import config as configs
+from mfa_train.checkpoints.folders import clear_partial, newest_first
+from mfa_train.checkpoints.tokenizer import keep_tokenizer
+from mfa_train.checkpoints.weights import final_checkpoint
 from mfa_train.config import Config
+from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import ConfigError
 from mfa_train.run_files import LAUNCH, LOGS
 from mfa_train.tracking.metrics_file import FILE as METRICS
@@ -22,7 +26,6 @@ from mfa_train.tracking.starts import FILE as STARTS
 from mfa_train.tracking.starts import starts
 from mfa_train.tracking.survey import Survey, damaged_lines, set_aside
 from mfa_train.tracking.terminal import say
-from mfa_train.training.checkpoints.folders import clear_partial, newest_first
 from mfa_train.training.resuming.changes import changes
 from mfa_train.training.resuming.resume_point import ResumePoint
 from mfa_train.training.run_folder.lock import FILE as LOCK_FILE
@@ -31,11 +34,6 @@ from mfa_train.training.run_folder.lock import RunLock
 SUMMARY = "summary.json"
 ENDS = ("finished", "stopped", "failed")
 FILES = ("config.yaml", "plan.json", METRICS, SUMMARY, STARTS)
-
-
-def final_checkpoint(run: Path) -> Path:
-    """The folder of a run's final weights and tokenizer."""
-    return run / "checkpoints" / "final"
 
 
 class RunFolder:
@@ -85,21 +83,22 @@ class RunFolder:
         self.lock.take()
         return None
 
-    def create(self, plan: dict, point: ResumePoint | None) -> int:
+    def create(self, plan: dict, point: ResumePoint | None, tokenizer: Tokenizer | None = None) -> int:
         """Makes the folder, or makes it ready to go on from `point`; gives how many times the run was started before.
 
         An older run of this name is moved aside to NAME~1, NAME~2, … with resume=never; an unfinished one without a
-        checkpoint starts again in its place. Raises ConfigError where another process was faster.
+        checkpoint starts again in its place. The `tokenizer` stays beside the checkpoints. Raises ConfigError where
+        another process was faster.
         """
         try:
-            return self._create(plan, point)
+            return self._create(plan, point, tokenizer)
         except OSError as error:
             raise ConfigError(
                 f"runs_dir={self.config.runs_dir}: {self.path} cannot be written ({error.strerror}); type "
                 "runs_dir=FOLDER with room"
             ) from error
 
-    def _create(self, plan: dict, point: ResumePoint | None) -> int:
+    def _create(self, plan: dict, point: ResumePoint | None, tokenizer: Tokenizer | None) -> int:
         if self.config.resume == "never":
             self.move_aside()
         self.path.mkdir(parents=True, exist_ok=True)
@@ -109,6 +108,8 @@ class RunFolder:
             files.enter_context(self._written("plan.json", [_lines(plan)]))
             if point and point.checkpoint.parent != self.checkpoints:
                 files.enter_context(self._written(METRICS, self._taken_over(point)))
+            if tokenizer:
+                keep_tokenizer(tokenizer, self.checkpoints)
             files.enter_context(self._written("config.yaml", [configs.to_yaml(self.config)]))
             self._clear_summary()
             for damaged in point.damaged if point else ():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from mfa_train.training.checkpoints.save_points import SavePoints
+from mfa_train.training.saving.save_points import SavePoints
 from mfa_train.training.steps.speed import Speed
 from mfa_train.training.steps.step import Taken, TrainingStep
 

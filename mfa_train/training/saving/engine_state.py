@@ -6,33 +6,12 @@ them is what the next step works with. The weights of the forward pass are deriv
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mfa_train.checkpoints.tensor_files import Piece
 from mfa_train.training.steps.optimizer import inner_optimizer
-
-KINDS = ("master", "exp_avg", "exp_avg_sq")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of one flattened parameter, with what AdamW keeps of it."""
-
-    name: str
-    """Of the parameter."""
-    start: int
-    """Where in the flattened parameter it begins."""
-    tensors: dict[str, Tensor]
-    """By kind: float32 (length,)."""
-
-    def part(self, begin: int, end: int) -> "Piece":
-        """Its values from `begin` to before `end`, counted within it."""
-        return Piece(self.name, self.start + begin, {kind: tensor[begin:end] for kind, tensor in self.tensors.items()})
-
-    def __len__(self) -> int:
-        return self.tensors["master"].numel()
 
 
 def pieces(engine, rank: int) -> Iterator[Piece]:

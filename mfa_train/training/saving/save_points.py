@@ -3,15 +3,15 @@
 import dataclasses
 import time
 
+from mfa_train.checkpoints.folders import folder_of
 from mfa_train.config import Config
 from mfa_train.errors import Stopped
 from mfa_train.tracking.run_log import RunLog, SilentLog
 from mfa_train.tracking.starts import versions
-from mfa_train.training.checkpoints.folders import folder_of
-from mfa_train.training.checkpoints.writer import CheckpointWriter
 from mfa_train.training.processes.agreed_steps import AgreedSteps
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.processes.signals import StopSignals
+from mfa_train.training.saving.writer import CheckpointWriter
 from mfa_train.training.steps.state import TrainingState
 
 

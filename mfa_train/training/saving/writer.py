@@ -20,12 +20,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from mfa_train.checkpoints.folders import folder_of, newest_first, plausible, prune, publish
+from mfa_train.checkpoints.tensor_files import KINDS, RNG, key_of, write_pieces
 from mfa_train.config import CheckpointConfig
-from mfa_train.training.checkpoints.engine_state import KINDS, own_pieces, updates
-from mfa_train.training.checkpoints.folders import folder_of, newest_first, plausible, prune, publish
-from mfa_train.training.checkpoints.rng import rng_state
-from mfa_train.training.checkpoints.tensor_files import RNG, key_of, write_pieces
 from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.saving.engine_state import own_pieces, updates
+from mfa_train.training.saving.rng import rng_state
 
 POLL_SECONDS = 0.02
 

@@ -3,20 +3,41 @@ random generators. Whoever reads joins and cuts the pieces as it needs them.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
+from mfa_train.checkpoints.folders import flush
+from mfa_train.checkpoints.manifest import Damaged
 from mfa_train.data.fields import shown
 from mfa_train.data.shards.store import sha256_of
-from mfa_train.training.checkpoints.engine_state import KINDS, Piece
-from mfa_train.training.checkpoints.folders import flush
-from mfa_train.training.checkpoints.manifest import Damaged
 
 RNG = "rng"
+KINDS = ("master", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of one flattened parameter, with what AdamW keeps of it."""
+
+    name: str
+    """Of the parameter."""
+    start: int
+    """Where in the flattened parameter it begins."""
+    tensors: dict[str, Tensor]
+    """By kind: float32 (length,)."""
+
+    def part(self, begin: int, end: int) -> "Piece":
+        """Its values from `begin` to before `end`, counted within it."""
+        return Piece(self.name, self.start + begin, {kind: tensor[begin:end] for kind, tensor in self.tensors.items()})
+
+    def __len__(self) -> int:
+        return self.tensors["master"].numel()
 
 
 class Stored(NamedTuple):
@@ -69,19 +90,32 @@ class CheckpointReader:
         except ValueError as error:
             raise Damaged(f"its files do not make a whole: {error}") from error
 
-    @torch.no_grad()
+    @property
+    def names(self) -> list[str]:
+        """Of the parameters."""
+        return list(dict.fromkeys(name for _, name in self.stored))
+
+    def length(self, name: str) -> tuple[int]:
+        """The shape of a flattened parameter."""
+        return (max(piece.stop for piece in self.stored["master", name]),)
+
     def fill(self, piece: Piece) -> None:
         """Writes the piece's values into its tensors."""
         for kind in KINDS:
-            missing = len(piece)
-            for stored in self.stored.get((kind, piece.name), ()):
-                begin, end = max(stored.start, piece.start), min(stored.stop, piece.start + len(piece))
-                if begin < end:
-                    values = stored.file.get_slice(stored.key)[begin - stored.start : end - stored.start]
-                    piece.tensors[kind][begin - piece.start : end - piece.start].copy_(values)
-                    missing -= end - begin
-            if missing:
-                raise Damaged(f"{missing} of {len(piece)} values of {kind} of {piece.name} are missing or there twice")
+            self.read(kind, piece.name, piece.start, piece.tensors[kind])
+
+    @torch.no_grad()
+    def read(self, kind: str, name: str, start: int, out: Tensor) -> None:
+        """Writes values of a flattened parameter, from `start` on, into out (length,) of any type."""
+        missing, end_of_out = len(out), start + len(out)
+        for stored in self.stored.get((kind, name), ()):
+            begin, end = max(stored.start, start), min(stored.stop, end_of_out)
+            if begin < end:
+                values = stored.file.get_slice(stored.key)[begin - stored.start : end - stored.start]
+                out[begin - start : end - start].copy_(values)
+                missing -= end - begin
+        if missing:
+            raise Damaged(f"{missing} of {len(out)} values of {kind} of {name} are missing or there twice")
 
     def rng(self, rank: int) -> torch.Tensor:
         """The random generators of `rank`, or of another where there were fewer."""

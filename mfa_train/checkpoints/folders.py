@@ -17,8 +17,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mfa_train.checkpoints.manifest import Damaged, manifest_of, read_manifest, require_files, write_manifest
 from mfa_train.data.shards.store import sha256_of
-from mfa_train.training.checkpoints.manifest import Damaged, manifest_of, read_manifest, require_files, write_manifest
 
 
 def folder_of(checkpoints: Path, step: int) -> Path:

@@ -1,0 +1,9 @@
+"""What a run's checkpoints/ holds, and how it is found, checked and read. Nothing here knows an engine.
+
+manifest.py        all of a checkpoint but its tensors
+tensor_files.py    its tensors: named pieces of the weights and of what the optimizer keeps
+folders.py         a checkpoint on disk: whole or invisible
+tokenizer.py       the tokenizer that lies with weights
+weights.py         the weights of one state of a run, final or of a checkpoint, read one at a time
+model.py           a model filled with them
+"""

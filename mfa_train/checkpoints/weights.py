@@ -1,0 +1,160 @@
+"""The weights of one state of a run, under Hugging Face's names: its final ones, or a checkpoint's, read one at a time.
+
+Of a checkpoint only the float32 masters are read, and of them what is asked for: its files are held against their
+sizes, and against their checksums only where that is asked for, as for that all must be read.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mfa_train.attention import attention_config
+from mfa_train.checkpoints.folders import folder_of, newest_first, plausible, verified
+from mfa_train.checkpoints.manifest import Damaged, manifest_of
+from mfa_train.checkpoints.tensor_files import CheckpointReader
+from mfa_train.checkpoints.tokenizer import FINAL, tokenizer_of
+from mfa_train.config import Config
+from mfa_train.data.tokenizer import Tokenizer
+from mfa_train.errors import ConfigError, DataError, did_you_mean
+from mfa_train.model.decoder import LanguageModel
+
+FILE = "model.safetensors"
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""By `precision`."""
+
+
+def final_checkpoint(run: Path) -> Path:
+    """The folder of a run's final weights and tokenizer."""
+    return run / "checkpoints" / FINAL
+
+
+class RunWeights(ABC):
+    """The weights of a run in one state."""
+
+    folder: Path
+    """Where they lie."""
+    step: int
+    """After which they are."""
+    dtype: torch.dtype
+    """In which they were evaluated."""
+
+    def __init__(self, config: Config, shapes: Mapping[str, tuple[int, ...]]):
+        self.config = config
+        self.shapes = shapes
+        """By name, in the model's order. A tied head is not among them."""
+
+    @property
+    def name(self) -> str:
+        """As --checkpoint takes it."""
+        return self.folder.name
+
+    @abstractmethod
+    def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """One of them in `dtype`, or as it was evaluated: memory of its own. Raises DataError."""
+
+    def tokenizer(self) -> Tokenizer:
+        """Raises DataError."""
+        return tokenizer_of(self.config, self.folder)
+
+
+class FinalWeights(RunWeights):
+    """checkpoints/final."""
+
+    def __init__(self, folder: Path, config: Config, shapes: Mapping[str, tuple[int, ...]]):
+        super().__init__(config, shapes)
+        self.folder, self.step = folder, config.training.total_steps
+        try:
+            self.file = safe_open(folder / FILE, framework="pt")
+            headers = {name: self.file.get_slice(name) for name in self.file.keys()}  # noqa: SIM118 (no mapping)
+            _require_same(shapes, {name: tuple(header.get_shape()) for name, header in headers.items()}, folder / FILE)
+            self.dtype = {"F32": torch.float32, "BF16": torch.bfloat16}[next(iter(headers.values())).get_dtype()]
+        except (OSError, SafetensorError, ValueError, KeyError, StopIteration) as error:
+            raise DataError(f"{folder}: the weights cannot be read ({error}); train again with resume=never") from error
+
+    def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        try:
+            return self.file.get_tensor(name).to(dtype or self.dtype)
+        except SafetensorError as error:
+            raise DataError(f"{self.folder / FILE}: {name} cannot be read ({error})") from error
+
+
+class CheckpointWeights(RunWeights):
+    """The masters of checkpoints/step-N. `content`: of its manifest."""
+
+    def __init__(self, folder: Path, content: dict, config: Config, shapes: Mapping[str, tuple[int, ...]]):
+        super().__init__(config, shapes)
+        self.folder, self.step = folder, content["step"]
+        stretches = content["progress"].get("stretches") or [{}]
+        self.dtype = DTYPES.get(stretches[-1].get("precision", config.precision), torch.float32)
+        try:
+            self.reader = CheckpointReader(folder, content)
+        except Damaged as error:
+            raise DataError(f"{folder}: {error}") from error
+        held = {name: self.reader.length(name) for name in self.reader.names}
+        _require_same({name: (torch.Size(shape).numel(),) for name, shape in shapes.items()}, held, folder)
+
+    def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        shape = self.shapes[name]
+        out = torch.empty(torch.Size(shape).numel(), dtype=dtype or self.dtype)
+        try:
+            self.reader.read("master", name, 0, out)
+        except (Damaged, SafetensorError) as error:
+            raise DataError(f"{self.folder}: {name} cannot be read ({error})") from error
+        return out.view(shape)
+
+
+def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bool = False) -> RunWeights:
+    """The weights of the run in `run`: `checkpoint` is final, or step-N. With `verify` all files are held against their
+    checksums. Raises ConfigError where there is no such state, DataError where it is damaged or another model's."""
+    shapes = shapes_of(config)
+    checkpoints, final = run / "checkpoints", final_checkpoint(run)
+    if checkpoint == FINAL:
+        if not final.is_dir():
+            raise DataError(f"{run}: the run has no final weights at {final}; it has not finished{_others(run)}")
+        return FinalWeights(final, config, shapes)
+    if not (named := re.fullmatch(r"step-(\d{1,18})", checkpoint, re.ASCII)):
+        raise ConfigError(f"--checkpoint {checkpoint}: expected final or step-N, as step-100{_others(run)}")
+    folder = folder_of(checkpoints, int(named[1]))
+    if not folder.is_dir():
+        there = [path.name for path in newest_first(checkpoints)]
+        raise ConfigError(
+            f"--checkpoint {checkpoint}: {checkpoints} has no such.{did_you_mean(folder.name, there)}{_others(run)}"
+        )
+    try:
+        content = verified(folder) if verify else manifest_of(folder)
+        if not plausible(folder):
+            raise Damaged("not all of its files are there and whole")
+    except Damaged as error:
+        raise DataError(f"{folder} is damaged: {error}{_others(run, folder)}") from error
+    return CheckpointWeights(folder, content, config, shapes)
+
+
+def shapes_of(config: Config) -> dict[str, tuple[int, ...]]:
+    """Of the weights of the config's model, by name."""
+    with torch.device("meta"):
+        model = LanguageModel(config.model, attention_config(config.attention))
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _others(run: Path, but: Path | None = None) -> str:
+    """What could be typed instead."""
+    there = [path.name for path in newest_first(run / "checkpoints") if path != but and plausible(path)]
+    there += [FINAL] if final_checkpoint(run).is_dir() else []
+    if not there:
+        return "; it has no whole checkpoint either"
+    return f"; type --checkpoint {there[0]}" + (f" (or {', '.join(there[1:4])})" if there[1:] else "")
+
+
+def _require_same(expected: Mapping[str, tuple[int, ...]], there: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    for name, shape in expected.items():
+        if there.get(name) != shape:
+            found = f"in {there[name]}" if name in there else "not there"
+            raise DataError(
+                f"{path}: {name} is {found}, where the run's config.yaml says {shape}; the "
+                "folder was changed by hand, or is damaged: train again with resume=never"
+            )

@@ -1,0 +1,80 @@
+"""What a task says of one state of a run, in a file of its own: RUN/evaluations/TASK-SHOTSshot-step-STEP.json.
+
+Each document's own values stand beside the means, so that runs can be compared in pairs, document by document.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mfa_train.tracking.records import read_object
+
+FOLDER, FORMAT = "evaluations", 1
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A mean over documents."""
+
+    value: float
+    stderr: float | None
+    """Of the mean; None where lm-eval has none."""
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Of one task and state."""
+
+    task: str
+    task_version: str
+    num_fewshot: int
+    checkpoint: str
+    """final, or step-N."""
+    step: int
+    tokens: int
+    """Trained on until then."""
+    limit: int | None
+    documents: int
+    documents_sha256: str
+    """Of all documents' prompts, in order: equal where the scores may be paired."""
+    truncated: int
+    """Requests whose context was cut on the left to fit the model's."""
+    metrics: dict[str, Metric]
+    by_document: dict[str, list[float]]
+    """By metric, where it is a mean over documents."""
+    versions: dict[str, str | None]
+    seconds: float
+
+    @property
+    def file_name(self) -> str:
+        return f"{re.sub(r'[^\w.-]', '_', self.task)}-{self.num_fewshot}shot-step-{self.step:08d}.json"
+
+
+def write(run: Path, scores: TaskScores) -> Path:
+    """Leaves them in the run's folder, whole, in place of older ones of the same name. Raises OSError."""
+    folder = run / FOLDER
+    folder.mkdir(exist_ok=True)
+    path = folder / scores.file_name
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(scores)}) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def read(run: Path, say: Callable[[str], None]) -> list[TaskScores]:
+    """All that lie there, by file name; `say` is told of damaged ones, which are passed over."""
+    found = []
+    for path in sorted((run / FOLDER).glob("*.json")):
+        try:
+            content = read_object(path) or {}
+            if content.pop("format", None) != FORMAT:
+                raise ValueError(f"of another form than format {FORMAT}")
+            content["metrics"] = {name: Metric(**metric) for name, metric in content["metrics"].items()}
+            found.append(TaskScores(**content))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            say(f"warning: {path}: no scores of this version ({error}); passed over")
+    return found

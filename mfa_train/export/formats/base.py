@@ -1,0 +1,114 @@
+"""What a form is: the keys of its config.json, and how our weights stand in it.
+
+Our names are Hugging Face's, so a form renames nothing; it may hold a weight in another order of rows, with a scale
+multiplied in, or a second time.
+"""
+
+import dataclasses
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mfa_train.attention import AttentionConfig, attention_config
+from mfa_train.attention.latent import LatentNorm
+from mfa_train.config import Config
+from mfa_train.errors import ConfigError
+from mfa_train.model.decoder import LanguageModel
+
+
+class FormatCannotSay(ConfigError):
+    """The form lacks what this model has; the message names the key."""
+
+
+class Format(ABC):
+    """One model in one form. Raises FormatCannotSay where the form lacks what the model has."""
+
+    attentions: ClassVar[tuple[str, ...]]
+    """That have this form."""
+
+    def __init__(self, config: Config):
+        self.config, self.model = config, config.model
+        self.attention: Any = attention_config(config.attention)
+        """The variant's own config."""
+
+    @property
+    @abstractmethod
+    def loads(self) -> str:
+        """What loads it, for a person."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """config.json, without what weights and tokenizer tell."""
+
+    def sources(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+        """Which of our weights each of the form's is made of."""
+        return {name: name for name in shapes}
+
+    def there(self, name: str, weight: Tensor) -> Tensor:
+        """The form's `name` of our weight."""
+        return weight
+
+    def here(self, name: str, weight: Tensor) -> Tensor:
+        """`there` undone."""
+        return weight
+
+    def files(self) -> dict[str, bytes]:
+        """What lies beside config.json and the weights, by name."""
+        return {}
+
+    def common(self) -> dict[str, Any]:
+        """Keys that all forms have."""
+        model, attention = self.model, self.attention
+        return {
+            "hidden_size": model.hidden_size,
+            "num_hidden_layers": model.num_hidden_layers,
+            "intermediate_size": model.intermediate_size,
+            "vocab_size": model.vocab_size,
+            "rms_norm_eps": model.rms_norm_eps,
+            "max_position_embeddings": model.max_position_embeddings,
+            "tie_word_embeddings": model.tie_word_embeddings,
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "num_attention_heads": attention.num_attention_heads,
+            "rope_parameters": rope_parameters(attention),
+        }
+
+    def require_no_gate(self) -> None:
+        """Raises FormatCannotSay where the attention has an output gate, which no form of others has."""
+        if (gate := self.attention.output_gate) != "none":
+            raise FormatCannotSay(f"attention.output_gate={gate}: {self.loads} has no gate behind its heads")
+
+
+class WithLatents(Format):
+    """A form without a scale behind the norms of latents: it goes into their weights."""
+
+    @functools.cached_property
+    def latent_scales(self) -> dict[str, float]:
+        """By the name of a norm's weight, where there is one."""
+        with torch.device("meta"):
+            model = LanguageModel(self.model, self.attention)
+        norms = ((f"{name}.weight", module) for name, module in model.named_modules() if isinstance(module, LatentNorm))
+        return {name: norm.factor for name, norm in norms if norm.factor != 1}
+
+    def there(self, name: str, weight: Tensor) -> Tensor:
+        return weight * self.latent_scales[name] if name in self.latent_scales else weight
+
+    def here(self, name: str, weight: Tensor) -> Tensor:
+        return weight / self.latent_scales[name] if name in self.latent_scales else weight
+
+
+def rope_parameters(attention: AttentionConfig) -> dict[str, Any]:
+    """As transformers 5 holds them."""
+    scaling = dataclasses.asdict(attention.rope_scaling) if attention.rope_scaling else {"rope_type": "default"}
+    used = {
+        "default": (),
+        "linear": ("factor",),
+        "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow"),
+        "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+    }
+    kind = scaling["rope_type"]
+    return {"rope_type": kind, "rope_theta": attention.rope_theta, **{key: scaling[key] for key in used[kind]}}
