@@ -51,7 +51,8 @@ class TaskScores:
 
     @property
     def file_name(self) -> str:
-        return f"{re.sub(r'[^\w.-]', '_', self.task)}-{self.num_fewshot}shot-step-{self.step:08d}.json"
+        name = re.sub(r"[^\w.-]", "_", self.task)
+        return f"{name}-{self.num_fewshot}shot-step-{self.step:08d}.json"
 
 
 def write(run: Path, scores: TaskScores) -> Path:
