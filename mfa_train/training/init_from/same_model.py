@@ -65,8 +65,8 @@ def _weights_that_differ(source: Source) -> list[str]:
     here, there, lines = source.expected, source.shapes, []
     for name in (*here, *(name for name in there if name not in here)):
         if here.get(name) != there.get(name):
-            shapes = [f"{list(side[name])}" if name in side else "not there" for side in (here, there)]
-            lines.append(f"{name}: {shapes[0]} here, {shapes[1]} there".replace("not there here", "none here"))
+            ours, theirs = (list(side[name]) if name in side else "none" for side in (here, there))
+            lines.append(f"{name}: {ours} here, {theirs} there")
     return lines
 
 
