@@ -5,6 +5,7 @@
     progress, guard         `steps.state`: losses since the last record, seconds, samples left out; what the guard saw
     data                    all that the sequence of samples depends on (`Batches.identity`)
     config, versions        of the run and of its libraries
+    code_commit             of this repository; null where it was none, missing in older ones
     wandb                   the run's identity there
     format                  FORMAT
 

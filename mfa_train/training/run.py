@@ -77,7 +77,8 @@ def run(config: Config) -> dict:
     status, record = "failed", log.last_record()
     try:
         with StopSignals() as signals, Watchdog(ranks, config.guard.hang_seconds) as watchdog:
-            save_points = SavePoints(config, ranks, earlier_starts, data.batches.identity(), log, signals)
+            identity, commit = data.batches.identity(), origin["code_commit"]
+            save_points = SavePoints(config, ranks, earlier_starts, identity, log, signals, commit)
             for record in _records(step, speed, evaluate, save_points, log, watchdog):
                 log.log(record)
             save_points.finish()

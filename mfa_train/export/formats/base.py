@@ -1,7 +1,7 @@
 """What a form is: the keys of its config.json, and how our weights stand in it.
 
 Our names are Hugging Face's, so a form renames nothing; it may hold a weight in another order of rows, with a scale
-multiplied in, or a second time.
+multiplied in, or a second time. Its shape stays.
 """
 
 import dataclasses
@@ -19,6 +19,9 @@ from mfa_train.config import Config
 from mfa_train.errors import ConfigError
 from mfa_train.model.decoder import LanguageModel
 
+VLLM_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Widths of a head that vLLM's attention takes on a CPU too."""
+
 
 class FormatCannotSay(ConfigError):
     """The form lacks what this model has; the message names the key."""
@@ -29,6 +32,8 @@ class Format(ABC):
 
     attentions: ClassVar[tuple[str, ...]]
     """That have this form."""
+    remote_code: ClassVar[bool] = False
+    """Whether Python lies beside the weights, which transformers runs with trust_remote_code=True alone."""
 
     def __init__(self, config: Config):
         self.config, self.model = config, config.model
@@ -59,6 +64,11 @@ class Format(ABC):
     def files(self) -> dict[str, bytes]:
         """What lies beside config.json and the weights, by name."""
         return {}
+
+    @property
+    def served_by_vllm(self) -> bool:
+        """Whether `vllm serve` takes it, on a CPU too (docs/serving.md)."""
+        return False
 
     def common(self) -> dict[str, Any]:
         """Keys that all forms have."""
@@ -112,3 +122,8 @@ def rope_parameters(attention: AttentionConfig) -> dict[str, Any]:
     }
     kind = scaling["rope_type"]
     return {"rope_type": kind, "rope_theta": attention.rope_theta, **{key: scaling[key] for key in used[kind]}}
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """As config.json has it."""
+    return str(dtype).removeprefix("torch.")

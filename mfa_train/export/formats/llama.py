@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mfa_train.export.formats.base import Format, FormatCannotSay
+from mfa_train.export.formats.base import VLLM_HEAD_DIMS, Format, FormatCannotSay
 
 ROTATED = ("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")
 """Whose rows lie in the order in which RoPE pairs them: here side by side or in halves, there in halves."""
@@ -16,6 +16,10 @@ class Llama(Format):
     @property
     def loads(self) -> str:
         return "Qwen3ForCausalLM" if self.attention.qk_norm else "LlamaForCausalLM"
+
+    @property
+    def served_by_vllm(self) -> bool:
+        return self.attention.head_dim in VLLM_HEAD_DIMS
 
     def settings(self) -> dict[str, Any]:
         self.require_no_gate()
