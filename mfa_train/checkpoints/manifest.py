@@ -6,6 +6,7 @@
     init_from               where the first step's weights came from, or null
     data                    all that the sequence of samples depends on (`Batches.identity`)
     config, versions        of the run and of its libraries
+    code_commit             of this repository; null where it was none, missing in older ones
     wandb                   the run's identity there
     format                  FORMAT
 

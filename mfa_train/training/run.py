@@ -83,7 +83,8 @@ def run(config: Config) -> dict:
     status, record = "failed", log.last_record()
     try:
         with StopSignals() as signals, Watchdog(ranks, config.guard.hang_seconds) as watchdog:
-            save_points = SavePoints(config, ranks, earlier_starts, data.batches.identity(), log, signals)
+            identity, commit = data.batches.identity(), origin["code_commit"]
+            save_points = SavePoints(config, ranks, earlier_starts, identity, log, signals, commit)
             evaluate.on_pass = lambda: watchdog.alive(watchdog.step)
             if source:
                 loss_to_begin_with(engine, evaluate, state, ranks)

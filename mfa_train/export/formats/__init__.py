@@ -6,22 +6,25 @@ own.py           every attention: our names and keys
 config_json.py   a config.json that is read, whoever wrote it
 """
 
-from mfa_train.export.formats.base import Format, FormatCannotSay
+from mfa_train.export.formats.base import Format, FormatCannotSay, type_name
 from mfa_train.export.formats.config_json import ConfigJson
 from mfa_train.export.formats.deepseek_v3 import DeepseekV3
 from mfa_train.export.formats.llama import Llama
 from mfa_train.export.formats.own import Own
 
-__all__ = ["NATIVE", "ConfigJson", "Format", "FormatCannotSay", "Own", "form_of"]
+__all__ = ["NATIVE", "REMOTE", "ConfigJson", "Format", "FormatCannotSay", "form_of", "type_name"]
 
 NATIVE: tuple[type[Format], ...] = (Llama, DeepseekV3)
 """Forms of others, of which each attention has one at most."""
+REMOTE: type[Format] = Own
+"""What every attention has."""
 
 
 def form_of(settings: ConfigJson) -> type[Format]:
     """The form that a config.json is of. Raises ConfigError."""
-    every: tuple[type[Format], ...] = (*NATIVE, Own)
-    for form in every:
+    if settings.is_ours:
+        return REMOTE
+    for form in NATIVE:
         if settings.content.get("model_type") in form.model_types:
             return form
     known = [name for form in NATIVE for name in form.model_types]

@@ -1,7 +1,7 @@
 """What a form is: the keys of its config.json, and how our weights stand in it.
 
 Our names are Hugging Face's, so a form renames nothing; it may hold a weight in another order of rows, with a scale
-multiplied in, or a second time.
+multiplied in, or a second time. Its shape stays.
 """
 
 import dataclasses
@@ -20,6 +20,9 @@ from mfa_train.errors import ConfigError
 from mfa_train.export.formats.config_json import ROPE, ConfigJson
 from mfa_train.model.decoder import LanguageModel
 
+VLLM_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Widths of a head that vLLM's attention takes on a CPU too."""
+
 
 class FormatCannotSay(ConfigError):
     """The form lacks what this model has; the message names the key."""
@@ -30,8 +33,10 @@ class Format(ABC):
 
     attentions: ClassVar[tuple[str, ...]]
     """That have this form."""
-    model_types: ClassVar[tuple[str, ...]]
-    """Of its config.json."""
+    model_types: ClassVar[tuple[str, ...]] = ()
+    """Of its config.json, where it is a form of others."""
+    remote_code: ClassVar[bool] = False
+    """Whether Python lies beside the weights, which transformers runs with trust_remote_code=True alone."""
 
     def __init__(self, config: Config):
         self.config, self.model = config, config.model
@@ -48,10 +53,10 @@ class Format(ABC):
         """config.json, without what weights and tokenizer tell."""
 
     @classmethod
-    @abstractmethod
     def overrides(cls, settings: ConfigJson) -> dict[str, Any]:
         """`settings` undone: our keys that make the model, attention=NAME among them. Raises ConfigError for what no
         model here has."""
+        return settings.ours()
 
     def sources(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
         """Which of our weights each of the form's is made of."""
@@ -67,11 +72,16 @@ class Format(ABC):
 
     def rows_together(self, name: str) -> int | None:
         """How many rows of the form's `name` are enough for `here`, or a multiple of them; None: all."""
-        return None
+        return 1 if type(self).here is Format.here else None
 
     def files(self) -> dict[str, bytes]:
         """What lies beside config.json and the weights, by name."""
         return {}
+
+    @property
+    def served_by_vllm(self) -> bool:
+        """Whether `vllm serve` takes it, on a CPU too (docs/serving.md)."""
+        return False
 
     def common(self) -> dict[str, Any]:
         """Keys that all forms have."""
@@ -119,3 +129,8 @@ def rope_parameters(attention: AttentionConfig) -> dict[str, Any]:
     scaling = dataclasses.asdict(attention.rope_scaling) if attention.rope_scaling else {"rope_type": "default"}
     kind = scaling["rope_type"]
     return {"rope_type": kind, "rope_theta": attention.rope_theta, **{key: scaling[key] for key in ROPE[kind]}}
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """As config.json has it."""
+    return str(dtype).removeprefix("torch.")

@@ -16,6 +16,10 @@ class DeepseekV3(WithLatents):
     def loads(self) -> str:
         return "DeepseekV3ForCausalLM"
 
+    @property
+    def served_by_vllm(self) -> bool:
+        return (self.attention.kv_lora_rank, self.attention.qk_rope_head_dim) == (512, 64)
+
     def settings(self) -> dict[str, Any]:
         self.require_no_gate()
         model, attention = self.model, self.attention

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mfa_train.export.formats.base import Format, FormatCannotSay
+from mfa_train.export.formats.base import VLLM_HEAD_DIMS, Format, FormatCannotSay
 from mfa_train.export.formats.config_json import ConfigJson
 
 ROTATED = ("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")
@@ -18,6 +18,10 @@ class Llama(Format):
     @property
     def loads(self) -> str:
         return "Qwen3ForCausalLM" if self.attention.qk_norm else "LlamaForCausalLM"
+
+    @property
+    def served_by_vllm(self) -> bool:
+        return self.attention.head_dim in VLLM_HEAD_DIMS
 
     def settings(self) -> dict[str, Any]:
         self.require_no_gate()
