@@ -74,6 +74,7 @@ class SavePoints:
             {
                 "progress": dataclasses.asdict(state.progress),
                 "guard": state.guard.state(),
+                "init_from": state.init_from,
                 "data": self.data,
                 "config": dataclasses.asdict(self.config),
                 "versions": versions(),
