@@ -24,6 +24,8 @@ INDEX = f"{FILE}.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 TYPES = ("F32", "BF16", "F16")
 """Of values; a quantised weight has others."""
+AT_ONCE = 2**24
+"""Values that are read at a time, where not all of a weight are needed together."""
 Change = Callable[[Tensor], Tensor]
 
 
@@ -52,6 +54,10 @@ class TensorFolder:
         """Writes values of a weight, flattened and as `change` makes it, from `start` on into out (length,) of any
         type. `change` gets float32: `rows` of them or a multiple, beginning at one; None: all, and it may change the
         shape. Raises DataError."""
+        if rows is not None and len(out) > AT_ONCE:
+            for begin in range(0, len(out), AT_ONCE):
+                self.read(name, start + begin, out[begin : begin + AT_ONCE], rows, change)
+            return
         file, shape = self.file_of[name], self.shapes[name]
         try:
             if change is None:

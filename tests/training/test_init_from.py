@@ -75,6 +75,11 @@ THEIRS = {
 """transformers' class, its config, and the same model here."""
 
 
+@pytest.fixture(autouse=True)
+def few_values_at_once(monkeypatch):
+    monkeypatch.setattr("mfa_train.checkpoints.safetensors_folder.AT_ONCE", 1500)
+
+
 @pytest.fixture
 def theirs(tmp_path):
     """`theirs(name)`: a model of transformers, random, saved in shards, and our overrides."""
@@ -93,7 +98,7 @@ def theirs(tmp_path):
 
 
 def filled(config, source) -> LanguageModel:
-    """Our model with the source's weights, read in two parts each."""
+    """Our model with the source's weights, each read in two parts, and these in several."""
     model = LanguageModel(config.model, attention_config(config.attention))
     for name, parameter in model.named_parameters():
         flat = parameter.data.view(-1)
