@@ -79,3 +79,54 @@ def read(run: Path, say: Callable[[str], None]) -> list[TaskScores]:
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             say(f"warning: {path}: no scores of this version ({error}); passed over")
     return found
+
+
+def scores_of(
+    task: str,
+    outcome: dict,
+    *,
+    checkpoint: str,
+    step: int,
+    tokens: int,
+    limit: int | None,
+    truncated: int,
+    seconds: float,
+    commit: str | None,
+) -> TaskScores:
+    """Of what lm-eval's `evaluate` gave of one task, its samples logged."""
+    import hashlib
+    import math
+    from importlib.metadata import version
+
+    samples = outcome["samples"][task]
+    better = outcome["higher_is_better"][task]
+    metrics, by_document = {}, {}
+    for key, value in outcome["results"][task].items():
+        name, _, filtered = key.partition(",")
+        if not filtered or name.endswith("_stderr") or not isinstance(value, (int, float)):
+            continue
+        of = [sample[name] for sample in samples if sample["filter"] == filtered]
+        stderr = None
+        if all(isinstance(one, (int, float)) for one in of):
+            by_document[name] = [float(one) for one in of]
+            if len(of) > 1 and math.isclose(math.fsum(of) / len(of), value):
+                mean = math.fsum(of) / len(of)
+                stderr = math.sqrt(math.fsum((one - mean) ** 2 for one in of) / (len(of) - 1) / len(of))
+        metrics[name] = Metric(float(value), stderr, bool(better.get(name, True)))
+    prompts = json.dumps([sample["arguments"] for sample in samples], default=str)
+    return TaskScores(
+        task=task,
+        task_version=str(outcome["versions"][task]),
+        num_fewshot=int(outcome["n-shot"][task]),
+        checkpoint=checkpoint,
+        step=step,
+        tokens=tokens,
+        limit=limit,
+        documents=len({sample["doc_id"] for sample in samples}),
+        documents_sha256=hashlib.sha256(prompts.encode()).hexdigest(),
+        truncated=truncated,
+        metrics=metrics,
+        by_document=by_document,
+        versions={"lm_eval": version("lm_eval"), "mfa_train": commit},
+        seconds=seconds,
+    )
