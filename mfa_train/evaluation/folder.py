@@ -1,8 +1,8 @@
 """A folder of tasks as yaml files in lm-eval's form, read without running anything that stands in them.
 
-lm-eval lets a task name Python to run (`!function`, `class`), metrics and prompts to be fetched with their code, and data in
-pickles. Of a folder that was named on a command line all that is refused; templates run in Jinja's sandbox (`tasks.py`).
-Data are files on disk, relative to the yaml's folder, or data sets of the Hub.
+lm-eval lets a task name Python to run (`!function`, `class`), metrics and prompts to be fetched with their code, and
+data in pickles. Of a folder that was named on a command line all that is refused; templates run in Jinja's sandbox
+(`tasks.py`). Data are files on disk, relative to the yaml's folder, or data sets of the Hub.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ _Loader.add_constructor("!function", lambda loader, node: Code(loader.construct_
 
 
 class TaskFolder:
-    """Its tasks, groups of tasks and tags, by name. Files that are no task are passed over; a damaged one is told where a
-    name isn't found."""
+    """Its tasks, groups of tasks and tags, by name. Files that are no task are passed over; a damaged one is told where
+    a name isn't found."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -80,7 +80,7 @@ class TaskFolder:
             return
         for member in self.groups[name]:
             task, changed = (member.get("task"), member) if isinstance(member, dict) else (member, {})
-            if task not in self or task in within:
+            if not isinstance(task, str) or task not in self or task in within:
                 raise ConfigError(
                     f"{self.paths[name]}: group {name} holds {brief(task)}, which is no other task, group or tag "
                     f"of {self.folder}"

@@ -1,7 +1,7 @@
 """Bits per byte of the right answer: what tells small models apart where all of them choose by chance.
 
-−log2 p(answer | prompt) / bytes of the answer, UTF-8, as it was scored: with the space that joins it to the prompt. The mean
-over documents is OLMo's `bpb_v2` (`ICLMetric` of ai2-olmo-eval 0.9.0; its v1 leaves the space uncounted).
+−log2 p(answer | prompt) / bytes of the answer, UTF-8, as it was scored: with the space that joins it to the prompt.
+The mean over documents is OLMo's `bpb_v2` (`ICLMetric` of ai2-olmo-eval 0.9.0; its v1 leaves the space uncounted).
 """
 
 import math

@@ -98,8 +98,8 @@ def scores_of(
     seconds: float,
     commit: str | None,
 ) -> TaskScores:
-    """Of what lm-eval's `evaluate` gave for its Task `task`, samples logged: all its metrics, and `bits_per_byte` of the right
-    answer where it has none of that name. Numbers are rounded to six digits."""
+    """Of what lm-eval's `evaluate` gave for its Task `task`, samples logged: all its metrics, and `bits_per_byte` of
+    the right answer where it has none of that name. Numbers are rounded to six digits."""
     name = task.task_name
     samples = sorted(outcome["samples"][name], key=lambda sample: sample["doc_id"])
     filters = list(dict.fromkeys(sample["filter"] for sample in samples))

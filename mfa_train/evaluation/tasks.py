@@ -1,8 +1,8 @@
 """Tasks by name, as objects of lm-eval that are ready to be evaluated: of a folder of yaml files (`folder.py`), or else
 lm-eval's own, whose data come from the Hugging Face Hub.
 
-Everything that can be wrong with a task is found here, before there is a model: names, data, few-shot examples and, of a
-folder's tasks, the requests of every document.
+Everything that can be wrong with a task is found here, before there is a model: names, data, few-shot examples and, of
+a folder's tasks, the requests of every document.
 """
 
 import contextlib
@@ -28,8 +28,9 @@ CACHED = "what is in its cache is used with HF_HUB_OFFLINE=1, and tasks of a fol
 def load_tasks(config: EvaluationConfig) -> dict[str, Any]:
     """{name: lm-eval's Task} of `config.tasks` in their order, groups and tags as the tasks that they hold.
 
-    Raises ConfigError: an unknown name; a task that would run code of the folder, or code that a model has written; data
-    that can't be read or reached; fewer few-shot examples than asked for; a document without an answer among its choices.
+    Raises ConfigError: an unknown name; a task that would run code of the folder, or code that a model has written;
+    data that can't be read or reached; fewer few-shot examples than asked for; a document without an answer among its
+    choices.
     """
     folder = TaskFolder(Path(config.tasks_dir))
     if not config.tasks:
@@ -79,13 +80,15 @@ def _quiet() -> Iterator[None]:
 @functools.cache
 def _sandbox_templates() -> None:
     """From now on lm-eval's templates, which a yaml file may hold, can't reach Python; and each is compiled once."""
+    import jinja2.sandbox
     import lm_eval.utils
-    from jinja2.sandbox import SandboxedEnvironment
+
+    class Sandbox(jinja2.sandbox.SandboxedEnvironment):
+        from_string = functools.lru_cache(jinja2.sandbox.SandboxedEnvironment.from_string)  # type: ignore[assignment]
 
     plain = lm_eval.utils.env
-    sandbox = SandboxedEnvironment(loader=plain.loader, undefined=plain.undefined, keep_trailing_newline=True)
+    sandbox = Sandbox(loader=plain.loader, undefined=plain.undefined, keep_trailing_newline=True)
     sandbox.filters.update(plain.filters)
-    sandbox.from_string = functools.cache(sandbox.from_string)
     lm_eval.utils.env = sandbox
 
 
@@ -98,13 +101,13 @@ def _of_folder(folder: TaskFolder, name: str) -> dict[str, Any]:
         where = f"{folder.paths[task]}: task {task}"
         if dataset not in LOADERS:
             _require_hub(task, dataset)
-            tasks[task] = _made(where, lambda config=config: ConfigurableTask(config=config), CACHED)
+            tasks[task] = _made(where, functools.partial(ConfigurableTask, config=config), CACHED)
             continue
         # A cache that ranks and runs share would be locked and outlive its files.
         with tempfile.TemporaryDirectory() as cache:
             options = config["dataset_kwargs"] | {"cache_dir": cache, "keep_in_memory": True}
             whole = config | {"dataset_kwargs": options}
-            tasks[task] = _made(where, lambda whole=whole: ConfigurableTask(config=whole))
+            tasks[task] = _made(where, functools.partial(ConfigurableTask, config=whole))
     return tasks
 
 
@@ -120,7 +123,7 @@ def _own(manager: Any, name: str) -> dict[str, Any]:
     for task, config in _leaves(manager.task_index, name):
         if config.get("unsafe_code"):
             raise ConfigError(
-                f"evaluation.tasks={name}: {task} runs the code that a model writes, which is not done here; leave it out"
+                f"evaluation.tasks={name}: {task} runs what a model has written, which is not done here; leave it out"
             )
         if isinstance(dataset := config.get("dataset_path"), str) and dataset not in LOADERS:
             _require_hub(task, dataset)

@@ -21,7 +21,7 @@ from mfa_train.config import Config
 from mfa_train.errors import Stopped
 from mfa_train.tracking.run_log import RunLog, SilentLog
 from mfa_train.tracking.wandb_run import forget_run
-from mfa_train.training.before_start import checked_plan
+from mfa_train.training.before_start import checked_plan, checked_tasks
 from mfa_train.training.closing_sample import closing_sample
 from mfa_train.training.processes.ranks import join, local_rank, local_world_size, world_size
 from mfa_train.training.processes.signals import StopSignals
@@ -29,7 +29,13 @@ from mfa_train.training.processes.watchdog import Watchdog
 from mfa_train.training.resuming.build import build_to_resume, restored
 from mfa_train.training.resuming.roll_back import roll_back
 from mfa_train.training.run_data import open_run_data
-from mfa_train.training.run_folder.closing import closing_table, make_summary, where_to_look, zlib_bits_per_byte
+from mfa_train.training.run_folder.closing import (
+    closing_table,
+    evaluations,
+    make_summary,
+    where_to_look,
+    zlib_bits_per_byte,
+)
 from mfa_train.training.run_folder.folder import RunFolder
 from mfa_train.training.run_folder.opening import open_log
 from mfa_train.training.run_folder.provenance import provenance
@@ -40,6 +46,7 @@ from mfa_train.training.steps.guard import Poisoned
 from mfa_train.training.steps.loop import train
 from mfa_train.training.steps.speed import Speed
 from mfa_train.training.steps.step import TrainingStep
+from mfa_train.training.steps.task_scores import TaskScorer
 
 
 def run(config: Config) -> dict:
@@ -58,6 +65,7 @@ def run(config: Config) -> dict:
         again = f"{folder.path} holds this run, finished before. To train it again: resume=never"
         ranks.say(f"{closing_table(finished)}\n\n{where_to_look(folder)}\n{again}")
         return finished
+    tasks = checked_tasks(config)
 
     # 2. Data
     data = open_run_data(config, ranks)
@@ -68,6 +76,7 @@ def run(config: Config) -> dict:
     state = restored(engine, resume_point, config, ranks, dtype)
     step = TrainingStep(engine, config, ranks, data.batches, data.inputs_of, state)
     evaluate = Evaluator(data, config.training.micro_batch(ranks.world_size), ranks)
+    score = TaskScorer(config, tasks, data.tokenizer, folder.path, ranks) if tasks else None
     zlib_bits = zlib_bits_per_byte(data.tokenizer, evaluate.targets)
     origin = ranks.on_rank_zero(lambda: provenance(folder.path, data.fingerprints()))
     speed = Speed(config, plan["flops"]["train_per_token"], Peak(device, dtype, ranks.say), ranks.world_size)
@@ -78,7 +87,7 @@ def run(config: Config) -> dict:
     try:
         with StopSignals() as signals, Watchdog(ranks, config.guard.hang_seconds) as watchdog:
             save_points = SavePoints(config, ranks, earlier_starts, data.batches.identity(), log, signals)
-            for record in _records(step, speed, evaluate, save_points, log, watchdog):
+            for record in _records(step, speed, evaluate, score, save_points, log, watchdog):
                 log.log(record)
             save_points.finish()
 
@@ -90,6 +99,8 @@ def run(config: Config) -> dict:
         raise
     finally:
         summary = make_summary(status, plan, record, zlib_bits) | step.state.history() | origin
+        if status == "finished" and score is not None:
+            summary["evaluations"] = evaluations(score.final())
         log.close(summary)
         if ranks.is_rank_zero:
             folder.close(summary)
@@ -104,6 +115,7 @@ def _records(
     step: TrainingStep,
     speed: Speed,
     evaluate: Evaluator,
+    score: TaskScorer | None,
     save_points: SavePoints,
     log: RunLog | SilentLog,
     watchdog: Watchdog,
@@ -114,10 +126,12 @@ def _records(
         log.advance(done)
         watchdog.alive(done)
 
-    evaluate.on_pass = lambda: watchdog.alive(watchdog.step)
+    for evaluating in (evaluate, score):
+        if evaluating is not None:
+            evaluating.on_pass = lambda: watchdog.alive(watchdog.step)
     while True:
         try:
-            yield from train(step, speed, evaluate, save_points, on_step)
+            yield from train(step, speed, evaluate, save_points, on_step, score)
             return
         except Poisoned as poisoned:
             roll_back(poisoned, step, save_points)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mfa_train import cli
-from mfa_train.training.growing_text import GrowingText
+from mfa_train.data.tokenizer.growing_text import GrowingText
 from tests.test_first_round import FILES
 
 RUN = "runs/mfa"
