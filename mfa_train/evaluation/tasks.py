@@ -191,11 +191,14 @@ def _set_shots(name: str, task: Any, asked: int | None) -> None:
     task.set_config(key="num_fewshot", value=shots)
     if not shots or not hasattr(task, "sampler"):
         return
-    # Of the documents that are scored one is never an example: the one that is asked for.
-    among = task.fewshot_cfg.split is not None and task.fewshot_cfg.split == task.config.test_split
-    available = len(task.sampler.fewshot_docs()) - among
+    available = len(task.sampler.fewshot_docs()) - _leaves_out_the_asked(task)
     if shots > available:
         raise ConfigError(f"evaluation.num_fewshot={shots}: {name} has {available} examples; type at most {available}")
+
+
+def _leaves_out_the_asked(task: Any) -> bool:
+    """Whether a document is never an example before itself; lm-eval's rule."""
+    return task.fewshot_cfg.split == task.config.test_split
 
 
 def _require_requests(where: str, task: Any, limit: int | None) -> None:
@@ -203,12 +206,7 @@ def _require_requests(where: str, task: Any, limit: int | None) -> None:
     config = task.config
     evaluated = config.test_split or config.validation_split
     source = task.fewshot_cfg.split or config.training_split or config.validation_split or config.test_split
-    if (
-        config.num_fewshot
-        and not task.fewshot_cfg.samples
-        and source == evaluated
-        and not (task.fewshot_cfg.split == config.test_split)
-    ):
+    if config.num_fewshot and source == evaluated and not task.fewshot_cfg.samples and not _leaves_out_the_asked(task):
         raise ConfigError(
             f"{where}: examples would be drawn from the documents that are scored, answers and all; write fewshot_split"
         )
