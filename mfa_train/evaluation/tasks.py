@@ -65,7 +65,7 @@ def _quiet() -> Iterator[None]:
     bars, bar = datasets.are_progress_bars_disabled(), lm_eval.api.task.tqdm
     try:
         for logger in loggers:
-            logger.setLevel(logging.ERROR)
+            logger.setLevel(logging.CRITICAL)
         datasets.disable_progress_bars()
         lm_eval.api.task.tqdm = lambda documents, **_: documents
         yield
@@ -162,9 +162,9 @@ def _made(where: str, make: Callable[[], Any], elsewhere: str | None = None) -> 
     except IndexError as error:  # what `datasets` makes of no rows
         raise ConfigError(f"{where}: it has no documents") from error
     except KeyError as error:
-        raise ConfigError(f"{where}: its data have no {error}") from error
+        raise ConfigError(f"{where}: there is no split, field or filter {error}") from error
     except Exception as error:  # of a dozen types, from several libraries
-        told = why(error, elsewhere) if elsewhere else f"cannot be read ({first_line(error)})"
+        told = why(error, elsewhere) if elsewhere else f"cannot be read ({first_line(error.__cause__ or error)})"
         raise ConfigError(f"{where}: {told}") from error
 
 

