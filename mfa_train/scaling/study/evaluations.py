@@ -82,7 +82,8 @@ def read_evaluations(run: AnyPath, steps: int | None) -> Evaluations:
                 raise ValueError(f"{task} stands in another file too")
             found.by_task[task] = evaluation
         except (OSError, ValueError, OverflowError) as error:
-            passed_over.append(f"{shown(name)} ({one_line(error)})")
+            why = one_line(error).removeprefix(f"{name}: ")
+            passed_over.append(f"{shown(name)} ({why})")
     if len(last) > MOST_FILES:
         passed_over.append(f"{len(last) - MOST_FILES:,} files behind the first {MOST_FILES}")
     return Evaluations(found.by_task, passed_over, bool(names) and not last)

@@ -136,11 +136,10 @@ def _scores(name: str, run: AnyPath, notices: list[str]) -> dict[str, AnyPath]:
     folder = run / FOLDER
     if not folder.is_dir():
         return {}
-    found = {}
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+    found: dict[str, AnyPath] = {}
+    files: list[AnyPath] = [path for path in folder.iterdir() if path.name.endswith(".json") and path.is_file()]
+    for path in sorted(files, key=lambda path: path.name):
         inside = f"{FOLDER}/{path.name}"
-        if not path.name.endswith(".json") or not path.is_file():
-            continue
         if why := _why_no_score(path, folder, f"{name}/{inside}"):
             notices.append(f"left out: {shown(name)}/{shown(inside)}: {why}")
         else:

@@ -3,7 +3,6 @@ way."""
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
 
 from mfa_train.scaling.study.size_names import count_name
 from mfa_train.scaling.verdicts.said import BETTER, OPEN, WORSE
@@ -45,46 +44,41 @@ def _of_cell(rows: list[dict], reference: str, place: str) -> list[str]:
 
 
 def _of_questions(rows: list[dict], reference: str, place: str, of: str) -> list[str]:
-    shown = [row for row in rows if row["said"] in (BETTER, WORSE)]
-    undecided = [row for row in rows if row["said"] == OPEN]
-    against = label(reference) if of == VARIANTS else f"{label(reference)}'s run"
-    begin = (
-        f"Scores on tasks at {place}: "
-        if of == VARIANTS
-        else f"Scores on tasks of one seed at {place}, which tell runs apart, not attentions: "
-    )
+    whose, apart = ("", "") if of == VARIANTS else ("'s", ", of one seed: they tell two runs apart, not two attentions")
+    against = f"{label(reference)}{whose}"
     parts = [
-        f"shown to be {said} than {against}: {_listed(found)}"
+        f"shown to be {said} than {against}: {_listed(found, whose)}"
         for said in (BETTER, WORSE)
-        if (found := [row for row in shown if row["said"] == said])
+        if (found := [row for row in rows if row["said"] == said])
     ]
-    sentences = [f"{begin}{'; '.join(parts) if parts else f'none is shown to be better or worse than {against}'}."]
-    if undecided:
-        sentences.append(f"Not shown either way: {len(undecided)} of {len(rows)} ({_tasks(undecided)}).")
+    told = "; ".join(parts) or f"none is shown to be better or worse than {against}"
+    sentences = [f"Scores on tasks at {place} ({len(rows)} questions{apart}): {told}."]
+    if undecided := [row for row in rows if row["said"] == OPEN]:
+        sentences.append(f"Not shown either way: {len(undecided)} of {len(rows)} ({_tasks(undecided, whose)}).")
     return sentences
 
 
-def _listed(rows: list[dict]) -> str:
+def _listed(rows: list[dict], whose: str) -> str:
     """As: mfa on hellaswag by 0.021 bits per byte [0.012, 0.03]."""
-    ordered = sorted(rows, key=lambda row: row["p_holm"])
-    named = [_named(row) for row in ordered[:MOST_NAMED]]
-    return "; ".join([*named, f"{len(rows) - MOST_NAMED} others"] if len(rows) > MOST_NAMED else named)
+    named = [_named(row, whose) for row in sorted(rows, key=lambda row: row["p_holm"])]
+    return "; ".join(_few(named))
 
 
-def _named(row: dict) -> str:
-    sign = math.copysign(1, row["difference"]["value"])
-    low, high = sorted(sign * row["difference"][end] for end in ("low", "high"))
-    by = f"{abs(row['difference']['value']):.2g} {metric_name(row['metric'])} [{low:.2g}, {high:.2g}]"
-    return f"{label(row['variant'])} on {row['task']} by {by}"
+def _named(row: dict, whose: str) -> str:
+    found = row["difference"]
+    sign = math.copysign(1, found["value"])
+    low, high = sorted(sign * found[end] for end in ("low", "high"))
+    by = f"{abs(found['value']):.2g} {metric_name(row['metric'])} [{low:.2g}, {high:.2g}]"
+    return f"{label(row['variant'])}{whose} on {row['task']} by {by}"
 
 
-def _tasks(rows: Iterable[dict]) -> str:
+def _tasks(rows: list[dict], whose: str) -> str:
     """As: mfa on arc_easy, boolq; mla on boolq."""
     of_variant: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         of_variant[row["variant"]].append(row["task"])
-    named = []
-    for variant, tasks in list(of_variant.items())[:MOST_NAMED]:
-        more = f" and {len(tasks) - MOST_NAMED} more" if len(tasks) > MOST_NAMED else ""
-        named.append(f"{label(variant)} on {', '.join(tasks[:MOST_NAMED])}{more}")
-    return "; ".join([*named, f"{len(of_variant) - MOST_NAMED} others"] if len(of_variant) > MOST_NAMED else named)
+    return "; ".join(_few([f"{label(name)}{whose} on {', '.join(_few(tasks))}" for name, tasks in of_variant.items()]))
+
+
+def _few(named: list[str]) -> list[str]:
+    return named if len(named) <= MOST_NAMED else [*named[:MOST_NAMED], f"{len(named) - MOST_NAMED} others"]
