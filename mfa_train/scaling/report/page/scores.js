@@ -7,7 +7,7 @@ const markOfScore = (row) => looks.MARKS.find(([said, of]) => said === row.said 
 const decimals = (value) => (Math.abs(value) < 1000 ? fixed(3)(value) : short(value, 4));
 
 function told(row) {
-  if (row.said === "not paired") return "not paired: other documents, or no run of the same seed";
+  if (row.said === "not paired") return "not paired: other documents, none, or no run of the same seed";
   if (row.said === "open") return row.p === null ? "no telling" : "not shown";
   return row.of === "runs" ? `${row.said}, of these two runs alone` : row.said;
 }
