@@ -15,7 +15,7 @@ from mfa_train.config import Config
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.data.tokenizer.exported import as_file, tokenizer_files
 from mfa_train.errors import ConfigError
-from mfa_train.export.formats import NATIVE, Format, Own
+from mfa_train.export.formats import NATIVE, Format, Remote
 
 
 def export(run: Path, out: Path, checkpoint: str = FINAL) -> str:
@@ -37,7 +37,7 @@ def export(run: Path, out: Path, checkpoint: str = FINAL) -> str:
         {name: form.there(name, weights.tensor(ours)) for name, ours in form.sources(weights.shapes).items()},
         files,
     )
-    lines = [f"{out}: loads in transformers as {form.loads}" if form.loads else _without_class(out, form)]
+    lines = [f"{out}: loads in transformers as {form.loads}" + trusted(form)]
     if never := ids_never_drawn(config, tokenizer):
         lines.append(
             f"ids that are no token ({len(never):,}, as {never[0]}) are kept from being drawn by generation_config.json"
@@ -47,10 +47,10 @@ def export(run: Path, out: Path, checkpoint: str = FINAL) -> str:
 
 def chosen_format(config: Config) -> Format:
     """The form of others that this attention has, else our own. Raises FormatCannotSay."""
-    form = next((form for form in NATIVE if config.attention["name"] in form.attentions), Own)(config)
-    if isinstance(form, Own) or form.attention.output_gate == "none":
+    form = next((form for form in NATIVE if config.attention["name"] in form.attentions), Remote)(config)
+    if isinstance(form, Remote) or form.attention.output_gate == "none":
         return form
-    return Own(config)
+    return Remote(config)
 
 
 def files_beside(
@@ -73,13 +73,8 @@ def ids_never_drawn(config: Config, tokenizer: Tokenizer) -> list[int]:
     return [token for token in range(config.model.vocab_size) if token >= len(known) or not known[token]]
 
 
-def _without_class(out: Path, form: Format) -> str:
-    attention = form.attention
-    gate = "" if attention.output_gate == "none" else f" with attention.output_gate={attention.output_gate}"
-    return (
-        f"{out}: weights, config and tokenizer; transformers has no class for attention={attention.name}{gate}, so "
-        "AutoModelForCausalLM cannot load it"
-    )
+def trusted(form: Format) -> str:
+    return ", with trust_remote_code=True" if isinstance(form, Remote) else ""
 
 
 def _write(out: Path, weights: dict[str, torch.Tensor], files: dict[str, bytes]) -> None:

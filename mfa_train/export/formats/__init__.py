@@ -2,15 +2,15 @@
 
 llama.py         mha gqa mqa: LlamaForCausalLM, with attention.qk_norm Qwen3ForCausalLM
 deepseek_v3.py   mla: DeepseekV3ForCausalLM with dense layers alone
-own.py           every attention: our names and keys
+remote.py        every attention: our names and keys, with the code that reads them
 """
 
 from mfa_train.export.formats.base import Format, FormatCannotSay
 from mfa_train.export.formats.deepseek_v3 import DeepseekV3
 from mfa_train.export.formats.llama import Llama
-from mfa_train.export.formats.own import Own
+from mfa_train.export.formats.remote import Remote
 
-__all__ = ["NATIVE", "Format", "FormatCannotSay", "Own"]
+__all__ = ["NATIVE", "Format", "FormatCannotSay", "Remote"]
 
 NATIVE: tuple[type[Format], ...] = (Llama, DeepseekV3)
 """Forms of others, of which each attention has one at most."""
