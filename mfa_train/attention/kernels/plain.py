@@ -68,8 +68,8 @@ def _exact(rows: Tensor, keys: Tensor) -> Tensor:
     """rows @ keys (batch, kv_heads, …): of 16-bit values in float32, as scores must not be rounded before a softmax."""
     if rows.dtype not in (torch.bfloat16, torch.float16):
         return rows @ keys
-    if not rows.is_cuda:
-        return rows.float() @ keys.float()
+    if not rows.is_cuda or (torch.is_grad_enabled() and (rows.requires_grad or keys.requires_grad)):
+        return rows.float() @ keys.float()  # torch has no gradient of a product in another type
     products = torch.bmm(rows.flatten(0, 1), keys.flatten(0, 1), out_dtype=torch.float32)
     return products.unflatten(0, rows.shape[:2])
 
