@@ -1,6 +1,5 @@
 """Every attention as remote code: however transformers is asked, it computes what we do."""
 
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM

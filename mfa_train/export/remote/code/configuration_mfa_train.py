@@ -40,4 +40,18 @@ class MfaTrainConfig(PretrainedConfig):
         self.max_position_embeddings = max_position_embeddings
         self.initializer_range = initializer_range
         self.use_cache = use_cache
+        model_type = further.pop("model_type", self.model_type)
+        if model_type != self.model_type:
+            self.known_as = {"model_type": model_type, "architectures": further.get("architectures")}
         super().__init__(tie_word_embeddings=tie_word_embeddings, **further)  # type: ignore[call-arg]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **choices: Any) -> Any:
+        """As every config's, but another model_type is no reason to warn."""
+        found, further = cls.get_config_dict(pretrained_model_name_or_path, **choices)
+        return cls.from_dict(found, **further)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json says."""
+        said = super().to_dict()
+        return said | said.pop("known_as", {})

@@ -87,7 +87,9 @@ class MfaTrainModel(MfaTrainPreTrainedModel):
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         batch, tokens = x.shape[:2]
         rows = rows_of((batch, tokens), attention_mask, position_ids, cache)
-        checkpointing = self.gradient_checkpointing and self.training
+        checkpointing = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        if cache is not None and checkpointing:
+            raise ValueError("cache: layers that are computed a second time for their gradients can't fill one")
         if (cache is not None or use_cache) and not rows.from_zero:
             raise ValueError("position_ids: with a cache each row's go on from its last, from 0, and hold no documents")
         if cache is None and rows.from_zero and not checkpointing:
@@ -101,22 +103,20 @@ class MfaTrainModel(MfaTrainPreTrainedModel):
         else:
             positions = self.rope(torch.arange(tokens, device=x.device))
             positions = positions if rows.documents is None else positions.at(rows.documents.positions)
+        every = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         hidden_states = []
         for index, layer in enumerate(self.layers):
-            hidden_states.append(x)
+            hidden_states += [rows.back(x)] if every else []
             if checkpointing:
                 x = self._gradient_checkpointing_func(layer.__call__, x, positions, None, rows.documents)
             else:
                 x = layer(x, positions, None if cache is None else cache.layers[index], rows.documents)
-        x = self.norm(x)
         if cache is not None:
             cache.advance(tokens, rows.counts)
-        output_hidden_states = (
-            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        )
+        x = rows.back(self.norm(x))
         return BaseModelOutputWithPast(
-            last_hidden_state=rows.back(x),
-            hidden_states=tuple(map(rows.back, [*hidden_states, x])) if output_hidden_states else None,
+            last_hidden_state=x,
+            hidden_states=(*hidden_states, x) if every else None,
             **{CACHE: cache},  # type: ignore[arg-type]
         )
 
