@@ -5,10 +5,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mfa_train.budget.shape import measure
-from mfa_train.export.formats import DeepseekV3, Llama
+from mfa_train.export.formats import Remote
+from mfa_train.export.formats.deepseek_v3 import DeepseekV3
+from mfa_train.export.formats.llama import Llama
 from mfa_train.export.remote.files import remote_files
 from mfa_train.model.generation import generate
-from tests.conftest import VARIANTS, small_config
+from tests.conftest import VARIANTS, _small_model, small_config
 from tests.export.remote_folders import loaded, written
 
 LLAMA3 = "{rope_type: llama3, factor: 4.0, original_max_position_embeddings: 64}"
@@ -30,14 +32,11 @@ def attention(request) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module", params=["plain", "everything"])
-def models(request, attention, tmp_path_factory):
+@pytest.fixture(scope="module")
+def models(attention, tmp_path_factory):
     """Ours, and what transformers loads of its export."""
-    overrides = EVERYTHING if request.param == "everything" else ()
-    if overrides and "latent_scale" in small_config(attention).attention:
-        overrides += ("attention.latent_scale=true", "attention.q_lora_rank=48")
     folder = tmp_path_factory.mktemp("remote") / "out"
-    return written(folder, attention, *overrides), loaded(folder)
+    return written(folder, attention), loaded(folder)
 
 
 def test_logits_are_ours(models):
@@ -57,6 +56,22 @@ def test_it_generates_what_ours_does_and_caches_the_planned_bytes(models, attent
     assert sum(part.untyped_storage().nbytes() for layer in out.cache.layers for part in layer.buffers) == (
         out.cache.num_bytes
     )
+
+
+def test_every_key_of_the_attention_is_heeded(models, attention):
+    """In training's pass over all tokens, and decoding."""
+    overrides = EVERYTHING
+    if "latent_scale" in small_config(attention).attention:
+        overrides += ("attention.latent_scale=true", "attention.q_lora_rank=48")
+    ours, plain = _small_model(attention, overrides, 0.15), models[1]
+    config = type(plain.config)(**Remote(small_config(attention, overrides)).settings())
+    theirs = type(plain)(config).eval()
+    theirs.load_state_dict(ours.state_dict())
+    x = tokens(length=9)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(x).logits, ours(x), rtol=0, atol=1e-5)
+        cache = theirs(x[:, :8], use_cache=True).cache
+        torch.testing.assert_close(theirs(x[:, 8:], cache=cache).logits, ours(x)[:, 8:], rtol=1e-4, atol=1e-5)
 
 
 def test_rows_of_a_padded_batch_generate_what_each_does_alone(models):

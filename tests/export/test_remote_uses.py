@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from trl import SFTConfig, SFTTrainer
 
-from mfa_train.export.formats import Llama
+from mfa_train.export.formats.llama import Llama
 from mfa_train.model.generation import generate
 from tests.export.remote_folders import loaded, written
 
