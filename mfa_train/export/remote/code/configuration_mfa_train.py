@@ -46,7 +46,7 @@ class MfaTrainConfig(PretrainedConfig):
         super().__init__(tie_word_embeddings=tie_word_embeddings, **further)  # type: ignore[call-arg]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **choices: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **choices: Any) -> Any:  # type: ignore[override]
         """As every config's, but another model_type is no reason to warn."""
         found, further = cls.get_config_dict(pretrained_model_name_or_path, **choices)
         return cls.from_dict(found, **further)
