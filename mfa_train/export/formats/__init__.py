@@ -2,7 +2,7 @@
 
 llama.py         mha gqa mqa: LlamaForCausalLM, with attention.qk_norm Qwen3ForCausalLM
 deepseek_v3.py   mla: DeepseekV3ForCausalLM with dense layers alone
-own.py           every attention: our names and keys
+remote.py        every attention: our names and keys, with the code that reads them
 config_json.py   a config.json that is read, whoever wrote it
 """
 
@@ -10,13 +10,13 @@ from mfa_train.export.formats.base import Format, FormatCannotSay, type_name
 from mfa_train.export.formats.config_json import ConfigJson
 from mfa_train.export.formats.deepseek_v3 import DeepseekV3
 from mfa_train.export.formats.llama import Llama
-from mfa_train.export.formats.own import Own
+from mfa_train.export.formats.remote import Remote
 
 __all__ = ["NATIVE", "REMOTE", "ConfigJson", "Format", "FormatCannotSay", "form_of", "type_name"]
 
 NATIVE: tuple[type[Format], ...] = (Llama, DeepseekV3)
 """Forms of others, of which each attention has one at most."""
-REMOTE: type[Format] = Own
+REMOTE: type[Format] = Remote
 """What every attention has."""
 
 

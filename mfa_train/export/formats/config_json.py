@@ -78,7 +78,7 @@ class ConfigJson:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it has our own keys."""
+        """Whether it has our own keys; mfa_train_NAME is of exports from before there was code beside them."""
         return str(self.content.get("model_type")).startswith("mfa_train")
 
     def ours(self) -> dict[str, Any]:
