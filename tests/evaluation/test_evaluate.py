@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 
 from mfa_train import cli
 from mfa_train import config as configs
@@ -193,5 +194,6 @@ def test_a_finished_runs_scores_go_to_its_run_in_wandb(door, tmp_path, monkeypat
     assert not (run / "evaluations" / "wandb").exists()
     status, _, error = door(tmp_path / "here", *words, "tracking.wandb=offline")
     assert status == 0 and "W&B: offline" in error
+    wandb.teardown()  # which writes what is waiting, as the end of a process does
     (log,) = (run / "evaluations" / "wandb").glob("offline-run-*-abc123/*.wandb")
     assert b"eval/text/bits_per_byte" in log.read_bytes()
