@@ -33,9 +33,6 @@ def load_tasks(config: EvaluationConfig) -> dict[str, Any]:
     choices.
     """
     folder = TaskFolder(Path(config.tasks_dir))
-    if not config.tasks:
-        known = did_you_mean("", folder.paths) if folder.paths else f" {folder.folder} holds none."
-        raise ConfigError(f"evaluation.tasks=[]: name what to score, as tasks=[hellaswag,piqa].{known}")
     with _quiet():
         _sandbox_templates()
         own = _own_tasks() if any(name not in folder for name in config.tasks) else {}

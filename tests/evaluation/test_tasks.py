@@ -70,11 +70,15 @@ def requests(task) -> list[list[tuple]]:
 
 
 def test_a_yaml_file_and_its_json_lines_are_a_task_wherever_they_lie(folder, monkeypatch):
-    tasks_dir = folder()
+    import datasets
+
+    tasks_dir, cache = folder(), folder() / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     monkeypatch.chdir(tasks_dir.parent)
     task = load(Path(tasks_dir.name), "even")["even"]
     assert requests(task)[3] == [("Q: Is 3 even?\nA:", " yes"), ("Q: Is 3 even?\nA:", " no")]
-    assert not task.dataset["test"].cache_files  # nothing is left in the user's cache
+    assert not cache.exists()
+    assert not task.dataset["test"].cache_files
 
 
 def test_groups_tags_and_included_files_stand_for_the_tasks_they_hold(folder):
@@ -151,8 +155,6 @@ def test_an_unknown_task_names_the_nearest_and_what_is_damaged(folder, few_of_lm
     assert f"Damaged there: {tasks_dir}/damaged.yaml: line 2" in str(error.value)
     with pytest.raises(ConfigError, match=r"which is no folder.*Did you mean 'hellaswag'\?"):
         load(tasks_dir / "none", "hellaswg")
-    with pytest.raises(ConfigError, match=r"name what to score"):
-        load(tasks_dir)
 
 
 def test_two_tasks_of_one_name_are_refused(folder):
