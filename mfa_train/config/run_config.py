@@ -23,6 +23,7 @@ from mfa_train.config.typed import as_it_was, flat
 from mfa_train.errors import ConfigError, did_you_mean
 
 BEFORE: dict[str, Any] = {
+    "init_from": None,
     "attention.output_gate": "none",
     "data.files": [],
     "data.held_out_files": [],
@@ -80,6 +81,11 @@ BEFORE: dict[str, Any] = {
     "sweep.parallel": None,
     "sweep.retries": 0,
     "cache.dtype": "auto",
+    "evaluation.tasks": [],
+    "evaluation.num_fewshot": None,
+    "evaluation.limit": None,
+    "evaluation.every_steps": None,
+    "evaluation.batch_tokens": 2**13,
 }
 """What held before these keys existed. A new key comes with a line here; the lines never change."""
 BEFORE_OF_ATTENTION: dict[str, dict[str, Any]] = {
@@ -91,11 +97,12 @@ BEFORE_OF_ATTENTION: dict[str, dict[str, Any]] = {
 DERIVED_BEFORE = {
     "data.name": lambda tree: PurePath(tree["data"]["path"]).name.removesuffix(f"-{tree['data']['vocab_size']}"),
     "data.cache_dir": lambda tree: f"{tree['data_dir']}/cache",
+    "evaluation.tasks_dir": lambda tree: f"{tree['data_dir']}/tasks",
     "plan.context": lambda tree: tree["training"]["sequence_length"],
 }
 
 
-OVER = ("optimizer", "checkpoint", "guard", "cluster", "sweep", "tracking", "sample", "cache")
+OVER = ("optimizer", "checkpoint", "guard", "cluster", "sweep", "tracking", "sample", "cache", "evaluation")
 """What is over when a run is read. Its values may be such as no start takes any more; the rest says what the weights
 are."""
 
@@ -149,8 +156,8 @@ def completed(tree: dict[str, Any]) -> dict[str, Any]:
     of_attention = BEFORE_OF_ATTENTION.get(_attention_name(tree), {})
     before = BEFORE | DERIVED_BEFORE | {f"attention.{key}": value for key, value in of_attention.items()}
     for key, value in before.items():
-        group, _, name = key.partition(".")
-        node = tree.setdefault(group, {})
+        group, _, name = key.rpartition(".")
+        node = tree.setdefault(group, {}) if group else tree
         if not isinstance(node, dict):
             raise ConfigError(f"{group}={node}: expected keys with values")
         if name not in node:
