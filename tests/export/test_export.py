@@ -94,7 +94,7 @@ def test_the_exported_tokenizer_gives_the_same_tokens_and_the_same_text(exported
 
 
 @pytest.mark.parametrize(
-    "attention, overrides", [("mfa", []), ("gqa", ["attention.output_gate=head", "attention.rope_interleave=true"])]
+    "attention, overrides", [("mfa_kr", []), ("gqa", ["attention.output_gate=head", "attention.rope_interleave=true"])]
 )
 def test_what_transformers_has_no_class_for_is_said(attention, overrides, exported):
     ours, _, out, told = exported(attention, *overrides)
