@@ -5,15 +5,16 @@ random generators. Whoever reads joins and cuts the pieces as it needs them.
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mfa_train.checkpoints.folders import flush
 from mfa_train.checkpoints.manifest import Damaged
+from mfa_train.checkpoints.streamed import TensorFile
 from mfa_train.data.fields import shown
 from mfa_train.data.shards.store import sha256_of
 
@@ -45,8 +46,7 @@ class Stored(NamedTuple):
 
     start: int
     stop: int
-    file: Any
-    """As safe_open gives it."""
+    file: TensorFile
     key: str
 
 
@@ -71,17 +71,16 @@ class CheckpointReader:
     """
 
     def __init__(self, checkpoint: Path, content: dict):
-        self.files: list[Any] = []
+        self.files: list[TensorFile] = []
         self.stored: dict[tuple[str, str], list[Stored]] = {}
         """By kind and parameter."""
         try:
             for entry in content["files"]:
-                file = safe_open(checkpoint / entry["name"], framework="pt")
+                file = TensorFile(checkpoint / entry["name"])
                 self.files.append(file)
-                for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                for key, placed in file.tensors.items():
                     if key != RNG:
-                        header = file.get_slice(key)
-                        kind, name, start, stop = place_of(key, header.get_shape(), header.get_dtype())
+                        kind, name, start, stop = place_of(key, list(placed.shape), placed.dtype)
                         self.stored.setdefault((kind, name), []).append(Stored(start, stop, file, key))
         except (OSError, SafetensorError, ValueError) as error:
             raise Damaged(f"{entry['name']} cannot be read ({error})") from error
@@ -104,15 +103,16 @@ class CheckpointReader:
         for kind in KINDS:
             self.read(kind, piece.name, piece.start, piece.tensors[kind])
 
-    @torch.no_grad()
     def read(self, kind: str, name: str, start: int, out: Tensor) -> None:
         """Writes values of a flattened parameter, from `start` on, into out (length,) of any type."""
         missing, end_of_out = len(out), start + len(out)
         for stored in self.stored.get((kind, name), ()):
             begin, end = max(stored.start, start), min(stored.stop, end_of_out)
             if begin < end:
-                values = stored.file.get_slice(stored.key)[begin - stored.start : end - stored.start]
-                out[begin - start : end - start].copy_(values)
+                try:
+                    stored.file.read(stored.key, begin - stored.start, out[begin - start : end - start])
+                except OSError as error:
+                    raise Damaged(f"{stored.file.path.name} cannot be read ({error.strerror})") from error
                 missing -= end - begin
         if missing:
             raise Damaged(f"{missing} of {len(out)} values of {kind} of {name} are missing or there twice")
@@ -120,13 +120,11 @@ class CheckpointReader:
     def rng(self, rank: int) -> torch.Tensor:
         """The random generators of `rank`, or of another where there were fewer."""
         file = self.files[rank % len(self.files)]
-        try:
-            state = file.get_tensor(RNG)
-        except SafetensorError as error:
-            raise Damaged(f"a file has no {RNG} ({error})") from error
-        if state.dtype != torch.uint8 or state.ndim != 1:
-            raise Damaged(f"{RNG} is of type {state.dtype} and shape {list(state.shape)}, expected bytes")
-        return state
+        if (placed := file.tensors.get(RNG)) is None:
+            raise Damaged(f"{file.path.name} has no {RNG}")
+        if placed.dtype != "U8" or len(placed.shape) != 1:
+            raise Damaged(f"{RNG} is of type {placed.dtype} and shape {list(placed.shape)}, expected bytes")
+        return file.tensor(RNG, torch.uint8)
 
 
 def place_of(key: str, shape: list[int], dtype: str) -> tuple[str, str, int, int]:

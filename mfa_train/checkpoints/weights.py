@@ -10,22 +10,26 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mfa_train.attention import attention_config
-from mfa_train.checkpoints.folders import folder_of, newest_first, plausible, verified
+from mfa_train.checkpoints.folders import folder_of, newest_first, plausible, step_of, verified
 from mfa_train.checkpoints.manifest import Damaged, manifest_of
+from mfa_train.checkpoints.streamed import TensorFile
 from mfa_train.checkpoints.tensor_files import CheckpointReader
 from mfa_train.checkpoints.tokenizer import FINAL, tokenizer_of
 from mfa_train.config import Config
 from mfa_train.data.tokenizer import Tokenizer
-from mfa_train.errors import ConfigError, DataError, did_you_mean
+from mfa_train.errors import ConfigError, DataError
 from mfa_train.model.decoder import LanguageModel
+from mfa_train.words import brief
 
 FILE = "model.safetensors"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """By `precision`."""
+HELD_IN = {"BF16": torch.bfloat16, "F32": torch.float32}
+"""Final weights, by the name in their file."""
 
 
 def final_checkpoint(run: Path) -> Path:
@@ -69,18 +73,17 @@ class FinalWeights(RunWeights):
         super().__init__(config, shapes)
         self.folder, self.step = folder, config.training.total_steps
         try:
-            self.file = safe_open(folder / FILE, framework="pt")
-            headers = {name: self.file.get_slice(name) for name in self.file.keys()}  # noqa: SIM118 (no mapping)
-            _require_same(shapes, {name: tuple(header.get_shape()) for name, header in headers.items()}, folder / FILE)
-            self.dtype = {"F32": torch.float32, "BF16": torch.bfloat16}[next(iter(headers.values())).get_dtype()]
-        except (OSError, SafetensorError, ValueError, KeyError, StopIteration) as error:
+            self.file = TensorFile(folder / FILE)
+            self.dtype = [HELD_IN[placed.dtype] for placed in self.file.tensors.values()][0]
+        except (OSError, SafetensorError, ValueError, KeyError, IndexError) as error:
             raise DataError(f"{folder}: the weights cannot be read ({error}); train again with resume=never") from error
+        _require_same(shapes, {name: placed.shape for name, placed in self.file.tensors.items()}, folder / FILE)
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         try:
-            return self.file.get_tensor(name).to(dtype or self.dtype)
-        except SafetensorError as error:
-            raise DataError(f"{self.folder / FILE}: {name} cannot be read ({error})") from error
+            return self.file.tensor(name, dtype or self.dtype)
+        except (OSError, Damaged) as error:
+            raise DataError(f"{self.file.path}: {name} cannot be read ({error})") from error
 
 
 class CheckpointWeights(RunWeights):
@@ -103,28 +106,33 @@ class CheckpointWeights(RunWeights):
         out = torch.empty(torch.Size(shape).numel(), dtype=dtype or self.dtype)
         try:
             self.reader.read("master", name, 0, out)
-        except (Damaged, SafetensorError) as error:
-            raise DataError(f"{self.folder}: {name} cannot be read ({error})") from error
+        except Damaged as error:
+            if self.folder.is_dir():
+                raise DataError(f"{self.folder}: {name} cannot be read ({error})") from error
+            raise ConfigError(
+                f"--checkpoint {self.name}: the run removed it while it was read, as it keeps the newest "
+                f"{self.config.checkpoint.keep_last}{_others(self.folder.parent.parent)}"
+            ) from error
         return out.view(shape)
 
 
 def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bool = False) -> RunWeights:
-    """The weights of the run in `run`: `checkpoint` is final, or step-N. With `verify` all files are held against their
-    checksums. Raises ConfigError where there is no such state, DataError where it is damaged or another model's."""
+    """The weights of the run in `run`: `checkpoint` is final, or step-N. With `verify` a checkpoint's files are held
+    against their checksums, where else their sizes must do. Raises ConfigError where there is no such state, DataError
+    where it is damaged or another model's."""
     shapes = shapes_of(config)
     checkpoints, final = run / "checkpoints", final_checkpoint(run)
     if checkpoint == FINAL:
         if not final.is_dir():
-            raise DataError(f"{run}: the run has no final weights at {final}; it has not finished{_others(run)}")
+            raise ConfigError(f"{run}: the run has no final weights at {final}; it has not finished{_others(run)}")
+        if verify:
+            raise ConfigError(f"--verify: {final} has no checksums, checkpoints have{_others(run, final)}")
         return FinalWeights(final, config, shapes)
     if not (named := re.fullmatch(r"step-(\d{1,18})", checkpoint, re.ASCII)):
-        raise ConfigError(f"--checkpoint {checkpoint}: expected final or step-N, as step-100{_others(run)}")
+        raise ConfigError(f"--checkpoint {brief(checkpoint)}: expected final or step-N, as step-100{_others(run)}")
     folder = folder_of(checkpoints, int(named[1]))
     if not folder.is_dir():
-        there = [path.name for path in newest_first(checkpoints)]
-        raise ConfigError(
-            f"--checkpoint {checkpoint}: {checkpoints} has no such.{did_you_mean(folder.name, there)}{_others(run)}"
-        )
+        raise ConfigError(f"--checkpoint {checkpoint}: {checkpoints} has no {folder.name}{_others(run, folder)}")
     try:
         content = verified(folder) if verify else manifest_of(folder)
         if not plausible(folder):
@@ -142,12 +150,15 @@ def shapes_of(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def _others(run: Path, but: Path | None = None) -> str:
-    """What could be typed instead."""
-    there = [path.name for path in newest_first(run / "checkpoints") if path != but and plausible(path)]
-    there += [FINAL] if final_checkpoint(run).is_dir() else []
-    if not there:
+    """What could be typed instead of `but`: the nearest of the run's checkpoints first, or else the newest."""
+    checkpoints, final = run / "checkpoints", final_checkpoint(run)
+    there = [path for path in newest_first(checkpoints) if path != but and plausible(path)]
+    if but is not None and but != final:
+        there.sort(key=lambda path: abs(step_of(path) - step_of(but)))
+    names = [path.name for path in there] + ([FINAL] if final.is_dir() and but != final else [])
+    if not names:
         return "; it has no whole checkpoint either"
-    return f"; type --checkpoint {there[0]}" + (f" (or {', '.join(there[1:4])})" if there[1:] else "")
+    return f"; type --checkpoint {names[0]}" + (f" (or {', '.join(names[1:4])})" if names[1:] else "")
 
 
 def _require_same(expected: Mapping[str, tuple[int, ...]], there: Mapping[str, tuple[int, ...]], path: Path) -> None:
