@@ -53,6 +53,11 @@ class Step3(WithLatents):
             raise FormatCannotSay(f"attention.inter_norm=false: {self.loads} always norms the query's latent")
         if attention.qk_norm:
             raise FormatCannotSay(f"attention.qk_norm=true with attention=mfa: {self.loads} has no such norms")
+        if (scaling := attention.rope_scaling) and scaling.rope_type != "linear":
+            raise FormatCannotSay(
+                f"attention.rope_scaling.rope_type={scaling.rope_type} with attention=mfa: vLLM 0.32 cannot read the "
+                f"config.json of a {self.loads} with it, only linear"
+            )
         return self.common() | {
             "model_type": "step3_text",
             "architectures": [self.loads],
