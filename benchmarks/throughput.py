@@ -89,7 +89,7 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     peak = Peak(planned_device("cpu", 1), torch.bfloat16, print)
     speed = Speed(config, plan["flops"]["train_per_token"], peak, ranks.world_size)
     with StopSignals() as signals:
-        save_points = SavePoints(config, ranks, 0, batches.identity(), log, signals)
+        save_points = SavePoints(config, ranks, 0, batches.identity(), log, signals, None)
         for record in train(step, speed, lambda model: {}, save_points, log.advance):
             log.log(record)
             yield

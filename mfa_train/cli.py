@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mfa_train import config as configs
+from mfa_train.config.quantities import bytes_of
 from mfa_train.doors import report
 from mfa_train.errors import ConfigError
 from mfa_train.tracking.terminal import say, say_aside, say_part, say_text
@@ -34,8 +35,9 @@ def _act() -> None:
     command = commands.add_parser("prepare", help="corpus -> tokenizer -> token shards")
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     command.set_defaults(act=prepare)
-    command = commands.add_parser("generate", help="text from a run's final weights, decoded through the cache")
+    command = commands.add_parser("generate", help="text from a run's weights, decoded through the cache")
     command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mfa-nano")
+    command.add_argument("--checkpoint", default="final", metavar="step-N|final", help="which state (default: final)")
     command.add_argument("--prompt", action="append", help="what the text starts with; typed again, one more text")
     command.add_argument("--num-samples", type=int, default=1, metavar="N", help="texts of each prompt (default: 1)")
     command.add_argument(
@@ -56,9 +58,19 @@ def _act() -> None:
         "overrides", nargs="*", metavar="KEY=VALUE", help="as cache.dtype=bf16,fp8 (the default), data.path=FOLDER"
     )
     command.set_defaults(act=cache_loss)
-    command = commands.add_parser("export", help="weights, config and tokenizer of a finished run, for transformers")
+    command = commands.add_parser("export", help="a run's weights, config and tokenizer, as transformers loads them")
     command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mha-nano")
-    command.add_argument("--out", type=Path, help="the folder to write; RUN/export where it is not given")
+    command.add_argument("--out", type=Path, metavar="FOLDER", help="to write (default: RUN/export, RUN/export-step-N)")
+    command.add_argument("--checkpoint", default="final", metavar="step-N|final", help="which state (default: final)")
+    command.add_argument("--dtype", choices=("bf16", "fp32"), help="of the weights (default: as they were evaluated)")
+    command.add_argument("--shard-bytes", default="5GB", metavar="BYTES", help="of one file at most (default: 5GB)")
+    command.add_argument(
+        "--format",
+        default="auto",
+        choices=("auto", "hf", "remote"),
+        help="hf: a class that transformers has, or refused; remote: with its own code; auto: hf where there is one",
+    )
+    command.add_argument("--verify", action="store_true", help="hold all of a checkpoint against its checksums first")
     command.set_defaults(act=export, overrides=[])
     command = commands.add_parser("plan", help="parameters, KV bytes, FLOPs, memory, time and cost, before launch")
     command.add_argument(
@@ -189,7 +201,7 @@ def generate(arguments: argparse.Namespace) -> None:
         say_part(texts[0].text[shown : texts[0].settled])
         shown = texts[0].settled
 
-    options = {"num_samples": arguments.num_samples, "stop": arguments.stop}
+    options = {"checkpoint": arguments.checkpoint, "num_samples": arguments.num_samples, "stop": arguments.stop}
     if sys.stdout.isatty() and len(prompts) * arguments.num_samples == 1 and not arguments.json:
         try:
             samples = samples_from_run(config, arguments.run, prompts, **options, on_token=show)
@@ -235,10 +247,21 @@ def cache_loss(arguments: argparse.Namespace) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     if arguments.overrides:
-        raise ConfigError(f"{arguments.overrides[0]}: expected RUN [--out FOLDER] alone; the model is the run's")
+        raise ConfigError(f"{arguments.overrides[0]}: expected RUN and options alone; the model is the run's")
+    shard_bytes = bytes_of("--shard-bytes", arguments.shard_bytes)
     from mfa_train.export.export import export
 
-    say(export(arguments.run, arguments.out or arguments.run / "export"))
+    told = export(
+        arguments.run,
+        arguments.out,
+        arguments.checkpoint,
+        dtype=arguments.dtype,
+        shard_bytes=shard_bytes,
+        form=arguments.format,
+        verify=arguments.verify,
+        tell=say_aside,
+    )
+    say(told)
 
 
 def compare(arguments: argparse.Namespace) -> None:

@@ -5,5 +5,6 @@ tensor_files.py    its tensors: named pieces of the weights and of what the opti
 folders.py         a checkpoint on disk: whole or invisible
 tokenizer.py       the tokenizer that lies with weights
 weights.py         the weights of one state of a run, final or of a checkpoint, read one at a time
+safetensors_folder.py  weights of others, as Hugging Face lays them out
 model.py           a model filled with them
 """

@@ -3,8 +3,10 @@
     step, updates           steps done; updates that AdamW has made, fewer where some were skipped
     world_size, files       of each rank its file's name, size and SHA-256
     progress, guard         `steps.state`: losses since the last record, seconds, samples left out; what the guard saw
+    init_from               where the first step's weights came from, or null
     data                    all that the sequence of samples depends on (`Batches.identity`)
     config, versions        of the run and of its libraries
+    code_commit             of this repository; null where it was none, missing in older ones
     wandb                   the run's identity there
     format                  FORMAT
 
@@ -87,6 +89,8 @@ def require_content(content: dict) -> None:
     _require_guard(content["guard"])
     if content.get("wandb") is not None:
         fields.mapping("wandb", content["wandb"])
+    if content.get("init_from") is not None:
+        fields.mapping("init_from", content["init_from"])
     fields.mapping("versions", content.get("versions", {}))
     require_files(content)
     if len(content["files"]) != world_size:

@@ -1,8 +1,8 @@
 """safetensors files, read and written a tensor or a piece of one at a time: no more than that is in memory.
 
-safetensors itself maps a file that it reads, and pages once touched count as this process's memory; it writes a file from
-all its tensors at once. The form of a file: 8 bytes, the header's length, little-endian; the header, JSON of {name:
-{dtype, shape, data_offsets}}; the tensors' bytes (https://huggingface.co/docs/safetensors, "Format").
+safetensors itself maps a file that it reads, and pages once touched count as this process's memory; it writes a file
+from all its tensors at once. The form of a file: 8 bytes, the header's length, little-endian; the header, JSON of
+{name: {dtype, shape, data_offsets}}; the tensors' bytes (https://huggingface.co/docs/safetensors, "Format").
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -129,7 +129,8 @@ def write_tensors(
 
 def memory_of(tensor: Tensor) -> memoryview:
     """The bytes of a tensor (length,) themselves."""
-    return memoryview(tensor.detach().view(torch.uint8).numpy())
+    array: Any = tensor.detach().view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 def _identity(file: int) -> tuple[int, int, int]:

@@ -8,6 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -46,6 +47,8 @@ class RunWeights(ABC):
     """After which they are."""
     dtype: torch.dtype
     """In which they were evaluated."""
+    manifest: Mapping[str, Any] = {}
+    """Of a checkpoint: what it holds beside its tensors. Final weights have none."""
 
     def __init__(self, config: Config, shapes: Mapping[str, tuple[int, ...]]):
         self.config = config
@@ -74,8 +77,8 @@ class FinalWeights(RunWeights):
         self.folder, self.step = folder, config.training.total_steps
         try:
             self.file = TensorFile(folder / FILE)
-            self.dtype = [HELD_IN[placed.dtype] for placed in self.file.tensors.values()][0]
-        except (OSError, SafetensorError, ValueError, KeyError, IndexError) as error:
+            self.dtype, *_ = (HELD_IN[placed.dtype] for placed in self.file.tensors.values())
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise DataError(f"{folder}: the weights cannot be read ({error}); train again with resume=never") from error
         _require_same(shapes, {name: placed.shape for name, placed in self.file.tensors.items()}, folder / FILE)
 
@@ -91,7 +94,7 @@ class CheckpointWeights(RunWeights):
 
     def __init__(self, folder: Path, content: dict, config: Config, shapes: Mapping[str, tuple[int, ...]]):
         super().__init__(config, shapes)
-        self.folder, self.step = folder, content["step"]
+        self.folder, self.step, self.manifest = folder, content["step"], content
         stretches = content["progress"].get("stretches") or [{}]
         self.dtype = DTYPES.get(stretches[-1].get("precision", config.precision), torch.float32)
         try:
@@ -137,7 +140,7 @@ def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bo
         content = verified(folder) if verify else manifest_of(folder)
         if not plausible(folder):
             raise Damaged("not all of its files are there and whole")
-    except Damaged as error:
+    except (Damaged, OSError) as error:
         raise DataError(f"{folder} is damaged: {error}{_others(run, folder)}") from error
     return CheckpointWeights(folder, content, config, shapes)
 

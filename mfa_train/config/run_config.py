@@ -23,6 +23,7 @@ from mfa_train.config.typed import as_it_was, flat
 from mfa_train.errors import ConfigError, did_you_mean
 
 BEFORE: dict[str, Any] = {
+    "init_from": None,
     "attention.output_gate": "none",
     "data.files": [],
     "data.held_out_files": [],
@@ -149,8 +150,8 @@ def completed(tree: dict[str, Any]) -> dict[str, Any]:
     of_attention = BEFORE_OF_ATTENTION.get(_attention_name(tree), {})
     before = BEFORE | DERIVED_BEFORE | {f"attention.{key}": value for key, value in of_attention.items()}
     for key, value in before.items():
-        group, _, name = key.partition(".")
-        node = tree.setdefault(group, {})
+        group, _, name = key.rpartition(".")
+        node = tree.setdefault(group, {}) if group else tree
         if not isinstance(node, dict):
             raise ConfigError(f"{group}={node}: expected keys with values")
         if name not in node:

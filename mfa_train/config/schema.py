@@ -99,6 +99,9 @@ class Config:
     resume: str
     """auto (go on from the newest whole checkpoint) | must (or refuse) | never (an older run of this name is moved
     aside) | the folder of a checkpoint or of a run, to start from."""
+    init_from: str | None
+    """The folder whose weights a new run begins with, in Hugging Face's names, or a run's or its checkpoint's; null:
+    the initial weights of `model.initialization`. Optimizer, data order and step begin anew, unlike with `resume`."""
     attention: dict[str, Any]
     model: ModelConfig
     data: DataConfig
@@ -137,6 +140,8 @@ class Config:
         self.data.cache_dir = local("data.cache_dir", self.data.cache_dir)
         if self.resume not in RESUME:
             self.resume = local("resume", self.resume, "checkpoint's or a run's folder")
+        if self.init_from is not None:
+            self.init_from = local("init_from", self.init_from, "folder of weights")
 
     @property
     def run_dir(self) -> Path:

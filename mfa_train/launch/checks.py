@@ -5,7 +5,7 @@
        can what is asked of them (training.before_start, as the run itself asks).
     2. The corpus is there, made with these settings, its tokens are the model's, and it is long enough.
     3. The checkpoint that resume names is there and is of this model and these data. (That of a ladder's branch comes
-       later.)
+       later.) The weights that init_from names are those of this model, and their ids mean what the corpus's do.
     4. The run's folder holds no other run, nobody works in it, and it lies where all nodes see it, as far as that is
        declared (cluster.shared). A job itself says which node does not see it.
 
@@ -93,6 +93,8 @@ class Checks:
         if opened is not None:
             with found.asking():
                 _require_startable(config, opened, comes_later)
+        with found.asking(unless_refused=True):
+            _require_source(config, opened)
         with found.asking():
             _require_shared(config)
         return found
@@ -223,6 +225,14 @@ def _require_startable(config: Config, corpora: dict, comes_later: bool) -> None
     batches, _ = read_order(config, corpora, Share(0, cluster.world_size, cluster.devices_per_node))
     if not comes_later:
         find_resume_point(config, config.run_dir, batches.identity(), lambda _: None, vouch=manifest_of)
+
+
+def _require_source(config: Config, corpora: dict[str, Corpus] | None) -> None:
+    """Of what init_from names; ids are held against the corpora's where these are known."""
+    from mfa_train.budget.match import matched
+    from mfa_train.training.init_from.begin import require_source
+
+    require_source(matched(config)[0], next(iter(corpora.values())).tokenizer if corpora else None)
 
 
 def _require_shared(config: Config) -> None:

@@ -17,6 +17,7 @@ from mfa_train.scaling.ladder import members as ladder
 from mfa_train.scaling.ladder.plan import ladder_plan, ladder_table
 from mfa_train.tracking.terminal import wrapped
 from mfa_train.training.before_start import Check, checks_before_plan, checks_of_plan
+from mfa_train.training.init_from.begin import require_source
 from mfa_train.words import first_few
 
 WITHIN_A_VARIANT = ("seed", "model", "tokens", "training.tokens", "training.steps")
@@ -29,6 +30,7 @@ def plan_of(config: Config) -> dict:
     shaped, match = matched(config)
     plan = make_plan(shaped, match=match)
     checks = [*checks_before_plan(shaped), *(checks_of_plan(shaped, plan) if plan["memory"]["fits"] else [])]
+    checks.append(lambda: require_source(shaped))
     return plan | {"notes": [*plan["notes"], *notes_of_match(config, match), *_warnings(checks)]}
 
 

@@ -5,6 +5,7 @@ before_start.py   what can be known to fail before the first step
 run_data.py       what a run reads
 steps/            what a step is made of: the loop, the engine, the learning rate, the losses, the guard, evaluation
 checkpoints/      what a checkpoint holds, how it is written, found, checked and read; when a run saves
+init_from/        whether a new run begins with weights that are there
 resuming/         where a run goes on, and what may have changed since
 run_folder/       what is written as a run opens and as it closes, who works in it
 processes/        the ranks, what they agree on, what stops them

@@ -1,7 +1,7 @@
 """A run from config to closing table.
 
 1. Match and check: the variant is matched where the config asks for it, and what can be known to fail is checked: the
-   config, the batch over the ranks, the memory, the run folder.
+   config, the batch over the ranks, the memory, the run folder, the weights to begin with.
 2. Data: the corpus is prepared, or found prepared.
 3. Build: model, optimizer and DeepSpeed engine; the run folder is made, or made ready to go on from the newest whole
    checkpoint, which is read into the engine.
@@ -23,6 +23,8 @@ from mfa_train.tracking.run_log import RunLog, SilentLog
 from mfa_train.tracking.wandb_run import forget_run
 from mfa_train.training.before_start import checked_plan
 from mfa_train.training.closing_sample import closing_sample
+from mfa_train.training.init_from.begin import loss_to_begin_with, source_to_begin_with
+from mfa_train.training.init_from.same_tokenizer import require_same_tokenizer
 from mfa_train.training.processes.ranks import join, local_rank, local_world_size, world_size
 from mfa_train.training.processes.signals import StopSignals
 from mfa_train.training.processes.watchdog import Watchdog
@@ -58,26 +60,34 @@ def run(config: Config) -> dict:
         again = f"{folder.path} holds this run, finished before. To train it again: resume=never"
         ranks.say(f"{closing_table(finished)}\n\n{where_to_look(folder)}\n{again}")
         return finished
+    source = source_to_begin_with(config, ranks)
 
     # 2. Data
     data = open_run_data(config, ranks)
+    if source:
+        for line in ranks.on_rank_zero(lambda: require_same_tokenizer(source, data.tokenizer)):
+            ranks.say(f"init_from: {line}")
 
     # 3. Build
-    engine, resume_point = build_to_resume(config, folder.path, data.batches, ranks, dtype)
+    engine, resume_point, record_of_source = build_to_resume(config, folder.path, data.batches, ranks, dtype, source)
     earlier_starts = ranks.on_rank_zero(lambda: folder.create(plan, resume_point, data.tokenizer))
-    state = restored(engine, resume_point, config, ranks, dtype)
+    state = restored(engine, resume_point, config, ranks, dtype, record_of_source)
     step = TrainingStep(engine, config, ranks, data.batches, data.inputs_of, state)
     evaluate = Evaluator(data, config.training.micro_batch(ranks.world_size), ranks)
     zlib_bits = zlib_bits_per_byte(data.tokenizer, evaluate.targets)
     origin = ranks.on_rank_zero(lambda: provenance(folder.path, data.fingerprints()))
     speed = Speed(config, plan["flops"]["train_per_token"], Peak(device, dtype, ranks.say), ranks.world_size)
-    log = open_log(config, folder.path, plan, resume_point) if ranks.is_rank_zero else SilentLog()
+    log = open_log(config, folder.path, plan, resume_point, state.init_from) if ranks.is_rank_zero else SilentLog()
 
     # 4. Steps
     status, record = "failed", log.last_record()
     try:
         with StopSignals() as signals, Watchdog(ranks, config.guard.hang_seconds) as watchdog:
-            save_points = SavePoints(config, ranks, earlier_starts, data.batches.identity(), log, signals)
+            identity, commit = data.batches.identity(), origin["code_commit"]
+            save_points = SavePoints(config, ranks, earlier_starts, identity, log, signals, commit)
+            evaluate.on_pass = lambda: watchdog.alive(watchdog.step)
+            if source:
+                loss_to_begin_with(engine, evaluate, state, ranks)
             for record in _records(step, speed, evaluate, save_points, log, watchdog):
                 log.log(record)
             save_points.finish()
@@ -114,7 +124,6 @@ def _records(
         log.advance(done)
         watchdog.alive(done)
 
-    evaluate.on_pass = lambda: watchdog.alive(watchdog.step)
     while True:
         try:
             yield from train(step, speed, evaluate, save_points, on_step)

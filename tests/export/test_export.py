@@ -1,20 +1,26 @@
 """What `mfa-train export` writes, loaded by transformers' own loaders."""
 
+import hashlib
 import inspect
 import json
+import re
+import resource
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mfa_train import config as configs
+from mfa_train.budget.shape import measure
 from mfa_train.checkpoints.tokenizer import tokenizer_in
 from mfa_train.checkpoints.weights import final_checkpoint
 from mfa_train.data.tokenizer import open_tokenizer
 from mfa_train.errors import ConfigError, DataError
-from mfa_train.export import export as export_module
 from mfa_train.export.export import export
 from mfa_train.training.closing_sample import sample_from_run
 from tests.conftest import SMALL
@@ -93,30 +99,39 @@ def test_the_exported_tokenizer_gives_the_same_tokens_and_the_same_text(exported
     assert theirs.encode("a")[0] == ours.eos_id == theirs.bos_token_id
 
 
-@pytest.mark.parametrize(
-    "attention, overrides", [("mfa_kr", []), ("gqa", ["attention.output_gate=head", "attention.rope_interleave=true"])]
-)
-def test_what_transformers_has_no_class_for_is_said(attention, overrides, exported):
-    ours, _, out, told = exported(attention, *overrides)
-    gate = " with attention.output_gate=head" if overrides else ""
-    assert f"transformers has no class for attention={attention}{gate}, so" in told
+def test_what_transformers_has_no_class_for_is_said(exported):
+    ours, _, out, told = exported("mfa")
+    assert "transformers has no class for attention=mfa, so" in told
     assert {path.name for path in out.iterdir()} == {
+        "README.md",
         "model.safetensors",
         "config.json",
         "tokenizer.model",
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    assert json.loads((out / "config.json").read_text())["model_type"] == f"mfa_train_{attention}"
+    assert json.loads((out / "config.json").read_text())["model_type"] == "mfa_train_mfa"
     weights = load_file(out / "model.safetensors")
     assert all(weights[name].equal(weight) for name, weight in ours.named_parameters())
 
 
-@pytest.mark.parametrize("override", ["attention.qk_norm=true", "attention.latent_norm_eps=1e-5"])
-def test_what_deepseek_v3_cannot_say_is_refused(override, exported, tmp_path):
-    with pytest.raises(ConfigError, match=f"{override[:-2]}.* with attention=mla"):
-        exported("mla", override)
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    "attention, overrides, told",
+    [
+        ("mla", ["attention.qk_norm=true"], "attention.qk_norm=true with attention=mla: DeepSeek-V3 has no such norms"),
+        ("mla", ["attention.latent_norm_eps=1e-5"], "attention.latent_norm_eps=1e-05 with attention=mla"),
+        ("mla", ["attention.output_gate=element"], "attention.output_gate=element: DeepseekV3ForCausalLM has no gate"),
+        ("mqa", ["attention.output_gate=head"], "attention.output_gate=head: LlamaForCausalLM has no gate"),
+        ("gqa", ["attention.qk_norm=true", "model.rms_norm_eps=1e-5"], "model.rms_norm_eps=1e-05 with attention.qk_n"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_a_class_lacks_is_refused_by_its_key_before_the_weights_are_opened(attention, overrides, told, tmp_path):
+    config = configs.load([f"attention={attention}", *SMALL, *overrides])
+    (tmp_path / "config.yaml").write_text(configs.to_yaml(config))
+    with pytest.raises(ConfigError, match=rf"^{re.escape(told)}.*: type --format remote$"):
+        export(tmp_path, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml"}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +168,25 @@ def test_transformers_never_draws_ids_that_are_no_token(exported):
     assert drawn.max() < ours.vocab_size
 
 
+def test_the_card_is_read_by_the_hub_and_names_no_place_of_this_machine(exported, tmp_path):
+    texts = ["/home/me/corpus/*.jsonl", "~/notes/*.txt", "https://host/a.jsonl", "file:///mnt/b.txt", "corpus/c.txt"]
+    _, tokenizer, out, _ = exported("mla", "data=files", "data.name=mine", f"data.files={texts}", kind="trained here")
+    card = ModelCard.load(out / "README.md")
+    assert card.data.to_dict() == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["mfa_train", "mla"],
+    }
+    told = yaml.safe_load(re.search(r"```yaml\n(.*?)```", card.text, re.DOTALL)[1])
+    assert told["data"]["files"] == ["*.jsonl", "*.txt", "https://host/a.jsonl", "b.txt", "corpus/c.txt"]
+    assert "runs_dir" not in told and "path" not in told["data"] and told["attention"]["kv_lora_rank"]
+    weights = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    assert weights in card.text and tokenizer.sha256 in card.text
+    assert not re.search(rf"/home|/mnt|{tmp_path}|vllm", card.text)  # vLLM serves other widths of MLA alone
+    plan = measure(configs.of_run(tmp_path / "run").model, told["attention"])
+    assert f"| KV cache | {plan.cache_bytes('bf16'):,} bytes per token in bf16" in card.text
+
+
 def test_the_separator_is_the_one_that_was_recorded(tmp_path):
     saved("trained here", tmp_path)
     assert tokenizer_in(tmp_path, eos_token="<s>").eos_id == 1  # a run from before records: its config tells
@@ -180,14 +214,22 @@ def test_a_place_that_cannot_be_written_is_told_and_left_as_it_was(place, export
     assert {path.name for path in tmp_path.iterdir()} == {"there", "file", "dangling", "run"}
 
 
-def test_a_full_disk_leaves_nothing_half_written(exported, tmp_path, monkeypatch):
-    def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(export_module, "save_file", full)
-    with pytest.raises(ConfigError, match="No space left on device"):
-        exported("mha")
-    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+def test_a_disk_without_room_is_told_before_and_one_that_fills_up_leaves_nothing_half_written(exported, tmp_path):
+    exported("mha")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # a write fails in the midst of the weights
+    try:
+        with pytest.raises(ConfigError, match=r"cannot be written \(File too large\)"):
+            export(tmp_path / "run", tmp_path / "again")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        pytest.raises(ConfigError, match="the weights take 2.267 MiB, and its disk has 1 KiB left; type --out=FOLDER"),
+    ):
+        patched.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**30, 2**30, 2**10))
+        export(tmp_path / "run", tmp_path / "again")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "out"}
 
 
 def test_final_weights_that_are_not_the_models_are_told(exported, tmp_path):

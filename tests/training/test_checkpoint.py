@@ -329,7 +329,7 @@ def test_what_was_ordered_for_a_step_that_a_rollback_takes_back_is_done_after_th
     ranks = dataclasses.replace(join(), world_size=2, store=dist.PrefixStore("rolled back", join().store))
     checkpoint = dataclasses.replace(CONFIG.checkpoint, every_steps=None, every_minutes=1e-9)
     config = dataclasses.replace(CONFIG, checkpoint=checkpoint)
-    first, second = (SavePoints(config, ranks, 0, {}, SilentLog(), StopSignals()) for _ in range(2))
+    first, second = (SavePoints(config, ranks, 0, {}, SilentLog(), StopSignals(), None) for _ in range(2))
     first.signals.received = "SIGTERM"
     assert not first.due(7) and not second.due(7)  # both are for after step 8, which is poisoned
     first.go_back(4)

@@ -5,9 +5,11 @@ import io
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from mfa_train import cli
 from mfa_train.training.growing_text import GrowingText
@@ -109,6 +111,18 @@ def test_each_of_several_prompts_goes_on_as_alone_and_a_terminal_sees_the_same_t
     assert stopped[1] == alone[0].partition("ZE")[0] + "\n"
 
 
+def test_text_of_an_earlier_state_is_that_of_its_checkpoint(door):
+    typed = ["--prompt", "The run", "sample.temperature=0", "sample.max_new_tokens=12"]
+    final, earlier = (door("generate", RUN, "--checkpoint", name, *typed)[1] for name in ("final", "step-8"))
+    assert final == door("generate", RUN, *typed)[1] != earlier
+    assert door("export", RUN, "--checkpoint", "step-8", "--shard-bytes", "100KB")[0] == 0
+    shards = sorted(Path(RUN, "export-step-8").glob("*.safetensors"))
+    exported = {name: weight for shard in shards for name, weight in load_file(shard).items()}
+    assert len(shards) > 1
+    save_file(exported, Path(RUN, "checkpoints", "final", "model.safetensors"))
+    assert door("generate", RUN, *typed)[1] == earlier
+
+
 def test_the_loss_through_a_cache_is_that_of_the_run_and_its_bytes_are_the_plans(door):
     status, out, _ = door("cache-loss", RUN, "cache.dtype=fp32,bf16,fp8", "--json")
     rows = {row["dtype"]: row for row in json.loads(out)}
@@ -133,6 +147,17 @@ def test_the_loss_through_a_cache_is_that_of_the_run_and_its_bytes_are_the_plans
         (["generate", RUN, "--num-samples", 0], "--num-samples=0: expected a whole number of at least 1"),
         (["generate", RUN, "--stop", "\udcff"], "--stop='\\udcff': character 1 is half of a surrogate pair"),
         (["generate", RUN, "--stop", ""], "--stop '': expected a text, as --stop 'class '"),
+        (["generate", RUN, "--checkpoint", "step-9"], "type --checkpoint step-00000008 (or final)"),
+        (["export", RUN, "--checkpoint", "step-9"], "has no step-00000009; type --checkpoint step-00000008 (or final)"),
+        (["export", RUN, "--checkpoint", "best"], "--checkpoint best: expected final or step-N, as step-100; type "),
+        (["export", RUN, "--out", RUN], f"--out={RUN} is there already; type --out=FOLDER with another"),
+        (["export", RUN, "--shard-bytes", "0"], "--shard-bytes=0: expected a whole number of bytes above 0, as "),
+        (["export", RUN, "--shard-bytes", "5 bananas"], "--shard-bytes=5 bananas: expected a whole number of bytes"),
+        (["export", RUN, "--dtype", "fp8"], "--dtype: invalid choice: 'fp8' (choose from"),
+        (["export", RUN, "--format", "hf"], "transformers has no class for attention=mfa: type --format remote"),
+        (["export", RUN, "--verify"], "has no checksums, checkpoints have; type --checkpoint step-00000008"),
+        (["export", RUN, "dtype=bf16"], "dtype=bf16: expected RUN and options alone"),
+        (["export", "unfinished"], "it has not finished; it has no whole checkpoint either"),
         (["cache-loss", RUN, "cache.dtype=bf16,int4"], "cache.dtype=int4: expected one of auto, fp32, bf16, fp8"),
         (["cache-loss", RUN, "attention=mha"], "attention=mha: expected cache.dtype=TYPE[,TYPE]"),
         (["cache-loss", RUN, "data.path=nowhere"], "data.path=nowhere: the corpus that "),
@@ -142,8 +167,10 @@ def test_the_loss_through_a_cache_is_that_of_the_run_and_its_bytes_are_the_plans
 )
 def test_what_cannot_be_is_one_line(words, told, door):
     shutil.copytree(RUN, "unfinished", ignore=shutil.ignore_patterns("checkpoints"))
+    before = set(Path().rglob("*"))
     status, out, err = door(*words)
     assert (status, out) == (2, "") and err.startswith("error: ") and told in err and err.count("\n") == 1
+    assert set(Path().rglob("*")) == before
 
 
 def test_a_text_beyond_what_the_run_was_trained_on_is_told(door):

@@ -5,7 +5,7 @@ from pathlib import Path
 from mfa_train.data.tokenizer.base import Tokenizer
 from mfa_train.data.tokenizer.huggingface import HuggingFaceTokenizer
 from mfa_train.data.tokenizer.sentencepiece_model import SentencePieceTokenizer
-from mfa_train.data.tokenizer.separator import Choice, as_before_records, chosen, recorded
+from mfa_train.data.tokenizer.separator import Choice, Separator, as_before_records, chosen, recorded
 from mfa_train.data.tokenizer.training import MIN_VOCAB_SIZE, train_sentencepiece
 from mfa_train.errors import DataError
 
@@ -20,6 +20,7 @@ __all__ = [
     "file_name",
     "open_recorded",
     "open_tokenizer",
+    "open_vocabulary",
     "train_sentencepiece",
 ]
 
@@ -43,6 +44,11 @@ def open_recorded(path: Path | str, record: dict | None, eos_token: str | None) 
     weights. Those made before there were records have none (None): then by the rule of then, with the eos_token that
     they had."""
     return _opened(Path(path), as_before_records(eos_token) if record is None else recorded(record))
+
+
+def open_vocabulary(path: Path | str) -> Tokenizer:
+    """The same for what its ids mean alone: no token is chosen as the separator. Raises UserError."""
+    return _opened(Path(path), lambda tokens: Separator("", -1, in_texts=True))
 
 
 def _opened(path: Path, choose: Choice) -> Tokenizer:

@@ -26,7 +26,7 @@ MOST_TOKENS = 2**26
 
 
 class Tokenizer:
-    """The tokenizer in the file `path`. Subclasses give `vocab_size`, `_encode` and `_pieces`."""
+    """The tokenizer in the file `path`. Subclasses give `vocab_size`, `name_of`, `_encode` and `_pieces`."""
 
     vocab_size: int
     at_once = AT_ONCE
@@ -84,6 +84,10 @@ class Tokenizer:
     def known(self) -> np.ndarray:
         """Which ids are tokens, (vocab_size,) bool: a vocabulary may have holes."""
         return np.ones(self.vocab_size, dtype=bool)
+
+    def name_of(self, token: int) -> str:
+        """What the file calls it."""
+        raise NotImplementedError
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
         raise NotImplementedError

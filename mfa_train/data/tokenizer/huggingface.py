@@ -79,6 +79,9 @@ class HuggingFaceTokenizer(Tokenizer):
         known[list(self.tokenizer.get_vocab(with_added_tokens=True).values())] = True
         return known
 
+    def name_of(self, token: int) -> str:
+        return self.tokenizer.id_to_token(token) or ""
+
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
         with failing(f"{self.path}: fails at encoding a text"):
             return [

@@ -53,6 +53,9 @@ class SentencePieceTokenizer(Tokenizer):
     def known(self) -> np.ndarray:
         return np.array([not self.processor.is_unused(token) for token in range(self.vocab_size)])
 
+    def name_of(self, token: int) -> str:
+        return self.processor.id_to_piece(token)
+
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
         encoded = self.processor.encode(texts, num_threads=-1, return_type="numpy")
         if self.spelt is None:

@@ -4,15 +4,28 @@ llama.py         mha gqa mqa: LlamaForCausalLM, with attention.qk_norm Qwen3ForC
 deepseek_v3.py   mla: DeepseekV3ForCausalLM with dense layers alone
 step3.py         mfa: vLLM's Step3TextForCausalLM
 own.py           every attention: our names and keys
+config_json.py   a config.json that is read, whoever wrote it
 """
 
-from mfa_train.export.formats.base import Format, FormatCannotSay
+from mfa_train.export.formats.base import Format, FormatCannotSay, type_name
+from mfa_train.export.formats.config_json import ConfigJson
 from mfa_train.export.formats.deepseek_v3 import DeepseekV3
 from mfa_train.export.formats.llama import Llama
 from mfa_train.export.formats.own import Own
 from mfa_train.export.formats.step3 import Step3
 
-__all__ = ["NATIVE", "Format", "FormatCannotSay", "Own"]
+__all__ = ["NATIVE", "REMOTE", "ConfigJson", "Format", "FormatCannotSay", "form_of", "type_name"]
 
 NATIVE: tuple[type[Format], ...] = (Llama, DeepseekV3, Step3)
 """Forms of others, of which each attention has one at most."""
+REMOTE: type[Format] = Own
+"""What every attention has."""
+
+
+def form_of(settings: ConfigJson) -> type[Format]:
+    """The form that a config.json is of. Raises ConfigError."""
+    for form in (*NATIVE, REMOTE):
+        if settings.content.get("model_type") in form.model_types:
+            return form
+    known = [name for form in NATIVE for name in form.model_types]
+    raise settings.refused("model_type", f"one of {', '.join(known)}, or what mfa-train export wrote")

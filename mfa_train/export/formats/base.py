@@ -1,7 +1,7 @@
 """What a form is: the keys of its config.json, and how our weights stand in it.
 
 Our names are Hugging Face's, so a form renames nothing; it may hold a weight in another order of rows, with a scale
-multiplied in, or a second time.
+multiplied in, or a second time. Its shape stays.
 """
 
 import dataclasses
@@ -17,7 +17,11 @@ from mfa_train.attention import AttentionConfig, attention_config
 from mfa_train.attention.latent import LatentNorm
 from mfa_train.config import Config
 from mfa_train.errors import ConfigError
+from mfa_train.export.formats.config_json import ROPE, ConfigJson
 from mfa_train.model.decoder import LanguageModel
+
+VLLM_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Widths of a head that vLLM's attention takes on a CPU too."""
 
 
 class FormatCannotSay(ConfigError):
@@ -29,6 +33,10 @@ class Format(ABC):
 
     attentions: ClassVar[tuple[str, ...]]
     """That have this form."""
+    remote_code: ClassVar[bool] = False
+    """Whether Python lies beside the weights, which transformers runs with trust_remote_code=True alone."""
+    model_types: ClassVar[tuple[str, ...]]
+    """Of its config.json."""
 
     def __init__(self, config: Config):
         self.config, self.model = config, config.model
@@ -44,6 +52,12 @@ class Format(ABC):
     def settings(self) -> dict[str, Any]:
         """config.json, without what weights and tokenizer tell."""
 
+    @classmethod
+    @abstractmethod
+    def overrides(cls, settings: ConfigJson) -> dict[str, Any]:
+        """`settings` undone: our keys that make the model, attention=NAME among them. Raises ConfigError for what no
+        model here has."""
+
     def sources(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
         """Which of our weights each of the form's is made of."""
         return {name: name for name in shapes}
@@ -56,9 +70,18 @@ class Format(ABC):
         """`there` undone."""
         return weight
 
+    def rows_together(self, name: str) -> int | None:
+        """How many rows of the form's `name` are enough for `here`, or a multiple of them; None: all."""
+        return None
+
     def files(self) -> dict[str, bytes]:
         """What lies beside config.json and the weights, by name."""
         return {}
+
+    @property
+    def served_by_vllm(self) -> bool:
+        """Whether `vllm serve` takes it, on a CPU too (docs/serving.md)."""
+        return False
 
     def common(self) -> dict[str, Any]:
         """Keys that all forms have."""
@@ -104,11 +127,10 @@ class WithLatents(Format):
 def rope_parameters(attention: AttentionConfig) -> dict[str, Any]:
     """As transformers 5 holds them."""
     scaling = dataclasses.asdict(attention.rope_scaling) if attention.rope_scaling else {"rope_type": "default"}
-    used = {
-        "default": (),
-        "linear": ("factor",),
-        "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow"),
-        "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
-    }
     kind = scaling["rope_type"]
-    return {"rope_type": kind, "rope_theta": attention.rope_theta, **{key: scaling[key] for key in used[kind]}}
+    return {"rope_type": kind, "rope_theta": attention.rope_theta, **{key: scaling[key] for key in ROPE[kind]}}
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """As config.json has it."""
+    return str(dtype).removeprefix("torch.")

@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mfa_train.export.formats.base import Format, FormatCannotSay
+from mfa_train.export.formats.base import VLLM_HEAD_DIMS, Format, FormatCannotSay
+from mfa_train.export.formats.config_json import ConfigJson
 
 ROTATED = ("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")
 """Whose rows lie in the order in which RoPE pairs them: here side by side or in halves, there in halves."""
@@ -12,10 +13,15 @@ ROTATED = ("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")
 
 class Llama(Format):
     attentions = ("mha", "gqa", "mqa")
+    model_types = ("llama", "qwen3")
 
     @property
     def loads(self) -> str:
         return "Qwen3ForCausalLM" if self.attention.qk_norm else "LlamaForCausalLM"
+
+    @property
+    def served_by_vllm(self) -> bool:
+        return self.attention.head_dim in VLLM_HEAD_DIMS
 
     def settings(self) -> dict[str, Any]:
         self.require_no_gate()
@@ -31,6 +37,25 @@ class Llama(Format):
             "num_key_value_heads": self.attention.num_key_value_heads,
             "mlp_bias": False,
         }
+
+    @classmethod
+    def overrides(cls, settings: ConfigJson) -> dict[str, Any]:
+        heads = settings.count("num_attention_heads")
+        of_keys = settings.count("num_key_value_heads", heads)
+        name = {heads: "mha", 1: "mqa"}.get(of_keys, "gqa")
+        return {
+            "attention": name,
+            **settings.model(),
+            "attention.num_attention_heads": heads,
+            **({"attention.num_key_value_heads": of_keys} if name == "gqa" else {}),
+            "attention.head_dim": settings.count("head_dim", settings.count("hidden_size") // heads),
+            "attention.qk_norm": settings.content["model_type"] == "qwen3",
+            "attention.output_gate": "none",
+            **settings.rope(),
+        }
+
+    def rows_together(self, name: str) -> int:
+        return self.attention.head_dim if name.endswith(ROTATED) else 1
 
     def there(self, name: str, weight: Tensor) -> Tensor:
         if not self.attention.rope_interleave or not name.endswith(ROTATED):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mfa_train.errors import DataError
 from mfa_train.scaling.study.comparable import require_comparable
+from mfa_train.scaling.study.continued import leave_out_continued
 from mfa_train.scaling.study.data_orders import of_one_corpus
 from mfa_train.scaling.study.drawn import draw
 from mfa_train.scaling.study.found import TYPE, found, is_table
@@ -62,6 +63,7 @@ def gather(paths: Iterable[Path], parameters: str = "total", per_byte: bool = Fa
     notices: list[str] = []
     runs = _read(paths := tuple(paths), notices)
     study = Study(runs, parameters, per_byte, notices, paths)
+    notices += leave_out_continued(runs, by)
     name_variants(runs, by)
     for run in runs:
         _count(run, study)

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,6 +10,8 @@ from mfa_train.checkpoints.folders import verified
 from mfa_train.checkpoints.manifest import manifest_of
 from mfa_train.config import Config
 from mfa_train.data.reading.batches import Batches
+from mfa_train.training.init_from.begin import fill
+from mfa_train.training.init_from.source import Source
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.resuming.changes import curve_settings
 from mfa_train.training.resuming.resume_point import ResumePoint, find_resume_point, restore
@@ -18,30 +21,45 @@ from mfa_train.training.steps.guard import Guard
 from mfa_train.training.steps.state import Progress, TrainingState
 
 
-def build_to_resume(config: Config, folder: Path, batches: Batches, ranks: Ranks, dtype: torch.dtype):
-    """(engine, ResumePoint | None): with a point the engine's weights are not set yet, `restored` does that.
+def build_to_resume(
+    config: Config, folder: Path, batches: Batches, ranks: Ranks, dtype: torch.dtype, source: Source | None = None
+):
+    """(engine, ResumePoint | None, record | None): with a point the engine's weights are not set yet, `restored` does
+    that; without one they are the `source`'s, of which the record tells, or new.
 
-    The checkpoint's files are held against their checksums while the engine is built. Raises UserError.
+    The files of either are read for their checksums while the engine is built. Raises UserError.
     """
     data = batches.identity()
     point = ranks.on_rank_zero(lambda: find_resume_point(config, folder, data, ranks.say, vouch=manifest_of))
     with ThreadPoolExecutor(1) as beside:
         verifying = beside.submit(verified, point.checkpoint) if point and ranks.is_rank_zero else None
-        engine = build_engine(config, ranks, dtype, fresh=point is None)
+        recording = beside.submit(source.record) if source and ranks.is_rank_zero else None
+        engine = build_engine(config, ranks, dtype, fresh=point is None and source is None)
     if point and ranks.on_rank_zero(lambda: verifying is not None and verifying.exception() is not None):
         point = ranks.on_rank_zero(lambda: find_resume_point(config, folder, data, ranks.say))
-    return engine, point
+    record = ranks.on_rank_zero(lambda: recording and recording.result())
+    if source:
+        fill(engine, source, ranks.rank)
+    return engine, point, record
 
 
-def restored(engine, point: ResumePoint | None, config: Config, ranks: Ranks, dtype: torch.dtype) -> TrainingState:
-    """The state to go on with, the engine filled from the same checkpoint; without a point a new run's."""
+def restored(
+    engine,
+    point: ResumePoint | None,
+    config: Config,
+    ranks: Ranks,
+    dtype: torch.dtype,
+    record: dict[str, Any] | None = None,
+) -> TrainingState:
+    """The state to go on with, the engine filled from the same checkpoint; without a point a new run's, with the
+    `record` of where its weights came from."""
     if point:
         restore(engine, point, ranks)
         state = point.state(config.guard, ranks.say)
         changed = [f"changed since: {line}" for line in point.accepted]
         ranks.say("\n".join([f"goes on from {point.checkpoint}, after step {point.step}", *changed]))
     else:
-        state = TrainingState(Progress(), Guard(config.guard, ranks.say))
+        state = TrainingState(Progress(), Guard(config.guard, ranks.say), record)
     progress = state.progress
     progress.stretches = continued(progress.stretches, progress.step, curve_settings(config, dtype))
     return state

@@ -28,7 +28,15 @@ FREE = (
 )
 """Beginnings of keys whose changes are not told. `match.` has done its work in the model and attention that it shaped,
 and these are compared."""
-REFUSED = ("attention.", "model.", "data.document_mask", "seed:", "training.batch_size", "training.sequence_length")
+REFUSED = (
+    "attention.",
+    "model.",
+    "data.document_mask",
+    "init_from:",
+    "seed:",
+    "training.batch_size",
+    "training.sequence_length",
+)
 ACCEPTED = ("attention.kernel", "model.learning_rate", "model.max_position_embeddings")
 """Among the refused."""
 

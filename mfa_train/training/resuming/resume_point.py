@@ -37,7 +37,8 @@ class ResumePoint:
 
     def state(self, config: GuardConfig, say: Callable[[str], None]) -> TrainingState:
         """As it was when the checkpoint was made. The guard goes by `config` from now on, and tells `say`."""
-        return TrainingState(Progress(**self.content["progress"]), Guard(config, say, self.content["guard"]))
+        guard = Guard(config, say, self.content["guard"])
+        return TrainingState(Progress(**self.content["progress"]), guard, self.content.get("init_from"))
 
 
 def find_resume_point(
@@ -120,7 +121,13 @@ def _is_older(resume: str, folder: Path, newest: Path, damaged: list[Path]) -> b
 
 def _accepted(config: Config, checkpoint: Path, content: dict, data: dict[str, Any]) -> list[str]:
     """What has changed since `checkpoint` and may. Raises ConfigError for what may not."""
-    refused, accepted = changes(configs.completed(content["config"]), config)
+    theirs = configs.completed(content["config"])
+    if config.init_from not in (None, theirs["init_from"]) and config.resume not in RESUME:
+        raise ConfigError(
+            f"init_from={config.init_from} and resume={config.resume}: resume goes on with weights, optimizer, step "
+            "and data order from there, init_from begins a run anew with weights alone: type one of them"
+        )
+    refused, accepted = changes(theirs, config)
     refused += [f"data {line}" for line in configs.differences(content["data"], data)]
     if refused:
         raise ConfigError(

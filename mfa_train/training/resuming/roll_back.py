@@ -38,7 +38,8 @@ def roll_back(poisoned: Poisoned, step: TrainingStep, save_points: SavePoints) -
         )
     ranks.on_rank_zero(lambda: save_points.go_back(point.step))
     restore(step.engine, point, ranks)
-    restored = point.state(config.guard, ranks.say).progress
+    state = point.state(config.guard, ranks.say)
+    restored = state.progress
     restored.left_out = progress.left_out + (poisoned.step - restored.step) * config.training.batch_size
     restored.rollbacks = progress.rollbacks + 1
     settings = {key: value for key, value in progress.stretches[-1].items() if key != "from_step"}
@@ -48,4 +49,4 @@ def roll_back(poisoned: Poisoned, step: TrainingStep, save_points: SavePoints) -
         f"{poisoned}: back to step {restored.step} ({point.checkpoint.name}) and past the samples since, "
         f"rollback {restored.rollbacks} of at most {config.guard.max_rollbacks}"
     )
-    step.go_on_from(TrainingState(restored, Guard(config.guard, ranks.say, seen)))
+    step.go_on_from(TrainingState(restored, Guard(config.guard, ranks.say, seen), state.init_from))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from mfa_train.config import Config
 from mfa_train.tracking.run_log import RunLog
@@ -10,10 +11,15 @@ from mfa_train.training.processes.ranks import world_size
 from mfa_train.training.resuming.resume_point import ResumePoint
 
 
-def open_log(config: Config, folder: Path, plan: dict, point: ResumePoint | None) -> RunLog:
-    """The log of the run in `folder`, which goes on from `point`, and a line in its starts.jsonl. Rank 0 only."""
+def open_log(
+    config: Config, folder: Path, plan: dict, point: ResumePoint | None, init_from: dict[str, Any] | None = None
+) -> RunLog:
+    """The log of the run in `folder`, which goes on from `point`, and a line in its starts.jsonl, with where its first
+    weights came from. Rank 0 only."""
     before, from_step = starts(folder), point.step if point else 0
     this = this_start(from_step, point.accepted if point else [], world_size())
+    if init_from:
+        this["init_from"] = init_from
     plan = dataclasses.asdict(config.plan) | plan
     run_config = dataclasses.asdict(config) | {"plan": plan, "starts": [*before, this]}
     log = RunLog(config.tracking, folder, run_config, config.training.total_steps, from_step, _wandb_id(before))

@@ -17,7 +17,7 @@ from mfa_train.training.steps.state import TrainingState
 
 class SavePoints:
     """Saves and stops one start of a run. `earlier_starts` is how often the run was started before, `data` what its
-    samples are a function of."""
+    samples are a function of, `code_commit` that of the code that trains."""
 
     def __init__(
         self,
@@ -27,8 +27,10 @@ class SavePoints:
         data: dict,
         log: RunLog | SilentLog,
         signals: StopSignals,
+        code_commit: str | None,
     ):
         self.config, self.ranks, self.data, self.log, self.signals = config, ranks, data, log, signals
+        self.code_commit = code_commit
         self.agreed = AgreedSteps(ranks)
         self.folder = config.run_dir / "checkpoints"
         self.writer = CheckpointWriter(config.checkpoint, self.folder, earlier_starts, ranks, config.guard.hang_seconds)
@@ -72,9 +74,11 @@ class SavePoints:
             {
                 "progress": dataclasses.asdict(state.progress),
                 "guard": state.guard.state(),
+                "init_from": state.init_from,
                 "data": self.data,
                 "config": dataclasses.asdict(self.config),
                 "versions": versions(),
+                "code_commit": self.code_commit,
                 "wandb": self.log.wandb_identity(),
             },
         )

@@ -1,6 +1,7 @@
 """What shapes a run's future beside the engine and its data: saved, restored and rolled back together."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from mfa_train.training.steps.guard import Guard
 
@@ -29,6 +30,8 @@ class TrainingState:
 
     progress: Progress
     guard: Guard
+    init_from: dict[str, Any] | None = None
+    """Where the first step's weights came from: `init_from.source.Source.record`, and `val_loss` with them."""
 
     def history(self) -> dict:
         """What summary.json holds of the way there: where it isn't all of one stretch and nothing was left out, the
@@ -38,4 +41,5 @@ class TrainingState:
             "rollbacks": self.progress.rollbacks,
             "left_out_samples": self.progress.left_out,
             "skipped_steps": self.guard.skipped,
+            **({"init_from": self.init_from} if self.init_from else {}),
         }

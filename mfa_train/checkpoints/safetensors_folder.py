@@ -1,0 +1,103 @@
+"""Weights as Hugging Face lays them out: model.safetensors, or shards and model.safetensors.index.json that says which
+weight lies in which. Values are read as they are asked for; nothing but JSON and safetensors is opened.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mfa_train.checkpoints.weights import FILE
+from mfa_train.data.fields import shown
+from mfa_train.data.shards.store import sha256_of
+from mfa_train.errors import ConfigError, DataError
+
+INDEX = f"{FILE}.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+TYPES = ("F32", "BF16", "F16", "F64")
+"""Of values; a quantised weight has others."""
+Change = Callable[[Tensor], Tensor]
+
+
+class TensorFolder:
+    """The weights in `folder`. Raises ConfigError where there are none of this layout, DataError for damaged ones."""
+
+    def __init__(self, folder: Path):
+        self.files = [folder / name for name in sorted(set(_files(folder).values()))]
+        self.slices: dict[str, Any] = {}
+        """By name, as safe_open gives them."""
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for path in self.files:
+            try:
+                file = safe_open(path, framework="pt")
+                self.slices |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            except (OSError, SafetensorError, ValueError) as error:
+                raise DataError(f"{path}: cannot be read ({error})") from error
+        for name, part in self.slices.items():
+            self.shapes[name] = tuple(part.get_shape())
+            if part.get_dtype() not in TYPES:
+                raise ConfigError(
+                    f"{folder}: {shown(name)} holds values of type {part.get_dtype()}, expected {', '.join(TYPES)}: "
+                    "quantised weights can't be trained on; name a folder with those they were made of"
+                )
+
+    def read(
+        self, name: str, start: int, out: Tensor, rows: int | None = 1, change: Change = lambda weight: weight
+    ) -> None:
+        """Writes values of a weight, flattened and as `change` makes it, from `start` on into out (length,) of any
+        type. `change` gets float32: `rows` of them or a multiple, beginning at one; None: all, and it may change the
+        shape. Raises DataError."""
+        part, shape = self.slices[name], self.shapes[name]
+        begin, end = 0, shape[0]
+        if rows is not None:
+            unit = rows * math.prod(shape[1:])
+            begin, end = start // unit * rows, min(-(-(start + len(out)) // unit) * rows, shape[0])
+        try:
+            values = change(part[begin:end].to(torch.float32)).reshape(-1)
+        except (SafetensorError, RuntimeError) as error:
+            raise DataError(f"{name} cannot be read ({error})") from error
+        first = start - begin * math.prod(shape[1:])
+        out.copy_(values[first : first + len(out)])
+
+    def sha256(self) -> str:
+        """Of the file; of several, of the lines that `sha256sum *.safetensors` prints for those that are read."""
+        with ThreadPoolExecutor(4) as threads:
+            sums = list(threads.map(sha256_of, self.files))
+        if len(sums) == 1:
+            return sums[0]
+        lines = "".join(f"{digest}  {path.name}\n" for digest, path in zip(sums, self.files))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """In which file of the folder each weight lies; under "" the only one."""
+    index = folder / INDEX
+    if (folder / FILE).is_file():
+        return {"": FILE}
+    if not index.is_file():
+        pickles = [path.name for kind in PICKLES for path in sorted(folder.glob(kind))]
+        told = f" ({pickles[0]} is a pickle, which runs code as it is read)" if pickles else ""
+        raise ConfigError(
+            f"{folder}: holds neither {FILE} nor {INDEX}{told}; load the model in transformers and type "
+            "model.save_pretrained(FOLDER), which writes safetensors"
+        )
+    try:
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        named = sorted(set(files.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{index}: no index of weights ({type(error).__name__})") from error
+    for name in named:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ConfigError(
+                f"{index}: names {shown(name)}, expected files of its own folder, as model-00001.safetensors"
+            )
+        if not (folder / name).is_file():
+            raise DataError(f"{index}: names {shown(name)}, which is not there")
+    return files

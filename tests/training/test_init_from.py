@@ -1,0 +1,309 @@
+"""Runs that begin with weights that are there: transformers' own, exported ones, other runs'."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from mfa_train import config as configs
+from mfa_train.attention import attention_config
+from mfa_train.config import default_attention
+from mfa_train.errors import ConfigError, DataError
+from mfa_train.export.export import export
+from mfa_train.export.formats import NATIVE, ConfigJson, Own, form_of
+from mfa_train.model.decoder import LanguageModel
+from mfa_train.scaling.study.gather import gather
+from mfa_train.training.init_from.begin import require_source
+from mfa_train.training.init_from.same_model import require_same_model
+from mfa_train.training.init_from.same_tokenizer import require_same_tokenizer
+from mfa_train.training.init_from.source import open_source
+from mfa_train.training.resuming.resume_point import find_resume_point
+from mfa_train.training.run_folder.folder import RunFolder
+from tests.conftest import ROOT, SMALL
+from tests.data.corpora import opened
+from tests.data.tokenizers import saved
+from tests.end_to_end.conftest import SHORT
+from tests.scaling.synthetic import VARIANTS, write_ladder
+
+YARN = "attention.rope_scaling={rope_type: yarn, factor: 4.0, original_max_position_embeddings: 64}"
+LLAMA3 = "attention.rope_scaling={rope_type: llama3, factor: 2.0, original_max_position_embeddings: 32}"
+COMMON = {
+    "vocab_size": 199,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.3,
+}
+GROUPED = {"num_key_value_heads": 2, "head_dim": 16}
+LATENT = {"q_lora_rank": 24, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16}
+MLA = ["attention=mla", *(f"attention.{key}={value}" for key, value in LATENT.items())]
+ROTATED = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 2.0, "original_max_position_embeddings": 32}
+THEIRS = {
+    "Llama": (
+        transformers.LlamaForCausalLM,
+        {**GROUPED, "rms_norm_eps": 1e-5, "rope_parameters": {**ROTATED, "low_freq_factor": 1, "high_freq_factor": 4}},
+        ["attention=gqa", "model.rms_norm_eps=1e-5", "attention.rope_theta=5e5", LLAMA3],
+    ),
+    "Llama, rotated side by side here": (
+        transformers.LlamaForCausalLM,
+        {**GROUPED, "rms_norm_eps": 1e-6, "num_key_value_heads": 4},
+        ["attention=mha", "attention.rope_interleave=true"],
+    ),
+    "Qwen3, tied": (
+        transformers.Qwen3ForCausalLM,
+        {**GROUPED, "tie_word_embeddings": True, "rms_norm_eps": 1e-6},
+        ["attention=gqa", "attention.qk_norm=true", "model.tie_word_embeddings=true"],
+    ),
+    "DeepSeek-V3": (
+        transformers.DeepseekV3ForCausalLM,
+        {**LATENT, "num_key_value_heads": 4, "first_k_dense_replace": 2, "num_nextn_predict_layers": 0},
+        [*MLA, "attention.latent_scale=true"],
+    ),
+}
+"""transformers' class, its config, and the same model here."""
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """`theirs(name)`: a model of transformers, random, saved in shards, and our overrides."""
+
+    def make(name: str, shard: str = "60KB") -> tuple[torch.nn.Module, list[str]]:
+        kind, settings, overrides = THEIRS[name]
+        torch.manual_seed(7)
+        model = kind(kind.config_class(**COMMON, **settings)).eval()
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # norms off their trivial start
+                torch.nn.init.normal_(parameter, 1.0, 0.3)
+        model.save_pretrained(tmp_path / "theirs", max_shard_size=shard)
+        return model, [*SMALL, *overrides]
+
+    return make
+
+
+def filled(config, source) -> LanguageModel:
+    """Our model with the source's weights, read in two parts each."""
+    model = LanguageModel(config.model, attention_config(config.attention))
+    for name, parameter in model.named_parameters():
+        flat = parameter.data.view(-1)
+        cut = len(flat) * 3 // 7
+        source.read(name, 0, flat[:cut])
+        source.read(name, cut, flat[cut:])
+    return model.eval()
+
+
+def changed(path: Path, **keys) -> None:
+    settings = json.loads(path.read_text()) | keys
+    path.write_text(json.dumps({key: value for key, value in settings.items() if value is not ...}))
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_weights_of_transformers_give_its_logits(name, theirs, tmp_path):
+    model, overrides = theirs(name)
+    config = configs.load(overrides)
+    source = open_source(str(tmp_path / "theirs"), config)
+    assert require_same_model(source) == [
+        f"model.max_position_embeddings is 256 here and {model.config.max_position_embeddings} there"
+    ]
+    tokens = torch.randint(0, 199, (2, 33), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(input_ids=tokens).logits
+        assert (filled(config, source)(tokens) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_under_zero_3_two_ranks_read_their_own_part_and_give_the_logits_of_one(theirs, tmp_path):
+    model, overrides = theirs("Llama, rotated side by side here")
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *("tests/training/init_from_ranks.py", str(tmp_path / "theirs"), *overrides),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=300,
+    )
+    with torch.no_grad():
+        expected = model(input_ids=torch.arange(34).view(2, 17)).logits
+    for name, near in {"zero-1-float32": 1e-5, "zero-3-float32": 1e-5, "zero-3-bfloat16": 5e-2}.items():
+        found = torch.load(tmp_path / "theirs" / f"{name}.logits", weights_only=True)
+        assert (found - expected).abs().max() < near * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["attention=mha", YARN],
+        ["attention=mqa", "model.tie_word_embeddings=true", LLAMA3],
+        ["attention=gqa", "attention.rope_scaling={rope_type: linear, factor: 3.0}", "model.rms_norm_eps=1e-5"],
+        ["attention=gqa", "attention.qk_norm=true", "attention.rope_theta=1e6"],
+        [*MLA, "attention.rope_interleave=false"],
+        ["attention=mla", "attention.q_lora_rank=null"],
+        ["attention=mfa"],
+        ["attention=tpa", YARN, "attention.output_gate=head"],
+    ],
+    ids=" ".join,
+)
+def test_every_form_says_the_keys_of_its_own_config_json(overrides, small_model):
+    config = configs.load([*SMALL, *overrides])
+    for form in (*NATIVE, Own):
+        if config.attention["name"] not in form.attentions:
+            continue
+        settings = form(config).settings()
+        keys = form_of(read := ConfigJson(json.loads(json.dumps(settings)))).overrides(read)
+        model = dataclasses.replace(config.model, **{key[6:]: keys[key] for key in keys if key.startswith("model.")})
+        node = default_attention(keys["attention"], model)
+        node |= {key[10:]: value for key, value in keys.items() if key.startswith("attention.")}
+        assert keys["attention"] == config.attention["name"]
+        assert form(dataclasses.replace(config, model=model, attention=node)).settings() == settings
+
+
+def test_what_is_typed_as_an_error_says_makes_the_model_the_sources(theirs, tmp_path):
+    theirs("Llama")
+    for start in ([], ["attention=mha"], ["attention=mfa", "attention.rope_theta=3"]):
+        with pytest.raises(ConfigError) as refused:
+            require_same_model(open_source(str(tmp_path / "theirs"), configs.load(start)))
+        told, _, typed = str(refused.value).partition("; type ")
+        assert "model.hidden_size is 192 here and 64 there" in told and " more" in told
+        require_same_model(open_source(str(tmp_path / "theirs"), configs.load([*start, *typed.split()])))
+    differing = configs.load([*SMALL, *THEIRS["Llama"][2], "attention.output_gate=head"])
+    with pytest.raises(ConfigError, match="attention.output_gate is head here and none there.*g_proj.weight: .4, 64."):
+        require_same_model(open_source(str(tmp_path / "theirs"), differing))
+    with pytest.raises(ConfigError, match="rms_norm_eps is 1e-06 here and 1e-05 there; type model.rms_norm_eps=1e-05$"):
+        require_same_model(
+            open_source(
+                str(tmp_path / "theirs"), configs.load([*SMALL, *THEIRS["Llama"][2], "model.rms_norm_eps=1e-6"])
+            )
+        )
+
+
+def moved_out(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    shard = next(iter(content["weight_map"].values()))
+    shutil.move(folder / shard, folder.parent / shard)
+    index.write_text(index.read_text().replace(shard, f"../{shard}"))
+
+
+def pickled(folder: Path) -> None:
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"")
+
+
+def quantised(folder: Path) -> None:
+    path = next(folder.glob("*.safetensors"))
+    save_file({name: weight.to(torch.int8) for name, weight in load_file(path).items()}, path)
+
+
+@pytest.mark.parametrize(
+    "name, spoil, told",
+    [
+        ("Llama", pickled, "pytorch_model.bin is a pickle, .*type model.save_pretrained"),
+        ("Llama", moved_out, "names '../model-0000.*', expected files of its own folder"),
+        ("Llama", quantised, "holds values of type I8, expected F32"),
+        ("Llama", {"hidden_act": "gelu"}, "hidden_act is 'gelu', expected silu"),
+        ("Llama", {"attention_bias": True}, "attention_bias is True, expected False"),
+        ("Llama", {"model_type": "mistral"}, "model_type is 'mistral', expected one of llama, qwen3, deepseek_v3"),
+        ("Llama", {"hidden_size": ...}, "hidden_size is missing, expected a whole number"),
+        ("Llama", {"rope_parameters": {"rope_type": "dynamic"}}, "rope_type is 'dynamic', expected one of default"),
+        ("Qwen3, tied", {"use_sliding_window": True, "sliding_window": 64}, "sliding_window is 64, expected none"),
+        ("Qwen3, tied", {"rms_norm_eps": 1e-5}, "model.rms_norm_eps=1e-05 with attention.qk_norm: Qwen3"),
+        ("DeepSeek-V3", {"first_k_dense_replace": 1}, "first_k_dense_replace is 1, expected 2 or more"),
+        ("DeepSeek-V3", {"rope_interleave": False}, "rope_interleave is True here and False there"),
+    ],
+)
+def test_what_would_be_another_model_is_refused_by_its_name(name, spoil, told, theirs, tmp_path):
+    _, overrides = theirs(name)
+    folder = tmp_path / "theirs"
+    if callable(spoil):
+        spoil(folder)
+    else:
+        changed(folder / "config.json", **spoil)
+        overrides += [f"model.{key}={value}" for key, value in spoil.items() if key == "rms_norm_eps"]
+    config = configs.load(overrides)
+    with pytest.raises((ConfigError, DataError), match=f"^init_from={folder}: .*{told}"):
+        require_same_model(open_source(str(folder), config))
+
+
+def test_ids_that_mean_something_else_are_refused(theirs, tmp_path, prepared_data):
+    _, overrides = theirs("Llama")
+    ours = opened(configs.load([f"data_dir={prepared_data}"]).data.path).tokenizer
+    source = open_source(str(tmp_path / "theirs"), configs.load(overrides))
+    assert "taken on trust" in require_same_tokenizer(source, ours)[0]
+    saved("Llama 2's", tmp_path / "theirs")
+    with pytest.raises(
+        ConfigError, match="mean other text there, as .*: type data.tokenizer=.*tokenizer.json data.path"
+    ):
+        require_same_tokenizer(source, ours)
+
+
+def test_an_exported_run_begins_where_it_ended_and_goes_on_without_its_source(prepared_data, tmp_path):
+    common = [*SHORT, f"data_dir={prepared_data}", f"runs_dir={tmp_path}", "attention=mla", "sample.max_new_tokens=0"]
+
+    def train(*overrides: str) -> tuple[str, dict]:
+        done = subprocess.run(
+            [sys.executable, "train.py", *common, "training.eval_every=50", "training.log_every=50", *overrides],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr, json.loads((tmp_path / overrides[0][5:] / "summary.json").read_text())
+
+    _, first = train("name=one", "training.steps=3", "schedule.warmup_steps=1")
+    export(tmp_path / "one", source := tmp_path / "export")
+    begun = ["name=two", f"init_from={source}", "seed=2", "schedule.warmup_steps=1"]
+    told, second = train(*begun, "training.steps=2")
+    record = second["init_from"]
+    assert f"held-out loss before the first step {first['val_loss']:.4f}" in told
+    assert record["val_loss"] == first["val_loss"]  # the same bits
+    assert (record["source"], record["kind"]) == (str(source), "deepseek_v3")
+    digest = subprocess.check_output(["sha256sum", source / "model.safetensors"], text=True).split()[0]
+    assert record["sha256"] == digest
+    shutil.rmtree(source)
+    told, longer = train(*begun, "training.steps=3")
+    assert "goes on from" in told and longer["init_from"] == record
+    starts = [json.loads(line) for line in (tmp_path / "two" / "starts.jsonl").read_text().splitlines()]
+    assert [start["init_from"]["sha256"] for start in starts] == [digest] * 2
+
+    # What is asked of a run that is there, without starting one.
+    checkpoint = tmp_path / "one" / "checkpoints" / "step-00000003"
+    final = load_file(tmp_path / "one" / "checkpoints" / "final" / "model.safetensors")
+    for place in (checkpoint, checkpoint.parent / "final", tmp_path / "one"):
+        config = configs.load([*common, "name=three", f"init_from={place}", "training.steps=9"])
+        opened_source = open_source(config.init_from, config)
+        assert require_same_model(opened_source) == [] and opened_source.record()["step"] == 3
+        parameters = dict(filled(config, opened_source).named_parameters())
+        assert parameters.keys() == final.keys()
+        assert all(torch.equal(parameters[name], weight) for name, weight in final.items())
+    resuming = dataclasses.replace(config, resume=str(checkpoint))
+    with pytest.raises(ConfigError, match="init_from begins a run anew with weights alone: type one of them"):
+        find_resume_point(resuming, tmp_path / "three", {}, print)
+    with pytest.raises(ConfigError, match="holds another run .*init_from: .* -> None"):
+        RunFolder(configs.load([*common, *begun[2:], "name=two", "training.steps=9"])).open()
+    gone = dataclasses.replace(config, init_from=str(source))
+    with pytest.raises(ConfigError, match="no such folder.*hf download NAME --local-dir FOLDER"):
+        require_source(gone)
+    require_source(dataclasses.replace(gone, name="two"))  # which has checkpoints
+
+
+def test_such_runs_are_compared_with_runs_from_scratch_only_when_asked(tmp_path):
+    runs = write_ladder(tmp_path, VARIANTS[:1], {"4x192": 3.2e6}, (5e7,), (1, 2))
+    config = runs[0] / "config.yaml"
+    config.write_text(config.read_text().replace("init_from: null", "init_from: runs/before"))
+    study = gather([tmp_path])
+    assert [run.name for run in study.used] == [runs[1].name]
+    assert any("began with the weights of runs/before" in line and "--by init_from" in line for line in study.notices)
+    assert set(gather([tmp_path], by=("init_from",)).variants()) == {"mha init_from=None", "mha init_from=runs/before"}
+    assert [run.name for run in gather([runs[0]]).used] == [runs[0].name]
