@@ -8,7 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mfa_train import config as configs
 from mfa_train.checkpoints.weights import shapes_of
-from mfa_train.export.formats import FormatCannotSay
+from mfa_train.errors import ConfigError
+from mfa_train.export.formats import ConfigJson, FormatCannotSay
 from mfa_train.export.formats.step3 import Step3, rank_that_loads
 from tests.conftest import SMALL
 
@@ -57,6 +58,17 @@ def test_a_weight_goes_there_and_back():
     for name, ours in form.sources(shapes).items():
         weight = torch.randn(shapes[ours], generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(form.here(name, form.there(name, weight)), weight, rtol=1e-6, atol=0)
+
+
+def test_a_config_json_of_step3_is_read_as_the_model_that_it_is():
+    form = Step3(configs.load(["attention=mfa", *SMALL, *SOLVED]))
+    keys = Step3.overrides(ConfigJson(form.settings()))
+    words = [f"{key}={'null' if value is None else value}" for key, value in keys.items()]
+    again = Step3(configs.load([word for word in words if "rope_scaling" not in word] + [SOLVED[-1]]))
+    assert again.factors == {"q_proj.weight": 1, "inter_norm.weight": 1}
+    assert again.settings() == form.settings()
+    with pytest.raises(ConfigError, match="moe_layers_enum"):
+        Step3.overrides(ConfigJson(form.settings() | {"moe_layers_enum": "1,2"}))
 
 
 def test_ranks_are_the_next_that_vllm_cuts_right():

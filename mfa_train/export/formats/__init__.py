@@ -2,7 +2,7 @@
 
 llama.py         mha gqa mqa: LlamaForCausalLM, with attention.qk_norm Qwen3ForCausalLM
 deepseek_v3.py   mla: DeepseekV3ForCausalLM with dense layers alone
-step3.py         mfa: vLLM's Step3TextForCausalLM
+step3.py         mfa: Step3TextForCausalLM with dense layers alone, which vLLM has; for transformers as REMOTE
 own.py           every attention: our names and keys
 config_json.py   a config.json that is read, whoever wrote it
 """
