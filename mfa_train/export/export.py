@@ -70,7 +70,7 @@ def export(
             (folder / name).write_bytes(content)
     lines = [
         f"{out}: the weights after step {weights.step:,}, {written(size)} in {type_name(held_in)}",
-        f"loads in transformers as {chosen.loads}" if chosen.loads else _without_class(chosen),
+        f"loads in transformers as {chosen.loads}" + (", with trust_remote_code=True" if chosen.remote_code else ""),
         *(["vllm serve takes it (docs/serving.md)"] if chosen.served_by_vllm else []),
     ]
     if never := ids_never_drawn(config, tokenizer):
@@ -115,13 +115,6 @@ def ids_never_drawn(config: Config, tokenizer: Tokenizer) -> list[int]:
     """Ids of the model that are no token of the tokenizer."""
     known = tokenizer.known
     return [token for token in range(config.model.vocab_size) if token >= len(known) or not known[token]]
-
-
-def _without_class(form: Format) -> str:
-    return (
-        f"weights, config and tokenizer; transformers has no class for attention={form.attention.name}, so "
-        "AutoModelForCausalLM cannot load it"
-    )
 
 
 @contextmanager

@@ -3,11 +3,13 @@ with one key head, whose query is made as in vLLM's Step3TextAttention."""
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from mfa_train import config as configs
 from mfa_train.checkpoints.weights import shapes_of
+from mfa_train.data.tokenizer.exported import as_file
 from mfa_train.errors import ConfigError
 from mfa_train.export.formats import ConfigJson, FormatCannotSay
 from mfa_train.export.formats.step3 import Step3, rank_that_loads
@@ -41,15 +43,21 @@ def step3_text(config: dict, weights: dict[str, Tensor]) -> nn.Module:
 
 
 @pytest.mark.parametrize("overrides", [[], SOLVED], ids=["default", "solved"])
-def test_step3_text_gives_the_same_logits(overrides, small_model):
+def test_one_folder_gives_the_same_logits_as_step3_text_and_by_remote_code(overrides, small_model, tmp_path):
     ours = small_model("mfa", *overrides, std=0.05)
     form = Step3(configs.load(["attention=mfa", *SMALL, *overrides]))
     weights = dict(ours.named_parameters())
     sources = form.sources({name: tuple(weight.shape) for name, weight in weights.items()})
-    theirs = step3_text(form.settings(), {name: form.there(name, weights[own]) for name, own in sources.items()})
+    weights = {name: form.there(name, weights[own]).detach().clone() for name, own in sources.items()}
+    for name, content in (form.files() | {"config.json": as_file(form.settings() | {"dtype": "float32"})}).items():
+        (tmp_path / name).write_bytes(content)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    in_vllm = step3_text(form.settings(), weights)
+    in_transformers = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
     x = torch.randint(0, 199, (2, 33), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        assert (ours(x) - theirs(input_ids=x).logits).abs().max().item() < 1e-5
+        for theirs in (in_vllm, in_transformers):
+            assert (ours(x) - theirs(input_ids=x).logits).abs().max().item() < 1e-5
 
 
 def test_a_weight_goes_there_and_back():

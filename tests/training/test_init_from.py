@@ -18,7 +18,7 @@ from mfa_train.attention import attention_config
 from mfa_train.config import default_attention
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.export.export import export
-from mfa_train.export.formats import NATIVE, ConfigJson, Own, form_of
+from mfa_train.export.formats import NATIVE, REMOTE, ConfigJson, form_of
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.scaling.study.gather import gather
 from mfa_train.training.init_from.begin import require_source
@@ -154,7 +154,7 @@ def test_under_zero_3_two_ranks_read_their_own_part_and_give_the_logits_of_one(t
 )
 def test_every_form_says_the_keys_of_its_own_config_json(overrides, small_model):
     config = configs.load([*SMALL, *overrides])
-    for form in (*NATIVE, Own):
+    for form in (*NATIVE, REMOTE):
         if config.attention["name"] not in form.attentions:
             continue
         settings = form(config).settings()
