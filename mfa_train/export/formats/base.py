@@ -1,7 +1,7 @@
 """What a form is: the keys of its config.json, and how our weights stand in it.
 
 Our names are Hugging Face's, so a form renames nothing; it may hold a weight in another order of rows, with a scale
-multiplied in, or a second time. Its shape stays.
+multiplied in, with more rows or columns, or a second time.
 """
 
 import dataclasses
