@@ -102,10 +102,9 @@ def test_a_uniform_models_metrics_are_those_of_its_vocabulary(small_model, token
     config = configs.load(["evaluation.tasks=[choice,ending,text,going_on]", f"evaluation.tasks_dir={tmp_path}"])
     four_tasks(tmp_path, docs)
     lm = run_lm(known_model(small_model, torch.zeros(1, VOCAB)), tokenizer, context=256)
+    tasks = load_tasks(config.evaluation)
     random_states = rng_state()
-    found = {
-        scores.task: scores for scores in evaluate(lm, load_tasks(config.evaluation), State("final", 7, 99), None, "c")
-    }
+    found = {scores.task: scores for scores in evaluate(lm, tasks, State("final", 7, 99), None, "c")}
     assert list(found) == list(OUTPUT_TYPES) and rng_state().equal(random_states)
 
     def tokens(doc: dict, ending: str) -> int:
