@@ -122,6 +122,7 @@ def test_examples_are_other_documents_and_the_same_each_time(folder):
         ({"documents": [DOCUMENTS[0], {"gold": 0, "choices": ["", "b"]}], "target_delimiter": ""}, "an empty answer"),
         ({"doc_to_text": "{{quesion}}"}, "'quesion' is undefined"),
         ({"doc_to_text": "{{ cycler.__init__.__globals__.os.getcwd() }}"}, "unsafe"),
+        ({"doc_to_image": "shown"}, "it shows pictures or sounds"),
         ({"num_fewshot": 6, "fewshot_split": "test"}, "num_fewshot=6: even has 5 examples; type at most 5"),
         ({"num_fewshot": 2}, "drawn from the documents that are scored"),
     ],
@@ -172,13 +173,14 @@ def test_a_group_that_holds_itself_is_refused(folder):
 
 
 def test_tasks_of_the_hub_without_a_network_are_refused_at_once(tmp_path, few_of_lm_eval, monkeypatch):
+    import datasets
     import httpx
     import huggingface_hub
 
     def unreachable(*_: object, **__: object) -> None:
         raise httpx.ConnectError("Name or service not known")
 
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     with pytest.raises(ConfigError, match=r"Rowan/hellaswag: the Hub cannot be reached .*HF_HUB_OFFLINE=1"):
         load(tmp_path, "hellaswag")
