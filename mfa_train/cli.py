@@ -64,7 +64,7 @@ def _act() -> None:
     command = commands.add_parser("evaluate", help="scores of a run on tasks of lm-eval: accuracy, bits per byte, …")
     command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mfa-nano")
     command.add_argument(
-        "--checkpoint", default="final", metavar="final|step-N", help="of which state (default: final)"
+        "--checkpoint", default="final", metavar="step-N|final", help="of which state (default: final)"
     )
     command.add_argument("--json", action="store_true", help="the scores as JSON (docs/evaluation.md)")
     command.add_argument(

@@ -65,8 +65,13 @@ def small_model():
 
 
 @functools.cache
+def small_config(attention: str, overrides: tuple[str, ...] = (), std: float = 0.15) -> configs.Config:
+    return configs.load([f"attention={attention}", *SMALL, f"model.initialization.std={std}", *overrides])
+
+
+@functools.cache
 def _small_model(attention: str, overrides: tuple[str, ...], std: float) -> LanguageModel:
-    config = configs.load([f"attention={attention}", *SMALL, f"model.initialization.std={std}", *overrides])
+    config = small_config(attention, overrides, std)
     model = LanguageModel(config.model, attention_config(config.attention))
     initialize(model, config.model.initialization, config.seed, config.model.num_hidden_layers)
     generator = torch.Generator().manual_seed(3)

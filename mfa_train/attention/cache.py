@@ -88,12 +88,11 @@ class DecodeCache:
         return self.rotations.between(self.length, end)
 
     def advance(self, tokens: int, lengths: Tensor | None = None) -> None:
-        """`tokens` more in every row; with `lengths` (batch,), as of prompts, so many in each."""
+        """`tokens` more in every row; with `lengths` (batch,), as of prompts, so many in each, in front."""
         if lengths is not None:
-            assert self.length == 0, "rows part in the prompt alone"
-            self.lengths = lengths
+            self.lengths = lengths + (self.length if self.lengths is None else self.lengths)
             for layer in self.layers:
-                layer.clear_behind(lengths, tokens)
+                layer.clear_behind(self.lengths, self.length + tokens)
         elif self.lengths is not None:
             self.lengths = self.lengths + tokens
         self.length += tokens

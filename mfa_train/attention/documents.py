@@ -5,15 +5,20 @@ serves them all: no token looks at the padding behind it, and what the padding l
 documents are never computed. What it gives up: a copy of queries, keys, values and output.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
+
+SCORES_A_CALL = 2**15
+"""Padding is taken for a call of the kernel less where it costs fewer scores in each head than this."""
 
 
 @dataclass(frozen=True, eq=False)
 class Documents:
-    """Which tokens of a batch (batch, tokens) belong together; `mfa_train.data.reading.documents` finds them.
+    """Which tokens of a batch (batch, tokens) belong together.
 
     Lengths are plain numbers beside the tensors, so that nothing waits for a GPU to tell them.
     """
@@ -50,3 +55,41 @@ class Documents:
         """`grouped` undone."""
         rows = torch.cat([group.flatten(0, 1) for group in groups])
         return rows.index_select(0, self.places).unflatten(0, self.positions.shape)
+
+    def each(self, attention: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """attention(q, k, v) of every group in turn, in the batch's order again."""
+        return self.ungrouped([attention(*group) for group in zip(self.grouped(q), self.grouped(k), self.grouped(v))])
+
+
+def documents_from(starts: np.ndarray) -> Documents:
+    """The documents that begin where `starts` (batch, tokens) is true, as at every row's first token; on the CPU."""
+    firsts = np.flatnonzero(starts)
+    lengths = np.diff(firsts, append=starts.size)
+    document = np.cumsum(starts) - 1
+    positions = np.arange(starts.size) - firsts[document]
+    padded = np.minimum(_padded(lengths), starts.shape[1])
+    order = np.argsort(padded, kind="stable")
+    begins = np.empty_like(firsts)
+    begins[order] = np.cumsum(padded[order]) - padded[order]
+    sizes, counts = np.unique(padded, return_counts=True)
+    return Documents(
+        positions=torch.from_numpy(positions.reshape(starts.shape)),
+        cu_seqlens=torch.from_numpy(np.append(firsts, starts.size).astype(np.int32)),
+        max_length=int(lengths.max()),
+        groups=tuple(zip(counts.tolist(), sizes.tolist())),
+        places=torch.from_numpy(begins[document] + positions),
+    )
+
+
+def _padded(lengths: np.ndarray) -> np.ndarray:
+    """To what each of `lengths` is padded: the next of …, 32, 48, 64, 96, …, or one further up where few share it."""
+    half_octave = np.maximum(2 ** np.floor(np.log2(lengths)).astype(np.int64) // 2, 1)
+    sizes, counts = np.unique(-(-lengths // half_octave) * half_octave, return_counts=True)
+    kept, waiting = [], 0
+    for size, larger, count in zip(sizes, sizes[1:], counts):
+        waiting += count
+        if waiting * (larger**2 - size**2) >= SCORES_A_CALL:
+            kept.append(size)
+            waiting = 0
+    kept.append(sizes[-1])
+    return np.array(kept)[np.searchsorted(kept, lengths)]

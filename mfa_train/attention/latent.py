@@ -46,18 +46,22 @@ class LatentNorm(nn.RMSNorm):
         return normed * self.factor if self.factor != 1.0 else normed
 
 
-class BlockLinear(nn.Linear):
-    """Of a latent (batch, tokens, rank) or, with more than one of `blocks`, (batch, tokens, blocks, rank / blocks) each
-    block through its own rows of the weight (out_features, rank / blocks): (batch, tokens, out_features)."""
+class BlockLinear(nn.Module):
+    """Of a latent in blocks, (batch, tokens, blocks, rank / blocks), each block through its own rows of the weight
+    (out_features, rank / blocks): (batch, tokens, out_features)."""
 
-    def __init__(self, rank: int, out_features: int, blocks: int = 1):
-        super().__init__(rank // blocks, out_features, bias=False)
+    def __init__(self, rank: int, out_features: int, blocks: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, rank // blocks))
         self.blocks = blocks
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.blocks == 1:
-            return super().forward(x)
         return by_block(x, [rows.t() for rows in self.weight.chunk(self.blocks)])
+
+
+def block_linear(rank: int, out_features: int, blocks: int = 1) -> nn.Linear | BlockLinear:
+    """A `BlockLinear`, or of one block an ordinary Linear of (batch, tokens, rank): what adapters know."""
+    return nn.Linear(rank, out_features, bias=False) if blocks == 1 else BlockLinear(rank, out_features, blocks)
 
 
 def by_block(x: Tensor, weights: Iterable[Tensor]) -> Tensor:

@@ -165,18 +165,14 @@ def _record_of(path: Path, step: int) -> dict:
 
 def _loading(form: Format) -> str:
     trusted = ", trust_remote_code=True" if form.remote_code else ""
-    parts = []
-    if form.loads:
-        parts += [
-            f"In transformers, as {form.loads}; `FOLDER` is the folder of this file:",
-            "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f'model = AutoModelForCausalLM.from_pretrained("FOLDER"{trusted})\n'
-            'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n'
-            'text = model.generate(**tokenizer("The ", return_tensors="pt"), max_new_tokens=32)\n'
-            "print(tokenizer.decode(text[0], skip_special_tokens=True))\n```",
-        ]
-    else:
-        parts += ["transformers has no class for it; config.json holds its keys as they were trained with."]
+    parts = [
+        f"In transformers, as {form.loads}; `FOLDER` is the folder of this file:",
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("FOLDER"{trusted})\n'
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n'
+        'text = model.generate(**tokenizer("The ", return_tensors="pt"), max_new_tokens=32)\n'
+        "print(tokenizer.decode(text[0], skip_special_tokens=True))\n```",
+    ]
     parts += ["In vLLM:\n\n```\nvllm serve FOLDER\n```"] if form.served_by_vllm else []
     return "\n\n".join(parts)
 

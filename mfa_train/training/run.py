@@ -94,8 +94,9 @@ def run(config: Config) -> dict:
         with StopSignals() as signals, Watchdog(ranks, config.guard.hang_seconds) as watchdog:
             identity, commit = data.batches.identity(), origin["code_commit"]
             save_points = SavePoints(config, ranks, earlier_starts, identity, log, signals, commit)
-            for evaluating in (evaluate, score) if score else (evaluate,):
-                evaluating.on_pass = lambda: watchdog.alive(watchdog.step)
+            evaluate.on_pass = lambda: watchdog.alive(watchdog.step)
+            if score:
+                score.on_pass = evaluate.on_pass
             if source:
                 loss_to_begin_with(engine, evaluate, state, ranks)
             for record in _records(step, speed, evaluate, score, save_points, log, watchdog):

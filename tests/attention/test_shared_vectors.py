@@ -7,7 +7,7 @@ from transformers.models.deepseek_v4.configuration_deepseek_v4 import DeepseekV4
 
 from mfa_train import config as configs
 from mfa_train.attention import attention_config
-from mfa_train.attention.kernels import causal
+from mfa_train.attention.kernels import causal, sdpa
 from mfa_train.attention.kernels.causal import causal_attention, planned_kernel
 from mfa_train.errors import ConfigError
 from tests.attention.test_kernels import ROUNDING, errors
@@ -96,7 +96,7 @@ def dense(q, k, v, scale, sinks):
 
 def widened(q, k, v, scale, kernel, sinks):
     """What flash-attn is given, which is causal as SDPA is."""
-    return causal._sdpa(*causal._with_sinks(q, k, v, scale, sinks), scale)
+    return sdpa.sdpa_attention(*causal._with_sinks(q, k, v, scale, sinks), scale)
 
 
 ROUTES = [
@@ -113,7 +113,7 @@ ROUTES = [
 def test_sinks_take_part_in_every_softmax_without_a_value(
     attention, kernel, dtype, tolerance, queries, lowest, monkeypatch
 ):
-    monkeypatch.setitem(causal.SCORES_AT_ONCE, "cpu", 2 * 6 * 150 * 64)  # three blocks of queries
+    monkeypatch.setitem(sdpa.SCORES_AT_ONCE, "cpu", 2 * 6 * 150 * 64)  # three blocks of queries
     generator = torch.Generator().manual_seed(0)
     shapes = ((2, queries, 6, 32), (2, 150, 2, 32), (2, 150, 2, 24))
     inputs = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]

@@ -41,7 +41,8 @@ def made(folder: Path, *overrides: str, begin: tuple[str, ...] = (sys.executable
     run = folder / "runs" / "mfa"
     shutil.rmtree(run / "checkpoints" / "final")
     (run / "summary.json").unlink()
-    start(folder, *begin, str(ROOT / "train.py"), *TYPED, *overrides)
+    # With a z-loss, which training alone has: a model that is left as it is scored would show.
+    start(folder, *begin, str(ROOT / "train.py"), *TYPED, "training.z_loss=0.1", *overrides)
     return run
 
 

@@ -17,6 +17,7 @@ from mfa_train.evaluation.lm import RunLM
 from mfa_train.evaluation.tasks import load_tasks
 from mfa_train.export.export import export
 from mfa_train.training.processes.ranks import join
+from mfa_train.training.saving.rng import rng_state
 from tests.evaluation.four_tasks import OUTPUT_TYPES, documents, four_tasks
 from tests.test_first_round import FILES
 
@@ -101,10 +102,11 @@ def test_a_uniform_models_metrics_are_those_of_its_vocabulary(small_model, token
     config = configs.load(["evaluation.tasks=[choice,ending,text,going_on]", f"evaluation.tasks_dir={tmp_path}"])
     four_tasks(tmp_path, docs)
     lm = run_lm(known_model(small_model, torch.zeros(1, VOCAB)), tokenizer, context=256)
+    random_states = rng_state()
     found = {
         scores.task: scores for scores in evaluate(lm, load_tasks(config.evaluation), State("final", 7, 99), None, "c")
     }
-    assert list(found) == list(OUTPUT_TYPES)
+    assert list(found) == list(OUTPUT_TYPES) and rng_state().equal(random_states)
 
     def tokens(doc: dict, ending: str) -> int:
         whole, context = tokenizer.encode([doc["question"] + ending, doc["question"]])

@@ -100,17 +100,19 @@ def test_the_exported_tokenizer_gives_the_same_tokens_and_the_same_text(exported
 
 
 def test_what_transformers_has_no_class_for_is_said(exported):
-    ours, _, out, told = exported("mfa")
-    assert "transformers has no class for attention=mfa, so" in told
+    ours, _, out, told = exported("mfa_kr")
+    assert "loads in transformers as MfaTrainForCausalLM, with trust_remote_code=True" in told
     assert {path.name for path in out.iterdir()} == {
         "README.md",
         "model.safetensors",
         "config.json",
+        "modeling_mfa_train.py",
+        "configuration_mfa_train.py",
         "tokenizer.model",
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    assert json.loads((out / "config.json").read_text())["model_type"] == "mfa_train_mfa"
+    assert json.loads((out / "config.json").read_text())["model_type"] == "mfa_train"
     weights = load_file(out / "model.safetensors")
     assert all(weights[name].equal(weight) for name, weight in ours.named_parameters())
 

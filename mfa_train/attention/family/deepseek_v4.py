@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mfa_train.attention.base import Attention, AttentionConfig, Capacity, heads, multiples, require_divisor
-from mfa_train.attention.kernels.causal import SINK_DIMS, choose_kernel
-from mfa_train.attention.latent import BlockLinear, LatentConfig, LatentNorm
+from mfa_train.attention.kernels.causal import choose_kernel
+from mfa_train.attention.latent import LatentConfig, LatentNorm, block_linear
 from mfa_train.attention.rope import Positions, Rope, rotate
 from mfa_train.errors import ConfigError
 
@@ -69,12 +69,13 @@ class DeepseekV4Attention(Attention):
         self.kv_proj = nn.Linear(hidden_size, dim, bias=False)
         self.kv_norm = LatentNorm(dim, hidden_size, config)
         if config.sinks:
-            self.kernel = choose_kernel(config.kernel, dim + SINK_DIMS)
+            self.kernel = choose_kernel(config.kernel, dim, sinks=True)
             self.sinks = nn.Parameter(torch.zeros(n))
 
     def make_output(self, hidden_size: int, config: Config) -> None:
         width, ranks = config.num_attention_heads * config.head_dim, config.o_groups * config.o_lora_rank
-        self.o_a_proj = BlockLinear(width, ranks, config.o_groups)
+        self.o_groups = config.o_groups
+        self.o_a_proj = block_linear(width, ranks, config.o_groups)
         self.o_b_proj = nn.Linear(ranks, hidden_size, bias=False)
 
     def query(self, x: Tensor, positions: Positions) -> Tensor:
@@ -93,7 +94,7 @@ class DeepseekV4Attention(Attention):
         if positions.interleave:
             rope = rope.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
         o = self.gated(torch.cat((nope, rope), dim=-1), x).flatten(2)
-        return self.o_b_proj(self.o_a_proj(o.unflatten(-1, (self.o_a_proj.blocks, -1))).flatten(2))
+        return self.o_b_proj(self.o_a_proj(o.unflatten(-1, (self.o_groups, -1))).flatten(2))
 
     @staticmethod
     def make_rope(config: AttentionConfig) -> Rope:

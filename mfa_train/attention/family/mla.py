@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mfa_train.attention.base import Attention, Capacity, heads, multiples
 from mfa_train.attention.kernels.decoding import decoding_attention
-from mfa_train.attention.latent import BlockLinear, LatentConfig, LatentNorm
+from mfa_train.attention.latent import BlockLinear, LatentConfig, LatentNorm, block_linear
 from mfa_train.attention.rope import Positions, rotate
 
 
@@ -34,7 +34,7 @@ class MultiHeadLatentAttention(Attention):
             return ({"kv_lora_rank": rank} for rank in multiples())
 
     kv_b_proj: Any
-    """A `BlockLinear`; in MLRA a parameter."""
+    """A `block_linear`; in MLRA a parameter."""
 
     def __init__(self, hidden_size: int, config: Config, *, blocks: int = 1, branches: int = 1):
         """`blocks` of the latent, each for so many of the `branches` · num_attention_heads key heads: see gla.py and
@@ -60,7 +60,7 @@ class MultiHeadLatentAttention(Attention):
     def make_latent(self, hidden_size: int, config: Config) -> None:
         """The latent's norm and its up-projection, of which the three methods below are made."""
         self.kv_a_layernorm = LatentNorm(config.kv_lora_rank, hidden_size, config, self.blocks)
-        self.kv_b_proj = BlockLinear(config.kv_lora_rank, self.key_heads * sum(self.nope_value), self.blocks)
+        self.kv_b_proj = block_linear(config.kv_lora_rank, self.key_heads * sum(self.nope_value), self.blocks)
 
     def normed(self, latent: Tensor) -> Tensor:
         """The latent as it is cached; of several blocks each like a head: (batch, tokens, blocks, a block's rank)."""
@@ -71,11 +71,12 @@ class MultiHeadLatentAttention(Attention):
         return self.kv_b_proj(latent)
 
     def up_projection(self) -> Tensor | None:
-        """The weights of `expanded`: (blocks, a block's key heads, nope + v, a block's rank). None where ZeRO 3 has
-        sharded them: it makes a module's weights whole in its own forward alone."""
-        weight = self.kv_b_proj.weight
-        if not weight.numel():
+        """The weights of `expanded`: (blocks, a block's key heads, nope + v, a block's rank). None where they are not
+        to be had: ZeRO 3 makes a sharded module's whole in its own forward alone, and an adapter in the module's place
+        is more than its weights."""
+        if type(self.kv_b_proj) not in (nn.Linear, BlockLinear) or not self.kv_b_proj.weight.numel():
             return None
+        weight = self.kv_b_proj.weight
         return weight.view(self.blocks, -1, sum(self.nope_value), weight.shape[1])
 
     def query(self, x: Tensor, positions: Positions) -> Tensor:

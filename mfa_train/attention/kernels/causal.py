@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mfa_train.attention.documents import Documents
-from mfa_train.attention.kernels.decoding import decoding_attention
+from mfa_train.attention.kernels.sdpa import sdpa_attention
 from mfa_train.attention.kernels.tiled import tiled_attention
 from mfa_train.errors import ConfigError
 
@@ -21,17 +21,15 @@ SINK_DIMS = 8
 """By how many dimensions sinks widen a head for flash-attn: one is used, it wants a multiple of eight."""
 LEAST_SINK = -1e4
 """No softmax can tell a lower sink from none at all, and -inf times a key's zero would be NaN."""
-SCORES_AT_ONCE = {"cpu": 2**21, "cuda": 2**28}
-"""Of a block of queries with sinks outside `tiled` and flash-attn: what a CPU's caches hold, what keeps a GPU busy."""
 TILED_MAX_TOKENS = 2048
 """Beyond it the softmax weights that `tiled` keeps for the backward pass outgrow what it saves."""
 
 
-def choose_kernel(kernel: str, head_dim: int) -> str:
+def choose_kernel(kernel: str, head_dim: int, sinks: bool = False) -> str:
     """The kernel that `attention.kernel` means here. Raises ConfigError for `flash` where it cannot run."""
     if kernel in ("sdpa", "tiled"):
         return kernel
-    missing = _flash_missing(head_dim)
+    missing = _flash_missing(head_dim + SINK_DIMS * sinks)
     if kernel == "flash" and missing:
         raise ConfigError(f"attention.kernel=flash needs {missing}: type attention.kernel=sdpa, or auto")
     if not missing:
@@ -100,11 +98,9 @@ def causal_attention(
         return tiled_attention(q, k, v, scale, sinks)
     if kernel == "flash" and q.dtype == torch.bfloat16:
         return _flash(*(q, k, v) if sinks is None else _with_sinks(q, k, v, scale, sinks), scale)
-    if sinks is not None:
-        return _in_blocks(q, k, v, scale, sinks)
-    if kernel == "fused":
+    if kernel == "fused" and sinks is None:
         return _Fused.apply(q, k, v)
-    return _sdpa(q, k, v, scale)
+    return sdpa_attention(q, k, v, scale, sinks)
 
 
 @torch._disable_dynamo  # documents differ at every step, and each graph would be of use once
@@ -115,21 +111,7 @@ def _attend_within(
         return causal_attention(q, k, v, scale, kernel, sinks=sinks)
     if kernel == "flash" and q.dtype == torch.bfloat16 and sinks is None:
         return _flash(q, k, v, scale, documents)
-    groups = zip(documents.grouped(q), documents.grouped(k), documents.grouped(v))
-    return documents.ungrouped([causal_attention(*group, scale, kernel, sinks=sinks) for group in groups])
-
-
-def _in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor) -> Tensor:
-    """With sinks, which SDPA does not know: plain products, a block of queries at a time over the keys up to its
-    end."""
-    queries, keys = q.shape[1], k.shape[1]
-    block = max(1, SCORES_AT_ONCE.get(q.device.type, 2**28) // (len(q) * q.shape[2] * keys))
-    outputs = []
-    for start in range(0, queries, block):
-        part = q[:, start : start + block]
-        seen = keys - queries + start + part.shape[1]
-        outputs.append(decoding_attention((part,), (k[:, :seen],), v[:, :seen], scale, sinks=sinks))
-    return torch.cat(outputs, dim=1)
+    return documents.each(lambda q, k, v: causal_attention(q, k, v, scale, kernel, sinks=sinks), q, k, v)
 
 
 def _with_sinks(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,23 +122,6 @@ def _with_sinks(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor) ->
     k = F.pad(k, (0, SINK_DIMS, 0, 0, 1, 0))
     k[:, 0, :, -SINK_DIMS] = 1.0
     return q, k, F.pad(v, (0, 0, 0, 0, 1, 0))
-
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    queries, keys = q.shape[1], k.shape[1]
-    mask = None
-    if 1 < queries < keys:
-        mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
-    out = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=mask,
-        is_causal=queries > 1 and mask is None,
-        scale=scale,
-        enable_gqa=q.shape[2] != k.shape[2],
-    )
-    return out.transpose(1, 2)
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Documents | None = None) -> Tensor:

@@ -11,10 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mfa_train.attention.documents import Documents
-
-SCORES_A_CALL = 2**15
-"""Padding is taken for a call of the kernel less where it costs fewer scores in each head than this."""
+from mfa_train.attention.documents import Documents, documents_from
 
 
 @dataclass(frozen=True)
@@ -37,33 +34,4 @@ def find_documents(inputs: np.ndarray, separator: int) -> Documents:
     """The documents of inputs (batch, tokens), on the CPU."""
     starts = inputs == separator
     starts[:, 0] = True
-    firsts = np.flatnonzero(starts)
-    lengths = np.diff(firsts, append=inputs.size)
-    document = np.cumsum(starts) - 1
-    positions = np.arange(inputs.size) - firsts[document]
-    padded = np.minimum(_padded(lengths), inputs.shape[1])
-    order = np.argsort(padded, kind="stable")
-    begins = np.empty_like(firsts)
-    begins[order] = np.cumsum(padded[order]) - padded[order]
-    sizes, counts = np.unique(padded, return_counts=True)
-    return Documents(
-        positions=torch.from_numpy(positions.reshape(inputs.shape)),
-        cu_seqlens=torch.from_numpy(np.append(firsts, inputs.size).astype(np.int32)),
-        max_length=int(lengths.max()),
-        groups=tuple(zip(counts.tolist(), sizes.tolist())),
-        places=torch.from_numpy(begins[document] + positions),
-    )
-
-
-def _padded(lengths: np.ndarray) -> np.ndarray:
-    """To what each of `lengths` is padded: the next of …, 32, 48, 64, 96, …, or one further up where few share it."""
-    half_octave = np.maximum(2 ** np.floor(np.log2(lengths)).astype(np.int64) // 2, 1)
-    sizes, counts = np.unique(-(-lengths // half_octave) * half_octave, return_counts=True)
-    kept, waiting = [], 0
-    for size, larger, count in zip(sizes, sizes[1:], counts):
-        waiting += count
-        if waiting * (larger**2 - size**2) >= SCORES_A_CALL:
-            kept.append(size)
-            waiting = 0
-    kept.append(sizes[-1])
-    return np.array(kept)[np.searchsorted(kept, lengths)]
+    return documents_from(starts)

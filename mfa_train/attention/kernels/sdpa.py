@@ -1,0 +1,44 @@
+"""Queries times keys times values by torch's SDPA; with sinks, which it does not know, by plain products."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mfa_train.attention.kernels.decoding import decoding_attention
+
+SCORES_AT_ONCE = {"cpu": 2**21, "cuda": 2**28}
+"""Of a block of queries with sinks: what a CPU's caches hold, what keeps a GPU busy."""
+
+
+def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor | None = None) -> Tensor:
+    """Causal attention of q (batch, queries, heads, qk_dim) over k and v (batch, keys, kv_heads, …) with keys >=
+    queries, the last query at the last key: (batch, queries, heads, v_dim). Query heads share key-value heads in equal
+    groups. `sinks` (heads,) are scores that take part in every softmax without a value."""
+    if sinks is not None:
+        return _in_blocks(q, k, v, scale, sinks)
+    queries, keys = q.shape[1], k.shape[1]
+    mask = None
+    if 1 < queries < keys:
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+    out = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=queries > 1 and mask is None,
+        scale=scale,
+        enable_gqa=q.shape[2] != k.shape[2],
+    )
+    return out.transpose(1, 2)
+
+
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor) -> Tensor:
+    """With sinks: a block of queries at a time over the keys up to its end."""
+    queries, keys = q.shape[1], k.shape[1]
+    block = max(1, SCORES_AT_ONCE.get(q.device.type, 2**28) // (len(q) * q.shape[2] * keys))
+    outputs = []
+    for start in range(0, queries, block):
+        part = q[:, start : start + block]
+        seen = keys - queries + start + part.shape[1]
+        outputs.append(decoding_attention((part,), (k[:, :seen],), v[:, :seen], scale, sinks=sinks))
+    return torch.cat(outputs, dim=1)
