@@ -1,8 +1,14 @@
-"""Who decodes in benchmarks/decoding.py: ours, and Hugging Face's Llama over the same weights and cache."""
+"""Who decodes in benchmarks/decoding.py: ours, Hugging Face's Llama over the same weights and cache, and vLLM."""
 
+import argparse
 import contextlib
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +18,16 @@ from mfa_train.attention.cache import DecodeCache
 from mfa_train.attention.kernels.decoding import decoding_attention
 from mfa_train.budget.shape import layers_of
 from mfa_train.config import Config
+from mfa_train.errors import ConfigError
+from mfa_train.export.formats import NATIVE
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.initialization import initialize
 from mfa_train.model.rows import few_rows
 
+HERE = Path(__file__).resolve().parent
+SERVE = HERE.parent / ".venv-serve" / "bin" / "python"
+VLLM_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Widths that its attention on CPUs takes; of mla, 512 + 64 alone (vLLM 0.32)."""
 FILLED_AT_ONCE = 512
 """Tokens."""
 
@@ -164,3 +176,55 @@ class HuggingFace:
     def _begin(self) -> None:
         for layer in self.cache.layers:
             layer.cumulative_length.fill_(self.ours.context)
+
+
+class VLLMMissing(RuntimeError):
+    """vLLM has no steps of this model; says why."""
+
+
+def vllm_steps(
+    config: Config, cells: list[tuple[int, int]], arguments: argparse.Namespace, cache_bytes: int
+) -> dict[tuple[int, int], dict[str, Any]]:
+    """By batch and context what vllm_steps.py measured. `cache_bytes`: of a token. Raises VLLMMissing."""
+    settings = vllm_settings(config, max((context for _, context in cells), default=0) + arguments.steps + 2)
+    if not SERVE.exists():
+        raise VLLMMissing("not installed: make .venv/.serve")
+    if not cells:
+        return {}
+    asked = {
+        "config": settings,
+        "cells": cells,
+        "dtype": {"fp32": "float32", "bf16": "bfloat16"}[arguments.dtype],
+        "steps": arguments.steps,
+        "patience": arguments.patience,
+    }
+    room = max(batch * (context + arguments.steps + 64) for batch, context in cells) * cache_bytes
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(arguments.threads),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # as ours
+        "VLLM_CPU_KVCACHE_SPACE": str(room // 2**30 + 1),
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [str(SERVE), str(HERE / "vllm_steps.py")]
+    done = subprocess.run(command, input=json.dumps(asked), env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise VLLMMissing(f"it failed: {done.stderr.strip().splitlines()[-1]}")
+    return dict(zip(cells, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+def vllm_settings(config: Config, context: int) -> dict[str, Any]:
+    """config.json of the config's model with room for so many tokens. Raises VLLMMissing."""
+    attention: Any = attention_config(config.attention)
+    form = next((form for form in NATIVE if attention.name in form.attentions), None)
+    if form is None:
+        raise VLLMMissing(f"it has no attention={attention.name}")
+    if attention.name == "mla":
+        if (found := (attention.kv_lora_rank, attention.qk_rope_head_dim)) != (512, 64):
+            raise VLLMMissing(f"on CPUs it has mla of kv_lora_rank 512 + 64 alone, not {found[0]} + {found[1]}")
+    elif attention.head_dim not in VLLM_HEADS:
+        raise VLLMMissing(f"on CPUs it has no heads of {attention.head_dim}")
+    try:
+        return form(replace(config, model=replace(config.model, max_position_embeddings=context))).settings()
+    except ConfigError as reason:
+        raise VLLMMissing(str(reason)) from reason

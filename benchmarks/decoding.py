@@ -1,5 +1,5 @@
-"""What one decoded token costs: every attention of one size at one cache and one number of parameters, and Hugging
-Face's Llama with a static cache where it has the variant.
+"""What one decoded token costs: every attention of one size at one cache and one number of parameters, and beside it
+Hugging Face's Llama with a static cache, and vLLM, where they have the variant.
 
 A cell is a variant at a batch and a context. Its cache is filled with entries of random inputs, in every layer where
 that fits into --memory, and steps of one token are timed over it, in turn:
@@ -7,7 +7,8 @@ that fits into --memory, and steps of one token are timed over it, in turn:
     attend   attention over the entries alone (`Attention.attend`), a layer; without the rotation too, where entries
              are rotated as they are read
     layer    a layer's whole attention: query, entry, cache, attend, output; Hugging Face's over the same cache
-    whole    the whole model, with its head; Hugging Face's with the same weights over the same cache
+    whole    the whole model, with its head; Hugging Face's with the same weights over the same cache; before all that,
+             in a process of its own, vLLM's engine with weights drawn anew, where `make .venv/.serve` has installed it
     first    the whole model on a prompt of the smallest context, at batch 1: time to first token
 
 A layer's time is the mean over the layers, each with its own weights and cache. Where all caches together are not
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from decoders import HuggingFace, Ours
+from decoders import HuggingFace, Ours, VLLMMissing, vllm_steps
 
 from mfa_train import config as configs
 from mfa_train.attention import variants
@@ -147,12 +148,45 @@ class Bench:
             for batch, context in wanted:
                 yield {"batch": batch, "context": context, "failed": str(error)}
             return
+        served = self.served(config, shape, wanted)
         for batch, context in wanted:
             try:
                 measured = self.cell(shape, ours, theirs, batch, context)
+                self.add(measured, served[batch, context], shape, batch, context)
             except (MemoryError, RuntimeError) as error:
                 measured = {"failed": str(error).splitlines()[0]}
             yield {"batch": batch, "context": context, "params": shape.params} | measured
+
+    def served(self, config: Config, shape: Shape, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], dict]:
+        """By cell, vLLM's steps, or why there are none."""
+        arguments = self.arguments
+        if arguments.layer:
+            return {cell: {} for cell in wanted}
+        of_token = shape.cache_values_per_layer * shape.layers * self.dtype.itemsize
+        fit = [cell for cell in wanted if cell[0] * cell[1] * of_token <= arguments.memory * 2**30]
+        without = {cell: {"failed": "its cache does not fit: type a larger --memory"} for cell in wanted}
+        try:
+            return without | vllm_steps(config, fit, arguments, of_token)
+        except VLLMMissing as reason:
+            return {cell: {"failed": str(reason)} for cell in wanted}
+
+    def add(self, record: dict[str, Any], served: dict[str, Any], shape: Shape, batch: int, context: int) -> None:
+        """vLLM's steps to a cell."""
+        if "seconds" not in served:
+            record |= {"no_vllm": served["failed"]} if served else {}
+            return
+        machine, seconds = self.machine, served["seconds"]
+        cached = shape.cache_values_per_layer * self.dtype.itemsize * batch * (context + 1)
+        flops, num_bytes = self.costs(shape, batch, context, cached)["whole"]
+        taken = statistics.median(seconds)
+        record["vllm_whole"] = told(seconds, batch, 1) | {
+            "share_of_bandwidth": cached * shape.layers / taken / machine.bandwidth,
+            "times_roofline": machine.times_roofline(taken, flops, num_bytes),
+        }
+        if "whole" in record:
+            record["whole"]["times_vllm"] = record["vllm_whole"]["ms"] / record["whole"]["ms"]
+        if batch == 1 and context == min(self.arguments.contexts):
+            record["vllm_whole"]["first_token_ms"] = served["first_token"] * 1e3
 
     def cell(self, shape: Shape, ours: Ours, theirs: HuggingFace | None, batch: int, context: int) -> dict[str, Any]:
         """Raises MemoryError where not even one layer's cache may be there."""
@@ -228,7 +262,7 @@ class Bench:
 
 
 COLUMNS = f"{'':8} {'batch':>5} {'context':>7}  {'':12} {'ms':>9} {'p90':>9} {'tokens/s':>9} {'of bandwidth':>12} " + (
-    f"{'roofline':>9} {'HF / it':>8} {'first ms':>9}"
+    f"{'roofline':>9} {'HF / it':>8} {'vLLM / it':>9} {'first ms':>9}"
 )
 NAMES = {
     "attend": "attend",
@@ -237,6 +271,7 @@ NAMES = {
     "hugging_face_layer": "  HF layer",
     "whole": "model",
     "hugging_face_whole": "  HF model",
+    "vllm_whole": "  vLLM model",
 }
 
 
@@ -248,19 +283,18 @@ def lines_of(cell: dict[str, Any]) -> list[str]:
     for name, shown in NAMES.items():
         if name in cell:
             one = cell[name]
-            ratio, first = one.get("times_hugging_face"), one.get("first_token_ms")
+            ratio, served, first = (one.get(key) for key in ("times_hugging_face", "times_vllm", "first_token_ms"))
             lines.append(
                 f"{'' if lines else begin:22}{' ' if lines else mark} {shown:12} {one['ms']:>9.3f} "
                 f"{one['p90_ms']:>9.3f} "
                 f"{one['tokens_per_second']:>9.1f} {one['share_of_bandwidth']:>12.0%} {one['times_roofline']:>9.2f} "
                 f"{'' if ratio is None else format(ratio, '.2f'):>8} "
+                f"{'' if served is None else format(served, '.2f'):>9} "
                 f"{'' if first is None else format(first, ',.0f'):>9}".rstrip()
             )
-    for reason in ("failed", "no_whole"):
+    for reason, shown in (("failed", "failed"), ("no_whole", "no model"), ("no_vllm", "no vLLM")):
         if reason in cell:
-            lines.append(
-                f"{'' if lines else begin:22}  {'failed' if reason == 'failed' else 'no model'}: {cell[reason]}"
-            )
+            lines.append(f"{'' if lines else begin:22}  {shown}: {cell[reason]}")
     return lines
 
 

@@ -1,5 +1,5 @@
-"""What an export takes: peak memory above what its process had, and seconds, from a checkpoint that several ranks wrote,
-into few files and into many, each export in a fresh process. The last line is JSON.
+"""What an export takes: peak memory above what its process had, and seconds, from a checkpoint that several ranks
+wrote, into few files and into many, each export in a fresh process. The last line is JSON.
 
     python benchmarks/exporting.py model=350m
     python benchmarks/exporting.py model=1b attention=mla --ranks 16 --shard-bytes 500MB 5GB

@@ -12,11 +12,14 @@ from mfa_train import config as configs
 from mfa_train.config.quantities import bytes_of
 from mfa_train.doors import report
 from mfa_train.errors import ConfigError
+from mfa_train.tracking.records import as_json
 from mfa_train.tracking.terminal import say, say_aside, say_part, say_text
 from mfa_train.words import in_one_line
 
 BETWEEN_SAMPLES = "-" * 15
 """A line of its own, as nanoGPT's sample.py has it."""
+EVALUATION_KEYS = ("tasks", "tasks_dir", "num_fewshot", "limit", "batch_tokens")
+"""Of the config's node `evaluation`, which is not typed before them."""
 MOST_SAMPLES, MOST_WINDOWS = 2**12, 2**20
 
 
@@ -58,6 +61,16 @@ def _act() -> None:
         "overrides", nargs="*", metavar="KEY=VALUE", help="as cache.dtype=bf16,fp8 (the default), data.path=FOLDER"
     )
     command.set_defaults(act=cache_loss)
+    command = commands.add_parser("evaluate", help="scores of a run on tasks of lm-eval: accuracy, bits per byte, …")
+    command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mfa-nano")
+    command.add_argument(
+        "--checkpoint", default="final", metavar="step-N|final", help="of which state (default: final)"
+    )
+    command.add_argument("--json", action="store_true", help="the scores as JSON (docs/evaluation.md)")
+    command.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as tasks=hellaswag,piqa limit=500 num_fewshot=5 tasks_dir=…"
+    )
+    command.set_defaults(act=evaluate)
     command = commands.add_parser("export", help="a run's weights, config and tokenizer, as transformers loads them")
     command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mha-nano")
     command.add_argument("--out", type=Path, metavar="FOLDER", help="to write (default: RUN/export, RUN/export-step-N)")
@@ -191,8 +204,8 @@ def generate(arguments: argparse.Namespace) -> None:
     configs.require_positive("--num-samples", arguments.num_samples, MOST_SAMPLES)
     if "" in arguments.stop:
         raise ConfigError("--stop '': expected a text, as --stop 'class '; without --stop the document's end ends it")
+    from mfa_train.data.tokenizer.growing_text import GrowingText
     from mfa_train.training.closing_sample import samples_from_run
-    from mfa_train.training.growing_text import GrowingText
 
     shown = 0
 
@@ -243,6 +256,35 @@ def cache_loss(arguments: argparse.Namespace) -> None:
 
     losses = cache_losses(config, arguments.run, dtypes)
     say(json.dumps([asdict(one) for one in losses], indent=2) if arguments.json else table(losses))
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    from mfa_train.evaluation.installed import require_lm_eval
+
+    require_lm_eval("mfa-train evaluate")
+    typed = []
+    for word in arguments.overrides:
+        key, _, value = word.partition("=")
+        if key in EVALUATION_KEYS:
+            key = f"evaluation.{key}"
+        elif word == "tracking=none":
+            key, value = "tracking.wandb", "disabled"
+        elif not key.startswith(("evaluation.", "tracking.")):
+            raise ConfigError(
+                f"{word}: expected {', '.join(EVALUATION_KEYS)} or tracking, as tasks=hellaswag,piqa; the model is the "
+                "run's"
+            )
+        if key == "evaluation.tasks" and not value.startswith("["):
+            value = f"[{value}]"
+        typed.append(f"{key}={value}")
+    config = configs.of_run(arguments.run, typed)
+    if not config.evaluation.tasks:
+        raise ConfigError("evaluation.tasks=[]: no task is named: type tasks=NAME[,NAME], as tasks=hellaswag,piqa")
+    from mfa_train.training.evaluate_run import evaluate_run, table
+
+    found = evaluate_run(config, arguments.run, arguments.checkpoint, say_aside)
+    if os.environ.get("RANK", "0") == "0":
+        say(as_json([asdict(one) for one in found], indent=2) if arguments.json else table(found))
 
 
 def export(arguments: argparse.Namespace) -> None:

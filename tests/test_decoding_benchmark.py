@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 
 import pytest
@@ -18,6 +19,7 @@ def decoding(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "last_level_cache", lambda: 2**20)
+    monkeypatch.setattr(sys.modules["decoders"], "SERVE", ROOT / "no-such-python")
     return module
 
 
@@ -32,7 +34,22 @@ def test_cells_are_measured_once_and_the_last_line_is_json(decoding, monkeypatch
     assert first == again == [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
     mha, reuse = first
     assert {"attend", "layer", "hugging_face_layer", "whole", "hugging_face_whole"} <= set(mha) and "unrotated" in reuse
+    assert mha["no_vllm"] == "not installed: make .venv/.serve" and "mfa_kr" in reuse["no_vllm"]
     assert reuse["cache_bytes_per_layer"] * 8 == mha["cache_bytes_per_layer"]
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["attention=mla", "model=350m"], "512 + 64 alone, not 256 + 32"),
+        (["attention=gqa", "model=nano", "model.head_dim=48"], "no heads of 48"),
+        (["attention=mfa", "model=nano", "attention.inter_norm=false"], "attention.inter_norm=false"),
+    ],
+)
+def test_what_vllm_has_no_steps_of_is_told(words, told, decoding):
+    decoders = sys.modules["decoders"]
+    with pytest.raises(decoders.VLLMMissing, match=re.escape(told)):
+        decoders.vllm_settings(decoding.configs.load(words), context=64)
 
 
 def test_hugging_face_decodes_the_same_token_over_the_same_memory(decoding):

@@ -2,6 +2,7 @@
 
 manifest.py        all of a checkpoint but its tensors
 tensor_files.py    its tensors: named pieces of the weights and of what the optimizer keeps
+streamed.py        safetensors files, read and written a piece at a time
 folders.py         a checkpoint on disk: whole or invisible
 tokenizer.py       the tokenizer that lies with weights
 weights.py         the weights of one state of a run, final or of a checkpoint, read one at a time

@@ -17,6 +17,7 @@ from mfa_train.config.budget_schema import PlanConfig
 from mfa_train.config.choices import choices_of, of_other_choices
 from mfa_train.config.compose import default_attention, differences, load
 from mfa_train.config.data_schema import DataConfig
+from mfa_train.config.evaluation_schema import EvaluationConfig
 from mfa_train.config.hydra_errors import ComposeError, explained
 from mfa_train.config.ladder_schema import LadderConfig, RungConfig
 from mfa_train.config.launch_schema import ClusterConfig
@@ -40,6 +41,7 @@ __all__ = [
     "ComposeError",
     "Config",
     "DataConfig",
+    "EvaluationConfig",
     "GuardConfig",
     "InitializationConfig",
     "LadderConfig",

@@ -15,6 +15,7 @@ BOOKKEEPING = (
     "cache.",
     "checkpoint.",
     "cluster.",
+    "evaluation.",
     "sample.",
     "sweep.",
     "tracking.",

@@ -81,6 +81,11 @@ BEFORE: dict[str, Any] = {
     "sweep.parallel": None,
     "sweep.retries": 0,
     "cache.dtype": "auto",
+    "evaluation.tasks": [],
+    "evaluation.num_fewshot": None,
+    "evaluation.limit": None,
+    "evaluation.every_steps": None,
+    "evaluation.batch_tokens": 2**13,
 }
 """What held before these keys existed. A new key comes with a line here; the lines never change."""
 BEFORE_OF_ATTENTION: dict[str, dict[str, Any]] = {
@@ -92,11 +97,12 @@ BEFORE_OF_ATTENTION: dict[str, dict[str, Any]] = {
 DERIVED_BEFORE = {
     "data.name": lambda tree: PurePath(tree["data"]["path"]).name.removesuffix(f"-{tree['data']['vocab_size']}"),
     "data.cache_dir": lambda tree: f"{tree['data_dir']}/cache",
+    "evaluation.tasks_dir": lambda tree: f"{tree['data_dir']}/tasks",
     "plan.context": lambda tree: tree["training"]["sequence_length"],
 }
 
 
-OVER = ("optimizer", "checkpoint", "guard", "cluster", "sweep", "tracking", "sample", "cache")
+OVER = ("optimizer", "checkpoint", "guard", "cluster", "sweep", "tracking", "sample", "cache", "evaluation")
 """What is over when a run is read. Its values may be such as no start takes any more; the rest says what the weights
 are."""
 

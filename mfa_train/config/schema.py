@@ -10,6 +10,7 @@ from typing import Any
 
 from mfa_train.config.budget_schema import MatchConfig, PlanConfig
 from mfa_train.config.data_schema import DataConfig
+from mfa_train.config.evaluation_schema import EvaluationConfig
 from mfa_train.config.launch_schema import ClusterConfig, SweepConfig
 from mfa_train.config.model_schema import ModelConfig
 from mfa_train.config.places import local
@@ -124,6 +125,7 @@ class Config:
     tracking: TrackingConfig
     sample: SampleConfig
     cache: CacheConfig
+    evaluation: EvaluationConfig
 
     def __post_init__(self):
         require_choice("zero", self.zero, (0, 1, 2, 3))

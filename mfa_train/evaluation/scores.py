@@ -4,12 +4,17 @@ Each document's own values stand beside the means, so that runs can be compared 
 """
 
 import dataclasses
+import hashlib
 import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from mfa_train.evaluation.gold import bits_per_byte
 from mfa_train.tracking.records import read_object
 
 FOLDER, FORMAT = "evaluations", 1
@@ -79,3 +84,76 @@ def read(run: Path, say: Callable[[str], None]) -> list[TaskScores]:
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             say(f"warning: {path}: no scores of this version ({error}); passed over")
     return found
+
+
+def scores_of(
+    task: Any,
+    outcome: dict[str, Any],
+    *,
+    checkpoint: str,
+    step: int,
+    tokens: int,
+    limit: int | None,
+    truncated: int,
+    seconds: float,
+    commit: str | None,
+) -> TaskScores:
+    """Of what lm-eval's `evaluate` gave for its Task `task`, samples logged: all its metrics, and `bits_per_byte` of
+    the right answer where it has none of that name. Numbers are rounded to six digits."""
+    name = task.task_name
+    samples = sorted(outcome["samples"][name], key=lambda sample: sample["doc_id"])
+    filters = list(dict.fromkeys(sample["filter"] for sample in samples))
+    first = [sample for sample in samples if sample["filter"] == filters[0]]
+    metrics, by_document = {}, {}
+    for key, value in outcome["results"][name].items():
+        metric, _, filtered = key.partition(",")
+        if not filtered or metric.endswith("_stderr"):
+            continue
+        told = metric if len(filters) == 1 else f"{metric}.{filtered}"
+        higher = outcome["higher_is_better"][name].get(metric, True)
+        values = [sample[metric] for sample in samples if sample["filter"] == filtered and metric in sample]
+        if _is_mean(values, value):
+            by_document[told] = [_rounded(one) for one in values]
+        stderr = _stderr(values) if told in by_document else outcome["results"][name].get(f"{metric}_stderr,{filtered}")
+        metrics[told] = Metric(_rounded(value), _rounded(stderr) if isinstance(stderr, float) else None, higher)
+    if "bits_per_byte" not in metrics and (bits := bits_per_byte(task, first)):
+        stderr = _stderr(bits)
+        metrics["bits_per_byte"] = Metric(
+            _rounded(math.fsum(bits) / len(bits)), None if stderr is None else _rounded(stderr), False
+        )
+        by_document["bits_per_byte"] = [_rounded(one) for one in bits]
+    prompts = "".join(json.dumps(sample["arguments"], default=str) + "\n" for sample in first)
+    return TaskScores(
+        task=name,
+        task_version=str(task.VERSION),
+        num_fewshot=task.config.num_fewshot or (task.config.metadata or {}).get("num_fewshot", 0),
+        checkpoint=checkpoint,
+        step=step,
+        tokens=tokens,
+        limit=limit,
+        documents=len(first),
+        documents_sha256=hashlib.sha256(prompts.encode()).hexdigest(),
+        truncated=truncated,
+        metrics=metrics,
+        by_document=by_document,
+        versions={"lm_eval": version("lm_eval"), "mfa_train": commit},
+        seconds=_rounded(seconds),
+    )
+
+
+def _is_mean(values: Sequence[Any], value: float) -> bool:
+    if not values or not all(isinstance(one, (int, float)) for one in values):
+        return False
+    return math.isclose(math.fsum(values) / len(values), value, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def _stderr(values: Sequence[float]) -> float | None:
+    """Of the mean."""
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((one - mean) ** 2 for one in values) / (len(values) - 1) / len(values))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")

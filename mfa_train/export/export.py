@@ -28,7 +28,7 @@ from mfa_train.data.tokenizer.exported import as_file, tokenizer_files
 from mfa_train.errors import ConfigError
 from mfa_train.export.card import model_card
 from mfa_train.export.formats import NATIVE, REMOTE, Format, FormatCannotSay, type_name
-from mfa_train.export.weight_files import total_bytes, write_weights
+from mfa_train.export.weight_files import shapes_there, total_bytes, write_weights
 
 FORMATS = ("auto", "hf", "remote")
 """hf: the form of others that the attention has; remote: our own code; auto: hf where there is one, else remote."""
@@ -62,7 +62,7 @@ def export(
     weights = weights_of(run, config, checkpoint, verify=verify)
     tokenizer, held_in = weights.tokenizer(), DTYPES[dtype] if dtype else weights.dtype
     files, said = files_beside(chosen, settings, tokenizer, held_in)
-    size = total_bytes({name: weights.shapes[ours] for name, ours in chosen.sources(weights.shapes).items()}, held_in)
+    size = total_bytes(shapes_there(chosen, weights.shapes), held_in)
     with _appearing(out, size) as folder:
         sums = write_weights(folder, chosen, weights, held_in, shard_bytes, tell)
         files["README.md"] = model_card(run, chosen, weights, held_in, sums, tokenizer.sha256)
@@ -71,6 +71,7 @@ def export(
     lines = [
         f"{out}: the weights after step {weights.step:,}, {written(size)} in {type_name(held_in)}",
         f"loads in transformers as {chosen.loads}" + (", with trust_remote_code=True" if chosen.remote_code else ""),
+        *(["vllm serve takes it (docs/serving.md)"] if chosen.served_by_vllm else []),
     ]
     if never := ids_never_drawn(config, tokenizer):
         lines.append(

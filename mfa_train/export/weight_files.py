@@ -19,6 +19,14 @@ from mfa_train.tracking.records import as_json
 INDEX = f"{FILE}.index.json"
 
 
+def shapes_there(form: Format, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Of the form's weights, by its names, where ours have `shapes`."""
+    return {
+        name: tuple(form.there(name, torch.empty(shapes[ours], device="meta")).shape)
+        for name, ours in form.sources(shapes).items()
+    }
+
+
 def total_bytes(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> int:
     """Of all tensors."""
     return sum(dtype.itemsize * math.prod(shape) for shape in shapes.values())
@@ -50,7 +58,7 @@ def write_weights(
     """Writes them in the form's names; gives each file's SHA-256. `tell` is called behind each of several. Raises
     OSError, and DataError where the weights cannot be read."""
     sources = form.sources(weights.shapes)
-    shapes = {name: weights.shapes[ours] for name, ours in sources.items()}
+    shapes = shapes_there(form, weights.shapes)
     files = divided(shapes, dtype, shard_bytes)
     sums = {}
     for file, part in files.items():

@@ -3,10 +3,11 @@
 
     1. The variant is matched, the batch divides over the ranks, the schedule fits, and so does the model; the devices
        can what is asked of them (training.before_start, as the run itself asks).
-    2. The corpus is there, made with these settings, its tokens are the model's, and it is long enough.
-    3. The checkpoint that resume names is there and is of this model and these data. (That of a ladder's branch comes
+    2. The tasks that it is scored on are there, where it is (evaluation.every_steps).
+    3. The corpus is there, made with these settings, its tokens are the model's, and it is long enough.
+    4. The checkpoint that resume names is there and is of this model and these data. (That of a ladder's branch comes
        later.) The weights that init_from names are those of this model, and their ids mean what the corpus's do.
-    4. The run's folder holds no other run, nobody works in it, and it lies where all nodes see it, as far as that is
+    5. The run's folder holds no other run, nobody works in it, and it lies where all nodes see it, as far as that is
        declared (cluster.shared). A job itself says which node does not see it.
 
 A run that has finished is no longer part of the job.
@@ -73,6 +74,8 @@ class Checks:
         self.launched = {member.config.run_dir for member in members}
         self.planned: dict[str, Checked] = {}
         self.corpora: dict[str, dict[str, Corpus]] = {}
+        self.scored: set[str] = set()
+        """Tasks that were found to be there."""
 
     def of(self, member: Member) -> Checked:
         """Held against the whole list."""
@@ -82,6 +85,8 @@ class Checks:
         if found.finished:
             return found
         self.plan(found)
+        with found.asking():
+            self._require_tasks(config)
         opened = None
         if _comes_with_the_run(config):
             found.later.append(f"{config.data.path} is prepared when the run starts, and held against the model then")
@@ -107,6 +112,14 @@ class Checks:
         alike = self.planned[key]
         found.plan, found.no_plan = alike.plan, alike.no_plan
         found.refusals += alike.refusals
+
+    def _require_tasks(self, config: Config) -> None:
+        key = str((config.evaluation, config.training.sequence_length))
+        if config.evaluation.every_steps is not None and key not in self.scored:
+            from mfa_train.training.before_start import checked_tasks
+
+            checked_tasks(config)
+            self.scored.add(key)
 
     def _opened(self, config: Config) -> dict[str, Corpus]:
         key = str(dataclasses.asdict(config.data))

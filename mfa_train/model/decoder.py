@@ -88,11 +88,13 @@ class LanguageModel(nn.Module):
         cache: DecodeCache | None = None,
         documents: Documents | None = None,
         lengths: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
-        """Mean loss in nats per target, float32; without targets the logits (batch, tokens, vocab_size).
+        """Mean loss in nats per target, float32; without targets the logits (batch, tokens, vocab_size); with `places`
+        what the head says of single targets (`loss.scored`).
 
         tokens and targets (batch, tokens); with a `cache`, tokens follow those it holds, and prompts of different
         length stand at the front of their rows, `lengths` (batch,) of them; with `documents` instead, each document of
         the batch is read as if it stood alone.
         """
-        return self.lm_head(self.model(tokens, cache, documents, lengths), targets)
+        return self.lm_head(self.model(tokens, cache, documents, lengths), targets, places)

@@ -26,20 +26,33 @@ class LanguageModelHead(nn.Module):
         self.max_chunks: int | None = None
         """For plans, which look at memory alone: stop after so many chunks."""
 
-    def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, targets: Tensor | None = None, places: Tensor | None = None) -> Tensor:
         """From hidden (batch, tokens, hidden_size) the logits (batch, tokens, vocab_size); with targets (batch, tokens)
-        their mean loss in nats, float32."""
+        their mean loss in nats, float32; with places (n,) of the flattened tokens, targets (n,) behind them: `scored`
+        of each."""
         if targets is None:
             return hidden @ self.weight.t()
+        chunk_logits = self.chunk_logits or CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"])
+        hidden = hidden.flatten(0, 1)
+        if places is not None:
+            return scored(hidden, self.weight, targets, places, chunk_logits)
         z_loss = self.z_loss if self.training else 0.0
-        return _ChunkedCrossEntropy.apply(
-            hidden.flatten(0, 1),
-            self.weight,
-            targets.flatten(),
-            z_loss,
-            self.chunk_logits or CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"]),
-            self.max_chunks,
-        )
+        return _ChunkedCrossEntropy.apply(hidden, self.weight, targets.flatten(), z_loss, chunk_logits, self.max_chunks)
+
+
+@torch.no_grad()
+def scored(hidden: Tensor, weight: Tensor, targets: Tensor, places: Tensor, chunk_logits: int) -> Tensor:
+    """Of each target (n,) behind hidden[places] its log-probability in nats, and 1 where it is the likeliest id, the
+    first of equal ones; else 0: (2, n) float32."""
+    found = torch.empty((2, len(targets)), dtype=torch.float32, device=hidden.device)
+    chunk = max(MIN_CHUNK_TOKENS, chunk_logits // weight.shape[0])
+    for begin in range(0, len(targets), chunk):
+        part = slice(begin, begin + chunk)
+        logits = (hidden[places[part]] @ weight.t()).float()
+        of_targets = logits.gather(1, targets[part].unsqueeze(1)).squeeze(1)
+        found[0, part] = of_targets - logits.logsumexp(dim=1)
+        found[1, part] = logits.argmax(dim=1) == targets[part]
+    return found
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

@@ -47,11 +47,13 @@ def _serves(weight: Tensor) -> bool:
 
 
 def _forward(module: nn.Module, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def forward(x: Tensor, targets: Tensor | None = None) -> Tensor:
+    def forward(x: Tensor, *targets: Tensor | None) -> Tensor:
         weight: Tensor = module.weight  # type: ignore[assignment]
-        few = x.numel() <= MOST_ROWS * weight.shape[1] and x.dtype == weight.dtype and targets is None
+        few = (
+            x.numel() <= MOST_ROWS * weight.shape[1] and x.dtype == weight.dtype and targets.count(None) == len(targets)
+        )
         if not few or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return plain(x) if targets is None else plain(x, targets)
+            return plain(x, *targets)
         return product(x, weight)
 
     return forward

@@ -28,11 +28,22 @@ from mfa_train.scaling.verdicts.kv_at_equal_loss import kv_at_equal_loss
 from mfa_train.scaling.verdicts.kv_frontier import loss_over_kv
 from mfa_train.scaling.verdicts.paired import settings_beside, verdicts
 from mfa_train.scaling.verdicts.said import LEVEL_WITHIN
+from mfa_train.scaling.verdicts.scores import scores
+from mfa_train.scaling.verdicts.scores_told import scores_told
 from mfa_train.scaling.verdicts.sentences import by_laws, label, why_no_law
 from mfa_train.training.run_folder.provenance import code_commit
 
 FORMAT = 1
 MOST_BUDGETS = 100
+SCORES = (
+    "of the runs' last states on tasks, held against the reference's of the same size, tokens and seed on the same "
+    "documents. Of several seeds: means over seeds and documents, the interval by Banerjee (1960) from what documents "
+    "and what seeds do (the latter pooled over the sizes); of one seed, runs alone: exact McNemar test of right and "
+    "wrong answers, else paired t. p_holm: corrected for the questions of the size and token budget, those of the "
+    "compared metric (bits per byte where the task has them) and those of the accuracy beside it each by themselves; "
+    "standard errors: of documents, with several seeds of seeds too"
+)
+"""How scores on tasks are counted, where there are any."""
 
 
 def compare(study: Study, reference: str | None = None, budgets: tuple[float, ...] = ()) -> dict:
@@ -68,9 +79,11 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
     ]
     losses = {name: float(np.mean([loss_of(run) for run in runs])) for name, runs in variants.items()}
     answered = answer(pairs, reference, losses, len(variants), without_pairs, sizes)
+    scored, unlike = scores(study.used, reference)
+    notices += unlike
     if not pairs and (of_laws := by_laws(budgets_answered, laws, reference)):
         answered["sentences"].append(of_laws)
-    return {
+    result = {
         "format": FORMAT,
         "conventions": _conventions(study),
         "made_by": {"code_commit": code_commit(), "versions": _versions(), "python": platform.python_version()},
@@ -89,6 +102,27 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
         "verdicts": pairs,
         "runs": [_run(run, residual) for run, residual in _with_residuals(listed, variants, fits)],
     } | thinned
+    return result | _of_scores(result, scored, listed) if scored else result
+
+
+def _of_scores(result: dict, rows: list[dict], listed: list[Run]) -> dict:
+    """What scores on tasks add to a result."""
+    return {
+        "conventions": result["conventions"] | {"scores": SCORES},
+        "evaluations": rows,
+        "evaluations_told": scores_told(rows, result["reference"], result["sizes"]),
+        "runs": [
+            row
+            | {
+                "scores": {
+                    f"{task} {score.metric}": score.value
+                    for task, evaluation in run.evaluations.by_task.items()
+                    for score in evaluation.scores
+                }
+            }
+            for row, run in zip(result["runs"], listed)
+        ],
+    }
 
 
 def _budgets(wanted: tuple[float, ...]) -> tuple[float, ...]:

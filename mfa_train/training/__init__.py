@@ -10,7 +10,7 @@ resuming/         where a run goes on, and what may have changed since
 run_folder/       what is written as a run opens and as it closes, who works in it
 processes/        the ranks, what they agree on, what stops them
 closing_sample.py  text from the final weights
-growing_text.py    a text as its tokens come
 cache_loss.py      held-out loss through smaller caches
+evaluate_run.py    scores on tasks
 export.py          the weights for other tools
 """

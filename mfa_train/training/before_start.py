@@ -3,6 +3,7 @@ so that no queue is waited in vain.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from mfa_train.data.corpus import Corpus
 from mfa_train.data.reading.batches import Batches, Share
 from mfa_train.data.reading.held_out import HeldOut
 from mfa_train.errors import ConfigError
+from mfa_train.evaluation.installed import require_lm_eval
 from mfa_train.training.steps.schedule import check_schedule
 
 CLOSING_TOKENS = 8192
@@ -57,6 +59,20 @@ def checks_of_plan(config: Config, plan: dict, device: Device | None = None) -> 
     if config.plan.check and not plan["memory"]["fits"]:
         return [lambda: require_fit(config, plan["memory"])]  # then a sample has no room either
     return [lambda: _require_sample(config, plan, _dtype(config, device))]
+
+
+def checked_tasks(config: Config) -> dict[str, Any]:
+    """The tasks that a run is scored on as it goes, none without evaluation.every_steps. Raises ConfigError where one
+    can't be."""
+    if config.evaluation.every_steps is None:
+        return {}
+    require_lm_eval("evaluation.every_steps")
+    from mfa_train.evaluation.evaluate import require_room
+    from mfa_train.evaluation.tasks import load_tasks
+
+    tasks = load_tasks(config.evaluation)
+    require_room(tasks, config.training.sequence_length)
+    return tasks
 
 
 def read_order(config: Config, corpora: dict[str, Corpus], mine: Share) -> tuple[Batches, HeldOut]:

@@ -16,10 +16,10 @@ from mfa_train.checkpoints.model import model_of
 from mfa_train.checkpoints.weights import FINAL, weights_of
 from mfa_train.config import Config
 from mfa_train.data.tokenizer import Tokenizer
+from mfa_train.data.tokenizer.growing_text import GrowingText
 from mfa_train.errors import ConfigError, UserError
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.generation import decode
-from mfa_train.training.growing_text import GrowingText
 
 
 @dataclass(frozen=True)

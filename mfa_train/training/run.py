@@ -21,7 +21,7 @@ from mfa_train.config import Config
 from mfa_train.errors import Stopped
 from mfa_train.tracking.run_log import RunLog, SilentLog
 from mfa_train.tracking.wandb_run import forget_run
-from mfa_train.training.before_start import checked_plan
+from mfa_train.training.before_start import checked_plan, checked_tasks
 from mfa_train.training.closing_sample import closing_sample
 from mfa_train.training.init_from.begin import loss_to_begin_with, source_to_begin_with
 from mfa_train.training.init_from.same_tokenizer import require_same_tokenizer
@@ -31,7 +31,13 @@ from mfa_train.training.processes.watchdog import Watchdog
 from mfa_train.training.resuming.build import build_to_resume, restored
 from mfa_train.training.resuming.roll_back import roll_back
 from mfa_train.training.run_data import open_run_data
-from mfa_train.training.run_folder.closing import closing_table, make_summary, where_to_look, zlib_bits_per_byte
+from mfa_train.training.run_folder.closing import (
+    closing_table,
+    evaluations,
+    make_summary,
+    where_to_look,
+    zlib_bits_per_byte,
+)
 from mfa_train.training.run_folder.folder import RunFolder
 from mfa_train.training.run_folder.opening import open_log
 from mfa_train.training.run_folder.provenance import provenance
@@ -42,6 +48,7 @@ from mfa_train.training.steps.guard import Poisoned
 from mfa_train.training.steps.loop import train
 from mfa_train.training.steps.speed import Speed
 from mfa_train.training.steps.step import TrainingStep
+from mfa_train.training.steps.task_scores import TaskScorer
 
 
 def run(config: Config) -> dict:
@@ -60,6 +67,7 @@ def run(config: Config) -> dict:
         again = f"{folder.path} holds this run, finished before. To train it again: resume=never"
         ranks.say(f"{closing_table(finished)}\n\n{where_to_look(folder)}\n{again}")
         return finished
+    tasks = checked_tasks(config)
     source = source_to_begin_with(config, ranks)
 
     # 2. Data
@@ -74,6 +82,7 @@ def run(config: Config) -> dict:
     state = restored(engine, resume_point, config, ranks, dtype, record_of_source)
     step = TrainingStep(engine, config, ranks, data.batches, data.inputs_of, state)
     evaluate = Evaluator(data, config.training.micro_batch(ranks.world_size), ranks)
+    score = TaskScorer(config, tasks, data.tokenizer, folder.path, ranks) if tasks else None
     zlib_bits = zlib_bits_per_byte(data.tokenizer, evaluate.targets)
     origin = ranks.on_rank_zero(lambda: provenance(folder.path, data.fingerprints()))
     speed = Speed(config, plan["flops"]["train_per_token"], Peak(device, dtype, ranks.say), ranks.world_size)
@@ -86,9 +95,11 @@ def run(config: Config) -> dict:
             identity, commit = data.batches.identity(), origin["code_commit"]
             save_points = SavePoints(config, ranks, earlier_starts, identity, log, signals, commit)
             evaluate.on_pass = lambda: watchdog.alive(watchdog.step)
+            if score:
+                score.on_pass = evaluate.on_pass
             if source:
                 loss_to_begin_with(engine, evaluate, state, ranks)
-            for record in _records(step, speed, evaluate, save_points, log, watchdog):
+            for record in _records(step, speed, evaluate, score, save_points, log, watchdog):
                 log.log(record)
             save_points.finish()
 
@@ -100,6 +111,8 @@ def run(config: Config) -> dict:
         raise
     finally:
         summary = make_summary(status, plan, record, zlib_bits) | step.state.history() | origin
+        if status == "finished" and score is not None:
+            summary["evaluations"] = evaluations(score.final())
         log.close(summary)
         if ranks.is_rank_zero:
             folder.close(summary)
@@ -114,6 +127,7 @@ def _records(
     step: TrainingStep,
     speed: Speed,
     evaluate: Evaluator,
+    score: TaskScorer | None,
     save_points: SavePoints,
     log: RunLog | SilentLog,
     watchdog: Watchdog,
@@ -126,7 +140,7 @@ def _records(
 
     while True:
         try:
-            yield from train(step, speed, evaluate, save_points, on_step)
+            yield from train(step, speed, evaluate, save_points, on_step, score)
             return
         except Poisoned as poisoned:
             roll_back(poisoned, step, save_points)

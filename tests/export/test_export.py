@@ -100,7 +100,7 @@ def test_the_exported_tokenizer_gives_the_same_tokens_and_the_same_text(exported
 
 
 def test_what_transformers_has_no_class_for_is_said(exported):
-    ours, _, out, told = exported("mfa")
+    ours, _, out, told = exported("mfa_kr")
     assert "loads in transformers as MfaTrainForCausalLM, with trust_remote_code=True" in told
     assert {path.name for path in out.iterdir()} == {
         "README.md",

@@ -26,13 +26,14 @@ def weights_in(out: Path) -> bytes:
 
 
 def test_what_two_ranks_trained_under_zero_3_is_exported_to_the_byte_as_what_one_rank_holds(train, tmp_path):
-    two = ["name=two", "zero=3", "training.steps=4", "schedule.warmup_steps=1", "checkpoint.every_steps=2"]
-    done = train("attention=gqa", *two, processes=2)
+    both = ["attention=gqa", "precision=bf16", "schedule.warmup_steps=1"]
+    two = ["name=two", "zero=3", "training.steps=4", "checkpoint.every_steps=2"]
+    done = train(*both, *two, processes=2)
     assert done.returncode == 0, done.stderr
     of_two = tmp_path / "two" / "checkpoints" / "step-00000004"
     # One more step, by one rank and too small to change a float: the same masters, written by fewer ranks.
     alone = ["name=one", f"resume={of_two}", "zero=0", "training.steps=5", "optimizer.lr=1e-30"]
-    done = train("attention=gqa", "schedule.warmup_steps=1", *alone)
+    done = train(*both, *alone)
     assert done.returncode == 0, done.stderr
 
     said = [
@@ -41,16 +42,21 @@ def test_what_two_ranks_trained_under_zero_3_is_exported_to_the_byte_as_what_one
         export(tmp_path / "two", tmp_path / "final"),
         export(tmp_path / "two", tmp_path / "earlier", "step-2"),
         export(tmp_path / "two", tmp_path / "cut", "step-4", shard_bytes=100_000),
+        export(tmp_path / "two", tmp_path / "masters of two", "step-4", dtype="fp32"),
+        export(tmp_path / "one", tmp_path / "masters of one", "step-5", dtype="fp32"),
+        export(tmp_path / "two", tmp_path / "widened", dtype="fp32"),
     ]
     assert "the weights after step 4" in said[0] and "the weights after step 2" in said[3]
     assert weights_in(tmp_path / "a") == weights_in(tmp_path / "b") == weights_in(tmp_path / "final")
     assert weights_in(tmp_path / "a") != weights_in(tmp_path / "earlier")
+    assert weights_in(tmp_path / "masters of two") == weights_in(tmp_path / "masters of one")
+    assert weights_in(tmp_path / "masters of two") != weights_in(tmp_path / "widened")  # of what was rounded
     names = ("config.json", "tokenizer.json", "tokenizer_config.json")
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
 
     index = json.loads((tmp_path / "cut" / "model.safetensors.index.json").read_text())
     whole, cut = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("a", "cut"))
-    assert index["metadata"]["total_size"] == 4 * sum(weight.numel() for weight in whole.state_dict().values())
+    assert index["metadata"]["total_size"] == 2 * sum(weight.numel() for weight in whole.state_dict().values())
     sizes = {file: (tmp_path / "cut" / file).stat().st_size for file in set(index["weight_map"].values())}
     assert len(sizes) > 3 and {path.name for path in (tmp_path / "cut").glob("*.safetensors")} == set(sizes)
     for file, size in sizes.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.scaling.synthetic import VARIANTS, write_ladder
+from tests.scaling.synthetic import VARIANTS, write_ladder, write_scores
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +49,22 @@ def few(tmp_path) -> Path:
     """Four runs: mha and mfa, one size, one budget, two seeds."""
     write_ladder(tmp_path / "runs", [VARIANTS[0], VARIANTS[2]], {"4x192": 3.2e6}, (5e7,), (1, 2))
     return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def scored_once(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scored")
+    for run in write_ladder(folder, VARIANTS, {"4x192": 3.2e6}, (5e7,), (1, 2, 3)):
+        write_scores(run, "told", {"mla": 0.2, "mfa": -0.2}.get(run.name[:3], 0.0))
+        write_scores(run, "level")
+    return folder
+
+
+@pytest.fixture
+def scored(scored_once, tmp_path) -> Path:
+    """mha, mla and mfa, one size, three seeds, scored on two tasks: on `told` mla is 0.2 bits per byte worse and mfa as
+    much better, on `level` none is."""
+    return Path(shutil.copytree(scored_once, tmp_path / "runs"))
 
 
 @pytest.fixture(scope="module")

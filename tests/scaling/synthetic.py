@@ -4,6 +4,7 @@ find.
 The files are those that train.py leaves (config.yaml composed by Hydra, summary.json by make_summary).
 """
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from scipy import stats
 
 from mfa_train import config as configs
+from mfa_train.evaluation.scores import Metric, TaskScores, write
 from mfa_train.scaling.laws.law import Law
 from mfa_train.training.run_folder.closing import make_summary
 
@@ -22,6 +25,8 @@ HOFFMANN = Law(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
 """As Besiroglu et al. 2024 (arXiv 2404.10102, table 1) fit Hoffmann et al.'s points."""
 SIZES = {"4x192": 3.2e6, "6x320": 9.1e6, "8x512": 3.0e7}
 TOKENS = (5e7, 1.5e8, 4.5e8)
+DOCUMENTS = 400
+"""Of a made-up task."""
 
 
 @dataclass
@@ -105,6 +110,38 @@ def write_run(
     }
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def write_scores(run: Path, task: str, bits: float = 0.0, seeds: float = 0.003, **changes) -> Path:
+    """Scores of a run on a made-up task: bits per byte above those of others by `bits`, varying with the run by
+    `seeds`, and right answers that go with them."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    steps = config["training"]["steps"]
+    of_task = np.random.default_rng([*task.encode()])
+    own = np.random.default_rng([*task.encode(), *run.name.encode()])
+    hard = of_task.normal(0, 0.6, DOCUMENTS)
+    each = 2 + hard + bits + own.normal(0, seeds) + own.normal(0, 0.1, DOCUMENTS)
+    right = (own.random(DOCUMENTS) < 1 / (1 + np.exp(hard))).astype(float)
+    found = TaskScores(
+        task=task,
+        task_version="1.0",
+        num_fewshot=0,
+        checkpoint="final",
+        step=steps,
+        tokens=steps * 2048,
+        limit=None,
+        documents=DOCUMENTS,
+        documents_sha256=hashlib.sha256(task.encode()).hexdigest(),
+        truncated=0,
+        metrics={
+            "acc": Metric(float(right.mean()), float(stats.sem(right)), True),
+            "bits_per_byte": Metric(float(each.mean()), float(stats.sem(each)), False),
+        },
+        by_document={"acc": right.tolist(), "bits_per_byte": each.tolist()},
+        versions={"lm_eval": "0.4.13", "mfa_train": "d" * 40},
+        seconds=1.0,
+    )
+    return write(run, dataclasses.replace(found, **changes))
 
 
 def edit(run: Path, name: str = "summary.json", **changes) -> None:

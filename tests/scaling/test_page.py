@@ -5,9 +5,10 @@ import json
 import pytest
 
 from mfa_train import config as configs
+from mfa_train.scaling.report import report as report_module
 from mfa_train.scaling.report.report import write_report
 from mfa_train.scaling.study.gather import gather
-from tests.scaling.synthetic import VARIANTS, write_ladder
+from tests.scaling.synthetic import VARIANTS, write_ladder, write_scores
 
 ANSWERS = ("loss", "difference", "difference_at_same_shape", "multiplier", "params", "tokens")
 
@@ -164,3 +165,32 @@ def test_names_of_runs_and_variants_are_text_wherever_they_stand(chromium, tmp_p
     assert HOSTILE in [button.get_attribute("textContent") for button in all_of(chromium, "#switches button")]
     notices, last = chromium.find_element("id", "notices"), all_of(chromium, "figure")[-1]
     assert notices.location["y"] > last.location["y"]
+
+
+def test_scores_on_tasks_are_told_as_fit_json_has_them(scored, chromium, tmp_path, monkeypatch):
+    monkeypatch.setattr(report_module, "_pictures", lambda *_: ([], ""))
+    for run in scored.iterdir():
+        write_scores(run, HOSTILE)
+    write_report(gather([scored]), tmp_path / "out", configs.load(["tracking=none"]).tracking)
+    result = json.loads((tmp_path / "out" / "fit.json").read_text())
+    chromium.get((tmp_path / "out" / "index.html").as_uri())
+
+    shown = {
+        float(cell.get_attribute("data-value")): cell.text
+        for cell in all_of(chromium, "#scores-of-bits_per_byte td[data-value]")
+    }
+    expected = {row["value"]: row for row in (one for one in result["evaluations"] if one["metric"] == "bits_per_byte")}
+    assert shown.keys() == expected.keys() and len(shown) == 9
+    for value, row in expected.items():
+        assert shown[value].startswith(f"{value:.3f}") and f"±{row['stderr']:.3f}" in shown[value]
+        assert ("▲" in shown[value], "▼" in shown[value]) == (row["said"] == "better", row["said"] == "worse")
+    told_of = " ".join(chromium.find_element("id", "scores").text.split())
+    assert all(" ".join(sentence.split()) in told_of for sentence in result["evaluations_told"][0]["sentences"])
+    assert chromium.title == "Attentions compared" and not all_of(chromium, "img")
+    order = [chromium.find_element("id", part).location["y"] for part in ("answer", "verdicts", "scores", "compute")]
+    assert order == sorted(order)
+    head = [cell.text for cell in all_of(chromium, "#all-runs th")]
+    assert "told bits per byte" in " ".join(" ".join(head).split())
+    chromium.find_element("css selector", "[data-switch=mfa]").click()
+    assert len([row for row in all_of(chromium, "#scores-held tbody tr") if row.is_displayed()]) == 6
+    assert chromium.get_log("browser") == []

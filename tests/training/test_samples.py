@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from mfa_train import cli
-from mfa_train.training.growing_text import GrowingText
+from mfa_train.data.tokenizer.growing_text import GrowingText
 from tests.test_first_round import FILES
 
 RUN = "runs/mfa"

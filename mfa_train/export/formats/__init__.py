@@ -2,6 +2,7 @@
 
 llama.py         mha gqa mqa: LlamaForCausalLM, with attention.qk_norm Qwen3ForCausalLM
 deepseek_v3.py   mla: DeepseekV3ForCausalLM with dense layers alone
+step3.py         mfa: Step3TextForCausalLM with dense layers alone, which vLLM has; for transformers as REMOTE
 remote.py        every attention: our names and keys, with the code that reads them
 config_json.py   a config.json that is read, whoever wrote it
 """
@@ -11,10 +12,11 @@ from mfa_train.export.formats.config_json import ConfigJson
 from mfa_train.export.formats.deepseek_v3 import DeepseekV3
 from mfa_train.export.formats.llama import Llama
 from mfa_train.export.formats.remote import Remote
+from mfa_train.export.formats.step3 import Step3
 
 __all__ = ["NATIVE", "REMOTE", "ConfigJson", "Format", "FormatCannotSay", "form_of", "type_name"]
 
-NATIVE: tuple[type[Format], ...] = (Llama, DeepseekV3)
+NATIVE: tuple[type[Format], ...] = (Llama, DeepseekV3, Step3)
 """Forms of others, of which each attention has one at most."""
 REMOTE: type[Format] = Remote
 """What every attention has."""
@@ -22,7 +24,9 @@ REMOTE: type[Format] = Remote
 
 def form_of(settings: ConfigJson) -> type[Format]:
     """The form that a config.json is of. Raises ConfigError."""
-    for form in (*NATIVE, REMOTE):
+    if settings.is_ours:
+        return REMOTE
+    for form in NATIVE:
         if settings.content.get("model_type") in form.model_types:
             return form
     known = [name for form in NATIVE for name in form.model_types]

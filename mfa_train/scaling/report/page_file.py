@@ -2,17 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from mfa_train.scaling.report.colors import looks_of
+from mfa_train.scaling.report.terminal_scores import MARKS
 from mfa_train.scaling.report.thinning import PAGE_BYTES, brief
 from mfa_train.scaling.study.curve import FIELDS
 from mfa_train.scaling.study.runs import Run
 from mfa_train.scaling.verdicts.on_frontier import OFF, ON
-from mfa_train.scaling.verdicts.said import SAME_CACHE
+from mfa_train.scaling.verdicts.said import BETTER, SAME_CACHE, WORSE
+from mfa_train.scaling.verdicts.scores import RUNS, VARIANTS
 from mfa_train.scaling.verdicts.sentences import SHARE
 
 PARTS = Path(__file__).resolve().parent / "page"
 SCRIPTS = ("data.js", "table.js", "chart.js", "kv.js", "pairs.js", "laws.js", "curves.js", "page.js")
+OF_SCORES = "scores.js"
+"""The last, on pages that have scores on tasks."""
 MOST_LISTED = (5_000, 2_500, 1_250, 600, 300, 100, 30)
 """Of each list, tried until the page is small enough."""
 ALL_CURVE_POINTS = 60_000
@@ -22,7 +27,8 @@ ALL_CURVE_POINTS = 60_000
 def page(result: dict, runs: list[Run]) -> tuple[str, dict]:
     """The page of `compare`'s result and the loss curves of its runs, and the result as it lists it: with less, evenly,
     where it would be too large to open."""
-    html, style, *scripts = ((PARTS / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", *SCRIPTS))
+    names = ("page.html", "page.css", *SCRIPTS, *([OF_SCORES] if "evaluations" in result else []))
+    html, style, *scripts = ((PARTS / name).read_text(encoding="utf-8") for name in names)
     html = html.replace("{{style}}", style).replace("{{script}}", "".join(scripts))
     result = brief(result)
     for most in MOST_LISTED:
@@ -39,7 +45,15 @@ def _data(result: dict, runs: list[Run], points: int) -> str:
     most = max(12, points // max(1, len(runs) if listed is None else len(listed)))
     curves = [{"name": run.name} | _columns(thinned(run.curve, most)) for run in drawn]
     variants = list(dict.fromkeys([*result["variants"], *(run.variant for run in runs if run.variant)]))
-    looks = {"variants": looks_of(runs, variants), "SAME_CACHE": SAME_CACHE, "SHARE": SHARE, "ON": ON, "OFF": OFF}
+    looks: dict[str, Any] = {
+        "variants": looks_of(runs, variants),
+        "SAME_CACHE": SAME_CACHE,
+        "SHARE": SHARE,
+        "ON": ON,
+        "OFF": OFF,
+    }
+    if "evaluations" in result:
+        looks["MARKS"] = [[said, of, MARKS[said, of == RUNS]] for said in (BETTER, WORSE) for of in (VARIANTS, RUNS)]
     data = json.dumps({"result": result, "curves": curves, "looks": looks}, allow_nan=False, separators=(",", ":"))
     # Inside a script element only these could end it or begin another; in JSON they stand in strings alone.
     for sign in "<>&\u2028\u2029":

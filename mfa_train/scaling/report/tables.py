@@ -25,7 +25,7 @@ def tables(result: dict) -> tuple[dict[str, list[dict]], dict[str, int]]:
         for one, other, difference in evenly(verdict["runs"], most)
     ]
     found = {
-        "runs": result["runs"],
+        "runs": _with_columns_of_scores(result["runs"]),
         "laws": [
             {"variant": name, "attention": one["attention"], **one["fit"]} for name, one in result["variants"].items()
         ],
@@ -45,12 +45,23 @@ def tables(result: dict) -> tuple[dict[str, list[dict]], dict[str, int]]:
         "kv_at_equal_loss": result["kv_at_equal_loss"],
         "verdicts": [{key: value for key, value in verdict.items() if key != "runs"} for verdict in result["verdicts"]],
         "pairs": pairs,
+        "evaluations": result.get("evaluations", []),
     }
     total = {name: len(rows) for name, rows in found.items()} | {"pairs": many}
     if "runs" in result.get("thinned", {}):
         total["runs"] = result["thinned"]["runs"][1]
     made = {name: [_flat(row) for row in evenly(rows, ROWS)] for name, rows in found.items() if rows}
     return made, {name: total[name] for name, rows in made.items() if len(rows) < total[name]}
+
+
+def _with_columns_of_scores(runs: list[dict]) -> list[dict]:
+    """A column for each task and metric that any run has."""
+    columns = sorted({name for run in runs for name in run.get("scores", {})})
+    return [
+        {key: value for key, value in run.items() if key != "scores"}
+        | {name: run["scores"].get(name) for name in columns}
+        for run in runs
+    ]
 
 
 def write_csv(path: Path, rows: Iterable[dict], conventions: dict) -> None:

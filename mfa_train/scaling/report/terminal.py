@@ -1,6 +1,7 @@
 """A comparison at the terminal, in one screen: the answer, a line for each variant, and where the rest is."""
 
 from mfa_train.columns import in_columns
+from mfa_train.scaling.report.terminal_scores import scores_of_largest
 from mfa_train.scaling.report.thinning import told_thinned
 from mfa_train.scaling.study.size_names import count_name
 from mfa_train.scaling.verdicts.said import OPEN
@@ -24,6 +25,9 @@ def told(result: dict) -> str:
     parts = ["\n".join(_wrapped(sentence) for sentence in result["answer"]["sentences"])]
     if rows := result["at_largest"]:
         parts.append(_losses(result, rows))
+    if "evaluations" in result:
+        sentences, tables, legend = scores_of_largest(result)
+        parts += ["\n".join(map(_wrapped, sentences)), f"{tables}\n{_wrapped(legend)}"]
     if not result["verdicts"] and (laws := _laws(result)):
         parts.append(laws)
     if why := result["answer"]["why_no_law"]:

@@ -15,7 +15,7 @@ PAGE_BYTES = 5_000_000
 NOTICES = 300
 PICTURED = 6_000
 """Points of one kind in a picture."""
-THINNED = ("runs", "verdicts", "loss_over_kv", "kv_at_equal_loss", "at_budgets", "frontiers")
+THINNED = ("runs", "verdicts", "loss_over_kv", "kv_at_equal_loss", "at_budgets", "frontiers", "evaluations")
 
 
 def evenly(rows: list, most: int) -> list:
@@ -28,7 +28,8 @@ def evenly(rows: list, most: int) -> list:
 def brief(result: dict, most: int = LISTED) -> dict:
     """`result` with no list longer than `most`, and under `thinned` how many of how many each lists; itself where
     nothing is too long."""
-    found = result | {key: evenly(result[key], most) for key in THINNED}
+    lists = [key for key in THINNED if key in result]
+    found = result | {key: evenly(result[key], most) for key in lists}
     if len(result["runs"]) > most:
         found["runs"] = evenly([run for run in result["runs"] if run["excluded"] != NOT_DRAWN], most)
     share = NAMED * most // LISTED
@@ -37,7 +38,7 @@ def brief(result: dict, most: int = LISTED) -> dict:
     variants = _named(list(result["variants"].values()), "runs", share)
     found["variants"] = dict(zip(result["variants"], variants))
     thinned = dict(result.get("thinned", {}))
-    for key in THINNED:
+    for key in lists:
         of = thinned[key][1] if key in thinned else len(result[key])
         if len(found[key]) < of:
             thinned[key] = [len(found[key]), of]

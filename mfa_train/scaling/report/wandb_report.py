@@ -25,6 +25,8 @@ def log_report(
         "made_by": result["made_by"],
         "runs": [run["name"] for run in result["runs"]],
     }
+    if scored := result.get("evaluations_told"):
+        told["scores"] = " ".join(sentence for cell in scored for sentence in cell["sentences"])
     forget_run(os.environ)
     run = WandbRun(config, f"compare-{folder.resolve().name}", folder, told)
     if run.run is None:

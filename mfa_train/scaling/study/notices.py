@@ -24,7 +24,21 @@ def out_of_the_ordinary(runs: list[Run]) -> list[str]:
     notices += say_orders(runs)
     if damaged := [f"{run.name} {run.damaged_records}" for run in runs if run.damaged_records]:
         notices.append(f"records of metrics.jsonl that cannot be read are missing from the curves: {_few(damaged)}")
+    notices += _of_evaluations(used)
     return notices + _of_trained(trained) + _of_rows(rows) + _of_doubles(used)
+
+
+def _of_evaluations(used: list[Run]) -> list[str]:
+    """Of scores on tasks that are not compared."""
+    notices = []
+    if passed_over := [f"{run.name} {file}" for run in used for file in run.evaluations.passed_over]:
+        notices.append(f"files of scores that cannot be read are passed over ({len(passed_over)}): {_few(passed_over)}")
+    if earlier := [run.name for run in used if run.evaluations.only_earlier]:
+        notices.append(
+            f"runs whose scores on tasks are all of earlier states, and are not compared ({len(earlier)}; "
+            f"mfa-train evaluate RUN scores the last): {_few(earlier)}"
+        )
+    return notices
 
 
 def _of_trained(trained: list[Run]) -> list[str]:

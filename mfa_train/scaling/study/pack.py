@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from mfa_train.archive import MOST_FILES, SUFFIX, AnyPath, Archive, Damaged, why_no_name
 from mfa_train.errors import ConfigError, DataError
+from mfa_train.evaluation.scores import FOLDER
 from mfa_train.scaling.study import curve, plain_files, splices
 from mfa_train.scaling.study.found import found, is_table
 from mfa_train.scaling.study.plain_files import shown
@@ -26,7 +27,7 @@ FILES = {
     splices.STARTS: splices.LARGEST_BYTES,
     splices.SET_ASIDE: splices.LARGEST_BYTES,
 }
-"""What of a run is packed, and the most bytes that are read of it."""
+"""What of a run is packed, beside its scores on tasks, and the most bytes that are read of it."""
 BLOCK = 2**20
 NO_DATE = (1980, 1, 1, 0, 0, 0)
 """The earliest that a zip can tell."""
@@ -57,12 +58,17 @@ def pack(paths: Iterable[Path], out: Path, say: Callable[[str], None]) -> Packed
         if why := _why_not(name, run):
             notices.append(f"left out: {shown(name)}: {why}")
             del runs[name]
+    scores = {name: _scores(name, run, notices) for name, run in runs.items()}
     for notice in notices:
         say(f"notice: {notice}")
     if not runs:
         raise DataError("no run to pack: type run folders or a folder of them, as runs")
-    files = {f"{name}/{file}": run / file for name, run in sorted(runs.items()) for file in FILES}
-    files = {name: file for name, file in files.items() if file.is_file()}
+    files = {
+        f"{name}/{file}": path
+        for name, run in sorted(runs.items())
+        for file, path in ({file: run / file for file in FILES} | scores[name]).items()
+        if path.is_file()
+    }
     if len(files) > MOST_FILES:
         raise ConfigError(f"--out {out}: {len(files):,} files, expected at most {MOST_FILES:,}; pack several archives")
     if unfinished := [shown(name) for name in runs if f"{name}/summary.json" not in files]:
@@ -107,14 +113,50 @@ def _runs_in_place_of(out: Path, runs: Iterable[AnyPath]) -> int:
         if not out.exists() and not out.is_symlink():
             return 0
         if not out.is_symlink() and out.is_file():
-            names = [name.rpartition("/") for name in Archive(out).files]
-            if names and all(folder and file in FILES for folder, _, file in names):
-                return len({folder for folder, _, _ in names})
+            runs_of = [_run_of(name) for name in Archive(out).files]
+            if runs_of and all(runs_of):
+                return len(set(runs_of))
     except DataError:
         pass
     except OSError as error:
         raise ConfigError(f"{told}: cannot be looked into ({error.strerror})") from None
     raise ConfigError(f"{told}: is there and no archive that pack made; type another name, or remove it")
+
+
+def _run_of(name: str) -> str:
+    """The run whose file one of that name in an archive is; empty where it is none of a run's."""
+    folder, _, file = name.rpartition("/")
+    if file in FILES:
+        return folder
+    return folder.removesuffix(f"/{FOLDER}") if folder.endswith(f"/{FOLDER}") and file.endswith(".json") else ""
+
+
+def _scores(name: str, run: AnyPath, notices: list[str]) -> dict[str, AnyPath]:
+    """The files of its scores on tasks; those that compare would not read are left out, and said."""
+    folder = run / FOLDER
+    if not folder.is_dir():
+        return {}
+    found: dict[str, AnyPath] = {}
+    files: list[AnyPath] = [path for path in folder.iterdir() if path.name.endswith(".json") and path.is_file()]
+    for path in sorted(files, key=lambda path: path.name):
+        inside = f"{FOLDER}/{path.name}"
+        if why := _why_no_score(path, folder, f"{name}/{inside}"):
+            notices.append(f"left out: {shown(name)}/{shown(inside)}: {why}")
+        else:
+            found[inside] = path
+    return found
+
+
+def _why_no_score(path: AnyPath, folder: AnyPath, name: str) -> str | None:
+    if any(isinstance(one, Path) and one.is_symlink() for one in (path, folder)):
+        return "is a link"
+    if (size := path.stat().st_size) > plain_files.LARGEST_BYTES:
+        return f"has {size:,} bytes, expected at most {plain_files.LARGEST_BYTES:,}"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8"
+    return (why := why_no_name(name)) and f"its name {why}"
 
 
 def _why_not(name: str, run: AnyPath) -> str | None:

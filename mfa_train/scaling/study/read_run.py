@@ -1,5 +1,5 @@
 """A run read from its folder, or from one in an archive: config.yaml, plan.json, metrics.jsonl, summary.json,
-starts.jsonl.
+starts.jsonl, evaluations/.
 
 Nothing here raises for a run that is broken or odd: it comes back with `excluded` saying why, so that one of a thousand
 can neither stop the others nor change what is found of them.
@@ -14,6 +14,7 @@ from mfa_train.archive import AnyPath
 from mfa_train.errors import ConfigError
 from mfa_train.scaling.study.config_values import checked, word
 from mfa_train.scaling.study.curve import read_curve
+from mfa_train.scaling.study.evaluations import read_evaluations
 from mfa_train.scaling.study.plain_files import json_object, one_line, shown
 from mfa_train.scaling.study.runs import TOKENS_WITHIN, DataOrder, HeldOut, Run, beyond
 from mfa_train.scaling.study.splices import steps_of, why_not_its_config
@@ -86,6 +87,8 @@ def _read(folder: AnyPath, run: Run) -> None:
     if run.excluded is None:
         run.status = word("summary.json: status", summary.get("status", "unfinished"))
         run.excluded = _unusable(run, counts) or why_not_its_config(folder, config, summary, curve)
+    if run.excluded is None:
+        run.evaluations = read_evaluations(folder, steps_of(config))
     if run.excluded is None and config.get("precision") == "auto" and (stretches := summary.get("stretches")):
         run.precision = word("summary.json: precision", stretches[-1].get("precision", "auto"))
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from mfa_train.scaling.study.evaluations import Evaluations
+
 PARAMS_WITHIN = 0.02
 """How far the parameters of models of one size may differ, as a share."""
 TOKENS_WITHIN = 0.01
@@ -93,6 +95,8 @@ class Run:
     """What precision=auto meant where it was trained; None where it isn't known."""
     damaged_records: int = 0
     """Of metrics.jsonl."""
+    evaluations: Evaluations = field(default_factory=lambda: Evaluations({}, [], False))
+    """Of its last state, on tasks."""
     excluded: str | None = None
     """Why the run takes no part, in one line."""
 

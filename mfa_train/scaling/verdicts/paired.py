@@ -34,11 +34,11 @@ def verdicts(variants: dict[str, list[Run]], fits: dict[str, VariantFit]) -> lis
     """One for each two variants that have pairs; `p_holm` (and that at equal FLOPs) corrected for the number of them
     (Holm 1979)."""
     measured = {name: Measured(runs) for name, runs in variants.items()}
-    by_key = {name: _by_key(runs) for name, runs in variants.items()}
+    keyed = {name: by_key(runs) for name, runs in variants.items()}
     found = [
         verdict
         for a, b in itertools.combinations(variants, 2)
-        if (verdict := _verdict(a, b, _pairs(by_key[a], by_key[b]), fits[b], measured))
+        if (verdict := _verdict(a, b, pairs_of(keyed[a], keyed[b]), fits[b], measured))
     ]
     for kind in ("", "_at_equal_flops"):
         p = {index: one[f"p_t{kind}"] for index, one in enumerate(found) if one[f"p_t{kind}"] is not None}
@@ -123,7 +123,8 @@ def _key(run: Run) -> tuple:
     return run.order, run.size, f"{run.tokens:.3g}", run.evaluated_on and run.evaluated_on.windows
 
 
-def _by_key(runs: list[Run]) -> dict[tuple, list[Run]]:
+def by_key(runs: list[Run]) -> dict[tuple, list[Run]]:
+    """The runs by what the two of a pair have in common."""
     found: dict[tuple, list[Run]] = defaultdict(list)
     for run in runs:
         if run.order is not None:
@@ -131,7 +132,7 @@ def _by_key(runs: list[Run]) -> dict[tuple, list[Run]]:
     return found
 
 
-def _pairs(first: dict[tuple, list[Run]], second: dict[tuple, list[Run]]) -> list[tuple[list[Run], list[Run]]]:
+def pairs_of(first: dict[tuple, list[Run]], second: dict[tuple, list[Run]]) -> list[tuple[list[Run], list[Run]]]:
     """Of each key that both have, the runs on either side."""
     return [
         (own, second[key])

@@ -3,13 +3,18 @@
 import math
 import shlex
 import zlib
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
 from mfa_train.data.tokenizer import Tokenizer
-from mfa_train.tracking.records import number
+from mfa_train.errors import DataError
+from mfa_train.evaluation.scores import FOLDER as EVALUATIONS
+from mfa_train.evaluation.scores import TaskScores
+from mfa_train.tracking.records import as_json, number, read_object
 from mfa_train.tracking.terminal import command_here
-from mfa_train.training.run_folder.folder import RunFolder
+from mfa_train.training.run_folder.folder import SUMMARY, RunFolder
 
 
 def make_summary(status: str, plan: dict, record: dict, zlib_bits: float) -> dict:
@@ -34,6 +39,31 @@ def zlib_bits_per_byte(tokenizer: Tokenizer, tokens: np.ndarray) -> float:
     """What `zlib` at level 9 needs for the text of `tokens`: a yardstick for a model's bits per byte."""
     text = tokenizer.text_bytes(tokens.ravel())
     return 8 * len(zlib.compress(text, 9)) / len(text) if text else math.nan
+
+
+def evaluations(found: Iterable[TaskScores]) -> dict[str, dict[str, float]]:
+    """What summary.json holds of scores on tasks: {task: {metric: value, metric_stderr: …}}."""
+    return {
+        scores.task: {
+            key: value
+            for name, metric in scores.metrics.items()
+            for key, value in ((name, metric.value), (f"{name}_stderr", metric.stderr))
+            if value is not None
+        }
+        for scores in found
+    }
+
+
+def keep_evaluations(folder: Path, found: Iterable[TaskScores]) -> None:
+    """Adds scores of the final state to the summary.json of the run in `folder`; nothing else in it changes. Raises
+    DataError where it is damaged, OSError where it can't be written."""
+    path = folder / SUMMARY
+    if (summary := read_object(path)) is None:
+        raise DataError(f"{path}: cannot be read as JSON; the scores are in {folder / EVALUATIONS} alone")
+    summary["evaluations"] = (summary.get("evaluations") or {}) | evaluations(found)
+    partial = path.with_name(f"{SUMMARY}.partial")
+    partial.write_text(as_json(summary, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def closing_table(summary: dict) -> str:

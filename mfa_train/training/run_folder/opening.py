@@ -22,12 +22,13 @@ def open_log(
         this["init_from"] = init_from
     plan = dataclasses.asdict(config.plan) | plan
     run_config = dataclasses.asdict(config) | {"plan": plan, "starts": [*before, this]}
-    log = RunLog(config.tracking, folder, run_config, config.training.total_steps, from_step, _wandb_id(before))
+    wandb_id = (wandb_identity(before) or {}).get("id")
+    log = RunLog(config.tracking, folder, run_config, config.training.total_steps, from_step, wandb_id)
     add_start(folder, this | {"wandb": log.wandb_identity()})
     return log
 
 
-def _wandb_id(before: list[dict]) -> str | None:
-    """The id of the run in W&B that an earlier start of this run folder began."""
-    known = (start["wandb"].get("id") for start in reversed(before) if isinstance(start.get("wandb"), dict))
-    return next((name for name in known if isinstance(name, str) and name), None)
+def wandb_identity(before: list[dict]) -> dict | None:
+    """id and address of the run in W&B that an earlier start of this run folder began."""
+    known = (start["wandb"] for start in reversed(before) if isinstance(start.get("wandb"), dict))
+    return next((one for one in known if isinstance(one.get("id"), str) and one["id"]), None)

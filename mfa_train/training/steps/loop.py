@@ -11,6 +11,7 @@ import torch
 from mfa_train.training.saving.save_points import SavePoints
 from mfa_train.training.steps.speed import Speed
 from mfa_train.training.steps.step import Taken, TrainingStep
+from mfa_train.training.steps.task_scores import TaskScorer
 
 
 def train(
@@ -19,6 +20,7 @@ def train(
     evaluate: Callable[[torch.nn.Module], dict],
     save_points: SavePoints,
     on_step: Callable[[int], None],
+    score: TaskScorer | None = None,
 ) -> Iterator[dict]:
     """Takes `step` from where its state is to the last step of the run, and yields a metrics record for each logged one
     (metrics.jsonl: docs/configuration.md), the last one's always. `on_step` is called with the number of steps done,
@@ -33,10 +35,14 @@ def train(
         taken = step.take()
         on_step(done)
         evaluating = done % training.eval_every == 0 or done == training.total_steps
-        if evaluating or done % training.log_every == 0 or done == 1:
+        scoring = score is not None and score.due(done)
+        if evaluating or scoring or done % training.log_every == 0 or done == 1:
             record = _record(step, taken, speed) | save_points.blocking()
             if evaluating:
                 record |= evaluate(step.engine)
+                on_step(done)
+            if score is not None and scoring:
+                record |= score(step.engine, done, record["tokens"])
                 on_step(done)
             speed.recorded(done)
             yield record

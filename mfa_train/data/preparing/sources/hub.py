@@ -19,6 +19,7 @@ from mfa_train.errors import ConfigError, DataError
 from mfa_train.words import first_line
 
 LOADERS = ("arrow", "csv", "json", "parquet", "text")
+ON_DISK = "a folder on disk works without, as data.dataset=FOLDER"
 
 
 class Hub:
@@ -76,7 +77,7 @@ class Hub:
         except (ConfigError, KeyboardInterrupt):
             raise
         except Exception as error:  # of a dozen types, from several libraries
-            raise ConfigError(f"data.dataset={self.name}: {_why(error)}") from error
+            raise ConfigError(f"data.dataset={self.name}: {why(error, ON_DISK)}") from error
 
     def _saved(self) -> tuple[Any, list]:
         import datasets
@@ -116,15 +117,15 @@ class Hub:
         try:
             return next(batches, None)
         except Exception as error:  # as in _reached
-            raise DataError(f"{place}: {_why(error)}") from error
+            raise DataError(f"{place}: {why(error, ON_DISK)}") from error
 
 
 def _is_saved(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def _why(error: Exception) -> str:
-    """What a person can do about it, in one line."""
+def why(error: Exception, elsewhere: str) -> str:
+    """What a person can do about it, in one line; `elsewhere` where the Hub can't be reached."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     causes: list[BaseException] = [error]
@@ -136,5 +137,5 @@ def _why(error: Exception) -> str:
         return "no such data set on the Hub, or a private one: check the name, or log in with hf auth login"
     line = first_line(error)
     if any(isinstance(cause, ConnectionError) or "Connect" in type(cause).__name__ for cause in causes):
-        return f"the Hub cannot be reached ({line}); a folder on disk works without, as data.dataset=FOLDER"
+        return f"the Hub cannot be reached ({line}); {elsewhere}"
     return f"cannot be read ({line})"
