@@ -8,12 +8,13 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
+from mfa_train.checkpoints.manifest import Damaged
+from mfa_train.checkpoints.streamed import TensorFile
 from mfa_train.checkpoints.weights import FILE
 from mfa_train.data.fields import shown
 from mfa_train.data.shards.store import sha256_of
@@ -21,8 +22,10 @@ from mfa_train.errors import ConfigError, DataError
 
 INDEX = f"{FILE}.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-TYPES = ("F32", "BF16", "F16", "F64")
+TYPES = ("F32", "BF16", "F16")
 """Of values; a quantised weight has others."""
+AT_ONCE = 2**24
+"""Values that are read at a time, where not all of a weight are needed together."""
 Change = Callable[[Tensor], Tensor]
 
 
@@ -31,39 +34,46 @@ class TensorFolder:
 
     def __init__(self, folder: Path):
         self.files = [folder / name for name in sorted(set(_files(folder).values()))]
-        self.slices: dict[str, Any] = {}
-        """By name, as safe_open gives them."""
+        self.file_of: dict[str, TensorFile] = {}
+        """By the name of a weight."""
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in self.files:
             try:
-                file = safe_open(path, framework="pt")
-                self.slices |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            except (OSError, SafetensorError, ValueError) as error:
+                file = TensorFile(path)
+            except (OSError, SafetensorError, ValueError, KeyError) as error:
                 raise DataError(f"{path}: cannot be read ({error})") from error
-        for name, part in self.slices.items():
-            self.shapes[name] = tuple(part.get_shape())
-            if part.get_dtype() not in TYPES:
-                raise ConfigError(
-                    f"{folder}: {shown(name)} holds values of type {part.get_dtype()}, expected {', '.join(TYPES)}: "
-                    "quantised weights can't be trained on; name a folder with those they were made of"
-                )
+            for name, placed in file.tensors.items():
+                self.file_of[name], self.shapes[name] = file, placed.shape
+                if placed.dtype not in TYPES:
+                    raise ConfigError(
+                        f"{folder}: {shown(name)} holds values of type {placed.dtype}, expected {', '.join(TYPES)}: "
+                        "quantised weights can't be trained on; name a folder with those they were made of"
+                    )
 
-    def read(
-        self, name: str, start: int, out: Tensor, rows: int | None = 1, change: Change = lambda weight: weight
-    ) -> None:
+    def read(self, name: str, start: int, out: Tensor, rows: int | None = 1, change: Change | None = None) -> None:
         """Writes values of a weight, flattened and as `change` makes it, from `start` on into out (length,) of any
         type. `change` gets float32: `rows` of them or a multiple, beginning at one; None: all, and it may change the
         shape. Raises DataError."""
-        part, shape = self.slices[name], self.shapes[name]
-        begin, end = 0, shape[0]
-        if rows is not None:
-            unit = rows * math.prod(shape[1:])
-            begin, end = start // unit * rows, min(-(-(start + len(out)) // unit) * rows, shape[0])
+        if rows is not None and len(out) > AT_ONCE:
+            for begin in range(0, len(out), AT_ONCE):
+                self.read(name, start + begin, out[begin : begin + AT_ONCE], rows, change)
+            return
+        file, shape = self.file_of[name], self.shapes[name]
         try:
-            values = change(part[begin:end].to(torch.float32)).reshape(-1)
-        except (SafetensorError, RuntimeError) as error:
-            raise DataError(f"{name} cannot be read ({error})") from error
-        first = start - begin * math.prod(shape[1:])
+            if change is None:
+                file.read(name, start, out)
+                return
+            width = math.prod(shape[1:])
+            begin, end = 0, shape[0]
+            if rows is not None:
+                begin = start // (rows * width) * rows
+                end = min(-(-(start + len(out)) // (rows * width)) * rows, end)
+            read = torch.empty((end - begin) * width)
+            file.read(name, begin * width, read)
+            values = change(read.view(end - begin, *shape[1:])).reshape(-1)
+        except (OSError, Damaged) as error:
+            raise DataError(f"{file.path}: {shown(name)} cannot be read ({error})") from error
+        first = start - begin * width
         out.copy_(values[first : first + len(out)])
 
     def sha256(self) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import logging
 import random
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -54,17 +55,18 @@ def evaluate(
             outcome = evaluator.evaluate(
                 lm=lm, task_dict={"tasks": {name: task}, "groups": {}}, limit=limit, bootstrap_iters=0
             )
-        yield scores_of(
-            task,
-            outcome,
-            checkpoint=state.checkpoint,
-            step=state.step,
-            tokens=state.tokens,
-            limit=limit,
-            truncated=lm.truncated,
-            seconds=time.perf_counter() - begun,
-            commit=commit,
-        )
+            scores = scores_of(
+                task,
+                outcome,
+                checkpoint=state.checkpoint,
+                step=state.step,
+                tokens=state.tokens,
+                limit=limit,
+                truncated=lm.truncated,
+                seconds=time.perf_counter() - begun,
+                commit=commit,
+            )
+        yield scores
 
 
 def require_room(tasks: Mapping[str, Task], context: int) -> None:
@@ -83,12 +85,11 @@ def _undisturbed() -> Iterator[None]:
     log = logging.getLogger("lm_eval")
     level, bar = log.level, lm_eval.api.task.tqdm
     python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     log.setLevel(logging.ERROR)
     lm_eval.api.task.tqdm = functools.partial(tqdm, disable=True)
     try:
-        # Passes of many shapes, each of which would be compiled.
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
+        with torch.random.fork_rng(devices), _uncompiled():
             random.seed(SEED)
             np.random.seed(SEED)
             torch.manual_seed(SEED)
@@ -98,3 +99,9 @@ def _undisturbed() -> Iterator[None]:
         lm_eval.api.task.tqdm = bar
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+def _uncompiled() -> contextlib.AbstractContextManager:
+    """Passes have many shapes, for each of which a compiled model would be compiled again. Nothing is, where the
+    compiler has not been imported, which takes seconds."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()

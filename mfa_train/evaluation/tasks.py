@@ -8,7 +8,6 @@ a folder's tasks, the requests of every document.
 import contextlib
 import functools
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,9 +32,6 @@ def load_tasks(config: EvaluationConfig) -> dict[str, Any]:
     choices.
     """
     folder = TaskFolder(Path(config.tasks_dir))
-    if not config.tasks:
-        known = did_you_mean("", folder.paths) if folder.paths else f" {folder.folder} holds none."
-        raise ConfigError(f"evaluation.tasks=[]: name what to score, as tasks=[hellaswag,piqa].{known}")
     with _quiet():
         _sandbox_templates()
         own = _own_tasks() if any(name not in folder for name in config.tasks) else {}
@@ -48,6 +44,10 @@ def load_tasks(config: EvaluationConfig) -> dict[str, Any]:
             else:
                 raise ConfigError(_unknown(name, folder, list(own)))
         for name, task in tasks.items():
+            if getattr(task, "MULTIMODAL", False):
+                raise ConfigError(
+                    f"evaluation.tasks={name}: it shows pictures or sounds, and a run here reads text alone"
+                )
             _set_shots(name, task, config.num_fewshot)
             if name in folder:
                 _require_requests(f"{folder.paths[name]}: task {name}", task, config.limit)
@@ -120,13 +120,16 @@ def _own_tasks() -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 def _own(manager: Any, name: str) -> dict[str, Any]:
+    asked: dict[str, str] = {}
     for task, config in _leaves(manager.task_index, name):
         if config.get("unsafe_code"):
             raise ConfigError(
                 f"evaluation.tasks={name}: {task} runs what a model has written, which is not done here; leave it out"
             )
         if isinstance(dataset := config.get("dataset_path"), str) and dataset not in LOADERS:
-            _require_hub(task, dataset)
+            asked.setdefault(dataset, task)
+    for dataset, task in asked.items():
+        _require_hub(task, dataset)
     return _made(f"evaluation.tasks={name}", lambda: manager.load([name])["tasks"], CACHED)
 
 
@@ -145,9 +148,10 @@ def _leaves(index: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, A
 
 def _require_hub(task: str, dataset: str) -> None:
     """Fails at once where `datasets` would try for half a minute."""
+    import datasets
     import huggingface_hub
 
-    if Path(dataset).exists() or os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_DATASETS_OFFLINE"):
+    if Path(dataset).exists() or datasets.config.HF_HUB_OFFLINE:
         return
     try:
         huggingface_hub.HfApi().dataset_info(dataset, timeout=30)
@@ -169,8 +173,7 @@ def _made(where: str, make: Callable[[], Any], elsewhere: str | None = None) -> 
 
 
 def _unknown(name: str, folder: TaskFolder, own: list[str]) -> str:
-    if folder.paths or own:
-        near = did_you_mean(name, [*folder.paths, *own])
+    near = did_you_mean(name, [*folder.paths, *own])
     damaged = f" Damaged there: {folder.damaged[0]}." if folder.damaged else ""
     there = "" if folder.folder.is_dir() else ", which is no folder"
     return (

@@ -11,5 +11,6 @@ run_folder/       what is written as a run opens and as it closes, who works in 
 processes/        the ranks, what they agree on, what stops them
 closing_sample.py  text from the final weights
 cache_loss.py      held-out loss through smaller caches
+evaluate_run.py    scores on tasks
 export.py          the weights for other tools
 """

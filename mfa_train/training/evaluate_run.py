@@ -89,6 +89,7 @@ def table(found: Sequence[TaskScores]) -> str:
         head = [scores.task, scores.task_version, str(scores.num_fewshot), f"{scores.documents:,}"]
         for name, metric in scores.metrics.items():
             stderr = "" if metric.stderr is None else f"± {metric.stderr:.4f}"
-            rows.append([*head, name, f"{metric.value:.4f}", stderr, f"{scores.truncated:,}"])
+            value = f"{metric.value:.4f}" if abs(metric.value) < 10**6 else f"{metric.value:.4g}"  # a perplexity
+            rows.append([*head, name, value, stderr, f"{scores.truncated:,}"])
             head = [""] * len(head)
     return "\n".join(in_columns(rows, words={0, 4}))

@@ -67,7 +67,8 @@ def run(config: Config) -> dict:
         again = f"{folder.path} holds this run, finished before. To train it again: resume=never"
         ranks.say(f"{closing_table(finished)}\n\n{where_to_look(folder)}\n{again}")
         return finished
-    source, tasks = source_to_begin_with(config, ranks), checked_tasks(config)
+    tasks = checked_tasks(config)
+    source = source_to_begin_with(config, ranks)
 
     # 2. Data
     data = open_run_data(config, ranks)

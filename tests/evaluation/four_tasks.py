@@ -28,8 +28,10 @@ def documents(number: int = 12) -> list[dict]:
         lines = [LINES[(place + step) % len(LINES)] for step in range(1 + place % 4)]
         text = "\n    ".join(lines)
         cut = text.rfind(" ")
-        choices = [text[cut:], " value", ":", " in range(len(lines)):"][place % 2 :]
-        found.append({"question": text[:cut], "choices": choices, "gold": 0, "answer": text[cut:], "text": text})
+        choices = [" value", ":", " in range(len(lines)):"][: 1 + place % 3]
+        gold = place % (len(choices) + 1)
+        choices.insert(gold, text[cut:])
+        found.append({"question": text[:cut], "choices": choices, "gold": gold, "answer": text[cut:], "text": text})
     return found
 
 
@@ -48,6 +50,7 @@ def four_tasks(folder: Path, docs: list[dict] | None = None, max_gen_toks: int =
             "doc_to_text": "" if task == "text" else "{{question}}",
             "doc_to_target": {"choice": "gold", "text": "{{text}}"}.get(task, "{{answer}}"),
             "metric_list": [{"metric": metric} for metric in metrics],
+            "target_delimiter": "",
             "metadata": {"version": 3.0},
             **({"doc_to_choice": "choices"} if task == "choice" else {}),
             **(

@@ -61,7 +61,8 @@ def test_a_model_that_knows_nothing_of_bytes_needs_eight_bits_of_each(name, tmp_
 
 def test_bits_are_those_of_the_right_answer_by_its_bytes_and_the_space_before(tmp_path):
     docs = [{"question": "Q", "choices": ["ab", "für"], "gold": gold, "answer": "", "text": "t"} for gold in (0, 1, 1)]
-    scores, _ = scored(lambda _, answer: {" ab": -3.0, " für": -5.0}[answer], four_tasks(tmp_path, docs), "choice")
+    tasks_dir = four_tasks(tmp_path, docs, target_delimiter=" ")
+    scores, _ = scored(lambda _, answer: {" ab": -3.0, " für": -5.0}[answer], tasks_dir, "choice")
     first, second = 3 / (3 * math.log(2)), 5 / (5 * math.log(2))  # ü is two bytes
     assert scores.by_document["bits_per_byte"] == pytest.approx([first, second, second], rel=1e-5)
     assert scores.by_document["acc"] == [1, 0, 0]
@@ -69,7 +70,7 @@ def test_bits_are_those_of_the_right_answer_by_its_bytes_and_the_space_before(tm
 
 def test_the_right_one_of_several_contexts_is_scored(tmp_path):
     """lm-eval's form of winogrande: the text is the place of the right context, the choices are contexts."""
-    keys = {"doc_to_text": "gold", "doc_to_target": "{{answer}}", "target_delimiter": ""}
+    keys = {"doc_to_text": "gold", "doc_to_target": "{{answer}}"}
     docs = [{"question": "Q", "choices": ["Ann", "Bo"], "gold": 1, "answer": " late", "text": "t"}]
     tasks_dir = four_tasks(tmp_path, docs, **keys)
     scores, _ = scored(lambda context, _: {"Ann": -3.0, "Bo": -2.0}[context], tasks_dir, "choice")

@@ -70,11 +70,15 @@ def requests(task) -> list[list[tuple]]:
 
 
 def test_a_yaml_file_and_its_json_lines_are_a_task_wherever_they_lie(folder, monkeypatch):
-    tasks_dir = folder()
+    import datasets
+
+    tasks_dir, cache = folder(), folder() / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     monkeypatch.chdir(tasks_dir.parent)
     task = load(Path(tasks_dir.name), "even")["even"]
     assert requests(task)[3] == [("Q: Is 3 even?\nA:", " yes"), ("Q: Is 3 even?\nA:", " no")]
-    assert not task.dataset["test"].cache_files  # nothing is left in the user's cache
+    assert not cache.exists()
+    assert not task.dataset["test"].cache_files
 
 
 def test_groups_tags_and_included_files_stand_for_the_tasks_they_hold(folder):
@@ -118,6 +122,7 @@ def test_examples_are_other_documents_and_the_same_each_time(folder):
         ({"documents": [DOCUMENTS[0], {"gold": 0, "choices": ["", "b"]}], "target_delimiter": ""}, "an empty answer"),
         ({"doc_to_text": "{{quesion}}"}, "'quesion' is undefined"),
         ({"doc_to_text": "{{ cycler.__init__.__globals__.os.getcwd() }}"}, "unsafe"),
+        ({"doc_to_image": "shown"}, "it shows pictures or sounds"),
         ({"num_fewshot": 6, "fewshot_split": "test"}, "num_fewshot=6: even has 5 examples; type at most 5"),
         ({"num_fewshot": 2}, "drawn from the documents that are scored"),
     ],
@@ -151,8 +156,6 @@ def test_an_unknown_task_names_the_nearest_and_what_is_damaged(folder, few_of_lm
     assert f"Damaged there: {tasks_dir}/damaged.yaml: line 2" in str(error.value)
     with pytest.raises(ConfigError, match=r"which is no folder.*Did you mean 'hellaswag'\?"):
         load(tasks_dir / "none", "hellaswg")
-    with pytest.raises(ConfigError, match=r"name what to score"):
-        load(tasks_dir)
 
 
 def test_two_tasks_of_one_name_are_refused(folder):
@@ -170,13 +173,14 @@ def test_a_group_that_holds_itself_is_refused(folder):
 
 
 def test_tasks_of_the_hub_without_a_network_are_refused_at_once(tmp_path, few_of_lm_eval, monkeypatch):
+    import datasets
     import httpx
     import huggingface_hub
 
     def unreachable(*_: object, **__: object) -> None:
         raise httpx.ConnectError("Name or service not known")
 
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     with pytest.raises(ConfigError, match=r"Rowan/hellaswag: the Hub cannot be reached .*HF_HUB_OFFLINE=1"):
         load(tmp_path, "hellaswag")

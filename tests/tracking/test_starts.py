@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mfa_train.tracking.starts import starts
-from mfa_train.training.run_folder.opening import _wandb_id
+from mfa_train.training.run_folder.opening import wandb_identity
 
 WHOLE = {"from_step": 0, "wandb": {"id": "one"}}
 
@@ -21,4 +21,4 @@ def test_a_damaged_start_costs_itself_alone(damaged, tmp_path):
 
 @pytest.mark.parametrize("odd", [{}, {"wandb": None}, {"wandb": "two"}, {"wandb": {}}, {"wandb": {"id": 3}}])
 def test_a_start_that_lacks_its_wandb_run_hides_no_earlier_one(odd):
-    assert _wandb_id([WHOLE, odd]) == "one" and _wandb_id([odd]) is None
+    assert wandb_identity([WHOLE, odd]) == {"id": "one"} and wandb_identity([odd]) is None

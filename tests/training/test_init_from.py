@@ -15,10 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from mfa_train import config as configs
 from mfa_train.attention import attention_config
-from mfa_train.config import default_attention
+from mfa_train.config import Member, default_attention
+from mfa_train.data.tokenizer import open_tokenizer
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.export.export import export
 from mfa_train.export.formats import NATIVE, REMOTE, ConfigJson, form_of
+from mfa_train.launch.checks import Checks
+from mfa_train.launch.plans import plan_of
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.scaling.study.gather import gather
 from mfa_train.training.init_from.begin import require_source
@@ -72,6 +75,11 @@ THEIRS = {
 """transformers' class, its config, and the same model here."""
 
 
+@pytest.fixture(autouse=True)
+def few_values_at_once(monkeypatch):
+    monkeypatch.setattr("mfa_train.checkpoints.safetensors_folder.AT_ONCE", 1500)
+
+
 @pytest.fixture
 def theirs(tmp_path):
     """`theirs(name)`: a model of transformers, random, saved in shards, and our overrides."""
@@ -90,7 +98,7 @@ def theirs(tmp_path):
 
 
 def filled(config, source) -> LanguageModel:
-    """Our model with the source's weights, read in two parts each."""
+    """Our model with the source's weights, each read in two parts, and these in several."""
     model = LanguageModel(config.model, attention_config(config.attention))
     for name, parameter in model.named_parameters():
         flat = parameter.data.view(-1)
@@ -147,7 +155,7 @@ def test_under_zero_3_two_ranks_read_their_own_part_and_give_the_logits_of_one(t
         ["attention=gqa", "attention.qk_norm=true", "attention.rope_theta=1e6"],
         [*MLA, "attention.rope_interleave=false"],
         ["attention=mla", "attention.q_lora_rank=null"],
-        ["attention=mfa"],
+        ["attention=mfa", "attention.rope_scaling={rope_type: linear, factor: 3.0}"],
         ["attention=tpa", YARN, "attention.output_gate=head"],
     ],
     ids=" ".join,
@@ -164,6 +172,40 @@ def test_every_form_says_the_keys_of_its_own_config_json(overrides, small_model)
         node |= {key[10:]: value for key, value in keys.items() if key.startswith("attention.")}
         assert keys["attention"] == config.attention["name"]
         assert form(dataclasses.replace(config, model=model, attention=node)).settings() == settings
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [
+            "attention=gqa",
+            "attention.rope_interleave=true",
+            "attention.qk_norm=true",
+            "attention.num_key_value_heads=2",
+        ],
+        ["attention=mla", "attention.latent_scale=true", "attention.rope_interleave=false"],
+        ["attention=mfa", "attention.rope_interleave=true", "attention.latent_norm_eps=1e-3"],
+        ["attention=tpa", "attention.output_gate=element"],
+    ],
+    ids=" ".join,
+)
+def test_every_form_is_read_back_as_the_same_function(overrides, small_model, tmp_path):
+    model, config = small_model(*[overrides[0][10:], *overrides[1:]]), configs.load([*SMALL, *overrides])
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tokens = torch.randint(0, 199, (2, 33), generator=torch.Generator().manual_seed(0))
+    for number, kind in enumerate((*NATIVE, REMOTE)):
+        if config.attention["name"] not in kind.attentions or (kind in NATIVE and overrides[-1].endswith("element")):
+            continue
+        form, folder = kind(config), tmp_path / str(number)
+        folder.mkdir()
+        sources = form.sources({name: tuple(parameter.shape) for name, parameter in parameters.items()})
+        weights = {theirs: form.there(theirs, parameters[ours]).contiguous() for theirs, ours in sources.items()}
+        save_file(weights, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(form.settings()))
+        source = open_source(str(folder), config)
+        assert require_same_model(source) == []
+        with torch.no_grad():
+            assert (filled(config, source)(tokens) - model(tokens)).abs().max() < 1e-5
 
 
 def test_what_is_typed_as_an_error_says_makes_the_model_the_sources(theirs, tmp_path):
@@ -212,7 +254,7 @@ def quantised(folder: Path) -> None:
         ("Llama", quantised, "holds values of type I8, expected F32"),
         ("Llama", {"hidden_act": "gelu"}, "hidden_act is 'gelu', expected silu"),
         ("Llama", {"attention_bias": True}, "attention_bias is True, expected False"),
-        ("Llama", {"model_type": "mistral"}, "model_type is 'mistral', expected one of llama, qwen3, deepseek_v3"),
+        ("Llama", {"model_type": "mistral"}, "model_type is 'mistral', expected one of llama, qwen3, "),
         ("Llama", {"hidden_size": ...}, "hidden_size is missing, expected a whole number"),
         ("Llama", {"rope_parameters": {"rope_type": "dynamic"}}, "rope_type is 'dynamic', expected one of default"),
         ("Qwen3, tied", {"use_sliding_window": True, "sliding_window": 64}, "sliding_window is 64, expected none"),
@@ -239,11 +281,26 @@ def test_ids_that_mean_something_else_are_refused(theirs, tmp_path, prepared_dat
     ours = opened(configs.load([f"data_dir={prepared_data}"]).data.path).tokenizer
     source = open_source(str(tmp_path / "theirs"), configs.load(overrides))
     assert "taken on trust" in require_same_tokenizer(source, ours)[0]
-    saved("Llama 2's", tmp_path / "theirs")
+    path = saved("Llama 2's", tmp_path / "theirs")
     with pytest.raises(
         ConfigError, match="mean other text there, as .*: type data.tokenizer=.*tokenizer.json data.path"
     ):
         require_same_tokenizer(source, ours)
+    ours = open_tokenizer(path)
+    assert require_same_tokenizer(source, ours) == []
+    swapped = path.read_text().replace("<s>", "<x>").replace("</s>", "<s>").replace("<x>", "</s>")
+    path.write_text(swapped)
+    with pytest.raises(ConfigError, match="2 of the .* ids .*, as 1: b'<s>' here, b'</s>' there"):
+        require_same_tokenizer(source, ours)
+
+
+def test_a_launch_and_a_plan_say_what_the_run_would_be_refused_for(theirs, tmp_path, prepared_data):
+    theirs("Llama")
+    places = [f"data_dir={prepared_data}", f"runs_dir={tmp_path}", f"init_from={tmp_path / 'theirs'}"]
+    config = configs.load([*SMALL[:-1], "attention=gqa", *places])
+    (refused,) = Checks([member := Member([], [], config)]).of(member).refusals
+    assert "its model is another: model.vocab_size is 4096 here and 199 there" in str(refused)
+    assert f"warning: {refused}" in plan_of(config)["notes"]
 
 
 def test_an_exported_run_begins_where_it_ended_and_goes_on_without_its_source(prepared_data, tmp_path):

@@ -24,7 +24,9 @@ REMOTE: type[Format] = Remote
 
 def form_of(settings: ConfigJson) -> type[Format]:
     """The form that a config.json is of. Raises ConfigError."""
-    for form in (*NATIVE, REMOTE):
+    if settings.is_ours:
+        return REMOTE
+    for form in NATIVE:
         if settings.content.get("model_type") in form.model_types:
             return form
     known = [name for form in NATIVE for name in form.model_types]

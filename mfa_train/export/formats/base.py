@@ -33,10 +33,10 @@ class Format(ABC):
 
     attentions: ClassVar[tuple[str, ...]]
     """That have this form."""
+    model_types: ClassVar[tuple[str, ...]] = ()
+    """Of its config.json, where it is a form of others."""
     remote_code: ClassVar[bool] = False
     """Whether Python lies beside the weights, which transformers runs with trust_remote_code=True alone."""
-    model_types: ClassVar[tuple[str, ...]]
-    """Of its config.json."""
 
     def __init__(self, config: Config):
         self.config, self.model = config, config.model
@@ -53,10 +53,10 @@ class Format(ABC):
         """config.json, without what weights and tokenizer tell."""
 
     @classmethod
-    @abstractmethod
     def overrides(cls, settings: ConfigJson) -> dict[str, Any]:
         """`settings` undone: our keys that make the model, attention=NAME among them. Raises ConfigError for what no
         model here has."""
+        return settings.ours()
 
     def sources(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
         """Which of our weights each of the form's is made of."""
@@ -72,7 +72,7 @@ class Format(ABC):
 
     def rows_together(self, name: str) -> int | None:
         """How many rows of the form's `name` are enough for `here`, or a multiple of them; None: all."""
-        return None
+        return 1 if type(self).here is Format.here else None
 
     def files(self) -> dict[str, bytes]:
         """What lies beside config.json and the weights, by name."""

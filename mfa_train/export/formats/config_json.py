@@ -3,10 +3,12 @@
 Keys that change nothing of what the weights compute (token ids, dropout, how weights once started) are passed over.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from mfa_train.attention import attention_config
 from mfa_train.attention.rope import RopeScaling
 from mfa_train.config import typed
 from mfa_train.data.fields import shown
@@ -72,6 +74,21 @@ class ConfigJson:
             **{f"model.{key}": self.count(key) for key in sizes},
             "model.rms_norm_eps": self.number("rms_norm_eps"),
             "model.tie_word_embeddings": self.flag("tie_word_embeddings", False),
+        }
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it has our own keys; mfa_train_NAME is of exports from before there was code beside them."""
+        return str(self.content.get("model_type")).startswith("mfa_train")
+
+    def ours(self) -> dict[str, Any]:
+        """The keys of a config.json that `is_ours`."""
+        node = self.content.get("attention")
+        if not isinstance(node, dict) or not isinstance(node.get("name"), str):
+            raise self.refused("attention", "its keys, as {name: mfa, …}")
+        attention = dataclasses.asdict(attention_config(node))
+        return {"attention": attention["name"], **self.model()} | {
+            f"attention.{key}": value for key, value in attention.items() if key not in ("name", "kernel")
         }
 
     def rope(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mfa_train.scaling.verdicts.sentences import label
 
 WIDEST = 120
 MOST_VARIANTS = 20
-LONGEST_NAME, LONGEST_TASK = 24, 20
+LONGEST_NAME, LONGEST_TASK = 24, 28
 GAP = 2
 MARKS = {(BETTER, False): "▲", (WORSE, False): "▼", (BETTER, True): "△", (WORSE, True): "▽"}
 """By what is shown, and whether of runs alone."""

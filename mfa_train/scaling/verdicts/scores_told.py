@@ -54,7 +54,8 @@ def _of_questions(rows: list[dict], reference: str, place: str, of: str) -> list
     told = "; ".join(parts) or f"none is shown to be better or worse than {against}"
     sentences = [f"Scores on tasks at {place} ({len(rows)} questions{apart}): {told}."]
     if undecided := [row for row in rows if row["said"] == OPEN]:
-        sentences.append(f"Not shown either way: {len(undecided)} of {len(rows)} ({_tasks(undecided, whose)}).")
+        which = f" ({_tasks(undecided, whose)})" if parts else ""
+        sentences.append(f"Not shown either way: {len(undecided)} of {len(rows)}{which}.")
     return sentences
 
 
