@@ -2,6 +2,7 @@
 
 const metricName = (metric) => metric.replaceAll("_", " ");
 const withSpaces = (name) => name.replace(/\S+$/, metricName); // of a task and metric, the metric's
+const breakable = (name) => name.replaceAll("_", "_\u200b"); // a long name in a narrow column
 const inCell = (row) => `${row.size}/${row.cell_tokens}`;
 const markOfScore = (row) => looks.MARKS.find(([said, of]) => said === row.said && of === row.of)?.[2] ?? "";
 const decimals = (value) => (Math.abs(value) < 1000 ? fixed(3)(value) : short(value, 4));
@@ -26,7 +27,7 @@ function scoreTable(host, rows, metric) {
     id,
     [
       ["variant", (variant) => label(variant)],
-      ...tasks.map((task) => [task, (variant) => of.get(`${variant}\n${task}`)?.value, decimals]),
+      ...tasks.map((task) => [breakable(task), (variant) => of.get(`${variant}\n${task}`)?.value, decimals]),
     ],
     names,
     (variant) => ({"data-variant": variant}),
@@ -122,7 +123,7 @@ function columnsOfRuns() {
   [null, ...result.runs].forEach((run, line) => {
     const before = lines[line].cells[place];
     for (const name of names)
-      lines[line].insertBefore(run ? cell(run.scores[name] ?? null) : element("th", {class: "several"}, withSpaces(name)), before);
+      lines[line].insertBefore(run ? cell(run.scores[name] ?? null) : element("th", {class: "several"}, breakable(withSpaces(name))), before);
   });
 }
 
