@@ -257,6 +257,8 @@ def quantised(folder: Path) -> None:
         ("Llama", {"model_type": "mistral"}, "model_type is 'mistral', expected one of llama, qwen3, "),
         ("Llama", {"hidden_size": ...}, "hidden_size is missing, expected a whole number"),
         ("Llama", {"rope_parameters": {"rope_type": "dynamic"}}, "rope_type is 'dynamic', expected one of default"),
+        ("Llama", {"rope_parameters": {"rope_type": "yarn", "attention_factor": 1.5}}, "rope_parameters.factor"),
+        ("Llama", {"layer_types": 2}, "layer_types is 2, expected full_attention in every layer"),
         ("Qwen3, tied", {"use_sliding_window": True, "sliding_window": 64}, "sliding_window is 64, expected none"),
         ("Qwen3, tied", {"rms_norm_eps": 1e-5}, "model.rms_norm_eps=1e-05 with attention.qk_norm: Qwen3"),
         ("DeepSeek-V3", {"first_k_dense_replace": 1}, "first_k_dense_replace is 1, expected 2 or more"),
