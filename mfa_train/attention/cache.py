@@ -97,6 +97,15 @@ class DecodeCache:
             self.lengths = self.lengths + tokens
         self.length += tokens
 
+    def of_rows(self, rows: Tensor) -> "DecodeCache":
+        """A cache of the rows that `rows` (n,) names, one of them several times perhaps: each goes on by itself."""
+        other = DecodeCache(len(self.layers), self.capacity, self.dtype)
+        other.length, other.rotations = self.length, self.rotations
+        other.lengths = None if self.lengths is None else self.lengths[rows]
+        for layer, its in zip(other.layers, self.layers):
+            layer.buffers = tuple(_of_rows(buffer, rows) for buffer in its.buffers)
+        return other
+
     @property
     def num_bytes(self) -> int:
         return sum(buffer.nbytes for layer in self.layers for buffer in layer.buffers)
@@ -113,3 +122,8 @@ def _buffer(part: Tensor, room: int) -> Tensor:
     if len(rest) <= 1:
         return part.new_empty(batch, room, *rest)
     return part.new_empty(batch, rest[0], room, *rest[1:]).transpose(1, 2)
+
+
+def _of_rows(buffer: Tensor, rows: Tensor) -> Tensor:
+    """buffer[rows], laid out as `_buffer` has it."""
+    return buffer[rows] if buffer.dim() <= 3 else buffer.transpose(1, 2)[rows].transpose(1, 2)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from mfa_train.config.places import local
 from mfa_train.config.requirements import require_positive, require_printable, require_whole
 from mfa_train.errors import ConfigError
 
@@ -34,7 +33,6 @@ class EvaluationConfig:
                 raise ConfigError("evaluation.tasks: expected names of tasks, as evaluation.tasks=[hellaswag,piqa]")
         if again := sorted({name for name in self.tasks if self.tasks.count(name) > 1}):
             raise ConfigError(f"evaluation.tasks: {again[0]} is there twice: type each task once")
-        self.tasks_dir = local("evaluation.tasks_dir", self.tasks_dir)
         if self.num_fewshot is not None:
             require_whole("evaluation.num_fewshot", self.num_fewshot, 0, MOST_SHOTS)
         if self.limit is not None:

@@ -140,6 +140,7 @@ class Config:
         for key in ("runs_dir", "data_dir"):
             setattr(self, key, local(key, getattr(self, key)))
         self.data.cache_dir = local("data.cache_dir", self.data.cache_dir)
+        self.evaluation.tasks_dir = local("evaluation.tasks_dir", self.evaluation.tasks_dir)
         if self.resume not in RESUME:
             self.resume = local("resume", self.resume, "checkpoint's or a run's folder")
         if self.init_from is not None:

@@ -55,17 +55,18 @@ def evaluate(
             outcome = evaluator.evaluate(
                 lm=lm, task_dict={"tasks": {name: task}, "groups": {}}, limit=limit, bootstrap_iters=0
             )
-        yield scores_of(
-            task,
-            outcome,
-            checkpoint=state.checkpoint,
-            step=state.step,
-            tokens=state.tokens,
-            limit=limit,
-            truncated=lm.truncated,
-            seconds=time.perf_counter() - begun,
-            commit=commit,
-        )
+            scores = scores_of(
+                task,
+                outcome,
+                checkpoint=state.checkpoint,
+                step=state.step,
+                tokens=state.tokens,
+                limit=limit,
+                truncated=lm.truncated,
+                seconds=time.perf_counter() - begun,
+                commit=commit,
+            )
+        yield scores
 
 
 def require_room(tasks: Mapping[str, Task], context: int) -> None:

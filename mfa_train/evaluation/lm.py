@@ -3,9 +3,9 @@
 1. Text becomes tokens as in training: a context begins with the separator, which stands before each document there.
    A continuation's tokens are what the tokens of context and continuation have behind those of the context alone, as
    lm-eval's `hf` cuts them.
-2. Requests whose inputs are equal (one context before several continuations of one token, say) are one row. Rows are
-   sorted by length and go in batches of `batch_tokens`, padded behind: a causal model never sees that. The batches are
-   a function of the requests alone.
+2. Requests whose inputs are equal (one context before several continuations of one token, say) are one row; rows of
+   one context read it once, into a cache. They are sorted by length and go in batches of `batch_tokens`, padded behind:
+   a causal model never sees that. The batches are a function of the requests alone.
 3. The ranks take the batches in turn; each makes as many passes as the others, since under ZeRO 3 a pass is a
    collective. Their sums are everyone's, so every rank answers every request.
 
@@ -13,7 +13,7 @@ The softmax is over all ids of the model's vocabulary, those that are no token o
 training loss has it. A context longer than the model's is cut on the left, and counted in `truncated`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor, nn
 
+from mfa_train.attention.cache import DecodeCache
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.evaluation.continued import Continuation, continued
 from mfa_train.evaluation.ranks import Ranks
@@ -45,7 +46,21 @@ class Row:
     """Inputs, and what is asked of them."""
 
     tokens: tuple[int, ...]
+    read: int
+    """How many stand before the one behind which the first target is: the context, but for its last token."""
     targets: list[Target] = field(default_factory=list)
+
+
+class Group(NamedTuple):
+    """Rows that begin with the same tokens."""
+
+    common: int
+    """How many of them are read once, for all."""
+    rows: list[Row]
+
+    @property
+    def longest(self) -> int:
+        return max(len(row.tokens) for row in self.rows)
 
 
 class RunLM(TemplateLM):
@@ -119,15 +134,16 @@ class RunLM(TemplateLM):
     def _loglikelihood_tokens(self, requests: Sequence[Asked], **_: Any) -> list[tuple[float, bool]]:
         nats = torch.zeros(len(requests), dtype=torch.float64)
         missed = torch.zeros(len(requests), dtype=torch.float64)
-        batches = list(self._batches(self._rows(requests)))
-        for begin in range(0, len(batches), self.ranks.world_size):
-            mine = begin + self.ranks.rank
-            batch = batches[mine] if mine < len(batches) else [Row((self.eot_token_id,))]
-            request, found = self._pass(batch)
-            if request:
-                nats.index_add_(0, torch.tensor(request), found[0])
-                missed.index_add_(0, torch.tensor(request), 1 - found[1])
-            self.on_pass()
+        shared, alone = _split(self._rows(requests))
+        nothing = Row((self.eot_token_id,) * 2, 1)
+        for groups in (shared, alone):  # apart, as one pass of either is another number of collectives
+            batches, dummy = self._batches(groups), [Group(int(groups is shared), [nothing])]
+            for begin in range(0, len(batches), self.ranks.world_size):
+                mine = begin + self.ranks.rank
+                request, found = self._pass(batches[mine] if mine < len(batches) else dummy)
+                nats.index_add_(0, torch.tensor(request, dtype=torch.long), found[0])
+                missed.index_add_(0, torch.tensor(request, dtype=torch.long), 1 - found[1])
+                self.on_pass()
         nats, missed = self.ranks.sum(torch.stack((nats, missed)).to(self.ranks.device)).cpu()
         return list(zip(nats.tolist(), (missed == 0).tolist()))
 
@@ -141,34 +157,71 @@ class RunLM(TemplateLM):
                 end = min(begin + self.context, len(whole))
                 first = max(0, end - 1 - self.context)
                 inputs = tuple(whole[first : end - 1])
-                row = rows.setdefault(inputs, Row(inputs))
+                row = rows.setdefault(inputs, Row(inputs, begin - 1 - first))
+                row.read = min(row.read, begin - 1 - first)
                 row.targets += [Target(request, place - 1 - first, whole[place]) for place in range(begin, end)]
         return list(rows.values())
 
-    def _batches(self, rows: list[Row]) -> Iterator[list[Row]]:
-        """The longest first: what does not fit into the memory shows at once."""
-        rows = sorted(rows, key=lambda row: (-len(row.tokens), row.tokens))
-        while rows:
-            count = max(1, self.batch_tokens // len(rows[0].tokens))
-            yield rows[:count]
-            rows = rows[count:]
+    def _batches(self, groups: list[Group]) -> list[list[Group]]:
+        """Of groups, the longest first: what does not fit into the memory shows at once."""
+        batches: list[list[Group]] = []
+        longest = room = 0
+        for group in sorted(groups, key=lambda group: (-group.longest, group.rows[0].tokens)):
+            for begin in range(0, len(group.rows), most := max(1, self.batch_tokens // group.longest)):
+                part = Group(group.common, group.rows[begin : begin + most])
+                if not batches or longest * len(part.rows) > room:
+                    batches.append([])
+                    longest = part.longest
+                    room = max(self.batch_tokens, longest * len(part.rows))
+                batches[-1].append(part)
+                room -= longest * len(part.rows)
+        return batches
 
-    def _pass(self, batch: list[Row]) -> tuple[list[int], Tensor]:
+    def _pass(self, batch: list[Group]) -> tuple[list[int], Tensor]:
         """The request of each target of the batch, and `loss.scored` of them (2, targets) float64, on the CPU."""
-        longest, device = len(batch[0].tokens), self.ranks.device
-        padded = [[*row.tokens, *[0] * (longest - len(row.tokens))] for row in batch]
+        device = self.ranks.device
+        rows = [(place, group.common, row) for place, group in enumerate(batch) for row in group.rows]
+        parts = _padded([row.tokens[common:] for _, common, row in rows], device)
+        cache = self._read([group.rows[0].tokens[: group.common] for group in batch], parts.shape[1])
+        if cache is not None:
+            cache = cache.of_rows(torch.tensor([place for place, _, _ in rows], device=device))
         targets = [
-            (target.request, number * longest + target.place, target.token)
-            for number, row in enumerate(batch)
+            (target.request, number * parts.shape[1] + target.place - common, target.token)
+            for number, (_, common, row) in enumerate(rows)
             for target in row.targets
         ]
         request, places, ids = map(list, zip(*targets)) if targets else ([], [0], [0])
         found = self.model(
-            torch.tensor(padded, device=device),
-            torch.tensor(ids, device=device),
-            places=torch.tensor(places, device=device),
+            parts, torch.tensor(ids, device=device), cache=cache, places=torch.tensor(places, device=device)
         )
-        return request, found.double().cpu()
+        return request, found.double().cpu()[:, : len(request)]
+
+    def _read(self, prefixes: list[tuple[int, ...]], room: int) -> DecodeCache | None:
+        """A cache that holds `prefixes`, with room for so many tokens behind each; None where they are empty."""
+        if not prefixes[0]:
+            return None
+        model: Any = getattr(self.model, "module", self.model)  # an engine's
+        padded = _padded(prefixes, self.ranks.device)
+        lengths = torch.tensor([len(prefix) for prefix in prefixes], device=self.ranks.device)
+        cache = DecodeCache(len(model.model.layers), padded.shape[1] + room)
+        model.model(padded, cache, lengths=None if len(set(map(len, prefixes))) == 1 else lengths)
+        return cache
+
+
+def _split(rows: list[Row]) -> tuple[list[Group], list[Group]]:
+    """Rows that share what they read before their first target with others, and those that do not."""
+    by_start: dict[tuple[int, ...], list[Row]] = {}
+    for row in rows:
+        by_start.setdefault(row.tokens[: row.read], []).append(row)
+    shared = [Group(len(start), same) for start, same in by_start.items() if start and len(same) > 1]
+    alone = [Group(0, [row]) for start, same in by_start.items() for row in same if not start or len(same) == 1]
+    return shared, alone
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """(rows, tokens of the longest), zeros behind the others."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
 
 
 def _spaces_behind(context: str, continuation: str) -> tuple[str, str]:

@@ -169,7 +169,7 @@ def _loading(form: Format) -> str:
         f"In transformers, as {form.loads}; `FOLDER` is the folder of this file:",
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("FOLDER"{trusted})\n'
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trusted})\n'
         'text = model.generate(**tokenizer("The ", return_tensors="pt"), max_new_tokens=32)\n'
         "print(tokenizer.decode(text[0], skip_special_tokens=True))\n```",
     ]

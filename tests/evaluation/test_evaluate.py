@@ -137,7 +137,7 @@ def test_a_checkpoint_of_a_run_that_has_not_ended_is_scored(runs, tmp_path, door
     (run / "metrics.jsonl").write_text("")
     words = ["evaluate", "runs/mfa", "tasks=text,choice", f"tasks_dir={four_tasks(tmp_path / 'tasks')}"]
     status, out, error = door(tmp_path / "killed", *words)
-    assert (status, out) == (1, "") and "type --checkpoint step-00000008" in error
+    assert (status, out) == (2, "") and "type --checkpoint step-00000008" in error
     status, out, error = door(tmp_path / "killed", *words, "--checkpoint", "step-8", "--json")
     found = json.loads(out)
     assert status == 0 and [(one["checkpoint"], one["step"]) for one in found] == [("step-8", 8)] * 2
@@ -148,7 +148,7 @@ def test_a_checkpoint_of_a_run_that_has_not_ended_is_scored(runs, tmp_path, door
     "words, told",
     [
         ([], "no task is named: type tasks="),
-        (["tasks=choice", "--checkpoint", "step-9"], "has no such. Did you mean 'step-00000008'?"),
+        (["tasks=choice", "--checkpoint", "step-9"], "has no step-00000009; type --checkpoint step-00000008"),
         (["tasks=choice", "optimizer.lr=1"], "optimizer.lr=1: expected tasks, tasks_dir"),
         (["tasks=choice", "limit=0"], "evaluation.limit=0: expected a whole number of at least 1"),
         (["tasks=going_on", "tasks_dir=long"], "max_gen_toks=64: the model reads 64 tokens at once"),

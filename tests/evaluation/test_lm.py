@@ -102,10 +102,9 @@ def test_a_uniform_models_metrics_are_those_of_its_vocabulary(small_model, token
     config = configs.load(["evaluation.tasks=[choice,ending,text,going_on]", f"evaluation.tasks_dir={tmp_path}"])
     four_tasks(tmp_path, docs)
     lm = run_lm(known_model(small_model, torch.zeros(1, VOCAB)), tokenizer, context=256)
+    tasks = load_tasks(config.evaluation)
     random_states = rng_state()
-    found = {
-        scores.task: scores for scores in evaluate(lm, load_tasks(config.evaluation), State("final", 7, 99), None, "c")
-    }
+    found = {scores.task: scores for scores in evaluate(lm, tasks, State("final", 7, 99), None, "c")}
     assert list(found) == list(OUTPUT_TYPES) and rng_state().equal(random_states)
 
     def tokens(doc: dict, ending: str) -> int:
@@ -127,7 +126,7 @@ def test_a_uniform_models_metrics_are_those_of_its_vocabulary(small_model, token
     assert {(scores.step, scores.tokens, scores.truncated) for scores in found.values()} == {(7, 99, 0)}
 
 
-@pytest.mark.parametrize("attention", ["gqa"])
+@pytest.mark.parametrize("attention", ["gqa", "mfa"])
 def test_every_score_is_that_of_lm_evals_own_hf_model_on_the_export(attention, tmp_path):
     run = FILES / "runs" / attention
     config = configs.of_run(run)
@@ -136,7 +135,13 @@ def test_every_score_is_that_of_lm_evals_own_hf_model_on_the_export(attention, t
     export(run, tmp_path / "export")
     model = model_of(weights).eval()
     ours = run_lm(model, tokenizer, window)
-    options = {"pretrained": str(tmp_path / "export"), "device": "cpu", "dtype": "float32", "max_length": window}
+    options = {
+        "pretrained": str(tmp_path / "export"),
+        "device": "cpu",
+        "dtype": "float32",
+        "max_length": window,
+        "trust_remote_code": True,
+    }
     theirs = HFLM(**options, batch_size=5)
     docs = documents(20)
     asked = [

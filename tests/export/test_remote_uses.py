@@ -92,9 +92,12 @@ def test_a_step_of_supervised_fine_tuning_is_taken(packing, folder, tmp_path):
     data = Dataset.from_dict({"prompt": ["ab", "c", "def"], "completion": ["cd", "ef", "g h i"]})
     model = loaded(folder)
     before = model.lm_head.weight.clone()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
+    given = []
+    model.register_forward_pre_hook(lambda module, args, named: given.append(named.keys()), with_kwargs=True)
     trainer.train()
+    assert packing == ("position_ids" in given[0]) != ("attention_mask" in given[0])
     assert trainer.state.log_history[-1]["train_loss"] > 0 and not before.equal(model.lm_head.weight)
 
 
