@@ -184,7 +184,7 @@ def test_every_form_says_the_keys_of_its_own_config_json(overrides, small_model)
             "attention.num_key_value_heads=2",
         ],
         ["attention=mla", "attention.latent_scale=true", "attention.rope_interleave=false"],
-        ["attention=mfa", "attention.rope_interleave=true", "attention.latent_norm_eps=1e-3"],
+        ["attention=mfa", "attention.rope_interleave=true", "attention.latent_scale=true"],
         ["attention=tpa", "attention.output_gate=element"],
     ],
     ids=" ".join,
