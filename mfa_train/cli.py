@@ -81,7 +81,7 @@ def _act() -> None:
         "--format",
         default="auto",
         choices=("auto", "hf", "remote"),
-        help="hf: a class that transformers has, or refused; remote: with its own code; auto: hf where there is one",
+        help="hf: as transformers or vLLM has it, or refused; remote: with its own code; auto: hf where there is one",
     )
     command.add_argument("--verify", action="store_true", help="hold all of a checkpoint against its checksums first")
     command.set_defaults(act=export, overrides=[])

@@ -44,7 +44,7 @@ class TaskFolder:
         for path in sorted(folder.rglob("*.yaml")):
             try:
                 self._add(path, _read(path))
-            except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+            except (OSError, RecursionError, TypeError, ValueError, yaml.YAMLError) as error:
                 self.damaged.append(f"{path}: {_line(error)}")
 
     def __contains__(self, name: str) -> bool:
@@ -78,7 +78,7 @@ class TaskFolder:
             config = {key: value for key, value in self.tasks[name].items() if key not in STRUCTURE}
             try:
                 yield usable(config | overrides, self.paths[name])
-            except (AttributeError, TypeError, ValueError) as error:
+            except (AttributeError, RecursionError, TypeError, ValueError) as error:
                 raise ConfigError(f"{self.paths[name]}: not in lm-eval's form ({first_line(error)})") from error
             return
         for member in self.groups[name]:

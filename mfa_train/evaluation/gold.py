@@ -1,6 +1,7 @@
 """Bits per byte of the right answer: what tells small models apart where all of them choose by chance.
 
-−log2 p(answer | prompt) / bytes of the answer, UTF-8, as it was scored: with the space that joins it to the prompt.
+−log2 p(answer | prompt) / bytes of the answer, UTF-8, as it was scored: with the space that joins it to the prompt, and
+what else of space stands at the prompt's end, which is scored with it.
 The mean over documents is OLMo's `bpb_v2` (`ICLMetric` of ai2-olmo-eval 0.9.0; its v1 leaves the space uncounted).
 """
 
@@ -22,13 +23,15 @@ def golds(task: Any, document: dict) -> list[int]:
 
 def bits_per_byte(task: Any, samples: Sequence[dict]) -> list[float] | None:
     """Of each of a task's samples, as lm-eval logs them; None where one has not exactly one right answer that was
-    scored."""
+    scored, or one of no bytes."""
     values = []
     for sample in samples:
         if (place := _gold(task, sample)) is None:
             return None
-        answer, log_likelihood = sample["arguments"][place][1], sample["resps"][place][0][0]
-        values.append(-log_likelihood / (math.log(2) * len(answer.encode())))
+        (prompt, answer), log_likelihood = sample["arguments"][place], sample["resps"][place][0][0]
+        if not (scored := prompt[len(prompt.rstrip()) :] + answer):
+            return None
+        values.append(-log_likelihood / (math.log(2) * len(scored.encode())))
     return values
 
 

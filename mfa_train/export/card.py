@@ -52,6 +52,7 @@ def model_card(
         _table(
             {
                 "code": f"commit {_plain(origin.get('code_commit'))}",
+                **_began_with(dict(_mapping(origin, "init_from"))),
                 "versions": ", ".join(f"{_plain(key)} {_plain(value)}" for key, value in _mapping(origin, "versions"))
                 or NOT_RECORDED,
                 "tokenizer, SHA-256": f"`{tokenizer_sha256}`",
@@ -131,6 +132,11 @@ def _data_name(config: Config) -> str:
         return ", ".join(f"`{_code_free(name)}`" for name in data.corpora)
     what = f", {_code_free(str(_without_place(data.dataset)))}" if data.source == "hub" else ""
     return f"`{_code_free(data.name)}` ({data.source}{what})"
+
+
+def _began_with(source: dict[str, Any]) -> dict[str, str]:
+    """What `init_from` named, where the run began with weights: `tokens seen` doesn't count theirs."""
+    return {"began with weights": f"{_plain(source.get('kind'))}, `{_plain(source.get('sha256'))}`"} if source else {}
 
 
 def _data_sums(summary: dict, weights: RunWeights) -> dict[str, str]:

@@ -68,6 +68,12 @@ def test_bits_are_those_of_the_right_answer_by_its_bytes_and_the_space_before(tm
     assert scores.by_document["acc"] == [1, 0, 0]
 
 
+def test_space_at_the_prompts_end_counts_as_a_byte_since_it_is_scored_with_the_answer(tmp_path):
+    docs = [{"question": "Q:\n ", "choices": ["ab", "c"], "gold": 0, "answer": "", "text": "t"}]
+    scores, _ = scored(lambda _, answer: -4 * math.log(2), four_tasks(tmp_path, docs), "choice")
+    assert scores.metrics["bits_per_byte"].value == 1
+
+
 def test_the_right_one_of_several_contexts_is_scored(tmp_path):
     """lm-eval's form of winogrande: the text is the place of the right context, the choices are contexts."""
     keys = {"doc_to_text": "gold", "doc_to_target": "{{answer}}"}

@@ -158,6 +158,11 @@ def test_an_unknown_task_names_the_nearest_and_what_is_damaged(folder, few_of_lm
         load(tasks_dir / "none", "hellaswg")
 
 
+def test_yaml_without_an_end_is_refused(folder):
+    with pytest.raises(ConfigError, match=r"even.yaml: not in lm-eval's form \(maximum recursion"):
+        load(folder(text="metadata: &all [*all]\n"), "even")
+
+
 def test_two_tasks_of_one_name_are_refused(folder):
     tasks_dir = folder()
     (tasks_dir / "again.yaml").write_text((tasks_dir / "even.yaml").read_text())

@@ -136,6 +136,12 @@ def test_what_a_class_lacks_is_refused_by_its_key_before_the_weights_are_opened(
     assert {path.name for path in tmp_path.iterdir()} == {"config.yaml"}
 
 
+def test_an_attention_that_no_other_tool_has_is_refused_as_hf(tmp_path):
+    (tmp_path / "config.yaml").write_text(configs.to_yaml(configs.load(["attention=mfa_kr", *SMALL])))
+    with pytest.raises(ConfigError, match=r"^--format=hf: transformers has no class for attention=mfa_kr: type --for"):
+        export(tmp_path, tmp_path / "out", form="hf")
+
+
 @pytest.mark.parametrize(
     "kind, file",
     [
@@ -187,6 +193,11 @@ def test_the_card_is_read_by_the_hub_and_names_no_place_of_this_machine(exported
     assert not re.search(rf"/home|/mnt|{tmp_path}|vllm", card.text)  # vLLM serves other widths of MLA alone
     plan = measure(configs.of_run(tmp_path / "run").model, told["attention"])
     assert f"| KV cache | {plan.cache_bytes('bf16'):,} bytes per token in bf16" in card.text
+    began = {"source": "/home/me/llama", "kind": "llama", "sha256": "4a99d252"}
+    (tmp_path / "run" / "summary.json").write_text(json.dumps({"init_from": began}))
+    export(tmp_path / "run", tmp_path / "again")
+    text = (tmp_path / "again" / "README.md").read_text()
+    assert "| began with weights | llama, `4a99d252` |" in text and "/home" not in text
 
 
 def test_the_separator_is_the_one_that_was_recorded(tmp_path):

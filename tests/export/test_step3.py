@@ -68,6 +68,14 @@ def test_a_weight_goes_there_and_back():
         torch.testing.assert_close(form.here(name, form.there(name, weight)), weight, rtol=1e-6, atol=0)
 
 
+def test_what_is_scaled_is_rounded_once():
+    config = configs.load(["attention=mfa", *SMALL, *SOLVED])
+    form, shapes = Step3(config), shapes_of(config)
+    for name, ours in form.sources(shapes).items():
+        held = torch.randn(shapes[ours], generator=torch.Generator().manual_seed(0)).bfloat16()
+        assert form.there(name, held).equal(form.there(name, held.float()).bfloat16())
+
+
 def test_a_config_json_of_step3_is_read_as_the_model_that_it_is():
     form = Step3(configs.load(["attention=mfa", *SMALL, *SOLVED]))
     keys = Step3.overrides(ConfigJson(form.settings()))

@@ -66,9 +66,10 @@ class ConfigJson:
         self.require("quantization_config")
         if self.content.get("use_sliding_window", True):
             self.require("sliding_window")
-        for kind in self.content.get("layer_types") or ():
-            if kind != "full_attention":
-                raise self.refused("layer_types", "full_attention in every layer")
+        if (kinds := self.content.get("layer_types")) is not None and (
+            not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)
+        ):
+            raise self.refused("layer_types", "full_attention in every layer")
         sizes = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "max_position_embeddings")
         return {
             **{f"model.{key}": self.count(key) for key in sizes},
@@ -100,11 +101,12 @@ class ConfigJson:
             raise rope.refused("rope_type" if "rope_type" in given else "type", f"one of {', '.join(ROPE)}")
         rope.require("partial_rotary_factor", 1)
         rope.require("truncate", True)
-        for key in given.keys() - {"rope_theta", "rope_type", "type", "partial_rotary_factor", "truncate", *ROPE[kind]}:
-            rope.require(key, *([0.1 * math.log(given["factor"]) + 1] if key == "attention_factor" else []))
         scaling = {"rope_type": kind, **{key: given[key] for key in ROPE[kind] if given.get(key) is not None}}
         if kind != "default":
             typed(RopeScaling, scaling, "rope_parameters")  # which checks it
+        for key in given.keys() - {"rope_theta", "rope_type", "type", "partial_rotary_factor", "truncate", *ROPE[kind]}:
+            usual = [0.1 * math.log(scaling["factor"]) + 1] if key == "attention_factor" and kind == "yarn" else []
+            rope.require(key, *usual)
         return {
             "attention.rope_theta": rope.number("rope_theta", 10000.0),
             "attention.rope_scaling": None if kind == "default" else scaling,

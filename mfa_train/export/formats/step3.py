@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mfa_train.export.formats.base import VLLM_HEAD_DIMS, Format, FormatCannotSay, WithLatents
 from mfa_train.export.formats.config_json import ConfigJson
+from mfa_train.export.formats.remote import Remote
 
 CLASS = "Step3TextForCausalLM"
 LATENT, NORM, HEADS = "q_proj.weight", "inter_norm.weight", "wq.weight"
@@ -29,14 +30,12 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 class Step3(WithLatents):
     attentions = ("mfa",)
-
     model_types = ("step3_text",)
+    remote_code = True
 
     @functools.cached_property
     def ours(self) -> Format:
         """The model that these weights make, under our own names and keys: what transformers reads of the folder."""
-        from mfa_train.export.formats import REMOTE  # which is made of all forms
-
         attention = self.config.attention | {
             "q_lora_rank": self.rank,
             "latent_scale": False,
@@ -44,11 +43,7 @@ class Step3(WithLatents):
             "rope_interleave": False,
         }
         model = dataclasses.replace(self.model, tie_word_embeddings=False)
-        return REMOTE(dataclasses.replace(self.config, model=model, attention=attention))
-
-    @property
-    def remote_code(self) -> bool:  # type: ignore[override]
-        return self.ours.remote_code
+        return Remote(dataclasses.replace(self.config, model=model, attention=attention))
 
     @property
     def loads(self) -> str:
@@ -140,7 +135,7 @@ class Step3(WithLatents):
         return super().sources(shapes) | tied
 
     def there(self, name: str, weight: Tensor) -> Tensor:
-        weight = self._scaled(name, super().there(name, weight), 1)
+        weight = self._scaled(name, weight, 1)
         more = self.rank - self.attention.q_lora_rank
         if self.attention.rope_interleave and name.endswith((HEADS, "k_proj.weight")):
             weight = weight.unflatten(0, (-1, self.attention.head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
@@ -158,11 +153,12 @@ class Step3(WithLatents):
             weight = weight[:rank]
         if self.attention.rope_interleave and name.endswith((HEADS, "k_proj.weight")):
             weight = weight.unflatten(0, (-1, 2, self.attention.head_dim // 2)).transpose(1, 2).flatten(0, 2)
-        return super().here(name, self._scaled(name, weight, -1)).contiguous()
+        return self._scaled(name, weight, -1).contiguous()
 
     def _scaled(self, name: str, weight: Tensor, power: int) -> Tensor:
-        """Times the factor of its kind to the power of 1 or -1."""
+        """Times all its factors to the power of 1 or -1, in one product: of 16-bit weights each rounds."""
         factor = next((factor for kind, factor in self.factors.items() if name.endswith(kind)), 1.0)
+        factor *= self.latent_scales.get(name, 1.0)
         return weight if factor == 1 else weight * factor**power
 
 
