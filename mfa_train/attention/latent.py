@@ -53,6 +53,7 @@ class BlockLinear(nn.Module):
     def __init__(self, rank: int, out_features: int, blocks: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, rank // blocks))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # as nn.Linear's
         self.blocks = blocks
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ while ours has an eps of its own, and a rank r that its loader may cut wrongly. 
 ours, q times sqrt(rms_norm_eps / latent_norm_eps · R / r), and the norm's weight times sqrt(r / R): the same query.
 """
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -42,8 +43,9 @@ class Step3(WithLatents):
             "latent_norm_eps": self.model.rms_norm_eps,
             "rope_interleave": False,
         }
-        model = dataclasses.replace(self.model, tie_word_embeddings=False)
-        return Remote(dataclasses.replace(self.config, model=model, attention=attention))
+        config = copy.copy(self.config)  # not checked again: a run is what it was
+        config.attention, config.model = attention, dataclasses.replace(self.model, tie_word_embeddings=False)
+        return Remote(config)
 
     @property
     def loads(self) -> str:
