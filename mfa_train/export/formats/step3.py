@@ -8,6 +8,7 @@ while ours has an eps of its own, and a rank r that its loader may cut wrongly. 
 ours, q times sqrt(rms_norm_eps / latent_norm_eps · R / r), and the norm's weight times sqrt(r / R): the same query.
 """
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -42,8 +43,10 @@ class Step3(WithLatents):
             "latent_norm_eps": self.model.rms_norm_eps,
             "rope_interleave": False,
         }
-        model = dataclasses.replace(self.model, tie_word_embeddings=False)
-        return Remote(dataclasses.replace(self.config, model=model, attention=attention))
+        config = copy.copy(self.config)  # not `replace`: an old run's other keys may be such as no start takes any more
+        config.model = dataclasses.replace(self.model, tie_word_embeddings=False)
+        config.attention = attention
+        return Remote(config)
 
     @property
     def loads(self) -> str:
