@@ -129,8 +129,11 @@ class Bench:
         self.machine = Machine(self.dtype)
 
     def config(self, variant: str) -> Config:
-        """Matched to --cache of MHA's cache and to its parameters. Raises ConfigError where that can't be."""
+        """Matched to --cache of MHA's cache and to its parameters, with --own to its parameters alone. Raises
+        ConfigError where that can't be."""
         words = [f"attention={variant}", f"model={self.arguments.model}"]
+        if self.arguments.own:
+            return matched(configs.load([*words, *self.arguments.own, "match.reference=mha"]))[0]
         plain = configs.load(words)
         reference = measure(plain.model, default_attention("mha", plain.model))
         budget = reference.cache_bytes(plain.plan.cache_dtype) // self.arguments.cache
@@ -317,6 +320,9 @@ def main() -> None:
     parser.add_argument("--contexts", nargs="+", type=positive, default=[1024, 8192, 32768], metavar="TOKENS")
     parser.add_argument("--batches", nargs="+", type=positive, default=[1, 8, 32], metavar="ROWS")
     parser.add_argument("--cache", type=positive, default=8, metavar="N", help="an N-th of MHA's cache (default 8)")
+    parser.add_argument(
+        "--own", nargs="+", metavar="KEY=VALUE", help="the variants' shape, instead of one matched to --cache"
+    )
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--steps", type=positive, default=20, help="timed at most, of each kind and cell (default 20)")
     parser.add_argument("--patience", type=float, default=4.0, metavar="SECONDS", help="for a cell's steps (default 4)")
@@ -345,10 +351,11 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     bench = Bench(arguments)
     machine = bench.machine
-    setting = {name: getattr(arguments, name) for name in ("model", "dtype", "cache", "threads")}
+    setting = {name: getattr(arguments, name) for name in ("model", "dtype", "cache", "own", "threads")}
     done = kept(arguments.out, setting)
+    caches = " ".join(arguments.own) if arguments.own else f"caches of 1/{arguments.cache} of MHA's"
     print(
-        f"{arguments.model}, {arguments.dtype}, caches of 1/{arguments.cache} of MHA's at its parameters; "
+        f"{arguments.model}, {arguments.dtype}, {caches} at MHA's parameters; "
         f"{arguments.threads} threads\nlast-level cache {machine.last_level / 2**20:.0f} MiB, reduction "
         f"{machine.bandwidth / 1e9:.1f} GB/s, matrix product {machine.peak / 1e9:.0f} GFLOP/s\n\n{COLUMNS}"
     )
@@ -374,7 +381,9 @@ def kept(out: Path | None, setting: dict[str, Any]) -> dict[tuple[str, int, int]
         return {}
     cells = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     return {
-        (cell["variant"], cell["batch"], cell["context"]): cell for cell in cells if setting.items() <= cell.items()
+        (cell["variant"], cell["batch"], cell["context"]): cell
+        for cell in cells
+        if setting.items() <= ({"own": None} | cell).items()
     }
 
 

@@ -121,8 +121,8 @@ class CheckpointWeights(RunWeights):
 
 def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bool = False) -> RunWeights:
     """The weights of the run in `run`: `checkpoint` is final, or step-N. With `verify` a checkpoint's files are held
-    against their checksums, where else their sizes must do. Raises ConfigError where there is no such state, DataError
-    where it is damaged or another model's."""
+    against their checksums, where else their sizes must do. Raises ConfigError where there is no such state, or the
+    checkpoint is damaged, DataError where the weights can't be read, or are another model's."""
     shapes = shapes_of(config)
     checkpoints, final = run / "checkpoints", final_checkpoint(run)
     if checkpoint == FINAL:
@@ -141,7 +141,7 @@ def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bo
         if not plausible(folder):
             raise Damaged("not all of its files are there and whole")
     except (Damaged, OSError) as error:
-        raise DataError(f"{folder} is damaged: {error}{_others(run, folder)}") from error
+        raise ConfigError(f"--checkpoint {checkpoint}: {folder} is damaged: {error}{_others(run, folder)}") from error
     return CheckpointWeights(folder, content, config, shapes)
 
 

@@ -119,7 +119,7 @@ def test_an_export_holds_one_tensor_in_memory_and_not_the_model(state, tmp_path)
 
 def test_checksums_are_held_where_that_is_asked_for(state, tmp_path):
     run = state(*SMALL)
-    with pytest.raises(DataError, match=r"rank-0000\d.safetensors differs from its checksum"):
+    with pytest.raises(ConfigError, match=r"rank-0000\d.safetensors differs from its checksum"):
         export(run, tmp_path / "out", f"step-{STEP}", verify=True)
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
     export(run, tmp_path / "out", f"step-{STEP}")

@@ -81,7 +81,6 @@ def test_a_config_json_of_step3_is_read_as_the_model_that_it_is():
     keys = Step3.overrides(ConfigJson(form.settings()))
     words = [f"{key}={'null' if value is None else value}" for key, value in keys.items()]
     again = Step3(configs.load([word for word in words if "rope_scaling" not in word] + [SOLVED[-1]]))
-    assert again.factors == {"q_proj.weight": 1, "inter_norm.weight": 1}
     assert again.settings() == form.settings()
     with pytest.raises(ConfigError, match="moe_layers_enum"):
         Step3.overrides(ConfigJson(form.settings() | {"moe_layers_enum": "1,2"}))

@@ -123,7 +123,6 @@ class Step3(WithLatents):
             "attention.head_dim": head_dim,
             "attention.q_lora_rank": settings.count("share_q_dim", head_dim),
             "attention.inter_norm": True,
-            "attention.latent_norm_eps": keys["model.rms_norm_eps"],
             "attention.qk_norm": False,
             "attention.output_gate": "none",
             **settings.rope(),
