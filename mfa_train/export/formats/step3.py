@@ -43,8 +43,9 @@ class Step3(WithLatents):
             "latent_norm_eps": self.model.rms_norm_eps,
             "rope_interleave": False,
         }
-        config = copy.copy(self.config)  # not checked again: a run is what it was
-        config.attention, config.model = attention, dataclasses.replace(self.model, tie_word_embeddings=False)
+        config = copy.copy(self.config)  # not `replace`: an old run's other keys may be such as no start takes any more
+        config.model = dataclasses.replace(self.model, tie_word_embeddings=False)
+        config.attention = attention
         return Remote(config)
 
     @property
