@@ -1,4 +1,5 @@
-"""What a task says of one state of a run, in a file of its own: RUN/evaluations/TASK-SHOTSshot-step-STEP.json.
+"""What a task says of one state of a run, in a file of its own: RUN/evaluations/TASK-SHOTSshot-step-STEP.json, of its
+first documents alone TASK-SHOTSshot-limit-N-step-STEP.json.
 
 Each document's own values stand beside the means, so that runs can be compared in pairs, document by document.
 """
@@ -57,7 +58,8 @@ class TaskScores:
     @property
     def file_name(self) -> str:
         name = re.sub(r"[^\w.-]", "_", self.task)
-        return f"{name}-{self.num_fewshot}shot-step-{self.step:08d}.json"
+        limit = "" if self.limit is None else f"-limit-{self.limit}"
+        return f"{name}-{self.num_fewshot}shot{limit}-step-{self.step:08d}.json"
 
 
 def write(run: Path, scores: TaskScores) -> Path:

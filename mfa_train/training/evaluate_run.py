@@ -70,15 +70,18 @@ def _keep(config: Config, folder: Path, found: Sequence[TaskScores], say: Say) -
     if not (folder / SUMMARY).is_file():
         say(f"{folder}: no {SUMMARY} yet, as the run has not ended: the scores are in {files.FOLDER}/ alone")
         return
-    keep_evaluations(folder, found)
+    taken = keep_evaluations(folder, found)
+    for scores in found:
+        if scores not in taken:
+            say(f"{scores.task}: {SUMMARY} keeps the scores of more documents")
     identity = wandb_identity(starts(folder))
-    if config.tracking.wandb == "disabled" or identity is None:
+    if config.tracking.wandb == "disabled" or identity is None or not taken:
         return
     # What was logged offline goes on offline: `wandb sync` puts both together.
     mode = config.tracking.wandb if identity.get("url") else "offline"
     tracking = dataclasses.replace(config.tracking, wandb=mode)
     run = WandbRun(tracking, folder.name, folder / files.FOLDER, {}, identity["id"], say=say)
-    values = {name: value for scores in found for name, value in metrics_of(scores).items()}
+    values = {name: value for scores in taken for name, value in metrics_of(scores).items()}
     run.finish({"status": (read_object(folder / SUMMARY) or {}).get("status", "finished")} | values)
 
 

@@ -126,7 +126,9 @@ def test_the_command_gives_the_scores_that_the_run_ended_with_and_changes_nothin
     rows = [line.split() for line in table.splitlines()]
     assert status == 0 and [row[0] for row in rows if "acc" in row] == ["choice", "acc"]
     assert rows[1][:4] == ["choice", "3.0", "0", "5"]
-    assert scores(run, 12)["text"]["limit"] == scores(run, 12)["text"]["documents"] == 5
+    limited = json.loads((run / "evaluations" / "text-0shot-limit-5-step-00000012.json").read_text())
+    assert limited["limit"] == limited["documents"] == 5 and scores(run, 12) == of_two
+    assert json.loads((run / "summary.json").read_text()) == summary  # which keeps to those of more documents
 
 
 def test_a_checkpoint_of_a_run_that_has_not_ended_is_scored(runs, tmp_path, door):

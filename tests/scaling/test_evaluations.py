@@ -117,7 +117,8 @@ def test_of_one_seed_two_runs_are_told_apart_and_never_two_attentions(scored):
         in (sentences(result))
     )
     assert not any(row["best"] for row in result["evaluations"])
-    assert "△" in told(result) and "▲" not in told(result) and "of these two runs alone" in told(result)
+    at_terminal = " ".join(told(result).split())
+    assert "△" in at_terminal and "▲" not in at_terminal and "of these two runs alone" in at_terminal
 
 
 def test_a_difference_that_only_seeds_make_is_not_shown(scored):
@@ -209,6 +210,18 @@ def test_scores_of_earlier_states_are_not_compared_and_it_is_told(scored):
     assert not rows(result, variant="mfa")
     (notice,) = [notice for notice in result["notices"] if "earlier states" in notice]
     assert "(3; mfa-train evaluate RUN scores the last): mfa-" in notice
+
+
+def test_of_scores_with_several_limits_those_of_the_most_documents_count(scored):
+    before = found(scored)["evaluations"]
+    for run in scored.glob("mfa-*"):
+        name = next((run / "evaluations").glob("told-*"))
+        content = json.loads(name.read_text())
+        metrics = {key: one | {"value": content["by_document"][key][0]} for key, one in content["metrics"].items()}
+        few = {key: values[:1] for key, values in content["by_document"].items()}
+        limited = content | {"limit": 1, "documents": 1, "by_document": few, "metrics": metrics}
+        name.with_name(name.name.replace("-step-", "-limit-1-step-")).write_text(json.dumps(limited))
+    assert found(scored)["evaluations"] == before
 
 
 def test_without_scores_the_report_has_nothing_of_them(scored, tmp_path, monkeypatch):

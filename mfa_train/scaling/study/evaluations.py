@@ -1,7 +1,8 @@
 """Scores of a run's last state on tasks (RUN/evaluations/), read as a stranger's files: of a task's metrics the one
 that is compared, and the accuracy beside it.
 
-A file that is damaged, contradicts itself or is of no such form is passed over, and told. Files of earlier states,
+Of a task with scores of several limits those of the most documents count. A file that is damaged, contradicts
+itself or is of no such form is passed over, and told. Files of earlier states,
 which a run leaves while it trains, are not opened.
 """
 
@@ -78,9 +79,11 @@ def read_evaluations(run: AnyPath, steps: int | None) -> Evaluations:
     for name in last[:MOST_FILES]:
         try:
             task, evaluation = _read(folder / name, steps)
-            if task in found.by_task:
+            other = found.by_task.get(task)
+            if other and other.documents.limit == evaluation.documents.limit:
                 raise ValueError(f"{task} stands in another file too")
-            found.by_task[task] = evaluation
+            if not other or other.documents.documents < evaluation.documents.documents:
+                found.by_task[task] = evaluation
         except (OSError, ValueError, OverflowError) as error:
             why = one_line(error).removeprefix(f"{name}: ")
             passed_over.append(f"{shown(name)} ({why})")

@@ -5,6 +5,7 @@ import shlex
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,28 +43,45 @@ def zlib_bits_per_byte(tokenizer: Tokenizer, tokens: np.ndarray) -> float:
 
 
 def evaluations(found: Iterable[TaskScores]) -> dict[str, dict[str, float]]:
-    """What summary.json holds of scores on tasks: {task: {metric: value, metric_stderr: …}}."""
+    """What summary.json holds of scores on tasks: {task: {num_fewshot, documents, metric: value, metric_stderr: …}}."""
     return {
         scores.task: {
-            key: value
-            for name, metric in scores.metrics.items()
-            for key, value in ((name, metric.value), (f"{name}_stderr", metric.stderr))
-            if value is not None
+            "num_fewshot": scores.num_fewshot,
+            "documents": scores.documents,
+            **{
+                key: value
+                for name, metric in scores.metrics.items()
+                for key, value in ((name, metric.value), (f"{name}_stderr", metric.stderr))
+                if value is not None
+            },
         }
         for scores in found
     }
 
 
-def keep_evaluations(folder: Path, found: Iterable[TaskScores]) -> None:
-    """Adds scores of the final state to the summary.json of the run in `folder`; nothing else in it changes. Raises
-    DataError where it is damaged, OSError where it can't be written."""
+def keep_evaluations(folder: Path, found: Iterable[TaskScores]) -> list[TaskScores]:
+    """Adds scores of the final state to the summary.json of the run in `folder`, and gives those that it took: of fewer
+    documents than it has already it takes none. Nothing else in it changes. Raises DataError where it is damaged,
+    OSError where it can't be written."""
     path = folder / SUMMARY
     if (summary := read_object(path)) is None:
         raise DataError(f"{path}: cannot be read as JSON; the scores are in {folder / EVALUATIONS} alone")
-    summary["evaluations"] = (summary.get("evaluations") or {}) | evaluations(found)
+    before = summary.get("evaluations") or {}
+    taken = [one for one in found if not _of_more(before.get(one.task), one)]
+    summary["evaluations"] = before | evaluations(taken)
     partial = path.with_name(f"{SUMMARY}.partial")
     partial.write_text(as_json(summary, indent=2) + "\n", encoding="utf-8")
     partial.replace(path)
+    return taken
+
+
+def _of_more(before: Any, scores: TaskScores) -> bool:
+    """Whether `before`, a task's entry in a summary, is of more documents than `scores`, asked alike."""
+    return (
+        isinstance(before, dict)
+        and before.get("num_fewshot") == scores.num_fewshot
+        and (number(before.get("documents")) or 0) > scores.documents
+    )
 
 
 def closing_table(summary: dict) -> str:

@@ -59,8 +59,9 @@ class TaskScorer:
 
     def final(self) -> list[TaskScores]:
         """Of the last step, as an earlier start may have left them."""
-        last = self.config.training.total_steps
-        return [one for one in files.read(self.folder, say_aside) if one.step == last and one.task in self.tasks]
+        asked = (self.config.training.total_steps, self.config.evaluation.limit)
+        left = files.read(self.folder, say_aside)
+        return [one for one in left if (one.step, one.limit) == asked and one.task in self.tasks]
 
     def _write(self, scores: TaskScores) -> None:
         try:
