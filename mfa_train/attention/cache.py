@@ -100,11 +100,18 @@ class DecodeCache:
     def of_rows(self, rows: Tensor) -> "DecodeCache":
         """A cache of the rows that `rows` (n,) names, one of them several times perhaps: each goes on by itself."""
         other = DecodeCache(len(self.layers), self.capacity, self.dtype)
-        other.length, other.rotations = self.length, self.rotations
-        other.lengths = None if self.lengths is None else self.lengths[rows]
+        other.length, other.lengths, other.rotations = self.length, self.lengths, self.rotations
         for layer, its in zip(other.layers, self.layers):
-            layer.buffers = tuple(_of_rows(buffer, rows) for buffer in its.buffers)
+            layer.buffers = its.buffers
+        other.take_rows(rows)
         return other
+
+    def take_rows(self, rows: Tensor) -> None:
+        """From now on it holds the rows that `rows` (n,) names, one of them several times perhaps."""
+        for layer in self.layers:
+            layer.buffers = tuple(_of_rows(buffer, rows.to(buffer.device)) for buffer in layer.buffers)
+        if self.lengths is not None:
+            self.lengths = self.lengths[rows.to(self.lengths.device)]
 
     @property
     def num_bytes(self) -> int:

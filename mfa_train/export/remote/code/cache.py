@@ -3,8 +3,6 @@
 Rows that are padded in front hold their own tokens alone, from place 0 on.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from transformers import Cache
@@ -59,20 +57,11 @@ class EntryCache(DecodeCache, Cache):  # type: ignore[misc]
             self.lengths = self.lengths - removed
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        self._each_row(lambda x: x.index_select(0, beam_idx.to(x.device)))
+        self.take_rows(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self._each_row(lambda x: x[indices.to(x.device)])
+        self.take_rows(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        self._each_row(lambda x: x.repeat_interleave(repeats, dim=0))
-
-    def _each_row(self, changed: Callable[[Tensor], Tensor]) -> None:
-        for layer in self.layers:
-            # A head's tokens stay side by side in memory.
-            layer.buffers = tuple(
-                changed(buffer.transpose(1, 2)).transpose(1, 2) if buffer.ndim == 4 else changed(buffer)
-                for buffer in layer.buffers
-            )
-        if self.lengths is not None:
-            self.lengths = changed(self.lengths)
+        if self.length:
+            self.take_rows(torch.arange(self.batch_size).repeat_interleave(repeats))
