@@ -83,7 +83,7 @@ def _act() -> None:
         choices=("auto", "hf", "remote"),
         help="hf: as transformers or vLLM has it, or refused; remote: with its own code; auto: hf where there is one",
     )
-    command.add_argument("--verify", action="store_true", help="hold all of a checkpoint against its checksums first")
+    command.add_argument("--verify", action="store_true", help="hold its weights against their checksums first")
     command.set_defaults(act=export, overrides=[])
     command = commands.add_parser("plan", help="parameters, KV bytes, FLOPs, memory, time and cost, before launch")
     command.add_argument(

@@ -4,6 +4,7 @@ Of a checkpoint only the float32 masters are read, and of them what is asked for
 sizes, and against their checksums only where that is asked for, as for that all must be read.
 """
 
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -21,12 +22,14 @@ from mfa_train.checkpoints.streamed import TensorFile
 from mfa_train.checkpoints.tensor_files import CheckpointReader
 from mfa_train.checkpoints.tokenizer import FINAL, tokenizer_of
 from mfa_train.config import Config
+from mfa_train.data.shards.store import sha256_of
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.model.decoder import LanguageModel
+from mfa_train.tracking.records import read_object
 from mfa_train.words import brief
 
-FILE = "model.safetensors"
+FILE, SUM, SUM_FORMAT = "model.safetensors", "sha256.json", 1
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """By `precision`."""
 HELD_IN = {"BF16": torch.bfloat16, "F32": torch.float32}
@@ -79,7 +82,8 @@ class FinalWeights(RunWeights):
             self.file = TensorFile(folder / FILE)
             self.dtype, *_ = (HELD_IN[placed.dtype] for placed in self.file.tensors.values())
         except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise DataError(f"{folder}: the weights cannot be read ({error}); train again with resume=never") from error
+            others = _others(folder.parent.parent, folder)
+            raise DataError(f"{folder}: the weights cannot be read ({error}){others}") from error
         _require_same(shapes, {name: placed.shape for name, placed in self.file.tensors.items()}, folder / FILE)
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
@@ -120,8 +124,8 @@ class CheckpointWeights(RunWeights):
 
 
 def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bool = False) -> RunWeights:
-    """The weights of the run in `run`: `checkpoint` is final, or step-N. With `verify` a checkpoint's files are held
-    against their checksums, where else their sizes must do. Raises ConfigError where there is no such state, or the
+    """The weights of the run in `run`: `checkpoint` is final, or step-N. With `verify` its files are held against
+    their checksums, where else a checkpoint's sizes must do. Raises ConfigError where there is no such state, or the
     checkpoint is damaged, DataError where the weights can't be read, or are another model's."""
     shapes = shapes_of(config)
     checkpoints, final = run / "checkpoints", final_checkpoint(run)
@@ -129,7 +133,7 @@ def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bo
         if not final.is_dir():
             raise ConfigError(f"{run}: the run has no final weights at {final}; it has not finished{_others(run)}")
         if verify:
-            raise ConfigError(f"--verify: {final} has no checksums, checkpoints have{_others(run, final)}")
+            _verify(run, final)
         return FinalWeights(final, config, shapes)
     if not (named := re.fullmatch(r"step-(\d{1,18})", checkpoint, re.ASCII)):
         raise ConfigError(f"--checkpoint {brief(checkpoint)}: expected final or step-N, as step-100{_others(run)}")
@@ -143,6 +147,27 @@ def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bo
     except (Damaged, OSError) as error:
         raise ConfigError(f"--checkpoint {checkpoint}: {folder} is damaged: {error}{_others(run, folder)}") from error
     return CheckpointWeights(folder, content, config, shapes)
+
+
+def record_sum(final: Path) -> None:
+    """Leaves the SHA-256 of final weights beside them. Raises OSError."""
+    content = {"format": SUM_FORMAT, FILE: sha256_of(final / FILE)}
+    (final / SUM).write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def _verify(run: Path, final: Path) -> None:
+    """Raises ConfigError where final weights are not those that were written, or nothing says so."""
+    try:
+        content = read_object(final / SUM) or {}
+        same = sha256_of(final / FILE) == content.get(FILE)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"--verify: {final} has no checksum, as it is of an older version, or damaged{_others(run, final)}"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"--verify: {final} cannot be read ({error.strerror}){_others(run, final)}") from error
+    if not same or content.get("format") != SUM_FORMAT:
+        raise ConfigError(f"--verify: {final / FILE} differs from its checksum{_others(run, final)}")
 
 
 def shapes_of(config: Config) -> dict[str, tuple[int, ...]]:

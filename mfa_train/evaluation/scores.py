@@ -9,12 +9,14 @@ import hashlib
 import json
 import math
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mfa_train.errors import ConfigError
 from mfa_train.evaluation.gold import bits_per_byte
 from mfa_train.tracking.records import read_object
 
@@ -60,6 +62,20 @@ class TaskScores:
         name = re.sub(r"[^\w.-]", "_", self.task)
         limit = "" if self.limit is None else f"-limit-{self.limit}"
         return f"{name}-{self.num_fewshot}shot{limit}-step-{self.step:08d}.json"
+
+
+def require_folder(run: Path) -> None:
+    """Raises ConfigError where the run's scores could not be written, before they are worked out."""
+    folder = run / FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: scores can't be written there ({error.strerror}); make it a folder with room and the right to "
+            "write, or copy the run to one"
+        ) from error
 
 
 def write(run: Path, scores: TaskScores) -> Path:

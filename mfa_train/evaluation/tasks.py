@@ -21,6 +21,8 @@ from mfa_train.evaluation.gold import golds
 from mfa_train.words import brief, first_line
 
 OWN = "lm-eval's own"
+MOST_TOLD = 3
+"""Damaged files."""
 CACHED = "what is in its cache is used with HF_HUB_OFFLINE=1, and tasks of a folder need no Hub: docs/evaluation.md"
 
 
@@ -163,8 +165,8 @@ def _made(where: str, make: Callable[[], Any], elsewhere: str | None = None) -> 
     """`elsewhere`: what to do where the Hub can't be reached, of data that lie there."""
     try:
         return make()
-    except IndexError as error:  # what `datasets` makes of no rows
-        raise ConfigError(f"{where}: it has no documents") from error
+    except IndexError as error:  # what `datasets` makes of no rows, and lm-eval of a first one without its answer
+        raise ConfigError(f"{where}: it has no documents, or the first has no answer among its choices") from error
     except KeyError as error:
         raise ConfigError(f"{where}: there is no split, field or filter {error}") from error
     except Exception as error:  # of a dozen types, from several libraries
@@ -174,7 +176,7 @@ def _made(where: str, make: Callable[[], Any], elsewhere: str | None = None) -> 
 
 def _unknown(name: str, folder: TaskFolder, own: list[str]) -> str:
     near = did_you_mean(name, [*folder.paths, *own])
-    damaged = f" Damaged there: {folder.damaged[0]}." if folder.damaged else ""
+    damaged = f" Damaged there: {'; '.join(folder.damaged[:MOST_TOLD])}." if folder.damaged else ""
     there = "" if folder.folder.is_dir() else ", which is no folder"
     return (
         f"evaluation.tasks={brief(name)}: no such task in {folder.folder} (evaluation.tasks_dir{there}), nor of {OWN}."

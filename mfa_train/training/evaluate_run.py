@@ -38,12 +38,14 @@ def evaluate_run(config: Config, folder: Path, checkpoint: str, say: Say) -> lis
     writes them to the run's evaluations/, those of a finished run's final state to summary.json and W&B too, and tells
     `say` of each.
 
-    Raises ConfigError for a task or a state that there isn't, DataError for damaged weights: before a model is made.
+    Raises ConfigError for a task or a state that there isn't, or scores that can't be written, DataError for damaged
+    weights: before a model is made.
     """
     weights = weights_of(folder, config, checkpoint)
     tokenizer = weights.tokenizer()
     tasks, context = load_tasks(config.evaluation), config.training.sequence_length
     require_room(tasks, context)
+    files.require_folder(folder)
     device = planned_device("auto", local_world_size(), local_rank())
     ranks = join()
     dtype = torch.float32 if weights.dtype == torch.float32 else resolve_precision("auto", device)

@@ -88,3 +88,12 @@ def test_known_hard_texts_have_trainings_tokens(both):
 @given(text=ANY_TEXT)
 def test_any_text_has_trainings_tokens_behind_the_separator(both, text):
     hold(*both, text)
+
+
+def test_an_exported_tokenizer_is_read_here_again_with_the_same_tokens(tmp_path):
+    ours = open_tokenizer(saved("trained here", tmp_path))
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer_files(ours, 512)[0]["tokenizer.json"])
+    again = open_tokenizer(tmp_path / "tokenizer.json")
+    assert again.pieces == ours.pieces and again.eos_id == ours.eos_id
+    for text in (*TRIED, "".join(PARTS)):
+        assert again.encode([text])[0].tolist() == ours.encode([text])[0].tolist()

@@ -166,6 +166,14 @@ def test_what_cannot_be_scored_is_told_in_one_line_and_nothing_is_written(words,
     assert sorted((tmp_path / "here").rglob("*")) == before
 
 
+def test_scores_that_could_not_be_written_are_not_worked_out(tmp_path, door):
+    shutil.copytree(FILES, tmp_path / "here")
+    four_tasks(tmp_path / "here" / "data" / "tasks")
+    (tmp_path / "here" / "runs" / "mfa" / "evaluations").write_text("mine")
+    status, out, error = door(tmp_path / "here", "evaluate", "runs/mfa", "tasks=choice")
+    assert (status, out, error.count("\n")) == (2, "", 1) and "evaluations: scores can't be written there" in error
+
+
 def test_without_lm_eval_it_is_said_how_to_get_it_before_anything(door, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     status, out, error = door(FILES, "evaluate", "no/run", "tasks=choice")

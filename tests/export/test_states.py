@@ -51,6 +51,13 @@ def test_what_two_ranks_trained_under_zero_3_is_exported_to_the_byte_as_what_one
     assert weights_in(tmp_path / "a") != weights_in(tmp_path / "earlier")
     assert weights_in(tmp_path / "masters of two") == weights_in(tmp_path / "masters of one")
     assert weights_in(tmp_path / "masters of two") != weights_in(tmp_path / "widened")  # of what was rounded
+    export(tmp_path / "two", tmp_path / "verified", verify=True)
+    assert weights_in(tmp_path / "verified") == weights_in(tmp_path / "final")
+    final = tmp_path / "two" / "checkpoints" / "final" / "model.safetensors"
+    final.write_bytes((content := final.read_bytes())[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ConfigError, match="differs from its checksum; type --checkpoint step-00000004"):
+        export(tmp_path / "two", tmp_path / "damaged", verify=True)
+    final.write_bytes(content)
     names = ("config.json", "tokenizer.json", "tokenizer_config.json")
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
 

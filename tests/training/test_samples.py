@@ -154,7 +154,10 @@ def test_the_loss_through_a_cache_is_that_of_the_run_and_its_bytes_are_the_plans
         (["export", RUN, "--shard-bytes", "0"], "--shard-bytes=0: expected a whole number of bytes above 0, as "),
         (["export", RUN, "--shard-bytes", "5 bananas"], "--shard-bytes=5 bananas: expected a whole number of bytes"),
         (["export", RUN, "--dtype", "fp8"], "--dtype: invalid choice: 'fp8' (choose from"),
-        (["export", RUN, "--verify"], "has no checksums, checkpoints have; type --checkpoint step-00000008"),
+        (
+            ["export", RUN, "--verify"],
+            "has no checksum, as it is of an older version, or damaged; type --checkpoint step-00000008",
+        ),
         (["export", RUN, "dtype=bf16"], "dtype=bf16: expected RUN and options alone"),
         (["export", "unfinished"], "it has not finished; it has no whole checkpoint either"),
         (["cache-loss", RUN, "cache.dtype=bf16,int4"], "cache.dtype=int4: expected one of auto, fp32, bf16, fp8"),

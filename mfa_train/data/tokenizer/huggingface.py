@@ -22,6 +22,8 @@ from mfa_train.errors import ConfigError, DataError
 from mfa_train.words import first_line
 
 SPACE = "▁"
+AS_IT_IS = "as it is"
+"""The kind of a file whose pieces are text with its spaces, the rest in bytes: what `sentencepiece_as_json` writes."""
 PROBES = ["A  ﬁ\n\té 漢字 🙂 </s> 123", *(character * 64 + "!b" for character in "a 0é")]
 """Where a file can't work, it fails at one of these when it is opened, not in the middle of a corpus."""
 
@@ -34,9 +36,11 @@ class HuggingFaceTokenizer(Tokenizer):
         given = read_settings(path, content)
         self.tokenizer = engine(path, content)
         kinds = _kinds(given)
-        if not kinds & {"ByteLevel", "Metaspace"}:
+        if not kinds & {"ByteLevel", "Metaspace", AS_IT_IS}:
             raise ConfigError(f"data.tokenizer={path}: neither byte-level nor sentencepiece-like; spaces would be lost")
         self.is_byte_level = "ByteLevel" in kinds
+        self.space = " " if AS_IT_IS in kinds else SPACE
+        """As pieces spell it, where no Metaspace says how."""
         self.vocabulary = model_ids(path, given)
         require_bounded(path, given)
         added = self.tokenizer.get_added_tokens_decoder()
@@ -103,7 +107,7 @@ class HuggingFaceTokenizer(Tokenizer):
                 for step in steps(self.settings, "pre_tokenizer", "decoder")
                 if step.get("type") == "Metaspace"
             ),
-            SPACE,
+            self.space,
         )
         for piece, token in self.tokenizer.get_vocab(with_added_tokens=False).items():
             if piece == model.get("unk_token") or model.get("unk_id") == token:
@@ -163,8 +167,15 @@ def _silent() -> Iterator[None]:
 
 
 def _kinds(settings: dict) -> set[str]:
-    """ByteLevel, Metaspace: what the file does to text before and after its model."""
-    kinds = set()
+    """ByteLevel, Metaspace: what the file does to text before and after its model; AS_IT_IS where that is nothing."""
+    kinds, model = set(), settings["model"]
+    if (
+        model.get("type") == "BPE"
+        and model.get("byte_fallback") is True
+        and " " in model["vocab"]
+        and not any(settings.get(step) for step in ("normalizer", "pre_tokenizer"))
+    ):
+        kinds.add(AS_IT_IS)
     for step in steps(settings, "normalizer", "pre_tokenizer", "decoder"):
         kinds.add(step.get("type", ""))
         if step.get("type") == "Replace" and SPACE in (step.get("content"), *step.get("pattern", {}).values()):

@@ -85,7 +85,11 @@ def _instead(source: Source, fits: bool, differing: dict[str, str]) -> str:
         keys = [key for key in keys if key not in of_attention] + [
             key for key in of_attention if source.overrides[key] != usual[key.partition(".")[2]]
         ]
-    words += [f"{key}={configs.written(source.overrides[key])}" for key in keys]
+    for key in keys:
+        value = source.overrides[key]
+        if key == "model.vocab_size" and value < config.data.vocab_size == config.model.vocab_size:
+            key = "data.vocab_size"  # which the model's follows, and which may not be larger
+        words.append(f"{key}={configs.written(value)}")
     if not words:
         return "its config.json and its weights do not go together, or it has what the models here lack: name another"
     matched = ", and nothing of match.*, which shapes the model" if config.match.wanted else ""

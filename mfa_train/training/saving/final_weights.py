@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mfa_train.checkpoints.tokenizer import write_tokenizer
-from mfa_train.checkpoints.weights import FILE
+from mfa_train.checkpoints.weights import FILE, record_sum
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import TrainingError
 from mfa_train.training.processes.ranks import Ranks
@@ -32,6 +32,7 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
         try:
             partial.mkdir(parents=True)
             save_file(weights, partial / FILE)
+            record_sum(partial)
             write_tokenizer(tokenizer, partial)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
