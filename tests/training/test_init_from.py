@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from mfa_train.launch.checks import Checks
 from mfa_train.launch.plans import plan_of
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.scaling.study.gather import gather
-from mfa_train.training.init_from.begin import require_source
+from mfa_train.training.init_from.begin import loss_to_begin_with, require_source
 from mfa_train.training.init_from.same_model import require_same_model
 from mfa_train.training.init_from.same_tokenizer import require_same_tokenizer
 from mfa_train.training.init_from.source import open_source
@@ -366,3 +367,9 @@ def test_such_runs_are_compared_with_runs_from_scratch_only_when_asked(tmp_path)
     assert any("began with the weights of runs/before" in line and "--by init_from" in line for line in study.notices)
     assert set(gather([tmp_path], by=("init_from",)).variants()) == {"mha init_from=None", "mha init_from=runs/before"}
     assert [run.name for run in gather([runs[0]]).used] == [runs[0].name]
+
+
+def test_weights_that_give_no_loss_are_refused_by_the_name_of_their_source():
+    state = SimpleNamespace(init_from={"source": "runs/diverged"})
+    with pytest.raises(DataError, match="init_from=runs/diverged: the held-out loss with its weights is nan"):
+        loss_to_begin_with(None, lambda engine: {"val/loss": float("nan")}, state, None)
