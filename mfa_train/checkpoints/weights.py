@@ -5,6 +5,7 @@ sizes, and against their checksums only where that is asked for, as for that all
 """
 
 import json
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -63,9 +64,21 @@ class RunWeights(ABC):
         """As --checkpoint takes it."""
         return self.folder.name
 
+    @property
+    def tokens(self) -> int:
+        """Trained on until then."""
+        return self.step * self.config.training.batch_size * self.config.training.sequence_length
+
     @abstractmethod
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        """Writes values of one of them, flattened, from `start` on, into out (length,). Raises UserError."""
+
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
-        """One of them in `dtype`, or as it was evaluated: memory of its own. Raises DataError."""
+        """One of them in `dtype`, or as it was evaluated: memory of its own. Raises UserError."""
+        shape = self.shapes[name]
+        out = torch.empty(math.prod(shape), dtype=dtype or self.dtype)
+        self.read(name, 0, out)
+        return out.view(shape)
 
     def tokenizer(self) -> Tokenizer:
         """Raises DataError."""
@@ -86,9 +99,9 @@ class FinalWeights(RunWeights):
             raise DataError(f"{folder}: the weights cannot be read ({error}){others}") from error
         _require_same(shapes, {name: placed.shape for name, placed in self.file.tensors.items()}, folder / FILE)
 
-    def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    def read(self, name: str, start: int, out: Tensor) -> None:
         try:
-            return self.file.tensor(name, dtype or self.dtype)
+            self.file.read(name, start, out)
         except (OSError, Damaged) as error:
             raise DataError(f"{self.file.path}: {name} cannot be read ({error})") from error
 
@@ -108,11 +121,9 @@ class CheckpointWeights(RunWeights):
         held = {name: self.reader.length(name) for name in self.reader.names}
         _require_same({name: (torch.Size(shape).numel(),) for name, shape in shapes.items()}, held, folder)
 
-    def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
-        shape = self.shapes[name]
-        out = torch.empty(torch.Size(shape).numel(), dtype=dtype or self.dtype)
+    def read(self, name: str, start: int, out: Tensor) -> None:
         try:
-            self.reader.read("master", name, 0, out)
+            self.reader.read("master", name, start, out)
         except Damaged as error:
             if self.folder.is_dir():
                 raise DataError(f"{self.folder}: {name} cannot be read ({error})") from error
@@ -120,7 +131,6 @@ class CheckpointWeights(RunWeights):
                 f"--checkpoint {self.name}: the run removed it while it was read, as it keeps the newest "
                 f"{self.config.checkpoint.keep_last}{_others(self.folder.parent.parent)}"
             ) from error
-        return out.view(shape)
 
 
 def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bool = False) -> RunWeights:
@@ -149,9 +159,9 @@ def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bo
     return CheckpointWeights(folder, content, config, shapes)
 
 
-def record_sum(final: Path) -> None:
+def record_sum(final: Path, sha256: str) -> None:
     """Leaves the SHA-256 of final weights beside them. Raises OSError."""
-    content = {"format": SUM_FORMAT, FILE: sha256_of(final / FILE)}
+    content = {"format": SUM_FORMAT, FILE: sha256}
     (final / SUM).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 

@@ -7,5 +7,6 @@ ranks.py      the processes that share the passes
 evaluate.py   tasks through a model
 gold.py       bits per byte of the right answer
 installed.py  whether lm-eval is there
+quiet.py      lm-eval without its talk
 scores.py     what comes out, one file a task and state of the run: RUN/evaluations/
 """

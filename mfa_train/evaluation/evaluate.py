@@ -6,24 +6,21 @@ equal scores.
 """
 
 import contextlib
-import functools
-import logging
 import random
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import lm_eval.api.task
 import numpy as np
 import torch
 from lm_eval import evaluator
 from lm_eval.api.task import Task
-from tqdm import tqdm
 
 from mfa_train.errors import ConfigError
 from mfa_train.evaluation.continued import Continuation
 from mfa_train.evaluation.lm import RunLM
+from mfa_train.evaluation.quiet import quiet
 from mfa_train.evaluation.scores import TaskScores, scores_of
 
 SEED = 1234
@@ -82,21 +79,15 @@ def require_room(tasks: Mapping[str, Task], context: int) -> None:
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """What is inside is quiet, draws the same each time, and leaves the generators and the compiler as they were."""
-    log = logging.getLogger("lm_eval")
-    level, bar = log.level, lm_eval.api.task.tqdm
     python, numpy = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    log.setLevel(logging.ERROR)
-    lm_eval.api.task.tqdm = functools.partial(tqdm, disable=True)
     try:
-        with torch.random.fork_rng(devices), _uncompiled():
+        with quiet(), torch.random.fork_rng(devices), _uncompiled():
             random.seed(SEED)
             np.random.seed(SEED)
             torch.manual_seed(SEED)
             yield
     finally:
-        log.setLevel(level)
-        lm_eval.api.task.tqdm = bar
         random.setstate(python)
         np.random.set_state(numpy)
 

@@ -102,8 +102,8 @@ def usable(config: dict[str, Any], path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{where}: {code} would run Python, and code from a folder isn't run; write templates, or change the data"
         )
+    known = [field.name for field in dataclasses.fields(TaskConfig)]
     for key in config:
-        known = [field.name for field in dataclasses.fields(TaskConfig)]
         if key not in known:
             raise ConfigError(f"{where}: unknown key {brief(key)}.{did_you_mean(str(key), known)}")
     for metric in config.get("metric_list") or []:

@@ -5,9 +5,7 @@ Everything that can be wrong with a task is found here, before there is a model:
 a folder's tasks, the requests of every document.
 """
 
-import contextlib
 import functools
-import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from mfa_train.data.preparing.sources.hub import LOADERS, why
 from mfa_train.errors import ConfigError, did_you_mean
 from mfa_train.evaluation.folder import TaskFolder
 from mfa_train.evaluation.gold import golds
+from mfa_train.evaluation.quiet import quiet
 from mfa_train.words import brief, first_line
 
 OWN = "lm-eval's own"
@@ -34,7 +33,7 @@ def load_tasks(config: EvaluationConfig) -> dict[str, Any]:
     choices.
     """
     folder = TaskFolder(Path(config.tasks_dir))
-    with _quiet():
+    with quiet():
         _sandbox_templates()
         own = _own_tasks() if any(name not in folder for name in config.tasks) else {}
         tasks: dict[str, Any] = {}
@@ -54,29 +53,6 @@ def load_tasks(config: EvaluationConfig) -> dict[str, Any]:
             if name in folder:
                 _require_requests(f"{folder.paths[name]}: task {name}", task, config.limit)
     return tasks
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without warnings and bars of lm-eval and `datasets`: what a user must know is an error of ours."""
-    import datasets
-    import lm_eval.api.task
-
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    bars, bar = datasets.are_progress_bars_disabled(), lm_eval.api.task.tqdm
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        datasets.disable_progress_bars()
-        lm_eval.api.task.tqdm = lambda documents, **_: documents
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        lm_eval.api.task.tqdm = bar
-        if not bars:
-            datasets.enable_progress_bars()
 
 
 @functools.cache

@@ -42,7 +42,7 @@ def model_card(
             {
                 **_model(form),
                 "data": _data_name(config),
-                "tokens seen": f"{_tokens(config, weights.step):,}",
+                "tokens seen": f"{weights.tokens:,}",
                 "held-out loss": _loss(run, weights, summary),
             }
         ),
@@ -181,10 +181,6 @@ def _loading(form: Format) -> str:
     ]
     parts += ["In vLLM:\n\n```\nvllm serve FOLDER\n```"] if form.served_by_vllm else []
     return "\n\n".join(parts)
-
-
-def _tokens(config: Config, step: int) -> int:
-    return step * config.training.batch_size * config.training.sequence_length
 
 
 def _table(rows: Mapping[str, str], head: tuple[str, str] = ("", "")) -> str:

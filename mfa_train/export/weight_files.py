@@ -11,12 +11,11 @@ from pathlib import Path
 
 import torch
 
+from mfa_train.checkpoints.safetensors_folder import INDEX
 from mfa_train.checkpoints.streamed import write_tensors
 from mfa_train.checkpoints.weights import FILE, RunWeights
 from mfa_train.export.formats import Format
 from mfa_train.tracking.records import as_json
-
-INDEX = f"{FILE}.index.json"
 
 
 def shapes_there(form: Format, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

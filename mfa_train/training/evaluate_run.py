@@ -52,7 +52,7 @@ def evaluate_run(config: Config, folder: Path, checkpoint: str, say: Say) -> lis
     model = model_of(weights).to(ranks.device, dtype).eval()
     lm = RunLM(model, tokenizer, ranks, context=context, batch_tokens=config.evaluation.batch_tokens)
     found = []
-    for scores in evaluate(lm, tasks, _state(config, weights), config.evaluation.limit, code_commit()):
+    for scores in evaluate(lm, tasks, _state(weights), config.evaluation.limit, code_commit()):
         found.append(scores)
         if ranks.is_rank_zero:
             files.write(folder, scores)
@@ -62,9 +62,9 @@ def evaluate_run(config: Config, folder: Path, checkpoint: str, say: Say) -> lis
     return found
 
 
-def _state(config: Config, weights: RunWeights) -> State:
+def _state(weights: RunWeights) -> State:
     name = FINAL if weights.name == FINAL else f"step-{weights.step}"
-    return State(name, weights.step, weights.step * config.training.batch_size * config.training.sequence_length)
+    return State(name, weights.step, weights.tokens)
 
 
 def _keep(config: Config, folder: Path, found: Sequence[TaskScores], say: Say) -> None:

@@ -82,9 +82,10 @@ def run(config: Config) -> dict:
     state = restored(engine, resume_point, config, ranks, dtype, record_of_source)
     step = TrainingStep(engine, config, ranks, data.batches, data.inputs_of, state)
     evaluate = Evaluator(data, config.training.micro_batch(ranks.world_size), ranks)
-    score = TaskScorer(config, tasks, data.tokenizer, folder.path, ranks) if tasks else None
     zlib_bits = zlib_bits_per_byte(data.tokenizer, evaluate.targets)
     origin = ranks.on_rank_zero(lambda: provenance(folder.path, data.fingerprints()))
+    commit = origin["code_commit"]
+    score = TaskScorer(config, tasks, data.tokenizer, folder.path, ranks, commit) if tasks else None
     speed = Speed(config, plan["flops"]["train_per_token"], Peak(device, dtype, ranks.say), ranks.world_size)
     log = open_log(config, folder.path, plan, resume_point, state.init_from) if ranks.is_rank_zero else SilentLog()
 
@@ -92,7 +93,7 @@ def run(config: Config) -> dict:
     status, record = "failed", log.last_record()
     try:
         with StopSignals() as signals, Watchdog(ranks, config.guard.hang_seconds) as watchdog:
-            identity, commit = data.batches.identity(), origin["code_commit"]
+            identity = data.batches.identity()
             save_points = SavePoints(config, ranks, earlier_starts, identity, log, signals, commit)
             evaluate.on_pass = lambda: watchdog.alive(watchdog.step)
             if score:

@@ -16,8 +16,9 @@ from mfa_train.attention import attention_config
 from mfa_train.checkpoints.folders import newest_first, verified
 from mfa_train.checkpoints.manifest import digest
 from mfa_train.checkpoints.safetensors_folder import TensorFolder
-from mfa_train.checkpoints.weights import FINAL, CheckpointWeights, final_checkpoint, shapes_of, weights_of
+from mfa_train.checkpoints.weights import FILE, FINAL, final_checkpoint, shapes_of, weights_of
 from mfa_train.config import Config
+from mfa_train.data.shards.store import sha256_of
 from mfa_train.data.tokenizer import FILES, Tokenizer, open_vocabulary
 from mfa_train.errors import ConfigError, DataError, UserError
 from mfa_train.export.formats import ConfigJson, form_of
@@ -149,19 +150,16 @@ class RunState(Source):
             raise ConfigError(f"init_from={path}: the run has no final weights, as it has not finished; {instead}")
         self.weights = weights_of(run, theirs, state)
         self.shapes = self.weights.shapes
-        self.tensors = TensorFolder(self.weights.folder) if state == FINAL else None
 
     def read(self, name: str, start: int, out: Tensor) -> None:
-        if isinstance(self.weights, CheckpointWeights):
-            self.weights.reader.read("master", name, start, out)
-        elif self.tensors:
-            self.tensors.read(name, start, out)
+        self.weights.read(name, start, out)
 
     def tokenizer(self) -> Tokenizer:
         return self.weights.tokenizer()
 
     def record(self) -> dict[str, Any]:
-        digested = self.tensors.sha256() if self.tensors else digest(verified(self.weights.folder))
+        folder = self.weights.folder
+        digested = sha256_of(folder / FILE) if folder.name == FINAL else digest(verified(folder))
         return {"source": self.path, "kind": self.kind, "step": self.weights.step, "sha256": digested}
 
 

@@ -108,14 +108,14 @@ class RunFolder:
             files.enter_context(self._written("plan.json", [_lines(plan)]))
             if point and point.checkpoint.parent != self.checkpoints:
                 files.enter_context(self._written(METRICS, self._taken_over(point)))
-            if tokenizer:
-                keep_tokenizer(tokenizer, self.checkpoints)
             files.enter_context(self._written("config.yaml", [configs.to_yaml(self.config)]))
             self._clear_summary()
             for damaged in point.damaged if point else ():
                 if damaged.parent == self.checkpoints:
                     shutil.rmtree(aside := damaged.with_name(f"{damaged.name}.damaged"), ignore_errors=True)
                     damaged.rename(aside)
+        if tokenizer:  # last: a folder without config.yaml but with checkpoints/ would be no run
+            keep_tokenizer(tokenizer, self.checkpoints)
         return self._earlier_starts()
 
     def _clear_summary(self) -> None:

@@ -3,9 +3,7 @@
 import shutil
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-
+from mfa_train.checkpoints.streamed import write_tensors
 from mfa_train.checkpoints.tokenizer import write_tokenizer
 from mfa_train.checkpoints.weights import FILE, record_sum
 from mfa_train.data.tokenizer import Tokenizer
@@ -31,12 +29,13 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
-            save_file(weights, partial / FILE)
-            record_sum(partial)
+            (dtype,) = {weight.dtype for weight in weights.values()}
+            shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+            record_sum(partial, write_tensors(partial / FILE, dtype, shapes, weights.__getitem__))
             write_tokenizer(tokenizer, partial)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise TrainingError(
                 f"{folder}: the final weights cannot be written ({error}); make room and type the same "

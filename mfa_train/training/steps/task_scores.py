@@ -12,7 +12,6 @@ from mfa_train.evaluation import scores as files
 from mfa_train.evaluation.scores import TaskScores
 from mfa_train.tracking.terminal import say_aside
 from mfa_train.training.processes.ranks import Ranks
-from mfa_train.training.run_folder.provenance import code_commit
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -21,8 +20,18 @@ if TYPE_CHECKING:
 class TaskScorer:
     """Scores the model of the run in `folder` on `tasks`."""
 
-    def __init__(self, config: Config, tasks: Mapping[str, "Task"], tokenizer: Tokenizer, folder: Path, ranks: Ranks):
+    def __init__(
+        self,
+        config: Config,
+        tasks: Mapping[str, "Task"],
+        tokenizer: Tokenizer,
+        folder: Path,
+        ranks: Ranks,
+        commit: str | None,
+    ):
+        """`commit`: of the code, which stands in the scores."""
         self.config, self.tasks, self.tokenizer, self.folder, self.ranks = config, tasks, tokenizer, folder, ranks
+        self.commit = commit
         self.on_pass: Callable[[], None] = lambda: None
         """Called after every pass."""
 
@@ -49,7 +58,7 @@ class TaskScorer:
         state = State(FINAL if done == training.total_steps else f"step-{done}", done, tokens)
         metrics: dict[str, float] = {}
         engine.eval()
-        for scores in evaluate(lm, self.tasks, state, settings.limit, code_commit()):
+        for scores in evaluate(lm, self.tasks, state, settings.limit, self.commit):
             metrics |= metrics_of(scores)
             if self.ranks.is_rank_zero:
                 self._write(scores)
