@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -59,6 +60,10 @@ class Ranks:
         """Waits until every rank is here."""
         if self.world_size > 1:
             dist.barrier()
+
+    def host_of(self, rank: int) -> str:
+        """The name of the machine that `rank` is on, as it said when it joined."""
+        return self.store.get(f"host/{rank}").decode() if self.store.check([f"host/{rank}"]) else "this machine"
 
     def on_rank_zero(self, action: Callable[[], Result]) -> Result:
         """What `action()` gives on rank 0, on every rank, and what it raises likewise: nobody is left waiting."""
@@ -143,4 +148,6 @@ def join(timeout: timedelta = timedelta(minutes=30)) -> Ranks:
     dist.init_process_group(
         backend, store=dist.PrefixStore("default_pg", store), rank=rank, world_size=world_size(), timeout=timeout
     )
-    return Ranks(rank, world_size(), device, dist.PrefixStore("mfa_train", store))
+    ranks = Ranks(rank, world_size(), device, dist.PrefixStore("mfa_train", store))
+    ranks.store.set(f"host/{rank}", socket.gethostname())
+    return ranks
