@@ -6,6 +6,7 @@ was made before that key existed, means what held then: `BEFORE`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,10 +17,11 @@ from hydra.errors import HydraException
 from mfa_train.archive import AnyPath
 from mfa_train.config import yaml_file
 from mfa_train.config.hydra_errors import explained
+from mfa_train.config.once import OnceYesOrNo
 from mfa_train.config.overrides import as_meant, holds_text, literal
 from mfa_train.config.requirements import MOST_SEED, require_whole
 from mfa_train.config.schema import Config
-from mfa_train.config.typed import as_it_was, flat
+from mfa_train.config.typed import as_it_was, flat, leaves
 from mfa_train.errors import ConfigError, did_you_mean
 
 BEFORE: dict[str, Any] = {
@@ -165,6 +167,17 @@ def completed(tree: dict[str, Any]) -> dict[str, Any]:
                 node[name] = value(tree) if callable(value) else value
             except (KeyError, TypeError):  # of a file that lacks what was always there, which `typed` tells
                 pass
+    return _in_todays_words(tree)
+
+
+def _in_todays_words(tree: dict[str, Any]) -> dict[str, Any]:
+    """With a word where the run's version had true or false."""
+    for key, kind in leaves(Config):
+        *groups, last = key.split(".")
+        for once in getattr(kind, "__metadata__", ()):
+            node = functools.reduce(lambda node, group: node.get(group) if isinstance(node, dict) else None, groups, tree)
+            if isinstance(once, OnceYesOrNo) and isinstance(node, dict) and last in node:
+                node[last] = once.word(node[last])
     return tree
 
 
