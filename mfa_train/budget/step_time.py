@@ -82,8 +82,9 @@ def _parts(config: Config, shape: Shape, devices: Devices) -> dict:
 
     layers = forward(shape.attention_linear_flops + shape.ffn_flops, scores)
     computing = times(3, together(layers, forward(shape.head_flops, 0)))
-    tiles = scores if devices.kernel.name == "tiled" else 0  # which no policy sees into
-    again = {"none": forward(0, 0), "selective": forward(0, tiles), "full": layers}[training.activation_checkpointing]
+    nothing = times(0.0, layers)
+    tiles = forward(0, scores) if devices.kernel.name == "tiled" else nothing  # which no policy sees into
+    again = {"none": nothing, "selective": tiles, "full": layers}[training.activation_checkpointing]
     passes = training.batch_size // (training.micro_batch(devices.count) * devices.count)
     sent = traffic(shape.parameter_sizes, devices.dtype, config.zero, devices.count, passes)
     gbits = config.cluster.network_gbits

@@ -6,7 +6,6 @@ was made before that key existed, means what held then: `BEFORE`.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -173,9 +172,11 @@ def completed(tree: dict[str, Any]) -> dict[str, Any]:
 def _in_todays_words(tree: dict[str, Any]) -> dict[str, Any]:
     """With a word where the run's version had true or false."""
     for key, kind in leaves(Config):
-        *groups, last = key.split(".")
         for once in getattr(kind, "__metadata__", ()):
-            node = functools.reduce(lambda node, group: node.get(group) if isinstance(node, dict) else None, groups, tree)
+            *groups, last = key.split(".")
+            node: Any = tree
+            for group in groups:
+                node = node.get(group) if isinstance(node, dict) else None
             if isinstance(once, OnceYesOrNo) and isinstance(node, dict) and last in node:
                 node[last] = once.word(node[last])
     return tree

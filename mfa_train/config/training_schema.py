@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from mfa_train.config.once import OnceYesOrNo
 from mfa_train.config.requirements import (
     SEQUENCE,
     STEPS,
@@ -13,7 +14,6 @@ from mfa_train.config.requirements import (
     require_share,
     require_whole,
 )
-from mfa_train.config.once import OnceYesOrNo
 from mfa_train.errors import ConfigError
 
 CHECKPOINTING = ("none", "selective", "full")

@@ -3,12 +3,14 @@
 import dataclasses
 from dataclasses import replace
 
+import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfa_train import config as configs
 from mfa_train.config.run_config import BEFORE, DERIVED_BEFORE
+from mfa_train.errors import ConfigError
 
 DEFAULT = configs.load([])
 
@@ -66,7 +68,8 @@ def test_activation_checkpointing_of_a_run_that_had_true_or_false_is_a_word(then
     """In its config.yaml, and typed."""
     key = "training.activation_checkpointing"
     text = configs.to_yaml(configs.load([]))
-    (tmp_path / "config.yaml").write_text(text.replace("activation_checkpointing: none", f"activation_checkpointing: {then}"))
+    assert f"{key.split('.')[1]}: none" in text
+    (tmp_path / "config.yaml").write_text(text.replace("checkpointing: none", f"checkpointing: {then}"))
     assert configs.of_run(tmp_path).training.activation_checkpointing == now
     assert configs.plain(tmp_path)["training"]["activation_checkpointing"] == now
     assert configs.load([f"{key}={then}"]).training.activation_checkpointing == now

@@ -26,7 +26,7 @@ def test_no_bit_of_a_loss_or_a_gradient_depends_on_what_is_recomputed(attention,
     model = small_model(attention).bfloat16()
     for layer in model.model.layers:
         layer.self_attn.kernel = kernel
-    plain, flops = step(model, "none")
+    plain, _ = step(model, "none")
     for which in ("selective", "full"):
         found, _ = step(model, which)
         assert all(torch.equal(one, other) for one, other in zip(found, plain, strict=True)), which
