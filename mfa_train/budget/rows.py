@@ -73,6 +73,7 @@ def memory(plans: Sequence[dict]) -> list[Row]:
         found.append(_row("memory, copy for checkpoints", memories, "checkpoint_copy", size_of))
     return [
         *found,
+        _row("memory, activations selective", memories, "activations_selective", size_of),
         _row("memory, activations checkpointed", memories, "activations_checkpointed", size_of),
         _row("memory per device", memories, "total", size_of),
         *(

@@ -16,10 +16,11 @@ from hydra.errors import HydraException
 from mfa_train.archive import AnyPath
 from mfa_train.config import yaml_file
 from mfa_train.config.hydra_errors import explained
+from mfa_train.config.once import OnceYesOrNo
 from mfa_train.config.overrides import as_meant, holds_text, literal
 from mfa_train.config.requirements import MOST_SEED, require_whole
 from mfa_train.config.schema import Config
-from mfa_train.config.typed import as_it_was, flat
+from mfa_train.config.typed import as_it_was, flat, leaves
 from mfa_train.errors import ConfigError, did_you_mean
 
 BEFORE: dict[str, Any] = {
@@ -165,6 +166,19 @@ def completed(tree: dict[str, Any]) -> dict[str, Any]:
                 node[name] = value(tree) if callable(value) else value
             except (KeyError, TypeError):  # of a file that lacks what was always there, which `typed` tells
                 pass
+    return _in_todays_words(tree)
+
+
+def _in_todays_words(tree: dict[str, Any]) -> dict[str, Any]:
+    """With a word where the run's version had true or false."""
+    for key, kind in leaves(Config):
+        for once in getattr(kind, "__metadata__", ()):
+            *groups, last = key.split(".")
+            node: Any = tree
+            for group in groups:
+                node = node.get(group) if isinstance(node, dict) else None
+            if isinstance(once, OnceYesOrNo) and isinstance(node, dict) and last in node:
+                node[last] = once.word(node[last])
     return tree
 
 

@@ -9,7 +9,7 @@ import torch
 
 from mfa_train.attention.cache_types import held_in
 from mfa_train.budget.devices import Device, planned_device, resolve_precision
-from mfa_train.budget.plan import make_plan, require_fit
+from mfa_train.budget.plan import ACTIVATIONS, make_plan, require_fit
 from mfa_train.config import Config
 from mfa_train.config.budget_schema import entry_bytes
 from mfa_train.data.corpora import require_readable
@@ -115,7 +115,7 @@ def _require_sample(config: Config, plan: dict, dtype: torch.dtype) -> None:
         )
     values, tensors = (plan["kv_cache"][f"{what}_per_token_per_layer"] for what in ("values", "tensors"))
     of_token = entry_bytes(values, tensors, held_in(config.cache.dtype, dtype)) * config.model.num_hidden_layers
-    passing = memory["activations_checkpointed" if memory["activation_checkpointing"] else "activations"]
+    passing = memory[ACTIVATIONS[memory["activation_checkpointing"]]]
     prompt = len(sample.prompt.encode()) + 1
     room = (memory["usable"] - memory["total"] + passing) // of_token - prompt
     if config.plan.check and sample.max_new_tokens > room:

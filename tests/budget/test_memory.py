@@ -12,7 +12,7 @@ from mfa_train import config as configs
 from mfa_train.budget.communication import traffic
 from mfa_train.budget.devices import Device
 from mfa_train.budget.memory import model_states
-from mfa_train.budget.plan import make_plan
+from mfa_train.budget.plan import ACTIVATIONS, make_plan
 from mfa_train.budget.shape import measure
 from tests.conftest import ROOT
 
@@ -58,12 +58,12 @@ def test_model_states_of_two_ranks_are_those_predicted(zero, precision):
 @pytest.mark.parametrize(
     "model, attention, precision, checkpointing, sequences",
     [
-        ("nano", "mfa", "bf16", False, 4),
-        ("nano", "mha", "fp32", False, 4),
-        ("nano", "tpa", "bf16", True, 4),
-        ("tiny model.num_hidden_layers=2", "mla", "bf16", False, 2),
-        ("tiny model.num_hidden_layers=2", "mha", "bf16", False, 2),
-        ("tiny", "gqa", "fp32", True, 4),
+        ("nano", "mfa", "bf16", "none", 4),
+        ("nano", "mha", "fp32", "none", 4),
+        ("nano", "tpa", "bf16", "full", 4),
+        ("tiny model.num_hidden_layers=2", "mla", "bf16", "none", 2),
+        ("tiny model.num_hidden_layers=2", "mha", "bf16", "none", 2),
+        ("tiny", "gqa", "fp32", "selective", 4),
     ],
 )
 def test_activations_are_those_that_a_real_step_allocates(model, attention, precision, checkpointing, sequences):
@@ -77,5 +77,5 @@ def test_activations_are_those_that_a_real_step_allocates(model, attention, prec
         f"training.activation_checkpointing={checkpointing}",
     ]
     memory = make_plan(configs.load(overrides), CPU, ranks=1)["memory"]
-    predicted = memory["activations_checkpointed" if checkpointing else "activations"]
+    predicted = memory[ACTIVATIONS[checkpointing]]
     assert predicted == pytest.approx(real(1, *overrides)["activations"], rel=0.20)

@@ -48,7 +48,7 @@ def test_every_stage_and_number_of_processes_gives_one_curve(zero, processes, tr
     [
         ["training.micro_batch_size=2", "zero=0"],
         ["training.micro_batch_size=2", "zero=3", "offload=parameters"],
-        ["training.activation_checkpointing=true", "offload=optimizer"],
+        ["training.activation_checkpointing=full", "offload=optimizer"],
         ["training.compile=true"],
     ],
     ids=" ".join,
@@ -111,7 +111,7 @@ def short_documents(tmp_path_factory) -> tuple[str, ...]:
     "overrides, processes",
     [
         ((), None),
-        (("zero=3", "training.micro_batch_size=2", "training.activation_checkpointing=true"), 2),
+        (("zero=3", "training.micro_batch_size=2", "training.activation_checkpointing=selective"), 2),
     ],
     ids=["one process", "two processes, zero=3, checkpointing"],
 )
