@@ -2,8 +2,8 @@
 
     step, updates           steps done; updates that AdamW has made, fewer where some were skipped
     world_size, files       of each rank its file's name, size and SHA-256
-    stretches               of each parameter, flattened, which file holds which values: [file, end, file, end, …], end to
-                            end from 0 on, files counted from 0; all of KINDS lie alike. Missing in format 1
+    stretches               of each parameter, flattened, which file holds which values: [file, end, …], files counted
+                            from 0, values end to end from 0 on, all KINDS alike. Missing in format 1
     progress, guard         `steps.state`: losses since the last record, seconds, samples left out; what the guard saw
     init_from               where the first step's weights came from, or null
     data                    all that the sequence of samples depends on (`Batches.identity`)
@@ -52,13 +52,13 @@ def stretches_of(held: Sequence[Mapping[str, Sequence[tuple[int, int]]]]) -> dic
         for name, places in stretches.items():
             of.setdefault(name, []).extend((start, stop, file) for start, stop in places if start < stop)
     joined: dict[str, list[int]] = {}
-    for name, places in of.items():
-        joined[name], end = [], 0
-        for start, stop, file in sorted(places):
+    for name, found in of.items():
+        numbers, end = joined.setdefault(name, []), 0
+        for start, stop, file in sorted(found):
             if start != end:
                 what = "there twice" if start < end else "missing"
                 raise ValueError(f"values of {name} are {what} between {min(start, end)} and {max(start, end)}")
-            joined[name] += file, stop
+            numbers += file, stop
             end = stop
     return joined
 

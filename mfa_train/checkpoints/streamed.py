@@ -132,6 +132,7 @@ def write_mixed(
             if tensor.dtype != dtype or tensor.shape != shape:
                 raise AssertionError(f"{name}: {tensor.dtype} {list(tensor.shape)}, told as {dtype} {list(shape)}")
             write(memory_of(tensor.contiguous().flatten()))
+            del tensor  # before the next is made
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()

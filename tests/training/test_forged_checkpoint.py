@@ -79,7 +79,7 @@ def test_no_forged_field_of_a_manifest_is_a_bug_or_a_hang(tmp_path):
         ({"stretches": {"w": [0, 4, 1]}}, "stretches of 'w' are .0, 4, 1., expected"),
         (
             {"stretches": {"w": [0, 4, 2, 10]}},
-            "a file in the stretches of 'w' is 2, expected a whole number from 0 to 1",
+            "a file in the stretches of 'w' is 2, expected a whole number",
         ),
         ({"stretches": {"w": [0, 4, 1, 4]}}, "the ends in the stretches of 'w' are not in order"),
         ({"stretches": {"w": [0, True, 1, 10]}}, "expected .file, end, …. in whole numbers"),

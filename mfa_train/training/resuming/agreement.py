@@ -1,5 +1,5 @@
-"""Which checkpoint a run goes on from, read for its checksums by all ranks: each reads its share of the files, and all go
-by what any of them found.
+"""Which checkpoint a run goes on from, read for its checksums by all ranks: each reads its share of the files, and all
+go by what any of them found.
 """
 
 from collections.abc import Callable

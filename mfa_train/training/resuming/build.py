@@ -26,7 +26,8 @@ def build_to_resume(
     """(engine, ResumePoint | None, record | None): with a point the engine's weights are not set yet, `restored` does
     that; without one they are the `source`'s, of which the record tells, or new.
 
-    The files of either are read for their checksums while the engine is built, a checkpoint's by all ranks. Raises UserError.
+    The files of either are read for their checksums while the engine is built, a checkpoint's by all ranks. Raises
+    UserError.
     """
     built = []
 
