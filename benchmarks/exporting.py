@@ -25,7 +25,7 @@ from safetensors import safe_open
 
 from mfa_train import config as configs
 from mfa_train.checkpoints.folders import folder_of
-from mfa_train.checkpoints.manifest import write_manifest
+from mfa_train.checkpoints.manifest import stretches_of, write_manifest
 from mfa_train.checkpoints.streamed import memory_of
 from mfa_train.checkpoints.tensor_files import KINDS, RNG
 from mfa_train.checkpoints.tokenizer import keep_tokenizer
@@ -47,13 +47,17 @@ def made_up(run: Path, config: Config, tokenizer: Tokenizer, ranks: int) -> None
     (run / "config.yaml").write_text(configs.to_yaml(config))
     keep_tokenizer(tokenizer, run / "checkpoints")
     sizes = {name: math.prod(shape) for name, shape in shapes_of(config).items()}
-    files = []
+    files: list[dict] = []
+    held: list[dict] = []
     for rank in range(ranks):
         path = checkpoint / f"rank-{rank:05d}.safetensors"
-        write_rank(path, list(pieces(sizes, rank, ranks)), torch.Generator().manual_seed(rank))
+        parts = list(pieces(sizes, rank, ranks))
+        write_rank(path, parts, torch.Generator().manual_seed(rank))
+        held.append({name: [(start, start + length)] for name, start, length in parts})
         files.append({"name": path.name, "bytes": path.stat().st_size, "sha256": "0" * 64})
     content = {"step": STEP, "updates": STEP, "world_size": ranks, "progress": {"step": STEP}, "guard": {}, "data": {}}
-    write_manifest(checkpoint, content | {"config": {}, "versions": {}, "wandb": None, "files": files})
+    content |= {"config": {}, "versions": {}, "wandb": None, "files": files, "stretches": stretches_of(held)}
+    write_manifest(checkpoint, content)
 
 
 def pieces(sizes: dict[str, int], rank: int, ranks: int) -> Iterator[tuple[str, int, int]]:

@@ -17,7 +17,14 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mfa_train.checkpoints.manifest import Damaged, manifest_of, read_manifest, require_files, write_manifest
+from mfa_train.checkpoints.manifest import (
+    Damaged,
+    manifest_of,
+    read_manifest,
+    require_files,
+    stretches_of,
+    write_manifest,
+)
 from mfa_train.data.shards.store import sha256_of
 
 
@@ -40,9 +47,11 @@ def newest_first(checkpoints: Path) -> list[Path]:
 
 
 def publish(partial: Path, checkpoint: Path, files: Iterable[dict], content: dict) -> None:
-    """Makes what all ranks have written into `partial` visible as `checkpoint`: `files` are their entries in the
-    manifest, `content` is all else. Raises OSError."""
-    flush(write_manifest(partial, content | {"files": list(files)}))
+    """Makes what all ranks have written into `partial` visible as `checkpoint`: `files` are what `write_pieces` told of
+    each, `content` is all else. Raises OSError."""
+    entries = [dict(entry) for entry in files]
+    stretches = stretches_of([entry.pop("held") for entry in entries])
+    flush(write_manifest(partial, content | {"files": entries, "stretches": stretches}))
     flush(partial)
     if checkpoint.exists():  # a damaged one, passed over when the run was resumed before it
         with contextlib.suppress(OSError):  # out of the way is enough
@@ -54,9 +63,14 @@ def publish(partial: Path, checkpoint: Path, files: Iterable[dict], content: dic
 def verified(checkpoint: Path) -> dict:
     """The manifest's content, after every file was held against its checksum. Raises Damaged."""
     content = manifest_of(checkpoint)
-    with ThreadPoolExecutor() as threads:
-        list(threads.map(lambda entry: _verify(checkpoint, entry), content["files"]))
+    verify_files(checkpoint, content["files"])
     return content
+
+
+def verify_files(checkpoint: Path, entries: Sequence[dict]) -> None:
+    """Holds files against their entries in the manifest. Raises Damaged."""
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda entry: _verify(checkpoint, entry), entries))
 
 
 def _verify(checkpoint: Path, entry: dict) -> None:

@@ -2,13 +2,15 @@
 
     step, updates           steps done; updates that AdamW has made, fewer where some were skipped
     world_size, files       of each rank its file's name, size and SHA-256
+    stretches               of each parameter, flattened, which file holds which values: [file, end, …], files counted
+                            from 0, values end to end from 0 on, all KINDS alike. Missing in format 1
     progress, guard         `steps.state`: losses since the last record, seconds, samples left out; what the guard saw
     init_from               where the first step's weights came from, or null
     data                    all that the sequence of samples depends on (`Batches.identity`)
     config, versions        of the run and of its libraries
     code_commit             of this repository; null where it was none, missing in older ones
     wandb                   the run's identity there
-    format                  FORMAT
+    format                  FORMAT, or one of OLDER
 
 All of it stands under a SHA-256 of its own. That is no signature: a manifest that someone wrote may hold anything, so
 each field is looked at before any is used. The checks raise ValueError, naming the field.
@@ -16,16 +18,18 @@ each field is looked at before any is used. The checks raise ValueError, naming 
 
 import hashlib
 import json
+import operator
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mfa_train.data import fields
 from mfa_train.errors import DataError
 
-FORMAT = 1
+FORMAT, OLDER = 2, (1,)
 MANIFEST = "manifest.json"
 LARGEST = 2**30
-"""Bytes of a manifest: of ten thousand ranks it has a hundredth."""
+"""Bytes of a manifest: of ten thousand ranks it has a tenth."""
 
 
 class Damaged(DataError):
@@ -36,8 +40,27 @@ def write_manifest(folder: Path, content: dict) -> Path:
     """Writes `content` under its checksum; gives the file, which may not be on the disk yet. Raises OSError."""
     content = content | {"format": FORMAT}
     path = folder / MANIFEST
-    path.write_text(json.dumps({"sha256": digest(content), "content": content}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"sha256": digest(content), "content": content}) + "\n", encoding="utf-8")
     return path
+
+
+def stretches_of(held: Sequence[Mapping[str, Sequence[tuple[int, int]]]]) -> dict[str, list[int]]:
+    """A manifest's `stretches`: `held` is of each file what (start, stop) it has of each parameter. Raises ValueError
+    unless they lie end to end from 0 on."""
+    of: dict[str, list[tuple[int, int, int]]] = {}
+    for file, stretches in enumerate(held):
+        for name, places in stretches.items():
+            of.setdefault(name, []).extend((start, stop, file) for start, stop in places if start < stop)
+    joined: dict[str, list[int]] = {}
+    for name, found in of.items():
+        numbers, end = joined.setdefault(name, []), 0
+        for start, stop, file in sorted(found):
+            if start != end:
+                what = "there twice" if start < end else "missing"
+                raise ValueError(f"values of {name} are {what} between {min(start, end)} and {max(start, end)}")
+            numbers += file, stop
+            end = stop
+    return joined
 
 
 def manifest_of(checkpoint: Path) -> dict:
@@ -45,8 +68,11 @@ def manifest_of(checkpoint: Path) -> dict:
     content, checksum = read_manifest(checkpoint)
     if digest(content) != checksum:
         raise Damaged(f"{MANIFEST} differs from its checksum")
-    if "format" not in content or type(content["format"]) is not int or content["format"] != FORMAT:
-        raise Damaged(f"{MANIFEST} is of format {fields.shown(content.get('format'))}, this version reads {FORMAT}")
+    if "format" not in content or type(content["format"]) is not int or content["format"] not in (*OLDER, FORMAT):
+        raise Damaged(
+            f"{MANIFEST} is of format {fields.shown(content.get('format'))}, this version reads "
+            f"{', '.join(map(str, (*OLDER, FORMAT)))}"
+        )
     try:
         require_content(content)
     except ValueError as error:
@@ -95,6 +121,23 @@ def require_content(content: dict) -> None:
     require_files(content)
     if len(content["files"]) != world_size:
         raise ValueError(f"{len(content['files'])} files of {world_size} processes")
+    if content.get("format") not in OLDER:
+        _require_stretches(fields.mapping("stretches", fields.of("", content, "stretches")), world_size)
+
+
+def _require_stretches(stretches: dict, files: int) -> None:
+    """A million numbers in a large run's: each is looked at, none by a call of its own."""
+    for name, numbers in stretches.items():
+        where = f"stretches of {fields.shown(name)}"
+        if len(fields.listing(where, numbers)) % 2 or not numbers or not all(type(number) is int for number in numbers):
+            raise ValueError(f"{where} are {fields.shown(numbers)}, expected [file, end, …] in whole numbers")
+        fields.count(f"a file in the {where}", min(numbers[::2]), most=files - 1)
+        fields.count(f"a file in the {where}", max(numbers[::2]), most=files - 1)
+        ends = numbers[1::2]
+        fields.count(f"the first end in the {where}", ends[0], 1)
+        fields.count(f"the last end in the {where}", ends[-1], 1)
+        if not all(map(operator.lt, ends, ends[1:])):
+            raise ValueError(f"the ends in the {where} are not in order")
 
 
 def require_files(content: dict) -> None:

@@ -1,11 +1,16 @@
-"""Weights as Hugging Face lays them out: model.safetensors, or shards and model.safetensors.index.json that says which
-weight lies in which. Values are read as they are asked for; nothing but JSON and safetensors is opened.
+"""Weights as Hugging Face lays them out.
+
+model.safetensors                     where they fit in one file of a size
+model-00001-of-00003.safetensors, …   else, in the model's order; a tensor that is larger has one of its own
+model.safetensors.index.json          then: which file holds which, as transformers and vLLM look it up
+
+Values are read as they are asked for; nothing but JSON and safetensors is opened.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,11 +20,12 @@ from torch import Tensor
 
 from mfa_train.checkpoints.manifest import Damaged
 from mfa_train.checkpoints.streamed import TensorFile
-from mfa_train.checkpoints.weights import FILE
 from mfa_train.data.fields import shown
 from mfa_train.data.shards.store import sha256_of
 from mfa_train.errors import ConfigError, DataError
+from mfa_train.tracking.records import as_json
 
+FILE = "model.safetensors"
 INDEX = f"{FILE}.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 TYPES = ("F32", "BF16", "F16")
@@ -29,11 +35,41 @@ AT_ONCE = 2**24
 Change = Callable[[Tensor], Tensor]
 
 
+def total_bytes(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> int:
+    """Of all tensors."""
+    return sum(dtype.itemsize * math.prod(shape) for shape in shapes.values())
+
+
+def divided(
+    shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, shard_bytes: int
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shapes by file, in order: as many to one as `shard_bytes` hold, or one that alone is more."""
+    parts: list[dict[str, tuple[int, ...]]] = [{}]
+    for name, shape in shapes.items():
+        if parts[-1] and total_bytes(parts[-1] | {name: shape}, dtype) > shard_bytes:
+            parts.append({})
+        parts[-1][name] = shape
+    if len(parts) == 1:
+        return {FILE: parts[0]}
+    stem, suffix = FILE.split(".")
+    return {f"{stem}-{number:05d}-of-{len(parts):05d}.{suffix}": part for number, part in enumerate(parts, start=1)}
+
+
+def write_index(folder: Path, files: Mapping[str, Mapping[str, tuple[int, ...]]], dtype: torch.dtype) -> None:
+    """Beside the files that `divided` gave, where they are several. Raises OSError."""
+    if len(files) > 1:
+        index = {
+            "metadata": {"total_size": sum(total_bytes(part, dtype) for part in files.values())},
+            "weight_map": {name: file for file, part in files.items() for name in part},
+        }
+        (folder / INDEX).write_text(as_json(index, indent=2) + "\n", encoding="utf-8")
+
+
 class TensorFolder:
     """The weights in `folder`. Raises ConfigError where there are none of this layout, DataError for damaged ones."""
 
     def __init__(self, folder: Path):
-        self.files = [folder / name for name in sorted(set(_files(folder).values()))]
+        self.files = [folder / name for name in sorted(set(files_of(folder).values()))]
         self.file_of: dict[str, TensorFile] = {}
         """By the name of a weight."""
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -86,7 +122,7 @@ class TensorFolder:
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _files(folder: Path) -> dict[str, str]:
+def files_of(folder: Path) -> dict[str, str]:
     """In which file of the folder each weight lies; under "" the only one."""
     index = folder / INDEX
     if (folder / FILE).is_file():

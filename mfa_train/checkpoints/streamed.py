@@ -23,7 +23,7 @@ from mfa_train.checkpoints.manifest import Damaged
 TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "U8": torch.uint8}
 """By their names in a header."""
 AT_ONCE = 2**24
-"""Bytes that are read at a time where values are of another type than is asked for."""
+"""Bytes that are read at a time where values are of another type than is asked for, and that are written at a time."""
 
 
 class Placed(NamedTuple):
@@ -101,27 +101,38 @@ def write_tensors(
 ) -> str:
     """Writes the tensors of `shapes`, each as `made` gives it when its turn comes, and waits until the disk has them;
     gives the file's SHA-256. Raises OSError."""
+    return write_mixed(path, {name: (dtype, shape) for name, shape in shapes.items()}, made)
+
+
+def write_mixed(
+    path: Path, forms: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], made: Callable[[str], Tensor]
+) -> str:
+    """`write_tensors` of several types, wide ones before narrow. Other threads run while bytes are summed and written,
+    which they cannot while safetensors below 0.8 writes."""
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
-    (type_name,) = (name for name, one in TYPES.items() if one == dtype)
+    names = {dtype: name for name, dtype in TYPES.items()}
     end = 0
-    for name, shape in shapes.items():
+    for name, (dtype, shape) in forms.items():
         begin, end = end, end + dtype.itemsize * math.prod(shape)
-        header[name] = {"dtype": type_name, "shape": list(shape), "data_offsets": [begin, end]}
+        header[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [begin, end]}
     told = json.dumps(header, separators=(",", ":")).encode()
     told += b" " * (-len(told) % 8)  # the bytes behind it begin where any type may
     digest = hashlib.sha256()
     with path.open("xb") as file:
 
         def write(content: bytes | memoryview) -> None:
-            digest.update(content)
-            file.write(content)
+            for begin in range(0, len(content), AT_ONCE):  # summed and written while the processor's cache has it
+                part = content[begin : begin + AT_ONCE]
+                digest.update(part)
+                file.write(part)
 
         write(len(told).to_bytes(8, "little") + told)
-        for name, shape in shapes.items():
+        for name, (dtype, shape) in forms.items():
             tensor = made(name)
             if tensor.dtype != dtype or tensor.shape != shape:
                 raise AssertionError(f"{name}: {tensor.dtype} {list(tensor.shape)}, told as {dtype} {list(shape)}")
             write(memory_of(tensor.contiguous().flatten()))
+            del tensor  # before the next is made
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()

@@ -2,21 +2,19 @@
 random generators. Whoever reads joins and cuts the pieces as it needs them.
 """
 
+import bisect
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from mfa_train.checkpoints.folders import flush
-from mfa_train.checkpoints.manifest import Damaged
-from mfa_train.checkpoints.streamed import TensorFile
+from mfa_train.checkpoints.manifest import MANIFEST, OLDER, Damaged, stretches_of
+from mfa_train.checkpoints.streamed import TensorFile, write_mixed
 from mfa_train.data.fields import shown
-from mfa_train.data.shards.store import sha256_of
 
 RNG = "rng"
 KINDS = ("master", "exp_avg", "exp_avg_sq")
@@ -41,62 +39,53 @@ class Piece:
         return self.tensors["master"].numel()
 
 
-class Stored(NamedTuple):
-    """A piece in a file: values `start` to `stop` of a flattened parameter."""
-
-    start: int
-    stop: int
-    file: TensorFile
-    key: str
-
-
 def key_of(kind: str, piece: Piece) -> str:
     """The name of a piece's tensor of one kind."""
     return f"{kind}:{piece.name}:{piece.start}"
 
 
 def write_pieces(folder: Path, rank: int, tensors: dict[str, torch.Tensor]) -> dict:
-    """Writes one rank's file and gives its entry in the manifest. Raises OSError or SafetensorError."""
+    """Writes one rank's file; gives its entry in the manifest and, as `held`, which values of each parameter it has.
+    Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rank-{rank:05d}.safetensors"
-    save_file(tensors, path)
-    flush(path)
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    path.unlink(missing_ok=True)
+    names = sorted(tensors, key=lambda name: name == RNG)  # bytes behind numbers
+    forms = {name: (tensors[name].dtype, tuple(tensors[name].shape)) for name in names}
+    digest = write_mixed(path, forms, tensors.__getitem__)
+    held: dict[str, list[tuple[int, int]]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("master:"):
+            _, parameter, start, stop = place_of(name, list(tensor.shape), "F32")
+            held.setdefault(parameter, []).append((start, stop))
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest, "held": held}
 
 
 class CheckpointReader:
-    """The pieces of a verified checkpoint, joined and cut as the reading rank needs them.
+    """The pieces of a verified checkpoint, joined and cut as the reading rank needs them: of its files those are opened
+    that hold what is asked for, and each is held against what the manifest says is in it.
 
-    `content` is what `verified` gave. Raises Damaged where files and manifest do not make a whole.
+    `content` is what `manifest_of` gave. Raises Damaged where files and manifest do not make a whole. A manifest of
+    format 1 does not say what is where, so of that all files are opened.
     """
 
     def __init__(self, checkpoint: Path, content: dict):
-        self.files: list[TensorFile] = []
-        self.stored: dict[tuple[str, str], list[Stored]] = {}
-        """By kind and parameter."""
-        try:
-            for entry in content["files"]:
-                file = TensorFile(checkpoint / entry["name"])
-                self.files.append(file)
-                for key, placed in file.tensors.items():
-                    if key != RNG:
-                        kind, name, start, stop = place_of(key, list(placed.shape), placed.dtype)
-                        self.stored.setdefault((kind, name), []).append(Stored(start, stop, file, key))
-        except (OSError, SafetensorError, ValueError) as error:
-            raise Damaged(f"{entry['name']} cannot be read ({error})") from error
-        try:
-            require_cover(self.stored)
-        except ValueError as error:
-            raise Damaged(f"its files do not make a whole: {error}") from error
+        self.checkpoint, self.entries = checkpoint, content["files"]
+        self.opened: dict[int, TensorFile] = {}
+        """By the file's number."""
+        stretches = content["stretches"] if content["format"] not in OLDER else self._found()
+        self.stretches = {name: (numbers[::2], numbers[1::2]) for name, numbers in stretches.items()}
+        """Of each parameter the files that hold it, end to end, and where what each holds ends."""
 
     @property
     def names(self) -> list[str]:
         """Of the parameters."""
-        return list(dict.fromkeys(name for _, name in self.stored))
+        return list(self.stretches)
 
     def length(self, name: str) -> tuple[int]:
         """The shape of a flattened parameter."""
-        return (max(piece.stop for piece in self.stored["master", name]),)
+        _, ends = self.stretches[name]
+        return (ends[-1],)
 
     def fill(self, piece: Piece) -> None:
         """Writes the piece's values into its tensors."""
@@ -105,21 +94,76 @@ class CheckpointReader:
 
     def read(self, kind: str, name: str, start: int, out: Tensor) -> None:
         """Writes values of a flattened parameter, from `start` on, into out (length,) of any type."""
-        missing, end_of_out = len(out), start + len(out)
-        for stored in self.stored.get((kind, name), ()):
-            begin, end = max(stored.start, start), min(stored.stop, end_of_out)
-            if begin < end:
-                try:
-                    stored.file.read(stored.key, begin - stored.start, out[begin - start : end - start])
-                except OSError as error:
-                    raise Damaged(f"{stored.file.path.name} cannot be read ({error.strerror})") from error
-                missing -= end - begin
-        if missing:
-            raise Damaged(f"{missing} of {len(out)} values of {kind} of {name} are missing or there twice")
+        end_of_out = start + len(out)
+        for file, begin, end in self.where(name, start, end_of_out):
+            key = f"{kind}:{name}:{begin}"
+            here, until = max(begin, start), min(end, end_of_out)
+            opened = self.file(file)
+            if key not in opened.tensors:
+                raise Damaged(f"{opened.path.name} has no {shown(key)}, which {MANIFEST} says is there")
+            try:
+                opened.read(key, here - begin, out[here - start : until - start])
+            except OSError as error:
+                raise Damaged(f"{opened.path.name} cannot be read ({error.strerror})") from error
+
+    def where(self, name: str, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(file, start, stop) of each stretch that holds any of the values `start` to `stop`. Raises Damaged where not
+        all are there."""
+        files, ends = self.stretches.get(name, ((), ()))
+        if not ends or not 0 <= start <= stop <= ends[-1]:
+            raise Damaged(f"{name} has {ends[-1] if ends else 0:,} values; {start:,} to {stop:,} are asked for")
+        for number in range(bisect.bisect_right(ends, start), len(ends)):
+            begin = ends[number - 1] if number else 0
+            if begin >= stop:
+                break
+            yield files[number], begin, ends[number]
+
+    def file(self, number: int) -> TensorFile:
+        """One of its files, opened when it is first asked for, and then held against the manifest. Raises Damaged."""
+        if number not in self.opened:
+            file, told = self._open(number)
+            for kind, name, start, stop in told:
+                files, ends = self.stretches.get(name, ((), ()))
+                place = bisect.bisect_right(ends, start)
+                begin = ends[place - 1] if place else 0
+                if place == len(ends) or (files[place], begin, ends[place]) != (number, start, stop):
+                    raise Damaged(
+                        f"{file.path.name} holds values {start} to {stop} of {kind} of {shown(name)}, which {MANIFEST} "
+                        "does not say"
+                    )
+            self.opened[number] = file
+        return self.opened[number]
+
+    def _open(self, number: int) -> tuple[TensorFile, list[tuple[str, str, int, int]]]:
+        """A file and what `place_of` says of each of its pieces."""
+        name = self.entries[number]["name"]
+        try:
+            file = TensorFile(self.checkpoint / name)
+            places = [
+                place_of(key, list(placed.shape), placed.dtype) for key, placed in file.tensors.items() if key != RNG
+            ]
+        except (OSError, SafetensorError, ValueError) as error:
+            raise Damaged(f"{name} cannot be read ({error})") from error
+        return file, places
+
+    def _found(self) -> dict[str, list[int]]:
+        """What a manifest of format 2 says, found in all files."""
+        of_kind: dict[str, list[dict[str, list[tuple[int, int]]]]] = {kind: [] for kind in KINDS}
+        for number in range(len(self.entries)):
+            self.opened[number], places = self._open(number)
+            for held in of_kind.values():
+                held.append({})
+            for kind, name, start, stop in places:
+                of_kind[kind][-1].setdefault(name, []).append((start, stop))
+        try:
+            require_cover(of_kind)
+            return stretches_of(of_kind["master"])
+        except ValueError as error:
+            raise Damaged(f"its files do not make a whole: {error}") from error
 
     def rng(self, rank: int) -> torch.Tensor:
         """The random generators of `rank`, or of another where there were fewer."""
-        file = self.files[rank % len(self.files)]
+        file = self.file(rank % len(self.entries))
         if (placed := file.tensors.get(RNG)) is None:
             raise Damaged(f"{file.path.name} has no {RNG}")
         if placed.dtype != "U8" or len(placed.shape) != 1:
@@ -137,21 +181,19 @@ def place_of(key: str, shape: list[int], dtype: str) -> tuple[str, str, int, int
     return kind, name, int(start), int(start) + shape[0]
 
 
-def require_cover(stored: dict[tuple[str, str], list[Stored]]) -> None:
-    """Raises ValueError unless, of each parameter and kind, the pieces lie end to end from 0 on, and all kinds are of
-    one length."""
-    lengths: dict[str, set[int]] = {}
-    for (kind, name), pieces in stored.items():
-        end = 0
-        for start, stop in sorted((piece.start, piece.stop) for piece in pieces):
-            if start != end:
-                what = "there twice" if start < end else "missing"
-                raise ValueError(
-                    f"values of {kind} of {name} are {what} between {min(start, end)} and {max(start, end)}"
-                )
-            end = stop
-        lengths.setdefault(name, set()).add(end)
-    for name, ends in lengths.items():
-        kinds = [kind for kind in KINDS if (kind, name) in stored]
-        if len(ends) > 1 or len(kinds) != len(KINDS):
-            raise ValueError(f"{name} has {', '.join(kinds)} of {' and '.join(map(str, sorted(ends)))} values")
+def require_cover(of_kind: Mapping[str, Sequence[Mapping[str, Sequence[tuple[int, int]]]]]) -> None:
+    """Raises ValueError unless, of each parameter and kind, the pieces lie end to end from 0 on, and all kinds are cut
+    alike. `of_kind`: by kind, of each file what (start, stop) it has of each parameter."""
+    joined = {}
+    for kind, held in of_kind.items():
+        try:
+            joined[kind] = stretches_of(held)
+        except ValueError as error:
+            raise ValueError(f"{kind}: {error}") from error
+    for name in dict.fromkeys(name for stretches in joined.values() for name in stretches):
+        kinds = [kind for kind in KINDS if name in joined[kind]]
+        ends = sorted({joined[kind][name][-1] for kind in kinds})
+        if len(kinds) < len(KINDS) or len(ends) > 1:
+            raise ValueError(f"{name} has {', '.join(kinds)} of {' and '.join(map(str, ends))} values")
+        if any(joined[kind][name] != joined[kinds[0]][name] for kind in kinds):
+            raise ValueError(f"{name} is cut otherwise in {kinds[0]} than in {' and '.join(kinds[1:])}")

@@ -13,24 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from mfa_train.attention import attention_config
 from mfa_train.checkpoints.folders import folder_of, newest_first, plausible, step_of, verified
 from mfa_train.checkpoints.manifest import Damaged, manifest_of
-from mfa_train.checkpoints.streamed import TensorFile
+from mfa_train.checkpoints.safetensors_folder import FILE, INDEX, TensorFolder, files_of
 from mfa_train.checkpoints.tensor_files import CheckpointReader
 from mfa_train.checkpoints.tokenizer import FINAL, tokenizer_of
 from mfa_train.config import Config
 from mfa_train.data.shards.store import sha256_of
 from mfa_train.data.tokenizer import Tokenizer
-from mfa_train.errors import ConfigError, DataError
+from mfa_train.errors import ConfigError, DataError, UserError
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.tracking.records import read_object
 from mfa_train.words import brief
 
-FILE, SUM, SUM_FORMAT = "model.safetensors", "sha256.json", 1
+SUM, SUM_FORMAT = "sha256.json", 1
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """By `precision`."""
 HELD_IN = {"BF16": torch.bfloat16, "F32": torch.float32}
@@ -92,18 +91,21 @@ class FinalWeights(RunWeights):
         super().__init__(config, shapes)
         self.folder, self.step = folder, config.training.total_steps
         try:
-            self.file = TensorFile(folder / FILE)
-            self.dtype, *_ = (HELD_IN[placed.dtype] for placed in self.file.tensors.values())
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            self.files = TensorFolder(folder)
+            self.dtype, *_ = (
+                HELD_IN[placed.dtype] for file in self.files.file_of.values() for placed in file.tensors.values()
+            )
+        except (OSError, UserError, ValueError, KeyError) as error:
             others = _others(folder.parent.parent, folder)
             raise DataError(f"{folder}: the weights cannot be read ({error}){others}") from error
-        _require_same(shapes, {name: placed.shape for name, placed in self.file.tensors.items()}, folder / FILE)
+        _require_same(shapes, self.files.shapes, folder / (FILE if len(self.files.files) == 1 else INDEX))
 
     def read(self, name: str, start: int, out: Tensor) -> None:
-        try:
-            self.file.read(name, start, out)
-        except (OSError, Damaged) as error:
-            raise DataError(f"{self.file.path}: {name} cannot be read ({error})") from error
+        self.files.read(name, start, out)
+
+    def sha256(self) -> str:
+        """Of their file; of several, as `TensorFolder` says. Raises OSError."""
+        return self.files.sha256()
 
 
 class CheckpointWeights(RunWeights):
@@ -159,9 +161,9 @@ def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bo
     return CheckpointWeights(folder, content, config, shapes)
 
 
-def record_sum(final: Path, sha256: str) -> None:
-    """Leaves the SHA-256 of final weights beside them. Raises OSError."""
-    content = {"format": SUM_FORMAT, FILE: sha256}
+def record_sums(final: Path, sums: Mapping[str, str]) -> None:
+    """Leaves the SHA-256 of each file of final weights beside them. Raises OSError."""
+    content = {"format": SUM_FORMAT, **sums}
     (final / SUM).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
@@ -169,15 +171,18 @@ def _verify(run: Path, final: Path) -> None:
     """Raises ConfigError where final weights are not those that were written, or nothing says so."""
     try:
         content = read_object(final / SUM) or {}
-        same = sha256_of(final / FILE) == content.get(FILE)
+        files = sorted(set(files_of(final).values()))
+        differing = [name for name in files if sha256_of(final / name) != content.get(name)]
     except FileNotFoundError as error:
         raise ConfigError(
             f"--verify: {final} has no checksum, as it is of an older version, or damaged{_others(run, final)}"
         ) from error
+    except UserError as error:
+        raise ConfigError(f"--verify: {final} is damaged: {error}{_others(run, final)}") from error
     except OSError as error:
         raise ConfigError(f"--verify: {final} cannot be read ({error.strerror}){_others(run, final)}") from error
-    if not same or content.get("format") != SUM_FORMAT:
-        raise ConfigError(f"--verify: {final / FILE} differs from its checksum{_others(run, final)}")
+    if differing or content.get("format") != SUM_FORMAT:
+        raise ConfigError(f"--verify: {final / (differing or files)[0]} differs from its checksum{_others(run, final)}")
 
 
 def shapes_of(config: Config) -> dict[str, tuple[int, ...]]:

@@ -1,14 +1,21 @@
 """Trains at every ZeRO stage and precision, puts the engine's pieces into a fresh engine, and trains both on: the
-losses and gradient norms must be the same bits, and the ranks' own pieces all the parameters. Each process exits 0
-where they are.
+losses and gradient norms must be the same bits, and the ranks' own pieces all the parameters; final weights in several
+files must be those in one, and gathered one at a time. Each process exits 0 where they are.
 """
 
+import shutil
 import sys
+import tempfile
+import weakref
+from pathlib import Path
 
 import torch
 
 from mfa_train import config as configs
+from mfa_train.checkpoints.safetensors_folder import TensorFolder
+from mfa_train.checkpoints.weights import SUM
 from mfa_train.training.processes.ranks import join
+from mfa_train.training.saving import final_weights
 from mfa_train.training.saving.engine_state import derive_weights, own_pieces, pieces, set_updates, updates
 from mfa_train.training.steps.engine import build_engine
 from mfa_train.training.steps.optimizer import gradient_norm
@@ -49,11 +56,55 @@ def check(zero: int, dtype: torch.dtype, *overrides: str) -> None:
     set_updates(fresh, made)
     derive_weights(fresh)
     assert (found := steps(fresh, 2, 4)) == expected, (zero, dtype, overrides, found, expected)
+    check_final_weights(fresh)
 
 
+def check_final_weights(engine) -> None:
+    folders = []
+    for shard in (10**9, 30_000):
+        final_weights.SHARD = shard
+        folders.append(folder / f"final-{shard}")
+        final_weights.save_weights(engine, None, folders[-1], ranks)
+    one, several = (TensorFolder(path) for path in folders)
+    assert [path.name for path in one.files] == ["model.safetensors"] and len(several.files) > 4
+    assert all(path.stat().st_size < 60_000 for path in several.files)
+    assert list(one.shapes.items()) == list(several.shapes.items())
+    for name, shape in one.shapes.items():
+        values = [torch.empty(torch.Size(shape).numel()) for _ in range(2)]
+        for weights, out in zip((one, several), values):
+            weights.read(name, 0, out)
+        assert torch.equal(*values), name
+    assert all(path.name in (folders[1] / SUM).read_text() for path in several.files)
+    assert written and max(held) == 1, "more than one gathered weight was held"
+    ranks.meet()
+    written.clear()
+
+
+def write_watched(path, dtype, shapes, made):
+    """`write_tensors`, noting how many gathered weights there are at a time."""
+    there: list = []
+
+    def watched(name):
+        tensor = made(name)
+        there.append(weakref.ref(tensor))
+        held.append(sum(one() is not None for one in there))
+        return tensor
+
+    written.append(path)
+    return write_tensors(path, dtype, shapes, watched)
+
+
+held: list[int] = []
+written: list[Path] = []
+write_tensors, final_weights.write_tensors = final_weights.write_tensors, write_watched
+final_weights.write_tokenizer = lambda *_: None
+folder = Path(ranks.on_rank_zero(tempfile.mkdtemp))
 for zero in (0, 1, 2, 3):
     for dtype in (torch.float32, torch.bfloat16):
         check(zero, dtype)
 check(3, torch.float32, "offload=parameters")
 check(2, torch.bfloat16, "offload=optimizer")
+ranks.meet()
+if ranks.is_rank_zero:
+    shutil.rmtree(folder)
 sys.exit(0)

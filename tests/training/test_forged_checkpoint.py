@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from mfa_train.checkpoints import folders as files
 from mfa_train.checkpoints import manifest, tensor_files
 from mfa_train.checkpoints.tensor_files import KINDS, RNG, Piece
+from mfa_train.data.shards.store import sha256_of
 from mfa_train.errors import DataError, UserError
 from mfa_train.training.resuming.resume_point import find_resume_point
 from mfa_train.training.saving.rng import rng_state
@@ -29,11 +30,11 @@ def test_a_crafted_pickle_in_place_of_a_file_does_nothing_even_with_a_forged_man
     with pytest.raises(DataError, match="no checkpoint is whole"):
         found(tmp_path)
     content = json.loads((checkpoint / "manifest.json").read_text())["content"]
-    content["files"][1] |= {"bytes": path.stat().st_size, "sha256": tensor_files.sha256_of(path)}
+    content["files"][1] |= {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     forged = {"sha256": manifest.digest(content), "content": content}
     (checkpoint / "manifest.json").write_text(json.dumps(forged))
     with pytest.raises(files.Damaged, match="rank-00001.safetensors cannot be read"):
-        tensor_files.CheckpointReader(checkpoint, files.verified(checkpoint))
+        tensor_files.CheckpointReader(checkpoint, files.verified(checkpoint)).rng(1)
     assert "executed" not in capsys.readouterr().out
 
 
@@ -75,6 +76,14 @@ def test_no_forged_field_of_a_manifest_is_a_bug_or_a_hang(tmp_path):
         ({"progress": {"step": 4, "seconds": float("nan")}}, "seconds is nan"),
         ({"progress": {"step": 4, "more": 1}}, "progress holds 'more'"),
         ({"guard": {"skipped": 0}}, "guard lacks spikes"),
+        ({"stretches": {"w": [0, 4, 1]}}, "stretches of 'w' are .0, 4, 1., expected"),
+        (
+            {"stretches": {"w": [0, 4, 2, 10]}},
+            "a file in the stretches of 'w' is 2, expected a whole number",
+        ),
+        ({"stretches": {"w": [0, 4, 1, 4]}}, "the ends in the stretches of 'w' are not in order"),
+        ({"stretches": {"w": [0, True, 1, 10]}}, "expected .file, end, …. in whole numbers"),
+        ({"format": 3}, "is of format 3, this version reads 1, 2"),
     ],
 )
 def test_a_forged_manifest_is_damaged_and_the_field_is_named(fields, told, tmp_path):
@@ -84,12 +93,15 @@ def test_a_forged_manifest_is_damaged_and_the_field_is_named(fields, told, tmp_p
         files.verified(checkpoint)
 
 
-def rewritten(checkpoint, tensors: dict) -> dict:
-    """The checkpoint with other tensors in its second file, and a manifest that vouches for them."""
+def rewritten(checkpoint, tensors: dict, form: int = manifest.FORMAT) -> dict:
+    """The checkpoint with other tensors in its second file, and a manifest of format `form` that vouches for them."""
     path = checkpoint / "rank-00001.safetensors"
     save_file(tensors, path)
     content = json.loads((checkpoint / "manifest.json").read_text())["content"]
-    content["files"][1] |= {"bytes": path.stat().st_size, "sha256": tensor_files.sha256_of(path)}
+    content["files"][1] |= {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    content["format"] = form
+    if form in manifest.OLDER:
+        del content["stretches"]
     forge(checkpoint, content)
     return files.verified(checkpoint)
 
@@ -114,12 +126,12 @@ def rewritten(checkpoint, tensors: dict) -> dict:
 )
 def test_files_whose_stretches_make_no_whole_are_damaged(change, told, tmp_path):
     checkpoint = save(tmp_path, 4)
-    content = rewritten(
-        checkpoint,
-        {RNG: rng_state()} | {key: value for kind in KINDS for key, value in change(kind).items()},
-    )
+    tensors = {RNG: rng_state()} | {key: value for kind in KINDS for key, value in change(kind).items()}
     with pytest.raises(files.Damaged, match=told):
-        tensor_files.CheckpointReader(checkpoint, content)
+        tensor_files.CheckpointReader(checkpoint, rewritten(checkpoint, tensors, 1))
+    piece = Piece("w", 0, {kind: torch.zeros(10) for kind in KINDS})
+    with pytest.raises(files.Damaged, match="does not say|cannot be read"):
+        tensor_files.CheckpointReader(checkpoint, rewritten(save(tmp_path, 4), tensors)).fill(piece)
 
 
 @pytest.mark.parametrize("rng", [{}, {RNG: torch.zeros(3)}, {RNG: torch.zeros((), dtype=torch.uint8)}])
@@ -146,9 +158,29 @@ def test_a_file_with_a_forged_header_is_damaged(content, tmp_path):
     path = checkpoint / "rank-00001.safetensors"
     path.write_bytes(content)
     told = json.loads((checkpoint / "manifest.json").read_text())["content"]
-    told["files"][1] |= {"bytes": len(content), "sha256": tensor_files.sha256_of(path)}
+    told["files"][1] |= {"bytes": len(content), "sha256": sha256_of(path)}
     forge(checkpoint, told)
     with pytest.raises(files.Damaged):
         tensor_files.CheckpointReader(checkpoint, files.verified(checkpoint)).fill(
             Piece("w", 0, {kind: torch.zeros(10) for kind in KINDS})
         )
+
+
+@pytest.mark.parametrize(
+    "stretches",
+    [
+        {"w": [0, 5, 1, 10]},
+        {"w": [1, 4, 0, 10]},
+        {"w": [0, 4, 1, 9]},
+        {"w": [0, 4, 1, 11]},
+        {"w": [0, 4]},
+        {"v": [0, 4, 1, 10]},
+        {},
+    ],
+)
+def test_a_manifest_that_places_values_elsewhere_gives_none(stretches, tmp_path):
+    checkpoint = save(tmp_path, 4)
+    forge(checkpoint, files.verified(checkpoint) | {"stretches": stretches})
+    reader = tensor_files.CheckpointReader(checkpoint, files.verified(checkpoint))
+    with pytest.raises(files.Damaged):
+        reader.fill(Piece("w", 0, {kind: torch.zeros(10) for kind in KINDS}))

@@ -16,9 +16,8 @@ from mfa_train.attention import attention_config
 from mfa_train.checkpoints.folders import newest_first, verified
 from mfa_train.checkpoints.manifest import digest
 from mfa_train.checkpoints.safetensors_folder import TensorFolder
-from mfa_train.checkpoints.weights import FILE, FINAL, final_checkpoint, shapes_of, weights_of
+from mfa_train.checkpoints.weights import FINAL, FinalWeights, final_checkpoint, shapes_of, weights_of
 from mfa_train.config import Config
-from mfa_train.data.shards.store import sha256_of
 from mfa_train.data.tokenizer import FILES, Tokenizer, open_vocabulary
 from mfa_train.errors import ConfigError, DataError, UserError
 from mfa_train.export.formats import ConfigJson, form_of
@@ -158,8 +157,8 @@ class RunState(Source):
         return self.weights.tokenizer()
 
     def record(self) -> dict[str, Any]:
-        folder = self.weights.folder
-        digested = sha256_of(folder / FILE) if folder.name == FINAL else digest(verified(folder))
+        weights = self.weights
+        digested = weights.sha256() if isinstance(weights, FinalWeights) else digest(verified(weights.folder))
         return {"source": self.path, "kind": self.kind, "step": self.weights.step, "sha256": digested}
 
 

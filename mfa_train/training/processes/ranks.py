@@ -56,6 +56,13 @@ class Ranks:
         dist.all_gather(list(gathered), values)
         return gathered
 
+    def gather_objects(self, value: Result) -> list[Result]:
+        """Every rank's `value`, on each of them."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def meet(self) -> None:
         """Waits until every rank is here."""
         if self.world_size > 1:

@@ -6,15 +6,14 @@ from typing import Any
 
 import torch
 
-from mfa_train.checkpoints.folders import verified
-from mfa_train.checkpoints.manifest import manifest_of
 from mfa_train.config import Config
 from mfa_train.data.reading.batches import Batches
 from mfa_train.training.init_from.begin import fill
 from mfa_train.training.init_from.source import Source
 from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.resuming.agreement import find_verified
 from mfa_train.training.resuming.changes import curve_settings
-from mfa_train.training.resuming.resume_point import ResumePoint, find_resume_point, restore
+from mfa_train.training.resuming.resume_point import ResumePoint, restore
 from mfa_train.training.resuming.stretches import continued
 from mfa_train.training.steps.engine import build_engine
 from mfa_train.training.steps.guard import Guard
@@ -27,16 +26,18 @@ def build_to_resume(
     """(engine, ResumePoint | None, record | None): with a point the engine's weights are not set yet, `restored` does
     that; without one they are the `source`'s, of which the record tells, or new.
 
-    The files of either are read for their checksums while the engine is built. Raises UserError.
+    The files of either are read for their checksums while the engine is built, a checkpoint's by all ranks. Raises
+    UserError.
     """
-    data = batches.identity()
-    point = ranks.on_rank_zero(lambda: find_resume_point(config, folder, data, ranks.say, vouch=manifest_of))
+    built = []
+
+    def build(point: ResumePoint | None) -> None:
+        built.append(build_engine(config, ranks, dtype, fresh=point is None and source is None))
+
     with ThreadPoolExecutor(1) as beside:
-        verifying = beside.submit(verified, point.checkpoint) if point and ranks.is_rank_zero else None
         recording = beside.submit(source.record) if source and ranks.is_rank_zero else None
-        engine = build_engine(config, ranks, dtype, fresh=point is None and source is None)
-    if point and ranks.on_rank_zero(lambda: verifying is not None and verifying.exception() is not None):
-        point = ranks.on_rank_zero(lambda: find_resume_point(config, folder, data, ranks.say))
+        point = find_verified(config, folder, batches.identity(), ranks, meanwhile=build)
+    (engine,) = built
     record = ranks.on_rank_zero(lambda: recording and recording.result())
     if source:
         fill(engine, source, ranks.rank)

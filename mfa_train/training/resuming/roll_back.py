@@ -8,7 +8,8 @@ how many samples were left out, and the terminal tells it.
 import dataclasses
 
 from mfa_train.errors import TrainingError
-from mfa_train.training.resuming.resume_point import find_resume_point, restore
+from mfa_train.training.resuming.agreement import find_verified
+from mfa_train.training.resuming.resume_point import restore
 from mfa_train.training.resuming.stretches import continued
 from mfa_train.training.saving.save_points import SavePoints
 from mfa_train.training.steps.guard import Guard, Poisoned
@@ -30,7 +31,7 @@ def roll_back(poisoned: Poisoned, step: TrainingStep, save_points: SavePoints) -
             "optimizer.lr=…, or look at the data"
         )
     own = dataclasses.replace(config, resume="auto")  # its checkpoints, however the run itself was started
-    point = ranks.on_rank_zero(lambda: find_resume_point(own, config.run_dir, save_points.data, ranks.say))
+    point = find_verified(own, config.run_dir, save_points.data, ranks)
     if point is None:
         raise TrainingError(
             f"{poisoned}, and there is no checkpoint to go back to: lower optimizer.lr=…, or type a "

@@ -1,7 +1,8 @@
 """Saving while the steps go on.
 
     1. In the step loop, each rank copies its pieces into host memory. This alone holds up the steps.
-    2. A thread of each rank writes, flushes and checksums its file, then puts its entry into the ranks' store.
+    2. A thread of each rank writes its file, summing it on the way, and flushes it, then puts its entry into the ranks'
+       store.
     3. Rank 0's thread waits for all entries, writes the manifest and renames: the checkpoint is there.
 
 Nothing in the threads is a collective, so none can meet those of the steps. The next save waits for the one before.
@@ -18,7 +19,6 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from mfa_train.checkpoints.folders import folder_of, newest_first, plausible, prune, publish
 from mfa_train.checkpoints.tensor_files import KINDS, RNG, key_of, write_pieces
@@ -87,7 +87,7 @@ class CheckpointWriter:
             entry = write_pieces(partial, self.ranks.rank, tensors)
         except Exception as error:
             entry = {"failed": f"rank {self.ranks.rank}: {error}"}
-            if not isinstance(error, (OSError, SafetensorError)):
+            if not isinstance(error, OSError):
                 self.error = error
         try:
             if self.ranks.world_size > 1:
