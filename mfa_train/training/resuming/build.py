@@ -10,12 +10,12 @@ from mfa_train.checkpoints.folders import verified
 from mfa_train.checkpoints.manifest import manifest_of
 from mfa_train.config import Config
 from mfa_train.data.reading.batches import Batches
-from mfa_train.training.init_from.begin import fill
 from mfa_train.training.init_from.source import Source
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.resuming.changes import curve_settings
 from mfa_train.training.resuming.resume_point import ResumePoint, find_resume_point, restore
 from mfa_train.training.resuming.stretches import continued
+from mfa_train.training.saving.engine_state import fill
 from mfa_train.training.steps.engine import build_engine
 from mfa_train.training.steps.guard import Guard
 from mfa_train.training.steps.state import Progress, TrainingState
