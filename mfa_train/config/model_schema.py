@@ -22,6 +22,8 @@ class InitializationConfig:
     """normal | scaled | mfa | zero_output."""
     std: float
     """Standard deviation of the normal distribution of every matrix."""
+    draw: int = 2
+    """By which numbers: 1 | 2."""
 
 
 @dataclass
@@ -63,3 +65,4 @@ class ModelConfig:
         require_choice(
             "model.initialization.method", self.initialization.method, ("normal", "scaled", "mfa", "zero_output")
         )
+        require_choice("model.initialization.draw", self.initialization.draw, (1, 2))

@@ -26,6 +26,7 @@ from mfa_train.errors import ConfigError, did_you_mean
 BEFORE: dict[str, Any] = {
     "init_from": None,
     "attention.output_gate": "none",
+    "model.initialization.draw": 1,
     "data.files": [],
     "data.held_out_files": [],
     "data.text_key": "text",
@@ -157,10 +158,12 @@ def completed(tree: dict[str, Any]) -> dict[str, Any]:
     of_attention = BEFORE_OF_ATTENTION.get(_attention_name(tree), {})
     before = BEFORE | DERIVED_BEFORE | {f"attention.{key}": value for key, value in of_attention.items()}
     for key, value in before.items():
-        group, _, name = key.rpartition(".")
-        node = tree.setdefault(group, {}) if group else tree
-        if not isinstance(node, dict):
-            raise ConfigError(f"{group}={node}: expected keys with values")
+        *groups, name = key.split(".")
+        node = tree
+        for depth, group in enumerate(groups, 1):
+            node = node.setdefault(group, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{'.'.join(groups[:depth])}={node}: expected keys with values")
         if name not in node:
             try:
                 node[name] = value(tree) if callable(value) else value

@@ -13,6 +13,7 @@ from mfa_train.training.steps.engine import build_engine
 from mfa_train.training.processes.ranks import join
 config = configs.load(sys.argv[1:])
 engine = build_engine(config, join(), torch.bfloat16)
+assert all(parameter.dtype == torch.bfloat16 for parameter in engine.module.parameters())
 found, expected = engine.module.model.rope.inverse_frequencies, inverse_frequencies(32, 10000.0, None)
 assert found.dtype == torch.float32 and torch.equal(found, expected), found
 """

@@ -8,13 +8,13 @@ import torch
 
 from mfa_train.config import Config
 from mfa_train.data.reading.batches import Batches
-from mfa_train.training.init_from.begin import fill
 from mfa_train.training.init_from.source import Source
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.resuming.agreement import find_verified
 from mfa_train.training.resuming.changes import curve_settings
 from mfa_train.training.resuming.resume_point import ResumePoint, restore
 from mfa_train.training.resuming.stretches import continued
+from mfa_train.training.saving.engine_state import fill
 from mfa_train.training.steps.engine import build_engine
 from mfa_train.training.steps.guard import Guard
 from mfa_train.training.steps.state import Progress, TrainingState

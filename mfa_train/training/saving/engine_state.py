@@ -6,6 +6,7 @@ them is what the next step works with. The weights of the forward pass are deriv
 """
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +32,21 @@ def own_pieces(engine, rank: int, world_size: int) -> Iterator[Piece]:
             piece = piece.part(len(piece) * rank // world_size, len(piece) * (rank + 1) // world_size)
         if len(piece):
             yield piece
+
+
+class Values(Protocol):
+    """Where weights come from: a folder, or a generator."""
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        """Fills `out` (values,) with those of the parameter `name`, flattened, from `start` on."""
+
+
+def fill(engine, values: Values, rank: int) -> None:
+    """Puts weights into a new engine, each rank into what it holds; AdamW has seen nothing yet. Raises what
+    reading raises."""
+    for piece in pieces(engine, rank):
+        values.read(piece.name, piece.start, piece.tensors["master"])
+    derive_weights(engine)
 
 
 def updates(engine) -> int:

@@ -15,8 +15,9 @@ from mfa_train.attention import attention_config
 from mfa_train.budget.memory import reduce_bucket
 from mfa_train.config import Config
 from mfa_train.model.decoder import LanguageModel
-from mfa_train.model.initialization import Gather, initialize
+from mfa_train.model.initialization import EmptyWeights, Gather, InitialValues, initialize
 from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.saving.engine_state import fill
 from mfa_train.training.steps.optimizer import make_optimizer
 
 UNCLIPPED = 1e30
@@ -27,15 +28,17 @@ def build_model(
     config: Config,
     sharded: contextlib.AbstractContextManager = contextlib.nullcontext(),
     gather: Gather = lambda parameter: contextlib.nullcontext(),
-    fresh: bool = True,
 ) -> LanguageModel:
-    """The config's model with its initial weights, in float32 on the CPU; or as `sharded` makes and `gather` opens it.
-    Without `fresh` its weights are not set: a checkpoint's are about to be."""
+    """The config's model with its initial weights, in float32 on the CPU; or as `sharded` makes and `gather` opens
+    it."""
     with sharded:
-        model = LanguageModel(config.model, attention_config(config.attention), config.training.z_loss)
-    if fresh:
-        initialize(model, config.model.initialization, config.seed, config.model.num_hidden_layers, gather)
+        model = _model(config)
+    initialize(model, config.model.initialization, config.seed, config.model.num_hidden_layers, gather)
     return model
+
+
+def _model(config: Config) -> LanguageModel:
+    return LanguageModel(config.model, attention_config(config.attention), config.training.z_loss)
 
 
 def import_deepspeed() -> ModuleType:
@@ -73,15 +76,17 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool =
     settings = deepspeed_config(config, ranks, dtype)
     # DeepSpeed prints its memory here, whatever its log level, and looks for garbage first, six times.
     with contextlib.redirect_stdout(io.StringIO()), _nothing_is_garbage():
-        if config.zero == 3:
+        sharded = deepspeed.zero.Init(config_dict_or_path=settings) if config.zero == 3 else contextlib.nullcontext()
+        by_parts = fresh and config.model.initialization.draw > 1
+        if fresh and not by_parts:
             model = build_model(
-                config,
-                deepspeed.zero.Init(config_dict_or_path=settings),
-                lambda parameter: deepspeed.zero.GatheredParameters(parameter, modifier_rank=0),
-                fresh,
+                config, sharded, lambda parameter: deepspeed.zero.GatheredParameters(parameter, modifier_rank=0)
             )
-        else:
-            model = build_model(config, fresh=fresh)
+        else:  # each rank's share of the masters is set below, or from a checkpoint, and the weights are made of them
+            if config.zero == 3:
+                _share_out_in_silence(sharded)
+            with sharded, EmptyWeights(dtype, ranks.device):
+                model = _model(config)
         model.model.activation_checkpointing = config.training.activation_checkpointing
         if config.training.compile:
             for layer in model.model.layers:
@@ -94,11 +99,25 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool =
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     if config.zero == 0:
         _mend_stage_0(engine, optimizer, dtype)
+    if by_parts:
+        values = InitialValues(model, config.model.initialization, config.seed, config.model.num_hidden_layers)
+        fill(engine, values, ranks.rank)
     if ranks.world_size == 1 and isinstance(engine.optimizer, BF16_Optimizer):
         # It would flatten all gradients, sum them over one process and copy them back. (Other wrappers work in that
         # pass.)
         engine.enable_backward_allreduce = False
     return engine
+
+
+def _share_out_in_silence(sharded) -> None:
+    """Makes deepspeed.zero.Init keep each rank's share of a parameter without sending it rank 0's values: they are the
+    same constants everywhere."""
+
+    def share_out(parameter: Any) -> None:
+        sharded._convert_to_deepspeed_param(parameter)
+        parameter.partition()
+
+    sharded._zero_init_param = share_out
 
 
 @contextlib.contextmanager
