@@ -6,8 +6,9 @@ tensors of real ranks):
 
     stage   weights             gradients                     optimizer (master weights and two moments, float32)
     0       b                   4                             12, in fp32 8: the weights are their own master
-    1       b                   4/W; in bf16 4 + 2: float32   12/W
-                                sums, and those of the pass;
+    1       b                   4/W; in bf16 4: float32       12/W
+                                sums, to which each gradient
+                                is added as it comes;
                                 offloading as stage 2
     2       b                   4/W                           12/W
     3       b/W, small ones b   4/W and a bucket's 4          12/W
@@ -82,7 +83,7 @@ def model_states(
         return States(width * params, 4 * params, 4 * params, (12 if half else 8) * params, summed, early(summed, 0))
     if stage == 1 and half and offload == "none":  # offloading has the wrapper of stage 2
         buffers = summed if ranks > 1 else 0
-        return States(width * params, 6 * params, 2 * params, 12 * share, buffers, early(buffers, 0))
+        return States(width * params, 4 * params, 0, 12 * share, buffers, early(buffers, 0))
     if stage < 3:
         # A bucket's gradients and the buffer they are copied into; in float32 their sum takes the place of some of
         # them.

@@ -146,7 +146,9 @@ def deepspeed_config(config: Config, ranks: Ranks, dtype: torch.dtype) -> dict:
         "train_batch_size": config.training.batch_size,
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_clipping": config.training.gradient_clipping or UNCLIPPED,
-        "bf16": {"enabled": dtype == torch.bfloat16},
+        # Stage 1 in bf16 adds each gradient to its float32 sum as it comes and frees it, instead of keeping all of the
+        # pass's gradients to its end to cast, add and zero them there.
+        "bf16": {"enabled": dtype == torch.bfloat16, "immediate_grad_update": True},
         # By default bf16 gradients are also summed in bf16, and the curve would depend on the number of processes.
         "communication_data_type": "fp32",
         # Stage 0 refuses a type for sums that differs from the model's; `_mend_stage_0` sees to it.
@@ -155,4 +157,6 @@ def deepspeed_config(config: Config, ranks: Ranks, dtype: torch.dtype) -> dict:
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,  # ours is torch's AdamW
         "steps_per_print": None,
+        # It would wait for the device twice a pass, and tell nobody.
+        "timers": {"throughput": {"enabled": False}},
     }
