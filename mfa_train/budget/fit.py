@@ -14,6 +14,7 @@ from mfa_train.budget.kernel import kernel_of
 from mfa_train.budget.memory import RESERVE, States, checkpoint_copy, model_states
 from mfa_train.budget.shape import Shape
 from mfa_train.config import Config
+from mfa_train.config.deepspeed_schema import given_bucket
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Fit:
             config.checkpoint.background,
         )
         self.batch_size = config.training.batch_size
+        self.given_bucket = given_bucket(config.deepspeed)
         self.kernel = kernel_of(config.model, config.attention, dtype, device.type, config.training.sequence_length)
         self.pass_ = Pass(
             config.model,
@@ -76,7 +78,9 @@ class Fit:
         return activation_peak(replace(self.pass_, micro_batch=micro_batch), checkpointing)
 
     def states(self, setting: Setting) -> States:
-        states = model_states(self.shape.parameter_sizes, self.dtype, setting.zero, setting.ranks, setting.offload)
+        states = model_states(
+            self.shape.parameter_sizes, self.dtype, setting.zero, setting.ranks, setting.offload, self.given_bucket
+        )
         if self.device.type == "cuda":
             return states
         copy = self.checkpoint_copy(setting)  # a CPU's memory is the host's

@@ -68,12 +68,18 @@ def reduce_bucket(params: int) -> int:
 
 
 def model_states(
-    parameter_sizes: tuple[tuple[int, int], ...], dtype: torch.dtype, stage: int, ranks: int, offload: str = "none"
+    parameter_sizes: tuple[tuple[int, int], ...],
+    dtype: torch.dtype,
+    stage: int,
+    ranks: int,
+    offload: str = "none",
+    given_bucket: int | None = None,
 ) -> States:
-    """parameter_sizes: (elements, how many parameters of that size)."""
+    """parameter_sizes: (elements, how many parameters of that size). given_bucket: elements, where DeepSpeed's setting is
+    given (`deepspeed.zero_optimization.reduce_bucket_size`)."""
     params, width = sum(size * count for size, count in parameter_sizes), dtype.itemsize
     half = dtype != torch.float32
-    share, bucket = -(-params // ranks), reduce_bucket(params)
+    share, bucket = -(-params // ranks), given_bucket or reduce_bucket(params)
     summed = 4 * bucket if half or stage == 0 else 0  # a bucket's float32 copy, in which ranks sum
 
     def early(buffers: int, small: int) -> int:

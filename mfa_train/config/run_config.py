@@ -24,6 +24,7 @@ from mfa_train.errors import ConfigError, did_you_mean
 
 BEFORE: dict[str, Any] = {
     "init_from": None,
+    "deepspeed": {},
     "attention.output_gate": "none",
     "data.files": [],
     "data.held_out_files": [],

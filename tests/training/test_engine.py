@@ -27,7 +27,7 @@ def test_a_step_calls_no_more_than_it_must_and_every_group_waits_longer_than_the
     subprocess.run(
         [
             sys.executable,
-            *"-m torch.distributed.run --standalone --nproc-per-node=2".split(),
+            *["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],
             "tests/training/engine_calls.py",
         ],
         cwd=ROOT,
