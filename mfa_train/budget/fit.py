@@ -14,6 +14,7 @@ from mfa_train.budget.kernel import kernel_of
 from mfa_train.budget.memory import RESERVE, States, checkpoint_copy, model_states
 from mfa_train.budget.shape import Shape
 from mfa_train.config import Config
+from mfa_train.config.deepspeed_schema import given_bucket
 from mfa_train.config.training_schema import CHECKPOINTING, SELECTIVE
 
 
@@ -61,6 +62,7 @@ class Fit:
             config.checkpoint.background,
         )
         self.batch_size, self.compiled = config.training.batch_size, config.training.compile
+        self.given_bucket = given_bucket(config.deepspeed)
         self.kernel = kernel_of(config.model, config.attention, dtype, device.type, config.training.sequence_length)
         self.pass_ = Pass(
             config.model,
@@ -78,7 +80,9 @@ class Fit:
         return activation_peak(replace(self.pass_, micro_batch=micro_batch), checkpointing)
 
     def states(self, setting: Setting) -> States:
-        states = model_states(self.shape.parameter_sizes, self.dtype, setting.zero, setting.ranks, setting.offload)
+        states = model_states(
+            self.shape.parameter_sizes, self.dtype, setting.zero, setting.ranks, setting.offload, self.given_bucket
+        )
         if self.device.type == "cuda":
             return states
         copy = self.checkpoint_copy(setting)  # a CPU's memory is the host's

@@ -25,6 +25,7 @@ from mfa_train.errors import ConfigError, did_you_mean
 
 BEFORE: dict[str, Any] = {
     "init_from": None,
+    "deepspeed": {},
     "attention.output_gate": "none",
     "model.initialization.draw": 1,
     "data.files": [],

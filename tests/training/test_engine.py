@@ -1,5 +1,6 @@
 """What DeepSpeed's ways of building a model must not change."""
 
+import os
 import subprocess
 import sys
 
@@ -21,3 +22,17 @@ assert found.dtype == torch.float32 and torch.equal(found, expected), found
 
 def test_positions_are_float32_in_a_bf16_model_that_zero_3_builds():
     subprocess.run([sys.executable, "-c", BUILD, *SMALL, "zero=3", "precision=bf16"], cwd=ROOT, check=True)
+
+
+def test_a_step_calls_no_more_than_it_must_and_every_group_waits_longer_than_the_watchdog():
+    subprocess.run(
+        [
+            sys.executable,
+            *["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],
+            "tests/training/engine_calls.py",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=300,
+    )

@@ -14,6 +14,7 @@ import torch
 from mfa_train.attention import attention_config
 from mfa_train.budget.memory import reduce_bucket
 from mfa_train.config import Config
+from mfa_train.config.deepspeed_schema import merged
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.initialization import EmptyWeights, Gather, InitialValues, initialize
 from mfa_train.training.processes.ranks import Ranks
@@ -93,9 +94,10 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool =
                 layer.compile()
             model.lm_head.compile()
         optimizer = make_optimizer(model, config)
-        settings["zero_optimization"]["reduce_bucket_size"] = reduce_bucket(
+        bucket = reduce_bucket(
             sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
         )
+        settings["zero_optimization"].setdefault("reduce_bucket_size", bucket)
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     if config.zero == 0:
         _mend_stage_0(engine, optimizer, dtype)
@@ -154,18 +156,20 @@ def _mend_stage_0(engine, optimizer: torch.optim.AdamW, dtype: torch.dtype) -> N
 
 
 def deepspeed_config(config: Config, ranks: Ranks, dtype: torch.dtype) -> dict:
-    """DeepSpeed's own JSON for this run."""
+    """DeepSpeed's own JSON for this run, what the node `deepspeed` gives merged last."""
     micro_batch = config.training.micro_batch(ranks.world_size)
     zero: dict[str, Any] = {"stage": config.zero}
     if config.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
     if config.offload == "parameters":
         zero["offload_param"] = {"device": "cpu"}
-    return {
+    settings = {
         "train_batch_size": config.training.batch_size,
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_clipping": config.training.gradient_clipping or UNCLIPPED,
-        "bf16": {"enabled": dtype == torch.bfloat16},
+        # Stage 1 in bf16 adds each gradient to its float32 sum as it comes and frees it, instead of keeping all of the
+        # pass's gradients to its end to cast, add and zero them there.
+        "bf16": {"enabled": dtype == torch.bfloat16, "immediate_grad_update": True},
         # By default bf16 gradients are also summed in bf16, and the curve would depend on the number of processes.
         "communication_data_type": "fp32",
         # Stage 0 refuses a type for sums that differs from the model's; `_mend_stage_0` sees to it.
@@ -174,4 +178,7 @@ def deepspeed_config(config: Config, ranks: Ranks, dtype: torch.dtype) -> dict:
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,  # ours is torch's AdamW
         "steps_per_print": None,
+        # It would wait for the device twice a pass, and tell nobody.
+        "timers": {"throughput": {"enabled": False}},
     }
+    return merged(settings, config.deepspeed)
