@@ -6,6 +6,9 @@ import re
 
 import pytest
 
+from mfa_train import config as configs
+from mfa_train.launch import local
+from mfa_train.launch.job import make_job
 from mfa_train.launch.restart import Restarts
 from tests.conftest import ROOT
 from tests.launch.conftest import curve
@@ -56,9 +59,26 @@ def test_a_run_that_crashes_where_it_crashed_before_is_not_started_a_second_time
     assert re.search(r"not started again: it got to step [78] ", second)
 
 
-def test_a_mistake_of_the_config_is_never_started_again(launch, tmp_path):
-    done = launch("name=run", "cluster.max_restarts=5", "training.batch_size=7", "cluster.devices_per_node=2")
-    assert done.returncode == 2 and "started again" not in done.stdout
+@pytest.mark.parametrize("status, starts", [(2, 1), (78, 1), (75, 1), (1, 2), (137, 2)])
+def test_a_mistake_of_the_config_and_a_stop_are_never_started_again(status, starts, tmp_path, monkeypatch):
+    """A crash is, once."""
+    made = []
+
+    class Failing:
+        asked = False
+
+        def __init__(self, *_):
+            made.append(self)
+
+        def run(self) -> int:
+            return status
+
+    steps = iter([0, 5, 5, 10])
+    monkeypatch.setattr(Restarts, "_saved", lambda self: next(steps, 10))
+    monkeypatch.setattr(local, "Node", Failing)
+    [member] = configs.members([f"runs_dir={tmp_path}", "cluster.max_restarts=1"])
+    assert local.launch(member, make_job([member], tmp_path)) == status
+    assert len(made) == starts
 
 
 @pytest.fixture
