@@ -78,6 +78,7 @@ BEFORE: dict[str, Any] = {
     "cluster.shared": [],
     "cluster.time_limit": None,
     "cluster.template": None,
+    "cluster.max_restarts": 0,
     "cluster.hostfile": None,
     "sweep.over": {},
     "sweep.ladder": None,

@@ -36,6 +36,8 @@ class Job:
     """cluster.environment, absolute: every rank reads it where it starts."""
     versions: dict[str, str]
     """Of the libraries where the job was launched: all nodes must have the same."""
+    max_restarts: int = 0
+    """cluster.max_restarts; jobs from before it have none."""
 
     @property
     def world_size(self) -> int:
@@ -100,6 +102,7 @@ def make_job(members: Sequence[Member], cwd: Path, part: str = "") -> Job:
         first.cluster.port,
         None if file is None else str(cwd / file),
         versions(),
+        max_restarts=first.cluster.max_restarts,
     )
 
 

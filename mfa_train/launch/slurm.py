@@ -20,6 +20,7 @@ from mfa_train.config import Member
 from mfa_train.errors import ConfigError
 from mfa_train.launch.checks import move_aside, on_gpus
 from mfa_train.launch.job import Job, make_folder, make_job
+from mfa_train.launch.restart import Restarts
 from mfa_train.run_files import LAUNCH, LOGS
 from mfa_train.words import first_few
 
@@ -121,6 +122,7 @@ def launch(submitted: Sequence[Submission]) -> list[str]:
         shutil.copyfile(one.script, Path(one.job.folder) / "job.sbatch")
         for member in one.job.members:
             make_folder(Path(member["run_dir"]) / LOGS)
+            Restarts(Path(member["run_dir"]), one.job.max_restarts).forget()
     numbers: list[str] = []
     for one in submitted:
         numbers.append(_submit(one, numbers[0] if numbers else ""))

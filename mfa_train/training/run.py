@@ -19,6 +19,7 @@ from mfa_train.budget.peak import Peak
 from mfa_train.checkpoints.weights import final_checkpoint
 from mfa_train.config import Config
 from mfa_train.errors import Stopped
+from mfa_train.run_files import LOGS
 from mfa_train.tracking.run_log import RunLog, SilentLog
 from mfa_train.tracking.wandb_run import forget_run
 from mfa_train.training.before_start import checked_plan, checked_tasks
@@ -95,7 +96,7 @@ def run(config: Config) -> dict:
     # 4. Steps
     status, record = "failed", log.last_record()
     try:
-        watched = Watchdog(ranks, config.guard.hang_seconds)
+        watched = Watchdog(ranks, config.guard.hang_seconds, folder.path / LOGS)
         with StopSignals() as signals, watched as watchdog, GarbageInStep() as garbage:
             identity = data.batches.identity()
             save_points = SavePoints(config, ranks, earlier_starts, identity, log, signals, commit)

@@ -16,6 +16,7 @@ from tests.conftest import ROOT
 from tests.end_to_end.conftest import metrics
 from tests.launch.conftest import STRANGE, curve, quoted, summary
 from tests.launch.slurm_cluster import Cluster, missing
+from tests.launch.test_restart import crashing
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 LADDER = (
@@ -237,3 +238,18 @@ def test_a_port_in_use_is_told_with_the_node_and_the_job_is_not_queued_again(clu
         (tmp_path / "run" / "logs" / f"slurm-{number}.out").read_text(),
         re.M,
     )
+
+
+def test_a_crashed_job_is_queued_again_by_itself_on_another_node_and_completes(cluster, launch, tmp_path):
+    environment = cluster.environment | crashing(tmp_path, 0, [8]) | {"SLURM_CONF": cluster.environment["SLURM_CONF"]}
+    submitted = launch(
+        "name=run", *SLURM, "cluster.nodes=1", "cluster.max_restarts=1", "training.steps=12", environment=environment
+    )
+    assert submitted.returncode == 0, submitted.stderr
+    number = re.search(r"^job +(\d+)$", submitted.stdout, re.M)[1]
+    ended = cluster.wait_for(number, "COMPLETED", "FAILED")
+    output = (tmp_path / "run" / "logs" / f"slurm-{number}.out").read_text()
+    assert ended == "COMPLETED", output
+    assert "was killed by SIGKILL: started again from step 5, restart 1 of 1" in output
+    first, second = (start["job"]["SLURM_JOB_NODELIST"] for start in starts(tmp_path / "run"))
+    assert {first, second} == {"n1", "n2"} and f"=== without {first}: " in output
