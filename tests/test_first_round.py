@@ -48,8 +48,9 @@ TYPED = [
     "tracking=none",
     "sample.max_new_tokens=8",
     "optimizer.lr=3e-3",
+    "model.initialization.draw=1",
 ]
-"""With what the run was made."""
+"""With what the run was made; then there was no other draw."""
 FILES = Path(__file__).parent / "first_round"
 
 
