@@ -89,7 +89,7 @@ class Fit:
         return replace(states, offloaded=0, **{"kept_copy" if setting.background else "passing_copy": copy})
 
     def checkpoint_copy(self, setting: Setting) -> int:
-        return checkpoint_copy(self.shape.params, setting.ranks)
+        return checkpoint_copy(self.shape.parameter_sizes, setting.zero, setting.ranks, self.device.type == "cuda")
 
     def total(self, setting: Setting) -> int:
         """Bytes on one device."""

@@ -57,9 +57,21 @@ class States:
         return resting + max(activations + self.early, self.passing + self.transient, self.passing_copy)
 
 
-def checkpoint_copy(params: int, ranks: int) -> int:
-    """Bytes of the host's memory that a rank's share of a checkpoint takes: float32 masters and two moments."""
-    return 12 * -(-params // ranks)
+def checkpoint_copy(parameter_sizes: tuple[tuple[int, int], ...], stage: int, ranks: int, pinned: bool) -> int:
+    """Bytes of the host's memory that a rank's share of a checkpoint takes: float32 masters and two moments. A GPU
+    copies into `pinned` memory, a block a piece, which torch's allocator (CachingHostAllocator) rounds up to a power of
+    two."""
+    params = sum(size * count for size, count in parameter_sizes)
+    share = -(-params // ranks)
+    if not pinned:
+        return 12 * share
+    blocks = 0
+    for size, count in parameter_sizes:
+        # Stages 0 and 3 part every parameter, 1 and 2 all of them laid end to end.
+        piece = -(-size // ranks) if stage in (0, 3) else min(size, share)
+        pieces = count if stage in (0, 3) else -(-size * count // (piece * ranks))
+        blocks += pieces * (1 << (4 * piece - 1).bit_length())
+    return 3 * blocks
 
 
 def reduce_bucket(params: int) -> int:

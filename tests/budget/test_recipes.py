@@ -1,4 +1,4 @@
-"""The versioned recipes, experiment=125m … 70b: each fits the devices that it names, and is as long as its size asks."""
+"""The versioned recipes, experiment=125m … 70b: each fits the devices that it names, and is long enough."""
 
 import pytest
 
