@@ -87,8 +87,8 @@ def model_states(
     offload: str = "none",
     given_bucket: int | None = None,
 ) -> States:
-    """parameter_sizes: (elements, how many parameters of that size). given_bucket: elements, where DeepSpeed's setting is
-    given (`deepspeed.zero_optimization.reduce_bucket_size`)."""
+    """parameter_sizes: (elements, how many parameters of that size). given_bucket: elements, where the config has
+    deepspeed.zero_optimization.reduce_bucket_size."""
     params, width = sum(size * count for size, count in parameter_sizes), dtype.itemsize
     half = dtype != torch.float32
     share, bucket = -(-params // ranks), given_bucket or reduce_bucket(params)

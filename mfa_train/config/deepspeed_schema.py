@@ -1,8 +1,8 @@
 """The node `deepspeed`: what goes into DeepSpeed's own JSON beside what this library puts there, merged last.
 
 It stays a plain mapping, in DeepSpeed's words. Refused by name are the keys that this library's promises rest on: the
-batch, the curve, where a checkpoint's pieces lie. Whether DeepSpeed knows the others is asked of DeepSpeed itself, where
-importing it is near anyway (`mfa_train.training.steps.deepspeed_node`).
+batch, the curve, where a checkpoint's pieces lie. Whether DeepSpeed knows the others is asked of DeepSpeed itself,
+where importing it is near anyway (`mfa_train.training.steps.deepspeed_node`).
 """
 
 from collections.abc import Mapping
@@ -55,7 +55,6 @@ TYPED_INSTEAD = {
 """Keys that are refused, and what to do instead."""
 NODES = (
     "comms_logger",
-    "flops_profiler",
     "gradient_predivide_factor",
     "memory_breakdown",
     "prescale_gradients",

@@ -26,7 +26,6 @@ EXECUTION = (
     "offload",
     "attention.kernel",
     "deepspeed.comms_logger",
-    "deepspeed.flops_profiler",
     "deepspeed.memory_breakdown",
     "deepspeed.timers",
     "deepspeed.wall_clock_breakdown",

@@ -14,7 +14,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 """Of aten."""
@@ -26,8 +31,8 @@ def keeping(which: str, layer: Callable[..., Tensor], *inputs: object) -> Tensor
     """`layer` of `inputs`, which keeps for its backward pass what `which` says: none | selective | full."""
     if which == "none":
         return layer(*inputs)
-    contexts = {"context_fn": _selective} if which == "selective" else {}
-    return checkpoint(layer, *inputs, use_reentrant=False, **contexts)
+    contexts = _selective if which == "selective" else noop_context_fn
+    return checkpoint(layer, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 def _selective() -> tuple:

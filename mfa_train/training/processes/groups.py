@@ -3,8 +3,8 @@
 DeepSpeed sums gradients in a group that it clones from the world's, for which it names no timeout; torch then takes its
 own (10 minutes with NCCL), whatever the world's group was told. A collective that waits longer is aborted without a
 word of where the ranks stand. So every group, those there and those to come, waits longer than the watchdog
-(`watchdog.py`), which speaks first: in steps, in evaluations and saves. Before the steps, while a corpus is prepared and
-the engine is built, no watchdog looks, and this timeout is what ends a run that stands still.
+(`watchdog.py`), which speaks first: in steps, in evaluations and saves. Before the steps, while a corpus is prepared
+and the engine is built, no watchdog looks, and this timeout is what ends a run that stands still.
 """
 
 from datetime import timedelta

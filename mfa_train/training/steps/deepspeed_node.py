@@ -24,7 +24,6 @@ def require_known(config: Config) -> None:
 
     import_deepspeed()
     from deepspeed.comm.config import CommsLoggerConfig
-    from deepspeed.profiling.config import DeepSpeedFlopsProfilerConfig
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
     from deepspeed.utils.config import DeepSpeedThroughputTimerConfig
 
@@ -38,7 +37,6 @@ def require_known(config: Config) -> None:
         ("zero_optimization", DeepSpeedZeroConfig, {"stage": config.zero}),
         ("timers.throughput", DeepSpeedThroughputTimerConfig, {}),
         ("comms_logger", CommsLoggerConfig, {}),
-        ("flops_profiler", DeepSpeedFlopsProfilerConfig, {}),
     ):
         values: Any = node
         for name in where.split("."):
