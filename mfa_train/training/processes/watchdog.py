@@ -90,8 +90,8 @@ class Watchdog:
     def _dump_nccl(self) -> None:
         """Writes NCCL's flight recorder (the last collectives) down, as torch's fr_trace reads it, where it can."""
         try:
-            content = torch._C._distributed_c10d._dump_nccl_trace()
-            (self.logs / f"nccl-rank-{self.ranks.rank:05}.pickle").write_bytes(content)
+            dump = torch._C._distributed_c10d._dump_nccl_trace  # type: ignore[attr-defined]  # in builds with NCCL
+            (self.logs / f"nccl-rank-{self.ranks.rank:05}.pickle").write_bytes(dump())
         except Exception as error:  # last words are no place to fail
             print(f"warning: no NCCL trace: {error!r}", file=sys.stderr)
 
