@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from mfa_train.tracking.terminal import unbroken
@@ -81,8 +82,18 @@ class Watchdog:
             with (self.logs / f"stacks-rank-{self.ranks.rank:05}.txt").open("a", encoding="utf-8") as file:
                 print(f"=== {time.strftime('%Y-%m-%dT%H:%M:%S%z')} after step {self.step}", file=file, flush=True)
                 faulthandler.dump_traceback(file)
+            if self.ranks.device.type == "cuda":  # in a thread: it may wait for what hangs
+                threading.Thread(target=self._dump_nccl, daemon=True).start()
         except OSError as error:
             print(f"warning: {error}", file=sys.stderr)
+
+    def _dump_nccl(self) -> None:
+        """Writes NCCL's flight recorder (the last collectives) down, as torch's fr_trace reads it, where it can."""
+        try:
+            dump = torch._C._distributed_c10d._dump_nccl_trace  # type: ignore[attr-defined]  # in builds with NCCL
+            (self.logs / f"nccl-rank-{self.ranks.rank:05}.pickle").write_bytes(dump())
+        except Exception as error:  # last words are no place to fail
+            print(f"warning: no NCCL trace: {error!r}", file=sys.stderr)
 
     def _tell_others(self) -> None:
         if self.ranks.world_size > 1:
