@@ -27,13 +27,14 @@ from pathlib import Path
 
 from mfa_train.config import Config, Member
 from mfa_train.errors import ConfigError, Stopped, TrainingError
-from mfa_train.launch.checks import move_aside, on_gpus
+from mfa_train.launch.checks import move_aside
 from mfa_train.launch.hostfile import read_hosts
 from mfa_train.launch.hosts import ALIVE_OPTIONS, SSH_OPTIONS, end_everywhere, require_ready, signal_first
 from mfa_train.launch.job import Job
 from mfa_train.launch.orphans import Orphans
 from mfa_train.launch.output import failure_file
 from mfa_train.launch.restart import FINAL, Restarts
+from mfa_train.training.processes.device_kind import CUDA
 
 LOST = 255
 """ssh's status of a host that can't be reached."""
@@ -97,7 +98,7 @@ def launch(member: Member, job: Job) -> int:
     """Runs it to its end; the run's own exit status. Raises ConfigError for what is wrong with a host, TrainingError
     where one was lost."""
     hosts, number = read_hosts(member.config.cluster), 0
-    port = require_ready(hosts, member.config, job, on_gpus(member.config.cluster), print)
+    port = require_ready(hosts, member.config, job, job.device == CUDA, print)
     move_aside([member])
     job.write()
     restarts = Restarts(Path(job.members[0]["run_dir"]), job.max_restarts)
@@ -114,7 +115,7 @@ def launch(member: Member, job: Job) -> int:
         why = why or f"the run ended with status {status}"
         if status not in FINAL and not run.asked and restarts.again(why):
             try:
-                port = require_ready(hosts, member.config, job, on_gpus(member.config.cluster), print)
+                port = require_ready(hosts, member.config, job, job.device == CUDA, print)
                 number += 1
                 continue
             except ConfigError as refused:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from mfa_train.errors import ConfigError, UserError
 from mfa_train.tracking.terminal import say
+from mfa_train.training.processes.device_kind import require_one_kind
 from mfa_train.training.processes.host_memory import keep_freed_memory
 
 Result = TypeVar("Result")
@@ -152,6 +153,7 @@ def join(timeout: timedelta = timedelta(minutes=30)) -> Ranks:
     else:
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
         store.set_timeout(timeout)
+        require_one_kind(store, rank, world_size(), device.type)
     dist.init_process_group(
         backend, store=dist.PrefixStore("default_pg", store), rank=rank, world_size=world_size(), timeout=timeout
     )
