@@ -12,6 +12,7 @@ from mfa_train.config.requirements import (
 )
 
 LAYERS = 2**20
+DRAWS = (1, 2)
 
 
 @dataclass
@@ -65,4 +66,4 @@ class ModelConfig:
         require_choice(
             "model.initialization.method", self.initialization.method, ("normal", "scaled", "mfa", "zero_output")
         )
-        require_choice("model.initialization.draw", self.initialization.draw, (1, 2))
+        require_choice("model.initialization.draw", self.initialization.draw, DRAWS)
