@@ -39,6 +39,7 @@ def crashing(folder, rank: int, steps: list[int], once: bool = True) -> dict[str
     return os.environ | {"PYTHONPATH": f"{folder}/python:{ROOT}"}
 
 
+@pytest.mark.ranks
 def test_a_killed_rank_is_started_again_and_leaves_the_undisturbed_curve(launch, tmp_path):
     typed = ("training.steps=12", "cluster.devices_per_node=2", "checkpoint.every_steps=3")
     done = launch("name=run", *typed, "cluster.max_restarts=1", environment=crashing(tmp_path, 1, [8]))
@@ -49,6 +50,7 @@ def test_a_killed_rank_is_started_again_and_leaves_the_undisturbed_curve(launch,
     assert curve(tmp_path / "run") == curve(tmp_path / "undisturbed")
 
 
+@pytest.mark.ranks
 def test_a_run_that_crashes_where_it_crashed_before_is_not_started_a_second_time(launch, tmp_path):
     done = launch(
         "name=run", "cluster.max_restarts=5", environment=crashing(tmp_path, 0, [8], once=False) | {"RANK": "0"}

@@ -240,6 +240,7 @@ def test_a_port_in_use_is_told_with_the_node_and_the_job_is_not_queued_again(clu
     )
 
 
+@pytest.mark.ranks
 def test_a_crashed_job_is_queued_again_by_itself_on_another_node_and_completes(cluster, launch, tmp_path):
     environment = cluster.environment | crashing(tmp_path, 0, [8]) | {"SLURM_CONF": cluster.environment["SLURM_CONF"]}
     submitted = launch(
@@ -266,6 +267,6 @@ def test_gpus_are_requested_and_granted_and_a_node_on_which_no_rank_finds_one_en
     shown = cluster.call("scontrol", "show", "job", number)
     assert "TresPerNode=gres:gpu:2" in shown and " Restarts=0 " in shown and " ExitCode=78:0" in shown, shown
     output = (tmp_path / "run" / "logs" / f"slurm-{number}.out").read_text()
-    saw = r"torch\.cuda\.device_count\(\) is 0, CUDA_VISIBLE_DEVICES=0,1"
+    saw = r"torch\.cuda\.device_count\(\) is 0, CUDA_VISIBLE_DEVICES"
     assert re.search(rf"error: host n[12]: the job is for GPUs, and rank [01] of the node has no .*: {saw}", output)
     assert "Traceback" not in output and not (tmp_path / "run" / "config.yaml").exists()
