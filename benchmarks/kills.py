@@ -56,7 +56,14 @@ def ranks_of(process: subprocess.Popen, processes: int) -> list[int]:
 
 def curve(run: Path) -> list[dict]:
     records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in record.items() if key not in TIMINGS} for record in records]
+    return [
+        {
+            key: value
+            for key, value in record.items()
+            if key not in TIMINGS and not key.startswith(("time/", "memory/", "ranks/"))
+        }
+        for record in records
+    ]
 
 
 def last_step(run: Path) -> int:

@@ -36,15 +36,23 @@ LONGEST_LINE, LONGEST_WORD, BEGINNING = 2_000, 1_000, r"[\w.=+~-]{0,80}"
 
 
 def trainer() -> Callable[[Config], dict]:
-    """`mfa_train.training.run.run`, for those who have a config: its imports take seconds."""
+    """`mfa_train.training.run.run`, for those who have a config and then end their process: its imports take seconds.
+    Where the run ends well its process groups are ended with it."""
     gc.disable()  # they are a million objects that stay, through which it would look again and again
     try:
         import torch._dynamo  # noqa: F401  # the first plan and torch's optimizer import it
 
+        from mfa_train.training.processes.groups import leave
         from mfa_train.training.run import run
     finally:
         gc.enable()
-    return run
+
+    def train(config: Config) -> dict:
+        summary = run(config)
+        leave()
+        return summary
+
+    return train
 
 
 def report(main: Callable[[], object]) -> int:

@@ -84,6 +84,7 @@ def test_it_is_known_to_have_finished_and_resumed_from_its_checkpoint_gives_the_
     shutil.rmtree(run / "checkpoints" / "final")
     (run / "summary.json").unlink()
     assert "step-00000008, after step 8" in train()
+    assert configs.of_run(run).model.initialization.draw == 1, "its weights did not begin with today's draw"
     after, again = records(run), json.loads((run / "summary.json").read_text())
     assert [one["step"] for one in after] == [one["step"] for one in before] == list(range(1, 13))
     assert [one["train/loss"] for one in after] == pytest.approx([one["train/loss"] for one in before], rel=1e-5)

@@ -3,7 +3,8 @@
 One and two layers run forward and backward over one micro-batch, every storage counted from birth to death; each
 further layer adds the difference. Parameters and their gradients are not counted here (`mfa_train.budget.memory`).
 
-What it leaves out: the allocator's fragmentation, a kernel's scratch memory, and what torch.compile fuses away.
+What it leaves out: the allocator's fragmentation, a kernel's scratch memory but flash-attn's
+(`attention.kernels.causal`), and what torch.compile fuses away.
 """
 
 import dataclasses
@@ -34,20 +35,20 @@ class Pass:
     """Of the attention, as `mfa_train.attention.kernels.causal.planned_kernel` says it."""
 
 
-_found: dict[tuple[str, bool], int] = {}
+_found: dict[tuple[str, str], int] = {}
 """What was asked before in this process, by the pass in words: members of a sweep are often alike."""
 
 
 @countable()
-def activation_peak(pass_: Pass, checkpointing: bool) -> int:
-    """Bytes on one rank."""
+def activation_peak(pass_: Pass, checkpointing: str) -> int:
+    """Bytes on one rank; checkpointing: none | selective | full."""
     if (key := (repr(pass_), checkpointing)) not in _found:
         one, two = (_peak(pass_, layers, checkpointing) for layers in (1, 2))
         _found[key] = one + (pass_.model.num_hidden_layers - 1) * (two - one)
     return _found[key]
 
 
-def _peak(pass_: Pass, layers: int, checkpointing: bool) -> int:
+def _peak(pass_: Pass, layers: int, checkpointing: str) -> int:
     with torch.device("meta"):
         model = meta_model(pass_.model, pass_.attention, layers).to(pass_.dtype)
         tokens = torch.empty(pass_.micro_batch, pass_.sequence_length, dtype=torch.long)

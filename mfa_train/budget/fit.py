@@ -14,6 +14,8 @@ from mfa_train.budget.kernel import kernel_of
 from mfa_train.budget.memory import RESERVE, States, checkpoint_copy, model_states
 from mfa_train.budget.shape import Shape
 from mfa_train.config import Config
+from mfa_train.config.deepspeed_schema import given_bucket
+from mfa_train.config.training_schema import CHECKPOINTING, SELECTIVE
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Setting:
     zero: int
     ranks: int
     micro_batch: int
-    checkpointing: bool
+    checkpointing: str
+    """none | selective | full."""
     offload: str
     background: bool
     """Of checkpoints."""
@@ -37,7 +40,7 @@ class Setting:
             "zero": f"zero={self.zero}",
             "ranks": f"cluster.nodes={self.ranks // per_node} cluster.devices_per_node={per_node}",
             "micro_batch": f"training.micro_batch_size={self.micro_batch}",
-            "checkpointing": f"training.activation_checkpointing={str(self.checkpointing).lower()}",
+            "checkpointing": f"training.activation_checkpointing={self.checkpointing}",
             "offload": f"offload={self.offload}",
             "background": f"checkpoint.background={str(self.background).lower()}",
         }
@@ -58,7 +61,8 @@ class Fit:
             config.offload,
             config.checkpoint.background,
         )
-        self.batch_size = config.training.batch_size
+        self.batch_size, self.compiled = config.training.batch_size, config.training.compile
+        self.given_bucket = given_bucket(config.deepspeed)
         self.kernel = kernel_of(config.model, config.attention, dtype, device.type, config.training.sequence_length)
         self.pass_ = Pass(
             config.model,
@@ -72,18 +76,20 @@ class Fit:
         self.usable_bytes = int(device.memory_bytes * (1 - RESERVE))
 
     @functools.cache  # noqa: B019 (it lives as long as one plan)
-    def activations(self, micro_batch: int, checkpointing: bool) -> int:
+    def activations(self, micro_batch: int, checkpointing: str) -> int:
         return activation_peak(replace(self.pass_, micro_batch=micro_batch), checkpointing)
 
     def states(self, setting: Setting) -> States:
-        states = model_states(self.shape.parameter_sizes, self.dtype, setting.zero, setting.ranks, setting.offload)
+        states = model_states(
+            self.shape.parameter_sizes, self.dtype, setting.zero, setting.ranks, setting.offload, self.given_bucket
+        )
         if self.device.type == "cuda":
             return states
         copy = self.checkpoint_copy(setting)  # a CPU's memory is the host's
         return replace(states, offloaded=0, **{"kept_copy" if setting.background else "passing_copy": copy})
 
     def checkpoint_copy(self, setting: Setting) -> int:
-        return checkpoint_copy(self.shape.params, setting.ranks)
+        return checkpoint_copy(self.shape.parameter_sizes, setting.zero, setting.ranks, self.device.type == "cuda")
 
     def total(self, setting: Setting) -> int:
         """Bytes on one device."""
@@ -107,6 +113,12 @@ class Fit:
             return None
         return micro_batches[bisect_left(micro_batches, True, key=self.fits)]
 
+    @property
+    def _more_checkpointing(self) -> list[str]:
+        """What recomputes more than now, the cheapest first."""
+        ways = [way for way in CHECKPOINTING if way != SELECTIVE or not self.compiled]
+        return ways[ways.index(self.setting.checkpointing) + 1 :]
+
     def _candidates(self) -> Iterator[list[Setting]]:
         now = self.setting
         sizes = _divisors(now.micro_batch)
@@ -117,19 +129,20 @@ class Fit:
 
         yield smaller(now)
         yield from ([replace(now, zero=stage)] for stage in stages)
-        yield [replace(now, checkpointing=True)]
+        more = self._more_checkpointing
+        yield from ([replace(now, checkpointing=which)] for which in more)
         if self.device.type == "cpu":
             yield [replace(now, background=False)]
         yield from (smaller(replace(now, zero=stage)) for stage in stages)
-        yield from (smaller(replace(now, zero=stage, checkpointing=True)) for stage in stages)
+        yield from (smaller(replace(now, zero=stage, checkpointing=which)) for which in more for stage in stages)
         if self.device.type == "cpu":
-            yield from (smaller(replace(now, zero=stage, checkpointing=True, background=False)) for stage in stages)
+            yield from (smaller(replace(now, zero=stage, checkpointing="full", background=False)) for stage in stages)
             return  # no other memory to offload to, and more ranks would share this one's
-        yield smaller(replace(now, zero=max(now.zero, 2), checkpointing=True, offload="optimizer"))
-        yield smaller(replace(now, zero=3, checkpointing=True, offload="parameters"))
+        yield smaller(replace(now, zero=max(now.zero, 2), checkpointing="full", offload="optimizer"))
+        yield smaller(replace(now, zero=3, checkpointing="full", offload="parameters"))
         ranks = now.ranks if self.more_ranks else self.batch_size
         while (ranks := ranks * 2) <= self.batch_size and self.batch_size % ranks == 0:
-            yield [replace(now, zero=3, ranks=ranks, micro_batch=1, checkpointing=True)]
+            yield [replace(now, zero=3, ranks=ranks, micro_batch=1, checkpointing="full")]
 
 
 def _divisors(number: int) -> list[int]:

@@ -6,8 +6,9 @@ tensors of real ranks):
 
     stage   weights             gradients                     optimizer (master weights and two moments, float32)
     0       b                   4                             12, in fp32 8: the weights are their own master
-    1       b                   4/W; in bf16 4 + 2: float32   12/W
-                                sums, and those of the pass;
+    1       b                   4/W; in bf16 4: float32       12/W
+                                sums, to which each gradient
+                                is added as it comes;
                                 offloading as stage 2
     2       b                   4/W                           12/W
     3       b/W, small ones b   4/W and a bucket's 4          12/W
@@ -56,9 +57,21 @@ class States:
         return resting + max(activations + self.early, self.passing + self.transient, self.passing_copy)
 
 
-def checkpoint_copy(params: int, ranks: int) -> int:
-    """Bytes of the host's memory that a rank's share of a checkpoint takes: float32 masters and two moments."""
-    return 12 * -(-params // ranks)
+def checkpoint_copy(parameter_sizes: tuple[tuple[int, int], ...], stage: int, ranks: int, pinned: bool) -> int:
+    """Bytes of the host's memory that a rank's share of a checkpoint takes: float32 masters and two moments. A GPU
+    copies into `pinned` memory, a block a piece, which torch's allocator (CachingHostAllocator) rounds up to a power of
+    two."""
+    params = sum(size * count for size, count in parameter_sizes)
+    share = -(-params // ranks)
+    if not pinned:
+        return 12 * share
+    blocks = 0
+    for size, count in parameter_sizes:
+        # Stages 0 and 3 part every parameter, 1 and 2 all of them laid end to end.
+        piece = -(-size // ranks) if stage in (0, 3) else min(size, share)
+        pieces = count if stage in (0, 3) else -(-size * count // (piece * ranks))
+        blocks += pieces * (1 << (4 * piece - 1).bit_length())
+    return 3 * blocks
 
 
 def reduce_bucket(params: int) -> int:
@@ -67,12 +80,18 @@ def reduce_bucket(params: int) -> int:
 
 
 def model_states(
-    parameter_sizes: tuple[tuple[int, int], ...], dtype: torch.dtype, stage: int, ranks: int, offload: str = "none"
+    parameter_sizes: tuple[tuple[int, int], ...],
+    dtype: torch.dtype,
+    stage: int,
+    ranks: int,
+    offload: str = "none",
+    given_bucket: int | None = None,
 ) -> States:
-    """parameter_sizes: (elements, how many parameters of that size)."""
+    """parameter_sizes: (elements, how many parameters of that size). given_bucket: elements, where the config has
+    deepspeed.zero_optimization.reduce_bucket_size."""
     params, width = sum(size * count for size, count in parameter_sizes), dtype.itemsize
     half = dtype != torch.float32
-    share, bucket = -(-params // ranks), reduce_bucket(params)
+    share, bucket = -(-params // ranks), given_bucket or reduce_bucket(params)
     summed = 4 * bucket if half or stage == 0 else 0  # a bucket's float32 copy, in which ranks sum
 
     def early(buffers: int, small: int) -> int:
@@ -82,7 +101,7 @@ def model_states(
         return States(width * params, 4 * params, 4 * params, (12 if half else 8) * params, summed, early(summed, 0))
     if stage == 1 and half and offload == "none":  # offloading has the wrapper of stage 2
         buffers = summed if ranks > 1 else 0
-        return States(width * params, 6 * params, 2 * params, 12 * share, buffers, early(buffers, 0))
+        return States(width * params, 4 * params, 0, 12 * share, buffers, early(buffers, 0))
     if stage < 3:
         # A bucket's gradients and the buffer they are copied into; in float32 their sum takes the place of some of
         # them.

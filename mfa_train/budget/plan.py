@@ -25,6 +25,8 @@ from mfa_train.config import Config
 from mfa_train.errors import ConfigError
 
 MODEL_KEYS = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
+ACTIVATIONS = {"none": "activations", "selective": "activations_selective", "full": "activations_checkpointed"}
+"""Where a plan's memory has them, by training.activation_checkpointing."""
 MUCH_WAITING = 0.2
 """Share of a step."""
 NO_SETTING = (
@@ -139,9 +141,7 @@ def require_fit(config: Config, memory: dict) -> None:
 def _memory(fit: Fit, devices_per_node: int) -> dict:
     """Bytes on one device."""
     setting, states = fit.setting, fit.states(fit.setting)
-    activations = {
-        checkpointing: fit.activations(setting.micro_batch, checkpointing) for checkpointing in (False, True)
-    }
+    activations = {key: fit.activations(setting.micro_batch, which) for which, key in ACTIVATIONS.items()}
     fits = fit.fits(setting)
     change = None if fits else fit.smallest_change()
     offloads = {0: "none", 3: setting.offload}  # stages 1 and 2 can offload the optimizer alone
@@ -160,8 +160,7 @@ def _memory(fit: Fit, devices_per_node: int) -> dict:
         "transient": states.transient,
         "offloaded": states.offloaded,
         "checkpoint_copy": fit.checkpoint_copy(setting),
-        "activations": activations[False],
-        "activations_checkpointed": activations[True],
+        **activations,
         "activation_checkpointing": setting.checkpointing,
         "total": fit.total(setting),
         "total_by_stage": {str(stage): fit.total(other) for stage, other in stages.items()},

@@ -69,16 +69,22 @@ def memory(plans: Sequence[dict]) -> list[Row]:
     ]
     if any(one["offloaded"] for one in memories):
         found.insert(3, _row("  of it in the host's memory", memories, "offloaded", size_of))
-    if any(one["device"] == "cpu" for one in memories):  # a GPU's host has it
-        found.append(_row("memory, copy for checkpoints", memories, "checkpoint_copy", size_of))
+    on_cpu = any(one["device"] == "cpu" for one in memories)
+    copy = _row(
+        "memory, copy for checkpoints" if on_cpu else "host, copy for checkpoints", memories, "checkpoint_copy", size_of
+    )
+    if on_cpu:
+        found.append(copy)
     return [
         *found,
+        _row("memory, activations selective", memories, "activations_selective", size_of),
         _row("memory, activations checkpointed", memories, "activations_checkpointed", size_of),
         _row("memory per device", memories, "total", size_of),
         *(
             _row(f"  with zero={stage}", [one["total_by_stage"] for one in memories], str(stage), size_of)
             for stage in range(4)
         ),
+        *([] if on_cpu else [copy]),
     ]
 
 

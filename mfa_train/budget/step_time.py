@@ -1,7 +1,8 @@
 """How long a step takes: what the model multiplies, what is multiplied twice, and what ranks send each other.
 
     computing       FLOPs / (peak × the share that kernels are assumed to reach, `kernel`)
-    recomputation   training.activation_checkpointing runs each layer forward once more, the head not
+    recomputation   training.activation_checkpointing=full runs each layer forward once more, the head not; selective
+                    no matrix product, but on a CPU the tiles' scores
     communication   the bytes of `communication` over the slowest link: after the computing, at stage 3 beside it
 
 A share that is typed or measured (plan.mfu) is of the whole step, with all three in it. Not counted: offloading's
@@ -81,7 +82,9 @@ def _parts(config: Config, shape: Shape, devices: Devices) -> dict:
 
     layers = forward(shape.attention_linear_flops + shape.ffn_flops, scores)
     computing = times(3, together(layers, forward(shape.head_flops, 0)))
-    again = layers if training.activation_checkpointing else times(0.0, layers)
+    nothing = times(0.0, layers)
+    tiles = forward(0, scores) if devices.kernel.name == "tiled" else nothing  # which no policy sees into
+    again = {"none": nothing, "selective": tiles, "full": layers}[training.activation_checkpointing]
     passes = training.batch_size // (training.micro_batch(devices.count) * devices.count)
     sent = traffic(shape.parameter_sizes, devices.dtype, config.zero, devices.count, passes)
     gbits = config.cluster.network_gbits

@@ -39,6 +39,8 @@ class ClusterConfig:
     """Folders that all nodes see. Where some are named, runs and data must lie in them."""
     time_limit: str | None
     """SLURM's, as 24:00:00; null: the partition's."""
+    max_restarts: int
+    """How often a run that crashed is started again by itself; see `mfa_train.launch.restart`."""
     template: str | None
     """The job script for SLURM."""
     hostfile: str | None
@@ -48,6 +50,7 @@ class ClusterConfig:
         require_choice("cluster.launcher", self.launcher, LAUNCHERS)
         require_positive("cluster.nodes", self.nodes, 100_000)
         require_positive("cluster.devices_per_node", self.devices_per_node, 1024)
+        require_whole("cluster.max_restarts", self.max_restarts, 0, 1000)
         if self.price_per_device_hour is not None:
             require_not_negative("cluster.price_per_device_hour", self.price_per_device_hour, 1e12)
         if self.network_gbits is not None:

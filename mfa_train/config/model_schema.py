@@ -12,6 +12,7 @@ from mfa_train.config.requirements import (
 )
 
 LAYERS = 2**20
+DRAWS = (1, 2)
 
 
 @dataclass
@@ -22,6 +23,8 @@ class InitializationConfig:
     """normal | scaled | mfa | zero_output."""
     std: float
     """Standard deviation of the normal distribution of every matrix."""
+    draw: int = 2
+    """By which numbers: 1 | 2."""
 
 
 @dataclass
@@ -63,3 +66,4 @@ class ModelConfig:
         require_choice(
             "model.initialization.method", self.initialization.method, ("normal", "scaled", "mfa", "zero_output")
         )
+        require_choice("model.initialization.draw", self.initialization.draw, DRAWS)

@@ -16,15 +16,18 @@ from hydra.errors import HydraException
 from mfa_train.archive import AnyPath
 from mfa_train.config import yaml_file
 from mfa_train.config.hydra_errors import explained
+from mfa_train.config.once import OnceYesOrNo
 from mfa_train.config.overrides import as_meant, holds_text, literal
 from mfa_train.config.requirements import MOST_SEED, require_whole
 from mfa_train.config.schema import Config
-from mfa_train.config.typed import as_it_was, flat
+from mfa_train.config.typed import as_it_was, flat, leaves
 from mfa_train.errors import ConfigError, did_you_mean
 
 BEFORE: dict[str, Any] = {
     "init_from": None,
+    "deepspeed": {},
     "attention.output_gate": "none",
+    "model.initialization.draw": 1,
     "data.files": [],
     "data.held_out_files": [],
     "data.text_key": "text",
@@ -75,6 +78,7 @@ BEFORE: dict[str, Any] = {
     "cluster.shared": [],
     "cluster.time_limit": None,
     "cluster.template": None,
+    "cluster.max_restarts": 0,
     "cluster.hostfile": None,
     "sweep.over": {},
     "sweep.ladder": None,
@@ -156,15 +160,30 @@ def completed(tree: dict[str, Any]) -> dict[str, Any]:
     of_attention = BEFORE_OF_ATTENTION.get(_attention_name(tree), {})
     before = BEFORE | DERIVED_BEFORE | {f"attention.{key}": value for key, value in of_attention.items()}
     for key, value in before.items():
-        group, _, name = key.rpartition(".")
-        node = tree.setdefault(group, {}) if group else tree
-        if not isinstance(node, dict):
-            raise ConfigError(f"{group}={node}: expected keys with values")
+        *groups, name = key.split(".")
+        node = tree
+        for depth, group in enumerate(groups, 1):
+            node = node.setdefault(group, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{'.'.join(groups[:depth])}={node}: expected keys with values")
         if name not in node:
             try:
                 node[name] = value(tree) if callable(value) else value
             except (KeyError, TypeError):  # of a file that lacks what was always there, which `typed` tells
                 pass
+    return _in_todays_words(tree)
+
+
+def _in_todays_words(tree: dict[str, Any]) -> dict[str, Any]:
+    """With a word where the run's version had true or false."""
+    for key, kind in leaves(Config):
+        for once in getattr(kind, "__metadata__", ()):
+            *groups, last = key.split(".")
+            node: Any = tree
+            for group in groups:
+                node = node.get(group) if isinstance(node, dict) else None
+            if isinstance(once, OnceYesOrNo) and isinstance(node, dict) and last in node:
+                node[last] = once.word(node[last])
     return tree
 
 

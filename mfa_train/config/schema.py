@@ -10,6 +10,7 @@ from typing import Any
 
 from mfa_train.config.budget_schema import MatchConfig, PlanConfig
 from mfa_train.config.data_schema import DataConfig
+from mfa_train.config.deepspeed_schema import require_deepspeed
 from mfa_train.config.evaluation_schema import EvaluationConfig
 from mfa_train.config.launch_schema import ClusterConfig, SweepConfig
 from mfa_train.config.model_schema import ModelConfig
@@ -112,6 +113,8 @@ class Config:
     """DeepSpeed ZeRO stage (arXiv 1910.02054): 1 shards optimizer state, 2 gradients too, 3 parameters too."""
     offload: str
     """What waits in CPU memory: none | optimizer | parameters (optimizer state too; stage 3)."""
+    deepspeed: dict[str, Any]
+    """What goes into DeepSpeed's own JSON besides, in its words; see `mfa_train.config.deepspeed_schema`."""
     precision: str
     """Of weights, activations and gradients: auto (bf16 where the hardware multiplies it, else fp32) | bf16 | fp32.
     Master weights, moments and the loss are float32 always."""
@@ -135,6 +138,7 @@ class Config:
             raise ConfigError("offload=optimizer needs a sharded optimizer: type zero=1, zero=2 or zero=3 as well")
         if self.offload == "parameters" and self.zero != 3:
             raise ConfigError(f"offload=parameters needs sharded parameters, not zero={self.zero}: type zero=3 as well")
+        require_deepspeed(self.deepspeed)
         require_folder_name("name", self.name)
         require_whole("seed", self.seed, 0, MOST_SEED)
         for key in ("runs_dir", "data_dir"):

@@ -1,7 +1,9 @@
 """The part of the schema that is about the steps: how many, on what batches, at which rates."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from mfa_train.config.once import OnceYesOrNo
 from mfa_train.config.requirements import (
     SEQUENCE,
     STEPS,
@@ -14,6 +16,9 @@ from mfa_train.config.requirements import (
 )
 from mfa_train.errors import ConfigError
 
+CHECKPOINTING = ("none", "selective", "full")
+"""Each recomputes more than the one before."""
+SELECTIVE = "selective"
 BATCH = 2**20
 """The most sequences in a step."""
 TOKENS = 10**18
@@ -76,7 +81,8 @@ class TrainingConfig:
     gradient_clipping: float
     z_loss: float
     """Weight of the squared log-normaliser of the softmax (PaLM, arXiv 2204.02311, section 5)."""
-    activation_checkpointing: bool
+    activation_checkpointing: Annotated[str, OnceYesOrNo(yes="full", no="none")]
+    """What is computed again in the backward pass: none | selective | full."""
     compile: bool
 
     def __post_init__(self):
@@ -91,6 +97,13 @@ class TrainingConfig:
         ):
             if getattr(self, key) is not None:
                 require_positive(f"training.{key}", getattr(self, key), most)
+        require_choice("training.activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
+        if self.compile and self.activation_checkpointing == SELECTIVE:
+            raise ConfigError(
+                "training.activation_checkpointing=selective with training.compile=true: a compiled layer shows no "
+                "operation to keep the results of; type training.activation_checkpointing=full, or none, or "
+                "training.compile=false"
+            )
         require_whole("training.eval_sequences", self.eval_sequences, 0, BATCH)
         for key in ("gradient_clipping", "z_loss"):
             require_not_negative(f"training.{key}", getattr(self, key), 1e30)

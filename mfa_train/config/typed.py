@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, Union, get_args, get_origin
 
+from mfa_train.config.once import FALSE, TRUE, OnceYesOrNo
 from mfa_train.config.quantities import Bytes, bytes_of, whole
 from mfa_train.errors import ConfigError, did_you_mean
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 Schema = TypeVar("Schema", bound="DataclassInstance")
 EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-TRUE, FALSE = ("true", "yes", "on", "y", "1"), ("false", "no", "off", "n", "0")
 
 
 def typed(schema: type[Schema], node: Any, where: str = "") -> Schema:
@@ -93,6 +93,9 @@ def _value(kind: Any, value: Any, key: str, unresolved: bool) -> Any:
         return value
     if is_schema(kind):
         return converted(kind, value, key, unresolved)
+    for once in getattr(kind, "__metadata__", ()):
+        if isinstance(once, OnceYesOrNo):
+            kind, value = get_args(kind)[0], once.word(value)
     if get_origin(kind) is list:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{key}={value}: expected a list, as [FIRST,SECOND]")

@@ -1,8 +1,9 @@
 """What is checked before a job is handed over, so that no queue is waited in vain. A launch raises the first refusal,
 `--dry-run` tells them all: both go through the same list.
 
-    1. The variant is matched, the batch divides over the ranks, the schedule fits, and so does the model; the devices
-       can what is asked of them (training.before_start, as the run itself asks).
+    1. The job's devices are named, where they are not this machine's. The variant is matched, the batch divides over
+       the ranks, the schedule fits, and so does the model; the devices can what is asked of them
+       (training.before_start, as the run itself asks).
     2. The tasks that it is scored on are there, where it is (evaluation.every_steps).
     3. The corpus is there, made with these settings, its tokens are the model's, and it is long enough.
     4. The checkpoint that resume names is there and is of this model and these data. (That of a ladder's branch comes
@@ -20,9 +21,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mfa_train.config import ClusterConfig, Config, Member
+from mfa_train.config import Config, Member
 from mfa_train.data.corpus import Corpus
 from mfa_train.errors import ConfigError
+from mfa_train.launch.devices import kind_of
 from mfa_train.tracking.wandb_run import forget_run
 
 
@@ -154,15 +156,6 @@ def move_aside(members: Sequence[Member]) -> None:
         folder.lock.release()
 
 
-def on_gpus(cluster: ClusterConfig) -> bool:
-    """Whether the cluster's devices are GPUs; with device=auto, whether this machine's are."""
-    if cluster.device != "auto":
-        return cluster.device != "cpu"
-    from mfa_train.budget.devices import planned_device
-
-    return planned_device("auto", 1).type == "cuda"
-
-
 def _finished(config: Config) -> bool:
     """Raises ConfigError where the folder holds another run, or is in use."""
     if not config.run_dir.exists():
@@ -184,6 +177,8 @@ def _planned(member: Member) -> Checked:
     from mfa_train.training.before_start import checks_before_plan, checks_of_plan
 
     found = Checked(member)
+    with found.asking(), found.planning():
+        kind_of(member.config.cluster)
     with found.asking():
         with found.planning():
             config, match = matched(member.config)

@@ -16,9 +16,11 @@ from pathlib import Path
 
 from mfa_train.config import Config, Member
 from mfa_train.errors import ConfigError
+from mfa_train.launch.devices import kind_of
 from mfa_train.launch.environment import environment
 from mfa_train.run_files import LAUNCH
 from mfa_train.tracking.starts import versions
+from mfa_train.training.processes.device_kind import CPU, CUDA
 
 JOB, SWEEPS = "job.json", ".sweeps"
 
@@ -36,6 +38,10 @@ class Job:
     """cluster.environment, absolute: every rank reads it where it starts."""
     versions: dict[str, str]
     """Of the libraries where the job was launched: all nodes must have the same."""
+    max_restarts: int = 0
+    """cluster.max_restarts; jobs from before it have none."""
+    device: str | None = None
+    """cuda | cpu: what every rank trains on. None, of a job from before there was this field: as each finds."""
 
     @property
     def world_size(self) -> int:
@@ -67,6 +73,8 @@ def read_job(word: str) -> Job:
         job = Job(**json.loads(path.read_text(encoding="utf-8")))
         if not isinstance(job.environment, str | None):
             raise TypeError("its environment is no file")
+        if job.device not in (None, CUDA, CPU):
+            raise TypeError("its device is neither cuda nor cpu")
         if not all(isinstance(member, dict) and {"run_dir", "overrides"} <= member.keys() for member in job.members):
             raise TypeError("a member without run_dir or overrides")
         return job
@@ -100,6 +108,8 @@ def make_job(members: Sequence[Member], cwd: Path, part: str = "") -> Job:
         first.cluster.port,
         None if file is None else str(cwd / file),
         versions(),
+        max_restarts=first.cluster.max_restarts,
+        device=kind_of(first.cluster),
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 from mfa_train.config import Member
 from mfa_train.errors import ConfigError
@@ -10,6 +11,7 @@ from mfa_train.launch.job import Job
 from mfa_train.launch.node import Node
 from mfa_train.launch.ports import free_port, require_free
 from mfa_train.launch.rank import work
+from mfa_train.launch.restart import FINAL, Restarts, crash_of, words_of
 
 
 def describe(member: Member, job: Job) -> str:
@@ -44,6 +46,17 @@ def launch(member: Member, job: Job) -> int:
     move_aside([member])
     job.write()
     start = f"{os.getpid()}-{int(time.time())}"
-    if job.devices_per_node == 1:
+    if job.devices_per_node == 1 and not job.max_restarts:
         return work(job, 0, start)
-    return Node(job, 0, start, 0, "127.0.0.1", job.port or free_port()).run()
+    run_dir = Path(job.members[0]["run_dir"])
+    restarts = Restarts(run_dir, job.max_restarts)
+    restarts.forget()
+    number = 0
+    while True:
+        this = f"{start}.{number}" if number else start
+        restarts.begin()
+        node = Node(job, 0, this, 0, "127.0.0.1", job.port or free_port())
+        status = node.run()
+        if status in FINAL or node.asked or not restarts.again(words_of(crash_of(run_dir, this), status)):
+            return status
+        number += 1

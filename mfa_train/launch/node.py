@@ -23,6 +23,7 @@ from mfa_train.errors import Stopped
 from mfa_train.launch.family import dies_with
 from mfa_train.launch.job import Job
 from mfa_train.launch.output import failure_file, first_to_fail, log_of, show_failure
+from mfa_train.launch.restart import note_crash
 
 GRACE_SECONDS = 10
 """That the other ranks have when one has failed."""
@@ -66,6 +67,8 @@ class Node:
             )
         failed = self._first_to_fail()
         if failed is not None:
+            if (first := self.ranks[failed].returncode) not in ASKED:
+                note_crash(self.run_dir, self.start, first, self.first_rank + failed)
             self._end_the_others()
         statuses = [rank.wait() for rank in self.ranks]
         if failed is None:

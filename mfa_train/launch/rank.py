@@ -19,6 +19,7 @@ from mfa_train.launch.family import die_with_parent
 from mfa_train.launch.job import Job, read_job
 from mfa_train.launch.output import RankOutput
 from mfa_train.tracking.wandb_run import forget_run
+from mfa_train.training.processes.device_kind import CUDA, prepare_environment, require_device
 
 
 def main() -> int:
@@ -45,6 +46,10 @@ def work(job: Job, member: int, start: str) -> int:
             os.environ.update(environment(job.environment))
             # The ranks share the node's cores; torch alone would start as many threads as cores in each.
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // job.devices_per_node)))
+            if job.device is not None:
+                prepare_environment(job.device)
+                if job.device == CUDA:
+                    require_device(int(os.environ.get("LOCAL_RANK", 0)))
             config = configs.load(overrides)
             trainer()(config)
         except UserError as error:

@@ -18,9 +18,11 @@ from pathlib import Path
 
 from mfa_train.config import Member
 from mfa_train.errors import ConfigError
-from mfa_train.launch.checks import move_aside, on_gpus
+from mfa_train.launch.checks import move_aside
 from mfa_train.launch.job import Job, make_folder, make_job
+from mfa_train.launch.restart import Restarts
 from mfa_train.run_files import LAUNCH, LOGS
+from mfa_train.training.processes.device_kind import CUDA
 from mfa_train.words import first_few
 
 TEMPLATE = Path(__file__).resolve().parent.parent.parent / "launch" / "slurm.sbatch"
@@ -46,7 +48,7 @@ class Submission:
             "job-name": Path(self.job.folder).name if array else config.name,
             "nodes": str(self.job.nodes),
             "output": self.output,
-            "gpus-per-node": str(self.job.devices_per_node) if on_gpus(config.cluster) else None,
+            "gpus-per-node": str(self.job.devices_per_node) if self.job.device == CUDA else None,
             "time": config.cluster.time_limit,
             "array": _array(self.members) if array else None,
             "dependency": f"afterany:{first}" if self.branches else None,
@@ -121,6 +123,7 @@ def launch(submitted: Sequence[Submission]) -> list[str]:
         shutil.copyfile(one.script, Path(one.job.folder) / "job.sbatch")
         for member in one.job.members:
             make_folder(Path(member["run_dir"]) / LOGS)
+            Restarts(Path(member["run_dir"]), one.job.max_restarts).forget()
     numbers: list[str] = []
     for one in submitted:
         numbers.append(_submit(one, numbers[0] if numbers else ""))

@@ -18,6 +18,7 @@ from mfa_train.launch.node import ASKED, Node
 from mfa_train.launch.output import note_failure
 from mfa_train.launch.ports import require_free
 from mfa_train.launch.requeue import NodeError, status_of_node
+from mfa_train.launch.restart import Restarts, note_crash
 from mfa_train.tracking.starts import versions
 
 
@@ -42,8 +43,12 @@ def main() -> int:
     except ConfigError as error:
         message = f"host {slurm.get('SLURMD_NODENAME', host)}: {error}"
         if job:  # for `mfa-train status`
-            note_failure(Path(job.members[member]["run_dir"]), start, message)
+            run_dir = Path(job.members[member]["run_dir"])
+            note_failure(run_dir, start, message)
+            note_crash(run_dir, start, NodeError.exit_status)
         raise NodeError(message) from error
+    if node == 0:
+        Restarts(Path(job.members[member]["run_dir"]), job.max_restarts).begin()
     return status_of_node(Node(job, member, start, node, slurm["MASTER_ADDR"], port).run(), node)
 
 

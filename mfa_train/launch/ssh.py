@@ -6,7 +6,8 @@
        before the first, kills it.
     4. A launcher that gets SIGKILL leaves nothing behind (`orphans`).
     5. A host that fails or is cut off takes the others along: within half a minute nothing runs on those in reach, and
-       the same command goes on from the last checkpoint.
+       the same command goes on from the last checkpoint; with cluster.max_restarts it does so by itself (`restart`),
+       where all hosts can be reached.
 
 DeepSpeed's launcher joins words for a shell on each host, so it gets plain ones alone; the config goes by the job's
 file.
@@ -26,12 +27,14 @@ from pathlib import Path
 
 from mfa_train.config import Config, Member
 from mfa_train.errors import ConfigError, Stopped, TrainingError
-from mfa_train.launch.checks import move_aside, on_gpus
+from mfa_train.launch.checks import move_aside
 from mfa_train.launch.hostfile import read_hosts
 from mfa_train.launch.hosts import ALIVE_OPTIONS, SSH_OPTIONS, end_everywhere, require_ready, signal_first
 from mfa_train.launch.job import Job
 from mfa_train.launch.orphans import Orphans
 from mfa_train.launch.output import failure_file
+from mfa_train.launch.restart import FINAL, Restarts
+from mfa_train.training.processes.device_kind import CUDA
 
 LOST = 255
 """ssh's status of a host that can't be reached."""
@@ -94,12 +97,32 @@ def require_way(member: Member) -> None:
 def launch(member: Member, job: Job) -> int:
     """Runs it to its end; the run's own exit status. Raises ConfigError for what is wrong with a host, TrainingError
     where one was lost."""
-    hosts = read_hosts(member.config.cluster)
-    port = require_ready(hosts, member.config, job, on_gpus(member.config.cluster), print)
+    hosts, number = read_hosts(member.config.cluster), 0
+    port = require_ready(hosts, member.config, job, job.device == CUDA, print)
     move_aside([member])
     job.write()
-    start = f"{os.getpid()}-{int(time.time())}"
-    return _Run(hosts, job, start).watch(command_of(member.config, job, port, start))
+    restarts = Restarts(Path(job.members[0]["run_dir"]), job.max_restarts)
+    restarts.forget()
+    begun = f"{os.getpid()}-{int(time.time())}"
+    while True:
+        start = f"{begun}.{number}" if number else begun
+        restarts.begin()
+        run, lost = _Run(hosts, job, start), None
+        try:
+            status, why = run.watch(command_of(member.config, job, port, start)), ""
+        except TrainingError as error:
+            status, why, lost = error.exit_status, str(error).split(":")[0], error
+        why = why or f"the run ended with status {status}"
+        if status not in FINAL and not run.asked and restarts.again(why):
+            try:
+                port = require_ready(hosts, member.config, job, job.device == CUDA, print)
+                number += 1
+                continue
+            except ConfigError as refused:
+                print(f"=== not started again after all: {refused}", flush=True)
+        if lost:
+            raise lost
+        return status
 
 
 class _Run:

@@ -13,11 +13,13 @@ from mfa_train.config import Member
 from mfa_train.errors import ConfigError
 from mfa_train.launch import local, slurm, ssh
 from mfa_train.launch.checks import Checked, Checks, require_trainable
+from mfa_train.launch.devices import is_decided
 from mfa_train.launch.job import make_job
 from mfa_train.launch.plans import brief
 from mfa_train.launch.sweep import device_shares, run_sweep
 from mfa_train.scaling.ladder import members as ladder
 from mfa_train.tracking.terminal import say, wrapped
+from mfa_train.training.processes.device_kind import CPU, prepare_environment
 from mfa_train.words import first_few
 
 AGAIN = (sys.executable, "-m", "mfa_train.cli", "launch")
@@ -37,6 +39,8 @@ def launch(overrides: Sequence[str], multirun: bool, dry_run: bool) -> int:
     if launcher == "local":
         for member in members:
             local.require_one_node(member)
+        if all(member.config.cluster.device == CPU for member in members):
+            prepare_environment(CPU)  # a single rank is this process, and may look at GPUs while it is checked
     if members[0].swept:
         _say_brief(require_trainable(members))
         run_sweep(members, AGAIN)
@@ -177,6 +181,8 @@ def _tell_runs(left: Sequence[Checked]) -> list[str]:
                 ssh.require_way(member)
             else:
                 local.require_one_node(member)
+            if not is_decided(member.config.cluster):
+                continue  # which is told with the plan's
             told = way.describe(member, make_job([member], Path.cwd()))
             described.append(f"=== {member.config.run_dir}\n{told}\n")
     for told in first_few(described):
@@ -193,6 +199,8 @@ def _tell_slurm(left: Sequence[Checked]) -> list[str]:
         slurm.job_script(left[0].member)
     with _refused_into(refusals):
         slurm.require_sbatch()
+    if not is_decided(left[0].member.config.cluster):
+        return refusals  # what would be submitted isn't known either
     with _refused_into(refusals):
         submitted = slurm.submissions([one.member for one in left], Path.cwd())
         say(f"{slurm.describe(submitted)}\n")

@@ -6,7 +6,6 @@ without a translation table: `model.layers.0.self_attn.q_proj.weight`, …
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mfa_train.attention import AttentionConfig, attention_class
 from mfa_train.attention.cache import DecodeCache, LayerCache
@@ -15,6 +14,7 @@ from mfa_train.attention.rope import Positions
 from mfa_train.config import ModelConfig
 from mfa_train.model.feed_forward import FeedForward
 from mfa_train.model.loss import LanguageModelHead
+from mfa_train.model.recompute import keeping
 
 
 class DecoderLayer(nn.Module):
@@ -45,7 +45,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config, attention) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rope = attention_class(attention.name).make_rope(attention)
-        self.activation_checkpointing = False
+        self.activation_checkpointing = "none"
 
     def forward(
         self,
@@ -62,10 +62,9 @@ class Decoder(nn.Module):
             positions = self.rope(torch.arange(tokens.shape[1], device=tokens.device))
         x = self.embed_tokens(tokens)
         for index, layer in enumerate(self.layers):
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, positions, None, documents, use_reentrant=False)
-            else:
-                x = layer(x, positions, cache.layers[index] if cache else None, documents)
+            entries = cache.layers[index] if cache else None
+            kept = self.activation_checkpointing if torch.is_grad_enabled() else "none"
+            x = keeping(kept, layer, x, positions, entries, documents)
         if cache is not None:
             cache.advance(tokens.shape[1], lengths)
         return self.norm(x)

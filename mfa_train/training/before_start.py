@@ -9,7 +9,7 @@ import torch
 
 from mfa_train.attention.cache_types import held_in
 from mfa_train.budget.devices import Device, planned_device, resolve_precision
-from mfa_train.budget.plan import make_plan, require_fit
+from mfa_train.budget.plan import ACTIVATIONS, make_plan, require_fit
 from mfa_train.config import Config
 from mfa_train.config.budget_schema import entry_bytes
 from mfa_train.data.corpora import require_readable
@@ -18,6 +18,7 @@ from mfa_train.data.reading.batches import Batches, Share
 from mfa_train.data.reading.held_out import HeldOut
 from mfa_train.errors import ConfigError
 from mfa_train.evaluation.installed import require_lm_eval
+from mfa_train.training.steps.deepspeed_node import require_known
 from mfa_train.training.steps.schedule import check_schedule
 
 CLOSING_TOKENS = 8192
@@ -49,6 +50,7 @@ def checks_before_plan(config: Config, device: Device | None = None, world_size:
     """Of `checked_plan`, those that need no plan. Each raises ConfigError."""
     return [
         lambda: _require_batch(config, world_size or config.cluster.world_size),
+        lambda: require_known(config),
         lambda: check_schedule(config.schedule, config.training.total_steps),
         lambda: _require_kernel(config, _dtype(config, device)),
     ]
@@ -115,7 +117,7 @@ def _require_sample(config: Config, plan: dict, dtype: torch.dtype) -> None:
         )
     values, tensors = (plan["kv_cache"][f"{what}_per_token_per_layer"] for what in ("values", "tensors"))
     of_token = entry_bytes(values, tensors, held_in(config.cache.dtype, dtype)) * config.model.num_hidden_layers
-    passing = memory["activations_checkpointed" if memory["activation_checkpointing"] else "activations"]
+    passing = memory[ACTIVATIONS[memory["activation_checkpointing"]]]
     prompt = len(sample.prompt.encode()) + 1
     room = (memory["usable"] - memory["total"] + passing) // of_token - prompt
     if config.plan.check and sample.max_new_tokens > room:

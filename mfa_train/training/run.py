@@ -19,12 +19,14 @@ from mfa_train.budget.peak import Peak
 from mfa_train.checkpoints.weights import final_checkpoint
 from mfa_train.config import Config
 from mfa_train.errors import Stopped
+from mfa_train.run_files import LOGS
 from mfa_train.tracking.run_log import RunLog, SilentLog
 from mfa_train.tracking.wandb_run import forget_run
 from mfa_train.training.before_start import checked_plan, checked_tasks
 from mfa_train.training.closing_sample import closing_sample
 from mfa_train.training.init_from.begin import loss_to_begin_with, source_to_begin_with
 from mfa_train.training.init_from.same_tokenizer import require_same_tokenizer
+from mfa_train.training.processes.groups import wait_longer_than_watchdog
 from mfa_train.training.processes.ranks import join, local_rank, local_world_size, world_size
 from mfa_train.training.processes.signals import StopSignals
 from mfa_train.training.processes.watchdog import Watchdog
@@ -44,6 +46,7 @@ from mfa_train.training.run_folder.provenance import provenance
 from mfa_train.training.saving.final_weights import save_weights
 from mfa_train.training.saving.save_points import SavePoints
 from mfa_train.training.steps.evaluation import Evaluator
+from mfa_train.training.steps.garbage import GarbageInStep
 from mfa_train.training.steps.guard import Poisoned
 from mfa_train.training.steps.loop import train
 from mfa_train.training.steps.speed import Speed
@@ -61,6 +64,7 @@ def run(config: Config) -> dict:
     dtype = resolve_precision(config.precision, device)
     plan = checked_plan(config, match, device, world_size(), local_world_size())
     folder, ranks = RunFolder(config), join()
+    wait_longer_than_watchdog(config.guard.hang_seconds)
     if match:
         ranks.say("\n".join(f"matched: {line}" for line in told(match)))
     if finished := ranks.on_rank_zero(folder.open):
@@ -92,7 +96,8 @@ def run(config: Config) -> dict:
     # 4. Steps
     status, record = "failed", log.last_record()
     try:
-        with StopSignals() as signals, Watchdog(ranks, config.guard.hang_seconds) as watchdog:
+        watched = Watchdog(ranks, config.guard.hang_seconds, folder.path / LOGS)
+        with StopSignals() as signals, watched as watchdog, GarbageInStep() as garbage:
             identity = data.batches.identity()
             save_points = SavePoints(config, ranks, earlier_starts, identity, log, signals, commit)
             evaluate.on_pass = lambda: watchdog.alive(watchdog.step)
@@ -100,7 +105,7 @@ def run(config: Config) -> dict:
                 score.on_pass = evaluate.on_pass
             if source:
                 loss_to_begin_with(engine, evaluate, state, ranks)
-            for record in _records(step, speed, evaluate, score, save_points, log, watchdog):
+            for record in _records(step, speed, evaluate, score, save_points, log, watchdog, garbage):
                 log.log(record)
             save_points.finish()
 
@@ -132,12 +137,14 @@ def _records(
     save_points: SavePoints,
     log: RunLog | SilentLog,
     watchdog: Watchdog,
+    garbage: GarbageInStep,
 ) -> Iterator[dict]:
     """The records of all steps that are left; a run that is poisoned goes back and on."""
 
     def on_step(done: int) -> None:
         log.advance(done)
         watchdog.alive(done)
+        garbage.step(done)
 
     while True:
         try:

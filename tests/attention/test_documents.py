@@ -123,7 +123,7 @@ def test_kernels_stay_within_documents(kernel):
 def test_new_documents_compile_nothing_anew(small_model):
     torch.compiler.reset()
     model, graphs = small_model("mfa"), CompileCounter()
-    model.model.activation_checkpointing = True
+    model.model.activation_checkpointing = "full"
     for layer in model.model.layers:
         layer.compile(backend=graphs)
     reference, after = small_model("mfa"), []

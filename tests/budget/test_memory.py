@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from mfa_train import config as configs
+from mfa_train.attention.kernels.causal import _flash_scratch
 from mfa_train.budget.communication import traffic
 from mfa_train.budget.devices import Device
-from mfa_train.budget.memory import model_states
-from mfa_train.budget.plan import make_plan
+from mfa_train.budget.memory import checkpoint_copy, model_states
+from mfa_train.budget.plan import ACTIVATIONS, make_plan
 from mfa_train.budget.shape import measure
 from tests.conftest import ROOT
 
@@ -58,12 +59,12 @@ def test_model_states_of_two_ranks_are_those_predicted(zero, precision):
 @pytest.mark.parametrize(
     "model, attention, precision, checkpointing, sequences",
     [
-        ("nano", "mfa", "bf16", False, 4),
-        ("nano", "mha", "fp32", False, 4),
-        ("nano", "tpa", "bf16", True, 4),
-        ("tiny model.num_hidden_layers=2", "mla", "bf16", False, 2),
-        ("tiny model.num_hidden_layers=2", "mha", "bf16", False, 2),
-        ("tiny", "gqa", "fp32", True, 4),
+        ("nano", "mfa", "bf16", "none", 4),
+        ("nano", "mha", "fp32", "none", 4),
+        ("nano", "tpa", "bf16", "full", 4),
+        ("tiny model.num_hidden_layers=2", "mla", "bf16", "none", 2),
+        ("tiny model.num_hidden_layers=2", "mha", "bf16", "none", 2),
+        ("tiny", "gqa", "fp32", "selective", 4),
     ],
 )
 def test_activations_are_those_that_a_real_step_allocates(model, attention, precision, checkpointing, sequences):
@@ -77,5 +78,31 @@ def test_activations_are_those_that_a_real_step_allocates(model, attention, prec
         f"training.activation_checkpointing={checkpointing}",
     ]
     memory = make_plan(configs.load(overrides), CPU, ranks=1)["memory"]
-    predicted = memory["activations_checkpointed" if checkpointing else "activations"]
+    predicted = memory[ACTIVATIONS[checkpointing]]
     assert predicted == pytest.approx(real(1, *overrides)["activations"], rel=0.20)
+
+
+@pytest.mark.parametrize(
+    "stage, ranks, expected",
+    [
+        (0, 1, 3 * (2 * 4096 + 512)),  # 1,000 float32 values are 4,000 bytes, 100 are 400
+        (1, 1, 3 * (2 * 4096 + 512)),
+        (3, 2, 3 * (2 * 2048 + 256)),  # 500 and 50 of each
+        (2, 4, 3 * (1 * 4096 + 512)),  # a rank's 525 lie in one or two parameters: 2,100 bytes, and 400
+    ],
+)
+def test_pinned_memory_is_taken_in_powers_of_two(stage, ranks, expected):
+    sizes = ((1000, 2), (100, 1))
+    assert checkpoint_copy(sizes, stage, ranks, pinned=True) == expected
+    assert checkpoint_copy(sizes, stage, ranks, pinned=False) == 12 * -(-2100 // ranks)
+
+
+def test_flash_attns_scratch_is_what_its_backward_pass_allocates():
+    """By hand, of `mha_bwd`: 200 tokens are rounded to 256, 80 dimensions to 96; 2 × 8 heads leave 132 multiprocessors
+    9 sums each; keys and values of one head are summed of 8."""
+    with torch.device("meta"):
+        q, k = torch.empty(2, 200, 8, 80, dtype=torch.bfloat16), torch.empty(2, 200, 1, 80, dtype=torch.bfloat16)
+    sums, rows = 4 * 9 * 2 * 256 * 8 * 96, 4 * 2 * 8 * 256
+    each = 2 * 2 * 200 * 8 * 80
+    assert [one.untyped_storage().nbytes() for one in _flash_scratch(q, k)] == [sums, rows, each, each]
+    assert [one.untyped_storage().nbytes() for one in _flash_scratch(q, q)] == [sums, rows]

@@ -209,7 +209,7 @@ def test_transformers_models_of_the_same_config_count_the_same(attention, keys, 
     assert plan["params"]["total"] == sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
 @pytest.mark.parametrize("attention", ["mla", "mfa", "tpa"])
 def test_two_layers_tell_the_activations_of_six(attention, checkpointing):
     """What a plan adds layer by layer, against six layers run."""
@@ -301,7 +301,7 @@ def test_where_only_the_copy_for_checkpoints_is_too_much_the_plan_says_to_wait_f
             "precision=bf16",
             "zero=2",
             "training.micro_batch_size=1",
-            "training.activation_checkpointing=true",
+            "training.activation_checkpointing=full",
         ]
     )
     needed = make_plan(config, Device("cpu", "cpu", 2**40, None), ranks=1)["memory"]["total"]

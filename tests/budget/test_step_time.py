@@ -65,7 +65,7 @@ def test_the_example_of_the_docs():
         "zero=2",
         "training.batch_size=1024",
         "training.micro_batch_size=4",
-        "training.activation_checkpointing=true",
+        "training.activation_checkpointing=full",
     )
     assert time["communication_bytes"] == pytest.approx(sent, rel=1e-6)
     assert time["communication_seconds"] == time["waiting_seconds"] == pytest.approx(sent / (0.8 * 400e9))
@@ -84,7 +84,7 @@ def test_a_run_of_other_ranks_than_the_clusters_is_planned_over_the_nodes_that_i
 
 def test_recomputation_runs_the_layers_once_more():
     """A third of forward and backward; the head, 4% of this model's FLOPs, is not run again."""
-    time = time_of(*H100, "model=7b", "model.vocab_size=32000", "training.activation_checkpointing=true")
+    time = time_of(*H100, "model=7b", "model.vocab_size=32000", "training.activation_checkpointing=full")
     assert 0.31 < time["recomputation_seconds"] / time["computing_seconds"] < 1 / 3
     assert not time_of(*H100, "model=7b")["recomputation_seconds"]
 
@@ -108,7 +108,7 @@ def test_an_unfused_kernel_is_not_assumed_at_the_share_of_a_fused_one(head_dim, 
 
 def test_a_typed_mfu_is_of_the_whole_step():
     time = time_of(
-        *H100, "model=7b", "cluster.devices_per_node=8", "plan.mfu=0.3", "training.activation_checkpointing=true"
+        *H100, "model=7b", "cluster.devices_per_node=8", "plan.mfu=0.3", "training.activation_checkpointing=full"
     )
     assert time["mfu"] == 0.3 and time["recomputation_seconds"] is None
 

@@ -3,12 +3,14 @@
 import dataclasses
 from dataclasses import replace
 
+import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfa_train import config as configs
 from mfa_train.config.run_config import BEFORE, DERIVED_BEFORE
+from mfa_train.errors import ConfigError
 
 DEFAULT = configs.load([])
 
@@ -59,3 +61,19 @@ def test_a_runs_config_is_all_of_it_whatever_a_machines_habits_are(configs_here,
     assert dataclasses.asdict(configs.of_run(run)) == tree
     (configs_here / "local" / "default.yaml").write_text("runs_dir: [a\n")
     assert configs.of_run(run, [r"sample.prompt=a, \${b}"]).sample.prompt == "a, ${b}"
+
+
+@pytest.mark.parametrize("then, now", [("false", "none"), ("true", "full")])
+def test_activation_checkpointing_of_a_run_that_had_true_or_false_is_a_word(then, now, tmp_path):
+    """In its config.yaml, and typed."""
+    key = "training.activation_checkpointing"
+    text = configs.to_yaml(configs.load([]))
+    assert f"{key.split('.')[1]}: none" in text
+    (tmp_path / "config.yaml").write_text(text.replace("checkpointing: none", f"checkpointing: {then}"))
+    assert configs.of_run(tmp_path).training.activation_checkpointing == now
+    assert configs.plain(tmp_path)["training"]["activation_checkpointing"] == now
+    assert configs.load([f"{key}={then}"]).training.activation_checkpointing == now
+    with pytest.raises(ConfigError, match=f"^{key}=half: expected"):
+        configs.load([f"{key}=half"])
+    with pytest.raises(ConfigError, match="^training.activation_checkpointing=selective with training.compile=true"):
+        configs.load([f"{key}=selective", "training.compile=true"])

@@ -12,7 +12,11 @@ TIMINGS = {"seconds", "tokens_per_second", "mfu"}
 
 
 def without_timings(record: dict) -> dict:
-    return {key: value for key, value in record.items() if key not in TIMINGS}
+    return {
+        key: value
+        for key, value in record.items()
+        if key not in TIMINGS and not key.startswith(("time/", "memory/", "ranks/"))
+    }
 
 
 EXECUTED = pytest.param(2, 2, marks=pytest.mark.real_command)
@@ -33,7 +37,7 @@ def test_every_stage_and_number_of_processes_gives_one_curve(zero, processes, tr
     assert [record["step"] for record in curve] == list(range(1, 21))
     first = reference.setdefault("fp32", curve)
     for ours, theirs in zip(curve, first):
-        assert ours.keys() == theirs.keys()
+        assert without_timings(ours).keys() == without_timings(theirs).keys()
         for key in {"train/loss", "val/loss", "val/bits_per_byte"} & ours.keys():
             assert ours[key] == pytest.approx(theirs[key], rel=1e-4)
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
@@ -44,7 +48,7 @@ def test_every_stage_and_number_of_processes_gives_one_curve(zero, processes, tr
     [
         ["training.micro_batch_size=2", "zero=0"],
         ["training.micro_batch_size=2", "zero=3", "offload=parameters"],
-        ["training.activation_checkpointing=true", "offload=optimizer"],
+        ["training.activation_checkpointing=full", "offload=optimizer"],
         ["training.compile=true"],
     ],
     ids=" ".join,
@@ -107,7 +111,7 @@ def short_documents(tmp_path_factory) -> tuple[str, ...]:
     "overrides, processes",
     [
         ((), None),
-        (("zero=3", "training.micro_batch_size=2", "training.activation_checkpointing=true"), 2),
+        (("zero=3", "training.micro_batch_size=2", "training.activation_checkpointing=selective"), 2),
     ],
     ids=["one process", "two processes, zero=3, checkpointing"],
 )

@@ -134,7 +134,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(begin, tmp_path):
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_rank_that_hangs_ends_the_job_and_the_others_say_where_they_stand(begin):
+def test_a_rank_that_hangs_ends_the_job_and_the_others_say_where_they_stand(begin, tmp_path):
     process = begin("training.steps=100000", "guard.hang_seconds=6", processes=2)
     first, second = ranks_of(process, 2)
     os.kill(second, signal.SIGSTOP)
@@ -151,6 +151,8 @@ def test_a_rank_that_hangs_ends_the_job_and_the_others_say_where_they_stand(begi
         errors,
     ), errors
     assert "loop.py" in errors
+    # The one that was stopped could not write its own.
+    assert "loop.py" in (tmp_path / "run" / "logs" / "stacks-rank-00000.txt").read_text()
 
 
 @pytest.mark.parametrize("output", ["2>&1 | true", ">&- 2>&-"], ids=["a reader that has gone", "closed from the start"])

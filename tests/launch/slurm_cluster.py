@@ -1,5 +1,6 @@
 """A real SLURM cluster of two nodes on this machine: munged, slurmctld and two slurmd, with all their files in one
-folder. What is in its `private`, n2 does not see."""
+folder. What is in its `private`, n2 does not see. Each node's two GPUs are empty files: SLURM grants them, and no
+process finds one."""
 
 import os
 import shutil
@@ -23,6 +24,7 @@ MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
+GresTypes=gpu
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -37,7 +39,7 @@ JobRequeue=1
 SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
-NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{port_3}-{port_4}] CPUs={cpus} RealMemory=1000
+NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{port_3}-{port_4}] CPUs={cpus} RealMemory=1000 Gres=gpu:2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 PartitionName=main Nodes=n[1-2] Default=YES MaxTime=60 State=UP OverSubscribe=EXCLUSIVE PriorityTier=1 GraceTime=60
@@ -85,6 +87,9 @@ class Cluster:
                 port_4=first + 3,
             )
         )
+        for number in range(2):
+            (folder / f"gpu{number}").touch()
+        (folder / "gres.conf").write_text(f"AutoDetect=off\nNodeName=n[1-2] Name=gpu File={folder}/gpu[0-1]\n")
         (folder / "state").mkdir()
         key = folder / "munge.key"
         key.write_bytes(os.urandom(128))

@@ -184,3 +184,19 @@ def test_a_sweep_that_has_too_few_gpus_for_its_slots_is_told_so(dry, monkeypatch
     status, told = dry(*typed, multirun=True)
     assert status == 2
     assert "would be refused: sweep.parallel=4: 4 × 1 GPUs are needed and 1 are here: type sweep.parallel=1" in told
+
+
+@pytest.mark.parametrize("way", ["cluster=slurm", "cluster=ssh"])
+def test_other_machines_devices_are_named_and_never_guessed_from_this_one(way, dry, tmp_path):
+    (tmp_path / "hosts").write_text("".join(f"n{number} slots=8\n" for number in range(16)))
+    typed = [way, f"cluster.hostfile={tmp_path}/hosts", "cluster.nodes=16", "attention=mfa", "model=7b"]
+    status, told = dry(*typed)
+    refused = "cluster.device=auto: .*h100-80gb.* or cpu: type cluster.device=h100-80gb, or cluster.device=cpu"
+    assert status == 2 and len(re.findall(f"^would be refused: {refused}$", told, re.M)) == 1
+    assert "sbatch --" not in told and "deepspeed.launcher" not in told
+    with pytest.raises(ConfigError, match=refused):
+        require_trainable(configs.members(typed))
+    _, told = dry(*typed, "cluster.device=h100-80gb")
+    assert ("--gpus-per-node=8" if way == "cluster=slurm" else "deepspeed.launcher") in told
+    _, told = dry(*typed, "cluster.device=cpu")
+    assert "--gpus-per-node" not in told.split("#!/bin/bash")[0] and "cluster.device=auto:" not in told

@@ -16,6 +16,7 @@ from tests.conftest import ROOT
 from tests.end_to_end.conftest import metrics
 from tests.launch.conftest import STRANGE, curve, quoted, summary
 from tests.launch.slurm_cluster import Cluster, missing
+from tests.launch.test_restart import crashing
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 LADDER = (
@@ -237,3 +238,34 @@ def test_a_port_in_use_is_told_with_the_node_and_the_job_is_not_queued_again(clu
         (tmp_path / "run" / "logs" / f"slurm-{number}.out").read_text(),
         re.M,
     )
+
+
+def test_a_crashed_job_is_queued_again_by_itself_on_another_node_and_completes(cluster, launch, tmp_path):
+    environment = cluster.environment | crashing(tmp_path, 0, [8]) | {"SLURM_CONF": cluster.environment["SLURM_CONF"]}
+    submitted = launch(
+        "name=run", *SLURM, "cluster.nodes=1", "cluster.max_restarts=1", "training.steps=12", environment=environment
+    )
+    assert submitted.returncode == 0, submitted.stderr
+    number = re.search(r"^job +(\d+)$", submitted.stdout, re.M)[1]
+    ended = cluster.wait_for(number, "COMPLETED", "FAILED")
+    output = (tmp_path / "run" / "logs" / f"slurm-{number}.out").read_text()
+    assert ended == "COMPLETED", output
+    assert "was killed by SIGKILL: started again from step 5, restart 1 of 1" in output
+    first, second = (start["job"]["SLURM_JOB_NODELIST"] for start in starts(tmp_path / "run"))
+    assert {first, second} == {"n1", "n2"} and f"=== without {first}: " in output
+
+
+def test_gpus_are_requested_and_granted_and_a_node_on_which_no_rank_finds_one_ends_the_job_by_its_name(
+    cluster, launch, tmp_path
+):
+    job = ("name=run", "cluster=slurm", "cluster.nodes=2", "cluster.devices_per_node=2", "cluster.device=h100-80gb")
+    submitted = launch(*job, environment=cluster.environment)
+    assert submitted.returncode == 0, submitted.stderr
+    number = re.search(r"^job +(\d+)$", submitted.stdout, re.M)[1]
+    assert cluster.wait_for(number, "FAILED", "COMPLETED") == "FAILED"
+    shown = cluster.call("scontrol", "show", "job", number)
+    assert "TresPerNode=gres:gpu:2" in shown and " Restarts=0 " in shown and " ExitCode=78:0" in shown, shown
+    output = (tmp_path / "run" / "logs" / f"slurm-{number}.out").read_text()
+    saw = r"torch\.cuda\.device_count\(\) is 0, CUDA_VISIBLE_DEVICES=0,1"
+    assert re.search(rf"error: host n[12]: the job is for GPUs, and rank [01] of the node has no .*: {saw}", output)
+    assert "Traceback" not in output and not (tmp_path / "run" / "config.yaml").exists()

@@ -126,6 +126,17 @@ def test_runs_of_different_data_orders_are_no_pairs_and_it_is_said(few):
     assert any("no paired verdicts" in notice for notice in found["notices"])
 
 
+def test_weights_drawn_in_another_way_make_no_pairs_though_the_seed_is_one_and_it_is_said(few):
+    for run in few.glob("mfa-*"):
+        text = (run / "config.yaml").read_text()
+        assert "draw: 2" in text
+        (run / "config.yaml").write_text(text.replace("draw: 2", "draw: 1"))
+    found = compare_study(gather([few]))
+    assert found["verdicts"] == []
+    assert any("model.initialization.draw differ" in notice for notice in found["notices"])
+    assert any("share" in notice and "model.initialization.draw: no paired" in notice for notice in found["notices"])
+
+
 def test_a_folder_with_other_files_is_not_written_into(few, compare, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")

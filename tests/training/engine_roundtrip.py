@@ -1,6 +1,7 @@
 """Trains at every ZeRO stage and precision, puts the engine's pieces into a fresh engine, and trains both on: the
-losses and gradient norms must be the same bits, and the ranks' own pieces all the parameters; final weights in several
-files must be those in one, and gathered one at a time. Each process exits 0 where they are.
+losses and gradient norms must be the same bits, and the ranks' own pieces all the parameters. The pieces begin with the
+bits of a model that one process builds; final weights in several files must be those in one, and gathered one at a
+time. Each process exits 0 where they are.
 """
 
 import shutil
@@ -17,7 +18,7 @@ from mfa_train.checkpoints.weights import SUM
 from mfa_train.training.processes.ranks import join
 from mfa_train.training.saving import final_weights
 from mfa_train.training.saving.engine_state import derive_weights, own_pieces, pieces, set_updates, updates
-from mfa_train.training.steps.engine import build_engine
+from mfa_train.training.steps.engine import build_engine, build_model
 from mfa_train.training.steps.optimizer import gradient_norm
 from tests.conftest import SMALL
 
@@ -41,6 +42,10 @@ def steps(engine, first: int, last: int) -> list[tuple[float, float]]:
 def check(zero: int, dtype: torch.dtype, *overrides: str) -> None:
     config = configs.load([*SMALL, f"zero={zero}", f"training.batch_size={2 * ranks.world_size}", *overrides])
     engine, fresh = (build_engine(config, ranks, dtype) for _ in range(2))
+    initial = build_model(config).state_dict()
+    for piece in pieces(fresh, ranks.rank):
+        expected = initial[piece.name].flatten()[piece.start : piece.start + len(piece)]
+        assert torch.equal(piece.tensors["master"], expected), (zero, dtype, piece.name)
     steps(engine, 0, 2)
     saved = {
         (piece.name, piece.start): {kind: tensor.clone() for kind, tensor in piece.tensors.items()}
@@ -49,13 +54,13 @@ def check(zero: int, dtype: torch.dtype, *overrides: str) -> None:
     made = updates(engine)
     owned = ranks.sum(torch.tensor(sum(map(len, own_pieces(engine, ranks.rank, ranks.world_size))))).item()
     assert owned == sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
-    expected = steps(engine, 2, 4)
+    numbers = steps(engine, 2, 4)
     for piece in pieces(fresh, ranks.rank):
         for kind, tensor in piece.tensors.items():
             tensor.copy_(saved[piece.name, piece.start][kind])
     set_updates(fresh, made)
     derive_weights(fresh)
-    assert (found := steps(fresh, 2, 4)) == expected, (zero, dtype, overrides, found, expected)
+    assert (found := steps(fresh, 2, 4)) == numbers, (zero, dtype, overrides, found, numbers)
     check_final_weights(fresh)
 
 

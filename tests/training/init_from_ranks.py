@@ -6,10 +6,9 @@ import sys
 import torch
 
 from mfa_train import config as configs
-from mfa_train.training.init_from.begin import fill
 from mfa_train.training.init_from.source import open_source
 from mfa_train.training.processes.ranks import join
-from mfa_train.training.saving.engine_state import own_pieces, updates
+from mfa_train.training.saving.engine_state import fill, own_pieces, updates
 from mfa_train.training.steps.engine import build_engine
 
 folder, *overrides = sys.argv[1:]

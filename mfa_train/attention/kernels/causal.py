@@ -21,6 +21,8 @@ SINK_DIMS = 8
 """By how many dimensions sinks widen a head for flash-attn: one is used, it wants a multiple of eight."""
 LEAST_SINK = -1e4
 """No softmax can tell a lower sink from none at all, and -inf times a key's zero would be NaN."""
+MULTIPROCESSORS = 132
+"""Of an H100 (NVIDIA's data sheet), for which flash-attn's scratch is planned."""
 TILED_MAX_TOKENS = 2048
 """Beyond it the softmax weights that `tiled` keeps for the backward pass outgrow what it saves."""
 
@@ -99,7 +101,7 @@ def causal_attention(
     if kernel == "flash" and q.dtype == torch.bfloat16:
         return _flash(*(q, k, v) if sinks is None else _with_sinks(q, k, v, scale, sinks), scale)
     if kernel == "fused" and sinks is None:
-        return _Fused.apply(q, k, v)
+        return _Fused.apply(q, k, v, q.shape[2] != k.shape[2])  # of SDPA's kernels flash's alone shares key heads
     return sdpa_attention(q, k, v, scale, sinks)
 
 
@@ -129,7 +131,7 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Documents |
     dim = max(q.shape[-1], v.shape[-1])
     padded = [F.pad(x, (0, dim - x.shape[-1])) for x in (q, k, v)]
     if q.is_meta:
-        return _Fused.apply(*padded)[..., : v.shape[-1]]
+        return _Fused.apply(*padded, True)[..., : v.shape[-1]]
     from flash_attn import flash_attn_func, flash_attn_varlen_func
 
     if documents is None:
@@ -150,17 +152,39 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Documents |
 
 
 class _Fused(torch.autograd.Function):
-    """On the meta device: what flash-attn and the fused SDPA keep for the backward pass and give back, without a
-    value."""
+    """On the meta device: what flash-attn and the fused SDPA keep for the backward pass, what they allocate in it and
+    give back, without a value."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = q.new_empty(*q.shape[:3], v.shape[-1])
-        log_sum = q.new_empty(q.shape[:3], dtype=torch.float32)
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, flash: bool) -> Tensor:
+        # One operation, as theirs are: its results are what selective checkpointing keeps.
+        out, log_sum, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+            *(x.transpose(1, 2) for x in (q, k, v)), None, True
+        )
+        out, ctx.flash = out.transpose(1, 2), flash
         ctx.save_for_backward(q, k, v, out, log_sum)
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         q, k, v, *_ = ctx.saved_tensors
-        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        scratch = _flash_scratch(q, k) if ctx.flash else ()
+        grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        del scratch
+        return *grads, None
+
+
+def _flash_scratch(q: Tensor, k: Tensor) -> list[Tensor]:
+    """What flash-attn 2 allocates in its backward pass beside the gradients, as `mha_bwd` in its flash_api.cpp does:
+    sums for the queries' gradient in float32, as many as keep the multiprocessors busy where they are added in a fixed
+    order (`deterministic`), and where heads share keys a gradient of every head's keys and values."""
+    batch, tokens, heads, dim = q.shape
+    rounded, wide = -(-tokens // 128) * 128, -(-dim // 32) * 32 if dim <= 192 else FLASH_MAX_HEAD_DIM
+    sums = -(-MULTIPROCESSORS // (batch * heads))
+    scratch = [
+        q.new_empty(sums, batch, rounded, heads, wide, dtype=torch.float32),
+        q.new_empty(batch, heads, rounded, dtype=torch.float32),
+    ]
+    if heads != k.shape[2]:
+        scratch += [q.new_empty(batch, k.shape[1], heads, dim) for _ in range(2)]
+    return scratch

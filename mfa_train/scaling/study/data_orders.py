@@ -14,6 +14,7 @@ SHARED: dict[str, Callable[[Run], Hashable]] = {
     "a size": lambda run: run.size,
     "a token budget": lambda run: f"{run.tokens:.3g}",
     "a seed": lambda run: run.seed,
+    "model.initialization.draw": lambda run: run.order and run.order.draw,
     "their data": lambda run: run.order,
     "the held-out windows": lambda run: run.evaluated_on and run.evaluated_on.windows,
 }
@@ -62,6 +63,8 @@ def _orders_differ(name: str, base: str, orders: Orders, left_out: Orders) -> st
         apart.append("corpus")
     if {order.sequence_length for order in mine} != {order.sequence_length for order in theirs}:
         apart.append("sequence length")
+    if {order.draw for order in mine}.isdisjoint(order.draw for order in theirs):
+        apart.append("model.initialization.draw")
     seeds = {each: {order.seed for order in orders[each]} for each in (name, base)}
     notice = f"{name} and {base} were not trained on the same data orders"
     if apart:

@@ -73,7 +73,8 @@ def _read(folder: AnyPath, run: Run) -> None:
     prints = {key: _fingerprint(data, key) for key in ("tokenizer_sha256", "train_sha256", "held_out_sha256")}
     tokenizer = prints["tokenizer_sha256"] or corpus_of(config)
     sequence = config.get("training.sequence_length")
-    run.order = DataOrder(tokenizer, prints["train_sha256"], run.seed, sequence)
+    draw = config.get("model.initialization.draw")
+    run.order = DataOrder(tokenizer, prints["train_sha256"], run.seed, sequence, draw)
     run.evaluated_on = HeldOut(tokenizer, prints["held_out_sha256"], config.get("training.eval_sequences"), sequence)
     versions, commit = summary.get("versions"), summary.get("code_commit")
     run.trace = {

@@ -22,7 +22,8 @@ BOUNDS = {
 
 
 class DataOrder(NamedTuple):
-    """What decides which samples are trained on in which order, and so whether two runs are a pair."""
+    """What decides which samples are trained on in which order, from which start, and so whether two runs are a
+    pair."""
 
     tokenizer: str
     """Its fingerprint, or what stands for it; of a table's row the table."""
@@ -30,6 +31,8 @@ class DataOrder(NamedTuple):
     """The fingerprint of the training tokens; None where the run holds none."""
     seed: Any
     sequence_length: Any
+    draw: Any = None
+    """model.initialization.draw: by another one the weights start elsewhere at the same seed."""
 
     @property
     def corpus(self) -> tuple[str, str | None]:

@@ -10,7 +10,6 @@ from mfa_train.training.init_from.same_model import require_same_model
 from mfa_train.training.init_from.same_tokenizer import require_same_tokenizer
 from mfa_train.training.init_from.source import Source, open_source
 from mfa_train.training.processes.ranks import Ranks
-from mfa_train.training.saving.engine_state import derive_weights, pieces
 from mfa_train.training.steps.evaluation import Evaluator
 from mfa_train.training.steps.state import TrainingState
 
@@ -39,14 +38,6 @@ def source_to_begin_with(config: Config, ranks: Ranks) -> Source | None:
     for line in require_same_model(source):
         ranks.say(f"init_from: {line}")
     return source
-
-
-def fill(engine, source: Source, rank: int) -> None:
-    """Puts the source's weights into a new engine, each rank into what it holds; AdamW has seen nothing yet. Raises
-    DataError."""
-    for piece in pieces(engine, rank):
-        source.read(piece.name, piece.start, piece.tensors["master"])
-    derive_weights(engine)
 
 
 def loss_to_begin_with(engine, evaluate: Evaluator, state: TrainingState, ranks: Ranks) -> None:

@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +14,7 @@ import torch.distributed as dist
 
 from mfa_train.errors import ConfigError, UserError
 from mfa_train.tracking.terminal import say
+from mfa_train.training.processes.device_kind import require_one_kind
 from mfa_train.training.processes.host_memory import keep_freed_memory
 
 Result = TypeVar("Result")
@@ -66,6 +68,10 @@ class Ranks:
         """Waits until every rank is here."""
         if self.world_size > 1:
             dist.barrier()
+
+    def host_of(self, rank: int) -> str:
+        """The name of the machine that `rank` is on, as it said when it joined."""
+        return self.store.get(f"host/{rank}").decode() if self.store.check([f"host/{rank}"]) else "this machine"
 
     def on_rank_zero(self, action: Callable[[], Result]) -> Result:
         """What `action()` gives on rank 0, on every rank, and what it raises likewise: nobody is left waiting."""
@@ -147,7 +153,10 @@ def join(timeout: timedelta = timedelta(minutes=30)) -> Ranks:
     else:
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
         store.set_timeout(timeout)
+        require_one_kind(store, rank, world_size(), device.type)
     dist.init_process_group(
         backend, store=dist.PrefixStore("default_pg", store), rank=rank, world_size=world_size(), timeout=timeout
     )
-    return Ranks(rank, world_size(), device, dist.PrefixStore("mfa_train", store))
+    ranks = Ranks(rank, world_size(), device, dist.PrefixStore("mfa_train", store))
+    ranks.store.set(f"host/{rank}", socket.gethostname())
+    return ranks

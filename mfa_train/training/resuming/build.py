@@ -7,14 +7,15 @@ from typing import Any
 import torch
 
 from mfa_train.config import Config
+from mfa_train.config.model_schema import DRAWS
 from mfa_train.data.reading.batches import Batches
-from mfa_train.training.init_from.begin import fill
 from mfa_train.training.init_from.source import Source
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.resuming.agreement import find_verified
 from mfa_train.training.resuming.changes import curve_settings
 from mfa_train.training.resuming.resume_point import ResumePoint, restore
 from mfa_train.training.resuming.stretches import continued
+from mfa_train.training.saving.engine_state import fill
 from mfa_train.training.steps.engine import build_engine
 from mfa_train.training.steps.guard import Guard
 from mfa_train.training.steps.state import Progress, TrainingState
@@ -38,6 +39,8 @@ def build_to_resume(
         recording = beside.submit(source.record) if source and ranks.is_rank_zero else None
         point = find_verified(config, folder, batches.identity(), ranks, meanwhile=build)
     (engine,) = built
+    if point and point.draw in DRAWS:  # what is written down of the run says how its weights began
+        config.model.initialization.draw = point.draw
     record = ranks.on_rank_zero(lambda: recording and recording.result())
     if source:
         fill(engine, source, ranks.rank)

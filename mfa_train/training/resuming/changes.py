@@ -21,13 +21,15 @@ FREE = (
     "data.corpora",
     "match.",
     "guard.hang_seconds",
+    "model.initialization.draw",
     "plan.context",
     "plan.mfu",
     "plan.decode_counting",
     "plan.check",
 )
 """Beginnings of keys whose changes are not told. `match.` has done its work in the model and attention that it shaped,
-and these are compared."""
+and these are compared. The draw of the initial weights, too, has done its work: a run that goes on keeps the one that
+its checkpoint tells of (`resuming.build`)."""
 REFUSED = (
     "attention.",
     "model.",

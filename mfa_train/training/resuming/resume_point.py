@@ -35,6 +35,11 @@ class ResumePoint:
         """After which the run goes on."""
         return self.content["step"]
 
+    @property
+    def draw(self) -> int:
+        """Of the weights that the run began with: `model.initialization.draw`."""
+        return configs.completed(self.content["config"])["model"]["initialization"]["draw"]
+
     def state(self, config: GuardConfig, say: Callable[[str], None]) -> TrainingState:
         """As it was when the checkpoint was made. The guard goes by `config` from now on, and tells `say`."""
         guard = Guard(config, say, self.content["guard"])

@@ -6,6 +6,7 @@ them is what the next step works with. The weights of the forward pass are deriv
 """
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,8 +17,7 @@ from mfa_train.training.steps.optimizer import inner_optimizer
 
 def pieces(engine, rank: int) -> Iterator[Piece]:
     """All pieces that `rank`, this one, holds."""
-    locate = (_of_stage_0, _of_stages_1_and_2, _of_stages_1_and_2, _of_stage_3)[engine.zero_optimization_stage()]
-    for name, flat, offset, start, length in locate(engine, rank):
+    for name, flat, offset, start, length in _located(engine, rank):
         state = _moments(engine, flat)
         tensors = {"master": flat.detach(), "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
         yield Piece(name, start, {kind: tensor.view(-1)[offset : offset + length] for kind, tensor in tensors.items()})
@@ -31,6 +31,21 @@ def own_pieces(engine, rank: int, world_size: int) -> Iterator[Piece]:
             piece = piece.part(len(piece) * rank // world_size, len(piece) * (rank + 1) // world_size)
         if len(piece):
             yield piece
+
+
+class Values(Protocol):
+    """Where weights come from: a folder, or a generator."""
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        """Fills `out` (values,) with those of the parameter `name`, flattened, from `start` on."""
+
+
+def fill(engine, values: Values, rank: int) -> None:
+    """Puts weights into a new engine, each rank into what it holds; AdamW has seen nothing yet. Raises what
+    reading raises."""
+    for name, flat, offset, start, length in _located(engine, rank):  # the moments begin with the first step
+        values.read(name, start, flat.detach().view(-1)[offset : offset + length])
+    derive_weights(engine)
 
 
 def updates(engine) -> int:
@@ -60,6 +75,11 @@ def derive_weights(engine) -> None:
         for weights, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups):
             for weight, master in zip(weights, masters):
                 weight.copy_(master)
+
+
+def _located(engine, rank: int) -> Iterator[tuple[str, Tensor, int, int, int]]:
+    locate = (_of_stage_0, _of_stages_1_and_2, _of_stages_1_and_2, _of_stage_3)[engine.zero_optimization_stage()]
+    return locate(engine, rank)
 
 
 def _of_stage_0(engine, rank: int) -> Iterator[tuple[str, Tensor, int, int, int]]:

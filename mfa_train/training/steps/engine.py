@@ -14,9 +14,11 @@ import torch
 from mfa_train.attention import attention_config
 from mfa_train.budget.memory import reduce_bucket
 from mfa_train.config import Config
+from mfa_train.config.deepspeed_schema import merged
 from mfa_train.model.decoder import LanguageModel
-from mfa_train.model.initialization import Gather, initialize
+from mfa_train.model.initialization import EmptyWeights, Gather, InitialValues, initialize
 from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.saving.engine_state import fill
 from mfa_train.training.steps.optimizer import make_optimizer
 
 UNCLIPPED = 1e30
@@ -27,15 +29,17 @@ def build_model(
     config: Config,
     sharded: contextlib.AbstractContextManager = contextlib.nullcontext(),
     gather: Gather = lambda parameter: contextlib.nullcontext(),
-    fresh: bool = True,
 ) -> LanguageModel:
-    """The config's model with its initial weights, in float32 on the CPU; or as `sharded` makes and `gather` opens it.
-    Without `fresh` its weights are not set: a checkpoint's are about to be."""
+    """The config's model with its initial weights, in float32 on the CPU; or as `sharded` makes and `gather` opens
+    it."""
     with sharded:
-        model = LanguageModel(config.model, attention_config(config.attention), config.training.z_loss)
-    if fresh:
-        initialize(model, config.model.initialization, config.seed, config.model.num_hidden_layers, gather)
+        model = _model(config)
+    initialize(model, config.model.initialization, config.seed, config.model.num_hidden_layers, gather)
     return model
+
+
+def _model(config: Config) -> LanguageModel:
+    return LanguageModel(config.model, attention_config(config.attention), config.training.z_loss)
 
 
 def import_deepspeed() -> ModuleType:
@@ -73,32 +77,49 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool =
     settings = deepspeed_config(config, ranks, dtype)
     # DeepSpeed prints its memory here, whatever its log level, and looks for garbage first, six times.
     with contextlib.redirect_stdout(io.StringIO()), _nothing_is_garbage():
-        if config.zero == 3:
+        sharded = deepspeed.zero.Init(config_dict_or_path=settings) if config.zero == 3 else contextlib.nullcontext()
+        by_parts = fresh and config.model.initialization.draw > 1
+        if fresh and not by_parts:
             model = build_model(
-                config,
-                deepspeed.zero.Init(config_dict_or_path=settings),
-                lambda parameter: deepspeed.zero.GatheredParameters(parameter, modifier_rank=0),
-                fresh,
+                config, sharded, lambda parameter: deepspeed.zero.GatheredParameters(parameter, modifier_rank=0)
             )
-        else:
-            model = build_model(config, fresh=fresh)
+        else:  # each rank's share of the masters is set below, or from a checkpoint, and the weights are made of them
+            if config.zero == 3:
+                _share_out_in_silence(sharded)
+            with sharded, EmptyWeights(dtype, ranks.device):
+                model = _model(config)
         model.model.activation_checkpointing = config.training.activation_checkpointing
         if config.training.compile:
             for layer in model.model.layers:
                 layer.compile()
             model.lm_head.compile()
         optimizer = make_optimizer(model, config)
-        settings["zero_optimization"]["reduce_bucket_size"] = reduce_bucket(
+        bucket = reduce_bucket(
             sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
         )
+        settings["zero_optimization"].setdefault("reduce_bucket_size", bucket)
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     if config.zero == 0:
         _mend_stage_0(engine, optimizer, dtype)
+    if by_parts:
+        values = InitialValues(model, config.model.initialization, config.seed, config.model.num_hidden_layers)
+        fill(engine, values, ranks.rank)
     if ranks.world_size == 1 and isinstance(engine.optimizer, BF16_Optimizer):
         # It would flatten all gradients, sum them over one process and copy them back. (Other wrappers work in that
         # pass.)
         engine.enable_backward_allreduce = False
     return engine
+
+
+def _share_out_in_silence(sharded) -> None:
+    """Makes deepspeed.zero.Init keep each rank's share of a parameter without sending it rank 0's values: they are the
+    same constants everywhere."""
+
+    def share_out(parameter: Any) -> None:
+        sharded._convert_to_deepspeed_param(parameter)
+        parameter.partition()
+
+    sharded._zero_init_param = share_out
 
 
 @contextlib.contextmanager
@@ -135,18 +156,20 @@ def _mend_stage_0(engine, optimizer: torch.optim.AdamW, dtype: torch.dtype) -> N
 
 
 def deepspeed_config(config: Config, ranks: Ranks, dtype: torch.dtype) -> dict:
-    """DeepSpeed's own JSON for this run."""
+    """DeepSpeed's own JSON for this run, what the node `deepspeed` gives merged last."""
     micro_batch = config.training.micro_batch(ranks.world_size)
     zero: dict[str, Any] = {"stage": config.zero}
     if config.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
     if config.offload == "parameters":
         zero["offload_param"] = {"device": "cpu"}
-    return {
+    settings = {
         "train_batch_size": config.training.batch_size,
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_clipping": config.training.gradient_clipping or UNCLIPPED,
-        "bf16": {"enabled": dtype == torch.bfloat16},
+        # Stage 1 in bf16 adds each gradient to its float32 sum as it comes and frees it, instead of keeping all of the
+        # pass's gradients to its end to cast, add and zero them there.
+        "bf16": {"enabled": dtype == torch.bfloat16, "immediate_grad_update": True},
         # By default bf16 gradients are also summed in bf16, and the curve would depend on the number of processes.
         "communication_data_type": "fp32",
         # Stage 0 refuses a type for sums that differs from the model's; `_mend_stage_0` sees to it.
@@ -155,4 +178,7 @@ def deepspeed_config(config: Config, ranks: Ranks, dtype: torch.dtype) -> dict:
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,  # ours is torch's AdamW
         "steps_per_print": None,
+        # It would wait for the device twice a pass, and tell nobody.
+        "timers": {"throughput": {"enabled": False}},
     }
+    return merged(settings, config.deepspeed)

@@ -56,7 +56,7 @@ def train(
 def _record(step: TrainingStep, taken: Taken, speed: Speed) -> dict:
     """The record of a step that was just taken, with the loss and the speed since the last record."""
     progress, guard = step.state.progress, step.state.guard
-    loss = step.losses.take_mean()  # waits for the device, so before the clock is read
+    loss, told = step.losses.take_mean(step.phases.of_this_rank())  # waits for the device, so before the clock is read
     progress.seconds = speed.seconds()
     return {
         "step": progress.step,
@@ -69,4 +69,5 @@ def _record(step: TrainingStep, taken: Taken, speed: Speed) -> dict:
         "skipped_steps": guard.skipped,
         "spikes": guard.spikes,
         **step.batches.progress(taken.samples),
+        **step.phases.take(told),
     }

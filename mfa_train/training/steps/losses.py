@@ -5,6 +5,7 @@ and resumed logs the same bits as one that was not.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -51,26 +52,31 @@ class Losses:
         self.guard.end(step, norm, samples)
         return norm if math.isfinite(norm) else None
 
-    def read(self) -> None:
-        """Reads all that are unread, and waits for the device. Raises TrainingError for a number that is not finite
-        with guard.nonfinite=stop."""
-        if not self.unread:
-            return
-        by_rank = self.ranks.gather(torch.stack(self.unread)).tolist()
+    def read(self, beside: Sequence[float] = ()) -> list[list[float]]:
+        """Reads all that are unread, and waits for the device; gives what each rank has to say `beside` them, as many
+        numbers on each. Raises TrainingError for a number that is not finite with guard.nonfinite=stop."""
+        if not self.unread and not beside:
+            return []
+        told = torch.tensor(beside, dtype=torch.float64, device=self.ranks.device)
+        unread = torch.stack(self.unread).double() if self.unread else told[:0]
+        by_rank = self.ranks.gather(torch.cat([unread, told])).tolist()
         for losses, ended in zip(zip(*by_rank), self.ended):
             loss = _mean(losses)
             if not (math.isfinite(loss) and math.isfinite(ended.norm)) and self.guard.config.nonfinite == "stop":
                 raise TrainingError(_what_is_known(losses, ended))
             self.guard.look_at(ended.step, loss, ended.norm)
             self.progress.losses.append(loss)
+        count = len(self.unread)
         self.unread, self.ended = [], []
+        return [numbers[count:] for numbers in by_rank]
 
-    def take_mean(self) -> float | None:
-        """The mean loss over the steps since it was last taken, but for those that were not finite, and skipped."""
-        self.read()
+    def take_mean(self, beside: Sequence[float] = ()) -> tuple[float | None, list[list[float]]]:
+        """The mean loss over the steps since it was last taken, but for those that were not finite, and skipped; and
+        what each rank says `beside`."""
+        told = self.read(beside)
         finite = [loss for loss in self.progress.losses if math.isfinite(loss)]
         self.progress.losses = []
-        return _mean(finite) if finite else None
+        return (_mean(finite) if finite else None), told
 
 
 def _mean(values) -> float:

@@ -16,6 +16,7 @@ from mfa_train.data.reading.documents import ModelInputs
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.steps.losses import Losses
 from mfa_train.training.steps.optimizer import gradient_norm, inner_optimizer
+from mfa_train.training.steps.phases import BACKWARD, DATA, FORWARD, OPTIMIZER, Phases
 from mfa_train.training.steps.schedule import learning_rate
 from mfa_train.training.steps.state import TrainingState
 
@@ -49,6 +50,7 @@ class TrainingStep:
         self.batches, self.inputs_of = batches, inputs_of
         micro_batch = config.training.micro_batch(ranks.world_size)
         self.passes = config.training.batch_size // (micro_batch * ranks.world_size)
+        self.phases = Phases(ranks, alone=config.zero < 3)
         self.go_on_from(state)
         inner_optimizer(engine).update_applies = self.update_applies
 
@@ -60,6 +62,7 @@ class TrainingStep:
         """Takes the next step. Raises TrainingError where the loss or the gradient's norm is not finite, and Poisoned
         where too many steps in a row were skipped."""
         config, progress = self.config, self.state.progress
+        self.phases.begin()
         lr = learning_rate(config.schedule, config.optimizer.lr, progress.step, config.training.total_steps)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
@@ -78,12 +81,16 @@ class TrainingStep:
         loss_of_step = torch.zeros((), device=self.ranks.device)
         for number, windows in enumerate(np.split(samples, self.passes), start=1):
             inputs, targets, documents = self.inputs_of(windows)
+            self.phases.end(DATA)
             loss = self.engine(inputs, targets, documents=documents)
+            self.phases.end(FORWARD)
             self.engine.backward(loss)
             loss_of_step += loss.detach() / self.passes
+            self.phases.end(BACKWARD)
             if number == self.passes:
                 self.losses.add(loss_of_step)  # before the update, for which the guard may need it
             self.engine.step()  # counts the pass; behind the last one it makes the update
+            self.phases.end(OPTIMIZER)
 
     def update_applies(self) -> bool:
         """What the optimizer asks before it makes the update."""

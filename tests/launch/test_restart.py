@@ -1,0 +1,119 @@
+"""When a run that crashed is started again by itself, on this machine."""
+
+import json
+import os
+import re
+
+import pytest
+
+from mfa_train import config as configs
+from mfa_train.launch import local
+from mfa_train.launch.job import make_job
+from mfa_train.launch.restart import Restarts
+from tests.conftest import ROOT
+from tests.launch.conftest import curve
+
+CRASHES = """
+import os
+if os.environ.get("RANK") == "{rank}":
+    import signal, mfa_train.training.steps.loop as loop
+    from pathlib import Path
+    from mfa_train.training.processes.watchdog import Watchdog
+    alive = Watchdog.alive
+    def crash(self, step):
+        alive(self, step)
+        if step in {steps} and not Path(f"{folder}/crashed-{{step}}").exists():
+            if {once}:
+                Path(f"{folder}/crashed-{{step}}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    Watchdog.alive = crash
+"""
+
+
+def crashing(folder, rank: int, steps: list[int], once: bool = True) -> dict[str, str]:
+    """An environment in which `rank` gets SIGKILL after each of `steps`, `once` or whenever it gets there."""
+    (folder / "python").mkdir(exist_ok=True)
+    (folder / "python" / "sitecustomize.py").write_text(
+        CRASHES.format(rank=rank, steps=steps, once=once, folder=folder)
+    )
+    return os.environ | {"PYTHONPATH": f"{folder}/python:{ROOT}"}
+
+
+def test_a_killed_rank_is_started_again_and_leaves_the_undisturbed_curve(launch, tmp_path):
+    typed = ("training.steps=12", "cluster.devices_per_node=2", "checkpoint.every_steps=3")
+    done = launch("name=run", *typed, "cluster.max_restarts=1", environment=crashing(tmp_path, 1, [8]))
+    assert done.returncode == 0, done.stderr
+    [told] = re.findall("^=== .*started again.*$", done.stdout, re.M)
+    assert re.match(r"=== rank 1 on \S+ was killed by SIGKILL: started again from step [36], restart 1 of 1", told)
+    assert launch("name=undisturbed", *typed).returncode == 0
+    assert curve(tmp_path / "run") == curve(tmp_path / "undisturbed")
+
+
+def test_a_run_that_crashes_where_it_crashed_before_is_not_started_a_second_time(launch, tmp_path):
+    done = launch(
+        "name=run", "cluster.max_restarts=5", environment=crashing(tmp_path, 0, [8], once=False) | {"RANK": "0"}
+    )
+    assert done.returncode == 137
+    first, second = re.findall("^=== .*started again.*$", done.stdout, re.M)
+    assert first.endswith("started again from step 5, restart 1 of 5")
+    assert re.search(r"not started again: it got to step [78] ", second)
+
+
+@pytest.mark.parametrize("status, starts", [(2, 1), (78, 1), (75, 1), (1, 2), (137, 2)])
+def test_a_mistake_of_the_config_and_a_stop_are_never_started_again(status, starts, tmp_path, monkeypatch):
+    """A crash is, once."""
+    made = []
+
+    class Failing:
+        asked = False
+
+        def __init__(self, *_):
+            made.append(self)
+
+        def run(self) -> int:
+            return status
+
+    steps = iter([0, 5, 5, 10])
+    monkeypatch.setattr(Restarts, "_saved", lambda self: next(steps, 10))
+    monkeypatch.setattr(local, "Node", Failing)
+    [member] = configs.members([f"runs_dir={tmp_path}", "cluster.max_restarts=1"])
+    assert local.launch(member, make_job([member], tmp_path)) == status
+    assert len(made) == starts
+
+
+@pytest.fixture
+def known(tmp_path, monkeypatch):
+    """`known(saved, reached)`: restarts of a run that has saved and got there."""
+    at = {}
+    monkeypatch.setattr(Restarts, "_saved", lambda self: at["saved"])
+    monkeypatch.setattr(Restarts, "_reached", lambda self: at["reached"])
+
+    def made(saved: int, reached: int, most: int = 2) -> Restarts:
+        at.update(saved=saved, reached=reached)
+        return Restarts(tmp_path, most)
+
+    return made
+
+
+def test_restarts_are_counted_over_preemptions_and_end_at_what_is_allowed_or_without_progress(known, capsys):
+    known(0, 0).begin()
+    assert not known(0, 4).again("killed") and "saved nothing since step 0" in capsys.readouterr().out
+    assert known(5, 7).again("killed")
+    known(5, 7).begin()
+    known(10, 12).begin()  # preempted, and queued again
+    assert not known(10, 14).again("killed")
+    assert known(15, 16).again("killed") and "restart 2 of 2" in capsys.readouterr().out
+    known(15, 16).begin()
+    assert not known(16, 16).again("killed") and "to step 16 as the start before did" in capsys.readouterr().out
+    assert not known(20, 21).again("killed") and "cluster.max_restarts=2 were made" in capsys.readouterr().out
+    assert not known(20, 21, most=0).again("killed") and not capsys.readouterr().out
+    known(20, 21).forget()
+    known(20, 21).begin()
+    assert known(25, 26).again("killed")
+
+
+def test_what_is_counted_survives_a_damaged_file(known, tmp_path):
+    known(0, 0).begin()
+    (tmp_path / "launch" / "restarts.json").write_text('{"done": ')
+    assert known(5, 7).again("killed")
+    assert json.loads((tmp_path / "launch" / "restarts.json").read_text())["done"] == 1
