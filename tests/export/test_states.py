@@ -14,10 +14,12 @@ from transformers import AutoModelForCausalLM
 from benchmarks.exporting import STEP, made_up, peak_bytes
 from mfa_train import config as configs
 from mfa_train.checkpoints.folders import newest_first
-from mfa_train.checkpoints.streamed import TensorFile
+from mfa_train.checkpoints.safetensors_folder import FILE, divided, write_index
+from mfa_train.checkpoints.streamed import TensorFile, write_tensors
+from mfa_train.checkpoints.weights import final_checkpoint, record_sums
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.export.export import export
-from tests.conftest import SMALL
+from tests.conftest import ROOT, SMALL
 from tests.data.corpora import opened
 
 
@@ -154,3 +156,29 @@ def test_a_checkpoint_that_its_run_removes_or_writes_anew_meanwhile_leaves_nothi
     with pytest.raises(ConfigError, match=f"step-{STEP:08d}: the run removed it while it was read"):
         export(run, tmp_path / "out", f"step-{STEP}")
     assert {path.name for path in tmp_path.iterdir()} == {"run", "kept"}
+
+
+def test_final_weights_in_several_files_are_read_as_one_and_each_is_held_against_its_checksum(tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(ROOT / "tests/first_round/runs/mfa", run)
+    export(run, tmp_path / "one")
+    final = final_checkpoint(run)
+    file = TensorFile(final / FILE)
+    shapes = {name: placed.shape for name, placed in file.tensors.items()}
+    values = {name: file.tensor(name, torch.float32) for name in shapes}
+    (final / FILE).unlink()
+    parts = divided(shapes, torch.float32, 30_000)
+    written = {
+        name: write_tensors(final / name, torch.float32, part, values.__getitem__) for name, part in parts.items()
+    }
+    write_index(final, parts, torch.float32)
+    record_sums(final, written)
+    export(run, tmp_path / "several", verify=True)
+    assert len(parts) > 3 and weights_in(tmp_path / "several") == weights_in(tmp_path / "one")
+    last = final / list(parts)[-1]
+    last.write_bytes(last.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ConfigError, match=f"{last.name} differs from its checksum"):
+        export(run, tmp_path / "again", verify=True)
+    last.unlink()
+    with pytest.raises(DataError, match=f"the weights cannot be read .*{last.name}.*, which is not there"):
+        export(run, tmp_path / "again")

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from benchmarks.standstill import standstill
 from mfa_train import config as configs
 from mfa_train.checkpoints import folders as files
 from mfa_train.checkpoints import tensor_files
@@ -166,7 +167,7 @@ def test_a_rank_opens_the_files_that_hold_its_share_however_many_wrote(world_siz
     rank = world_size // 2 + 1
     own = {name: shares(length, world_size)[rank] for name, length in lengths.items()}
     opened = {file for name, (start, stop) in own.items() for file, _, _ in reader.where(name, start, stop)}
-    assert time.perf_counter() - begun < 2  # 0.3 s (docs/reliability.md)
+    assert time.perf_counter() - begun < 2
     assert len(opened) <= wrote // world_size + 6 and rank * wrote // world_size in opened
 
 
@@ -206,32 +207,11 @@ def test_a_damaged_share_of_any_rank_is_every_ranks_and_the_one_before_is_taken(
     assert "step-00000002 is whole" in said[0] and "step-00000004 is whole" not in said[0]
 
 
-def standstill(write) -> float:
-    """The longest time that another thread stood still while `write` ran, as a part of it."""
-    gaps, written = [], threading.Event()
-
-    def count() -> None:
-        last = time.perf_counter()
-        while not written.is_set():
-            gaps.append((now := time.perf_counter()) - last)
-            last = now
-            time.sleep(0)
-
-    counting = threading.Thread(target=count)
-    counting.start()
-    begun = time.perf_counter()
-    write()
-    seconds = time.perf_counter() - begun
-    written.set()
-    counting.join()
-    return max(gaps) / seconds
-
-
 def test_other_threads_run_while_a_file_is_written(tmp_path):
-    """safetensors 0.7 held them up for 0.19 to 0.25 of the time that writing and summing took, at this size; at eight
-    times that for up to 0.6."""
+    """safetensors 0.7 held them up for a fifth of the time or more (benchmarks/standstill.py --mebibytes 64)."""
     tensors = {"master:w:0": torch.zeros(2**24)}
-    assert any(standstill(lambda: write_pieces(tmp_path, 0, tensors)) < 0.1 for _ in range(5))
+    measured = (standstill(lambda: write_pieces(tmp_path, 0, tensors)) for _ in range(5))
+    assert any(longest < seconds / 10 for longest, seconds in measured)
 
 
 def test_what_changes_model_or_data_is_refused_and_what_may_change_is_told(tmp_path):
