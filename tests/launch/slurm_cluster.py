@@ -1,6 +1,6 @@
 """A real SLURM cluster of two nodes on this machine: munged, slurmctld and two slurmd, with all their files in one
-folder. What is in its `private`, n2 does not see. Each node's two GPUs are empty files: SLURM grants them, and no
-process finds one."""
+folder. What is in its `private`, n2 does not see. Each node's two GPUs are links to /dev/null: SLURM grants them, and
+no process finds one."""
 
 import os
 import shutil
@@ -88,7 +88,7 @@ class Cluster:
             )
         )
         for number in range(2):
-            (folder / f"gpu{number}").touch()
+            (folder / f"gpu{number}").symlink_to("/dev/null")
         (folder / "gres.conf").write_text(f"AutoDetect=off\nNodeName=n[1-2] Name=gpu File={folder}/gpu[0-1]\n")
         (folder / "state").mkdir()
         key = folder / "munge.key"

@@ -267,6 +267,6 @@ def test_gpus_are_requested_and_granted_and_a_node_on_which_no_rank_finds_one_en
     shown = cluster.call("scontrol", "show", "job", number)
     assert "TresPerNode=gres:gpu:2" in shown and " Restarts=0 " in shown and " ExitCode=78:0" in shown, shown
     output = (tmp_path / "run" / "logs" / f"slurm-{number}.out").read_text()
-    saw = r"torch\.cuda\.device_count\(\) is 0, CUDA_VISIBLE_DEVICES"
+    saw = r"torch\.cuda\.device_count\(\) is 0, CUDA_VISIBLE_DEVICES=0,1"
     assert re.search(rf"error: host n[12]: the job is for GPUs, and rank [01] of the node has no .*: {saw}", output)
     assert "Traceback" not in output and not (tmp_path / "run" / "config.yaml").exists()
