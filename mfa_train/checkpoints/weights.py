@@ -92,9 +92,7 @@ class FinalWeights(RunWeights):
         self.folder, self.step = folder, config.training.total_steps
         try:
             self.files = TensorFolder(folder)
-            self.dtype, *_ = (
-                HELD_IN[placed.dtype] for file in self.files.file_of.values() for placed in file.tensors.values()
-            )
+            self.dtype, *_ = (HELD_IN[file.tensors[name].dtype] for name, file in self.files.file_of.items())
         except (OSError, UserError, ValueError, KeyError) as error:
             others = _others(folder.parent.parent, folder)
             raise DataError(f"{folder}: the weights cannot be read ({error}){others}") from error

@@ -19,6 +19,7 @@ def without_timings(record: dict) -> dict:
     }
 
 
+SHARED_OUT = ("zero=3", "+deepspeed.zero_optimization.zero_hpz_partition_size=2")
 EXECUTED = pytest.param(2, 2, marks=pytest.mark.real_command)
 
 
@@ -111,9 +112,9 @@ def short_documents(tmp_path_factory) -> tuple[str, ...]:
     "overrides, processes",
     [
         ((), None),
-        (("zero=3", "training.micro_batch_size=2", "training.activation_checkpointing=selective"), 2),
+        ((*SHARED_OUT, "training.micro_batch_size=2", "training.activation_checkpointing=selective"), 2),
     ],
-    ids=["one process", "two processes, zero=3, checkpointing"],
+    ids=["one process", "two processes, zero=3 with a copy a node, checkpointing"],
 )
 def test_masked_documents_give_one_curve(overrides, processes, short_documents, train, tmp_path, reference):
     command = (

@@ -52,6 +52,20 @@ def test_a_host_that_is_cut_off_ends_the_job_by_name_and_the_run_goes_on_when_it
     assert not (ROOT / "pwned").exists()
 
 
+@pytest.mark.ranks
+def test_a_run_whose_rank_is_killed_on_a_host_is_started_again_by_itself_and_completes(hosts, launch, tmp_path):
+    typed = ("name=run", "training.steps=300", "cluster.max_restarts=1", *hosts.overrides)
+    process = launch.start(*typed, environment=hosts.environment)
+    while not list((tmp_path / "run" / "checkpoints").glob("step-????????")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    hosts.on(hosts.names[1], "pkill -KILL -f mfa_train.launch.[r]ank")
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert re.search(r"^=== .*: started again from step \d+, restart 1 of 1$", output, re.M), output
+    assert [record["step"] for record in metrics(tmp_path / "run")] == list(range(1, 301))
+
+
 def test_a_launcher_that_is_killed_leaves_no_rank_on_any_host(hosts, launch):
     def ranks() -> list[str]:
         return [hosts.on(name, "pgrep -f mfa_train.launch.[r]ank").stdout for name in hosts.names]

@@ -33,6 +33,7 @@ def test_phases_add_up_to_the_step_and_each_record_begins_anew(ranks):
     assert 0.02 <= record["time/data_seconds"] < 0.2 and record["time/backward_seconds"] < 0.02 <= own
     assert record["memory/peak_bytes"] > 1e7 and "ranks/slowest" not in record
     assert phases.take([[0.0, 1.0]])["time/data_seconds"] == 0
+    assert "ranks/slowest" not in Phases(ranks[0], alone=False).take([[1.0, 1.0], [9.0, 1.0]])
 
 
 def test_a_rank_that_stays_slow_is_named_with_its_host_once(ranks):

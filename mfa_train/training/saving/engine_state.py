@@ -67,6 +67,7 @@ def derive_weights(engine) -> None:
         optimizer._partition_all_parameters()
         for group in range(len(optimizer.fp16_groups)):
             optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        optimizer.invalidate_secondary_tensor()  # the node's copy of all weights (zero_hpz_partition_size)
         if optimizer.persistent_parameters:  # small ones, which stage 3 keeps whole
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
     elif stage in (1, 2):

@@ -17,18 +17,17 @@ from mfa_train.training.processes.ranks import Ranks
 DATA, FORWARD, BACKWARD, OPTIMIZER = "data", "forward", "backward", "optimizer"
 PHASES = (DATA, FORWARD, BACKWARD, OPTIMIZER)
 """Waiting for samples; the passes; the reduction of gradients, their norm and the update."""
-STRAGGLER = 1.25
+STRAGGLER, RECORDS = 1.25, 3
 """A rank whose own work takes so many times the median's, in so many records one behind the other, is told by its
 host."""
-RECORDS = 3
 
 
 class Phases:
-    """Times the steps of this rank. `alone`: whether a forward pass waits for no other rank, as it does under ZeRO 3:
-    then the time until its end is a rank's own work; else that for its samples alone."""
+    """Times the steps of this rank. `alone`: whether a forward pass waits for no other rank. Then the time up to its
+    end is a rank's own work, by which the slowest is known; under ZeRO 3 every pass waits for all."""
 
     def __init__(self, ranks: Ranks, alone: bool):
-        self.ranks, self.own_phases = ranks, (DATA, FORWARD) if alone else (DATA,)
+        self.ranks, self.alone = ranks, alone
         self.on_gpu = ranks.device.type == "cuda"
         self.last: Any = None
         """When the phase under way began: seconds, or an event."""
@@ -56,7 +55,7 @@ class Phases:
         """What the other ranks are told of the steps since the last record: own seconds a step, peak bytes. Read while
         the last update may be under way."""
         self._read()
-        return [sum(self.seconds[phase] for phase in self.own_phases) / max(1, self.steps), self._peak_bytes()]
+        return [(self.seconds[DATA] + self.seconds[FORWARD]) / max(1, self.steps), self._peak_bytes()]
 
     def take(self, by_rank: Sequence[Sequence[float]]) -> dict[str, float]:
         """For a record, which has waited for the device: seconds a step of this rank since the last one, and of what
@@ -68,7 +67,7 @@ class Phases:
         return {
             **{f"time/{phase}_seconds": seconds[phase] / steps for phase in PHASES},
             "memory/peak_bytes": int(max(peaks)),
-            **(self._slowest(own) if len(own) > 1 else {}),
+            **(self._slowest(own) if len(own) > 1 and self.alone else {}),
         }
 
     def _slowest(self, own: Sequence[float]) -> dict[str, float]:
@@ -76,7 +75,7 @@ class Phases:
         ratio = own[rank] / max(statistics.median_low(own), 1e-9)
         before, records = self.slow
         self.slow = (None, 0) if ratio <= STRAGGLER else (rank, records + 1 if rank == before else 1)
-        if self.slow[1] == RECORDS and FORWARD in self.own_phases and len(own) > 2:
+        if self.slow[1] == RECORDS and len(own) > 2:
             self.ranks.say(
                 f"warning: rank {rank} on {self.ranks.host_of(rank)} is slow: its own work takes {ratio:.2f} times the "
                 "median rank's, and every step waits for it"
