@@ -49,8 +49,9 @@ def test_it_says_what_would_run_what_it_costs_and_that_nothing_would_be_refused(
     assert "not looked at: what the scheduler says" in told
 
 
-def test_every_refusal_of_the_launch_is_told_by_the_dry_run_at_once(dry, prepared_data):
+def test_every_refusal_of_the_launch_is_told_by_the_dry_run_at_once(dry, prepared_data, tmp_path, monkeypatch):
     """One of each group of checks; the launch itself stops at the first."""
+    monkeypatch.chdir(tmp_path)  # where no run is, as `make train` leaves one
     mistakes = {
         "schedule.warmup_steps=1000": "schedule.warmup_steps=1000 does not fit into 700 steps",
         "model.vocab_size=100": "model.vocab_size=100 is smaller than the tokenizer's vocabulary of 4096",

@@ -307,7 +307,8 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("typed", MISTAKES)
-def test_what_would_fail_in_the_job_fails_before_it_is_submitted(typed, prepared_data):
+def test_what_would_fail_in_the_job_fails_before_it_is_submitted(typed, prepared_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no run is, as `make train` leaves one
     overrides = [
         "cluster=slurm",
         "cluster.nodes=2",
