@@ -93,4 +93,6 @@ def all_keys() -> tuple[str, ...]:
     found.update(key for key, _ in (*leaves(Config), *leaves(LadderConfig, "sweep.ladder.")))
     for path in (CONFIG_DIR / "attention_common.yaml", *(CONFIG_DIR / "attention").glob("*.yaml")):
         found.update(f"attention.{key}" for key in read_yaml(path) if key != "defaults")
+    for path in (CONFIG_DIR / "feed_forward").glob("*.yaml"):
+        found.update(f"model.feed_forward.{key}" for key in read_yaml(path))
     return tuple(sorted(found))

@@ -1,6 +1,7 @@
 """The part of the schema that is about the decoder around the attention."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from mfa_train.config.requirements import (
     SEQUENCE,
@@ -47,6 +48,8 @@ class ModelConfig:
     rms_norm_eps: float
     tie_word_embeddings: bool
     initialization: InitializationConfig
+    feed_forward: dict[str, Any]
+    """The keys of the kind of feed-forward (`mfa_train.feed_forward`), which checks them."""
 
     def __post_init__(self):
         for key, most in (

@@ -12,7 +12,7 @@ from mfa_train.attention.cache import DecodeCache, LayerCache
 from mfa_train.attention.documents import Documents
 from mfa_train.attention.rope import Positions
 from mfa_train.config import ModelConfig
-from mfa_train.model.feed_forward import FeedForward
+from mfa_train.feed_forward import Routed, feed_forward_of
 from mfa_train.model.loss import LanguageModelHead
 from mfa_train.model.recompute import keeping
 
@@ -20,29 +20,35 @@ from mfa_train.model.recompute import keeping
 class DecoderLayer(nn.Module):
     """Attention and feed-forward, each of the normed stream and added to it."""
 
-    def __init__(self, config: ModelConfig, attention: AttentionConfig):
+    def __init__(self, config: ModelConfig, attention: AttentionConfig, layer: int):
         super().__init__()
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         variant = attention_class(attention.name)
         self.self_attn = variant(config.hidden_size, attention)  # type: ignore[call-arg]  # a variant knows its widths
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
+        self.mlp = feed_forward_of(config, layer)
 
     def forward(
         self, x: Tensor, positions: Positions, cache: LayerCache | None = None, documents: Documents | None = None
-    ) -> Tensor:
-        """x (batch, tokens, hidden_size) to the same shape."""
+    ) -> tuple[Tensor, Routed]:
+        """x (batch, tokens, hidden_size) to the same shape, and what the feed-forward says beside."""
         x = x + self.self_attn(self.input_layernorm(x), positions, cache, documents)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        y, routed = self.mlp(self.post_attention_layernorm(x))
+        return x + y, routed
 
 
 class Decoder(nn.Module):
-    """Embedding, layers and final norm: tokens (batch, tokens) to hidden states (batch, tokens, hidden_size)."""
+    """Embedding, layers and final norm: tokens (batch, tokens) to hidden states (batch, tokens, hidden_size), and the
+    sum of what feed-forwards add to the loss, None where they add none."""
+
+    routed: tuple[Tensor, Tensor, int] | None = None
+    """Of the passes in training since it was taken, where there are experts: the tokens that each was given (layers,
+    experts), the sum over passes of the routers' entropy (layers,) in nats, and the passes."""
 
     def __init__(self, config: ModelConfig, attention: AttentionConfig):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, attention) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config, attention, layer) for layer in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rope = attention_class(attention.name).make_rope(attention)
         self.activation_checkpointing = "none"
@@ -53,21 +59,29 @@ class Decoder(nn.Module):
         cache: DecodeCache | None = None,
         documents: Documents | None = None,
         lengths: Tensor | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         if cache is not None:
             positions = cache.begin(self.rope, tokens.shape[1], tokens.device)
         elif documents is not None:
             positions = self.rope(torch.arange(tokens.shape[1], device=tokens.device)).at(documents.positions)
         else:
             positions = self.rope(torch.arange(tokens.shape[1], device=tokens.device))
-        x = self.embed_tokens(tokens)
+        x, of_layers = self.embed_tokens(tokens), []
         for index, layer in enumerate(self.layers):
             entries = cache.layers[index] if cache else None
             kept = self.activation_checkpointing if torch.is_grad_enabled() else "none"
-            x = keeping(kept, layer, x, positions, entries, documents)
+            x, routed = keeping(kept, layer, x, positions, entries, documents)
+            if routed:
+                of_layers.append(routed)
         if cache is not None:
             cache.advance(tokens.shape[1], lengths)
-        return self.norm(x)
+        return self.norm(x), self._loss_of(of_layers) if of_layers and self.training else None
+
+    def _loss_of(self, of_layers: list[Routed]) -> Tensor:
+        losses, loads, entropies = map(torch.stack, zip(*of_layers))
+        load, entropy, passes = self.routed or (torch.zeros_like(loads), torch.zeros_like(entropies), 0)
+        self.routed = load + loads, entropy + entropies, passes + 1
+        return losses.sum()
 
 
 class LanguageModel(nn.Module):
@@ -89,11 +103,13 @@ class LanguageModel(nn.Module):
         lengths: Tensor | None = None,
         places: Tensor | None = None,
     ) -> Tensor:
-        """Mean loss in nats per target, float32; without targets the logits (batch, tokens, vocab_size); with `places`
+        """Mean loss in nats per target, float32, in training with what experts' balancing adds; without targets the logits (batch, tokens, vocab_size); with `places`
         what the head says of single targets (`loss.scored`).
 
         tokens and targets (batch, tokens); with a `cache`, tokens follow those it holds, and prompts of different
         length stand at the front of their rows, `lengths` (batch,) of them; with `documents` instead, each document of
         the batch is read as if it stood alone.
         """
-        return self.lm_head(self.model(tokens, cache, documents, lengths), targets, places)
+        hidden, of_feed_forwards = self.model(tokens, cache, documents, lengths)
+        found = self.lm_head(hidden, targets, places)
+        return found if of_feed_forwards is None or targets is None else found + of_feed_forwards

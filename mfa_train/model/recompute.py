@@ -13,6 +13,7 @@ again, as its operations lie inside one of autograd's.
 import functools
 from collections import defaultdict, deque
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,13 +21,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
+Given = TypeVar("Given")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 """Of aten."""
 ATTENTION = ("_scaled_dot_product_", "_flash_attn_", "_flash_attention_forward", "_efficient_attention_forward")
 """Beginnings of the names of fused attentions' forward operations, in whatever namespace."""
 
 
-def keeping(which: str, layer: Callable[..., Tensor], *inputs: object) -> Tensor:
+def keeping(which: str, layer: Callable[..., Given], *inputs: object) -> Given:
     """`layer` of `inputs`, which keeps for its backward pass what `which` says: none | selective | full."""
     if which == "none":
         return layer(*inputs)

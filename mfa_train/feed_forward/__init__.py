@@ -1,0 +1,58 @@
+"""What a layer does with each token by itself, behind the attention: one file a kind.
+
+A kind is a module of family/ named as its choice in configs/feed_forward/, with a subclass of `FeedForward` (base.py).
+Nothing else knows the kinds.
+
+    base.py        the contract
+    family/        dense.py experts.py
+    router.py      which experts a token goes to, and by what weights
+    balancing.py   what keeps the experts equally busy: losses, and the bias of the selection
+    products.py    the experts' matrix products, and how tokens get there and back
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mfa_train.config import choices_of, of_other_choices, typed, written
+from mfa_train.errors import ConfigError, did_you_mean
+from mfa_train.feed_forward.base import FeedForward, FeedForwardConfig, Routed
+
+if TYPE_CHECKING:
+    from mfa_train.config import ModelConfig
+
+__all__ = ["FeedForward", "FeedForwardConfig", "Routed", "feed_forward_class", "feed_forward_config", "feed_forwards"]
+
+
+def feed_forwards() -> list[str]:
+    """The choices of `feed_forward=`."""
+    return choices_of("feed_forward")
+
+
+def feed_forward_class(name: str) -> type[FeedForward]:
+    """The kind's class. Raises ConfigError for a name without a file."""
+    if name not in feed_forwards():
+        raise ConfigError(f"model.feed_forward.name={name}: no such kind.{did_you_mean(name, feed_forwards())}")
+    module = import_module(f"mfa_train.feed_forward.family.{name}")
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, FeedForward) and value.__module__ == module.__name__
+    )
+
+
+def feed_forward_config(node: Mapping[str, Any]) -> FeedForwardConfig:
+    """The config node `model.feed_forward`, typed and checked by its kind. Raises ConfigError."""
+    schema = feed_forward_class(node["name"]).Config
+    for key in sorted(node.keys() - {field.name for field in dataclasses.fields(schema)}):
+        given = f"model.feed_forward.{key}={written(node[key])}"
+        if told := of_other_choices(given, f"feed_forward.{key}", node["name"]):
+            raise told
+    return typed(schema, node, "model.feed_forward")
+
+
+def feed_forward_of(model: "ModelConfig", layer: int) -> FeedForward:
+    """What stands in the `layer` (from 0) of a model. Raises ConfigError."""
+    config = feed_forward_config(model.feed_forward)
+    return feed_forward_class(config.in_layer(layer)).of(model.hidden_size, model.intermediate_size, config)

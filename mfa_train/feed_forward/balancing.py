@@ -1,0 +1,55 @@
+"""What keeps experts equally busy, and counts how busy they were.
+
+Losses are of each sequence by itself, so they are a function of the samples alone: of no micro batch, and no number of
+ranks. The bias moves by the load of a whole step (DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
+"""
+
+import torch
+from torch import Tensor
+
+from mfa_train.feed_forward.router import Chosen
+
+
+def tokens_of_experts(experts: Tensor, count: int) -> Tensor:
+    """How often each of `count` experts stands in `experts` (rows, choices): (rows, count), whole numbers. Nothing
+    waits for the device."""
+    found = torch.zeros((len(experts), count), dtype=torch.long, device=experts.device)
+    return found.scatter_add_(1, experts, torch.ones_like(experts))
+
+
+def auxiliary_loss(chosen: Chosen, load: Tensor) -> Tensor:
+    """DeepSeek-V3's loss of each sequence (equations 17 to 20), the mean over them: 1 where all experts are equally
+    likely. `load` (batch, experts): tokens of each."""
+    count = chosen.scores.shape[-1]
+    share = chosen.scores / (chosen.scores.sum(dim=-1, keepdim=True) + 1e-20)
+    busy = load.float() * (count / chosen.experts[0].numel())
+    return (busy * share.mean(dim=1)).sum(dim=-1).mean()
+
+
+def z_loss(logits: Tensor) -> Tensor:
+    """The mean over tokens of (log-sum-exp of the router's logits)² (ST-MoE, arXiv 2202.08906, equation 5)."""
+    return logits.logsumexp(dim=-1).square().mean()
+
+
+def entropy(scores: Tensor) -> Tensor:
+    """Of the router's probabilities, in nats, the mean over tokens."""
+    share = scores.detach() / (scores.detach().sum(dim=-1, keepdim=True) + 1e-20)
+    return torch.special.entr(share).sum(dim=-1).mean()
+
+
+@torch.no_grad()
+def move_bias(bias: Tensor, load: Tensor, speed: float) -> None:
+    """Makes experts with less than the mean `load` (experts,), of a whole step, likelier to be chosen, the others
+    less: by `speed`."""
+    load = load.double()
+    bias.add_(torch.sign(load.mean() - load).to(bias.dtype), alpha=speed)
+
+
+def within_capacity(experts: Tensor, count: int, factor: float) -> Tensor:
+    """Which choices an expert takes, (batch, tokens, choices): of each sequence the first `factor` times its equal
+    share, in the order of the tokens."""
+    batch, tokens, choices = experts.shape
+    most = -int(-factor * tokens * choices // count)
+    one_hot = torch.nn.functional.one_hot(experts.flatten(1), count)
+    before = one_hot.cumsum(dim=1).gather(-1, experts.flatten(1).unsqueeze(-1)).squeeze(-1) - 1
+    return (before < most).view(batch, tokens, choices)

@@ -1,0 +1,1 @@
+"""The kinds of feed-forward, one file each, named as its choice."""

@@ -1,0 +1,25 @@
+"""SwiGLU (arXiv 2002.05202, equation 6)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mfa_train.feed_forward.base import FeedForward, FeedForwardConfig, Routed
+
+
+class Dense(FeedForward):
+    """down(silu(gate(x)) · up(x)), without biases: one for all tokens."""
+
+    Config = FeedForwardConfig
+
+    @classmethod
+    def of(cls, hidden_size: int, intermediate_size: int, config: FeedForwardConfig) -> "Dense":
+        return cls(hidden_size, intermediate_size)
+
+    def __init__(self, hidden_size: int, intermediate_size: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Routed]:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x)), ()

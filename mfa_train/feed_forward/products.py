@@ -1,0 +1,93 @@
+"""The experts' matrix products, and how tokens get to the experts and back.
+
+Rows are sorted by expert, each expert's matrices are multiplied with its stretch of them, and the products go back to
+their tokens and are summed. Every step and its backward pass are gathers, so nothing depends on an order of additions.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Dispatch(torch.autograd.Function):
+    """x (tokens, width) to rows (choices, width): row i is of token order[i] // per_token. `inverse` undoes `order`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, order: Tensor, inverse: Tensor, per_token: int) -> Tensor:
+        ctx.save_for_backward(order, inverse)
+        ctx.per_token = per_token
+        return x.index_select(0, order // per_token)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        _, inverse = ctx.saved_tensors
+        return grad.index_select(0, inverse).unflatten(0, (-1, ctx.per_token)).sum(dim=1), None, None, None
+
+
+class Combine(torch.autograd.Function):
+    """The sum of each token's rows, (tokens, width): what `Dispatch` does to gradients, and back."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, order: Tensor, inverse: Tensor, per_token: int) -> Tensor:
+        ctx.save_for_backward(order, inverse)
+        ctx.per_token = per_token
+        return rows.index_select(0, inverse).unflatten(0, (-1, per_token)).sum(dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        order, _ = ctx.saved_tensors
+        return grad.index_select(0, order // ctx.per_token), None, None, None
+
+
+def grouped(x: Tensor, weights: Tensor, load: Tensor) -> Tensor:
+    """Each expert's stretch of x (rows, in), of `load` (experts,) rows, times its matrix of `weights` (experts, out,
+    in): (rows, out). By torch's grouped product where that runs, else one product an expert."""
+    if x.is_cuda and (x.shape[1] * x.element_size()) % 16 == 0 == (weights.shape[1] * x.element_size()) % 16:
+        return F.grouped_mm(x, weights.transpose(1, 2), offs=load.cumsum(0).to(torch.int32))
+    return Looped.apply(x, weights, rows_of(load, len(x)))
+
+
+def rows_of(load: Tensor, rows: int) -> list[int]:
+    """How many rows each expert has; without values, on the meta device, equally many."""
+    if not load.is_meta:
+        return load.tolist()
+    each, more = divmod(rows, len(load))
+    return [each + (expert < more) for expert in range(len(load))]
+
+
+class Looped(torch.autograd.Function):
+    """`grouped`, one product an expert, each into its stretch of the result: nothing is stacked or split."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weights: Tensor, rows: Sequence[int]) -> Tensor:
+        ctx.save_for_backward(x, weights)
+        ctx.rows = rows
+        out = x.new_empty(len(x), weights.shape[1])
+        for part, weight, into in zip(x.split(rows), weights.unbind(), out.split(rows)):
+            if len(part):
+                torch.mm(part, weight.t(), out=into)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weights = ctx.saved_tensors
+        grad = grad.contiguous()  # of a sum it has no strides
+        to_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        to_weights = torch.empty_like(weights) if ctx.needs_input_grad[1] else None
+        begin = 0
+        for expert, count in enumerate(ctx.rows):
+            part = slice(begin, begin + count)
+            begin += count
+            if to_weights is not None and count:
+                torch.mm(grad[part].t(), x[part], out=to_weights[expert])
+            elif to_weights is not None:
+                to_weights[expert].zero_()
+            if to_x is not None and count:
+                torch.mm(grad[part], weights[expert], out=to_x[part])
+        return to_x, to_weights, None
