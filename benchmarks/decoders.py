@@ -94,7 +94,7 @@ class Ours:
 
     def first(self, tokens: int) -> None:
         prompt = torch.randint(self.vocab_size, (1, tokens))
-        hidden = self.model.model(prompt, cache=DecodeCache(len(self.attentions), tokens))
+        hidden, _ = self.model.model(prompt, cache=DecodeCache(len(self.attentions), tokens))
         self.model.lm_head(hidden[:, -1:])
 
     def _positions(self) -> Any:

@@ -1,7 +1,7 @@
 """The most memory that activations take in a step, found by running the step on torch's meta device.
 
 One and two layers run forward and backward over one micro-batch, every storage counted from birth to death; each
-further layer adds the difference. Parameters and their gradients are not counted here (`mfa_train.budget.memory`).
+further layer of a kind adds the difference. A router sends as many tokens to each expert. Parameters and their gradients are not counted here (`mfa_train.budget.memory`).
 
 What it leaves out: the allocator's fragmentation, a kernel's scratch memory but flash-attn's
 (`attention.kernels.causal`), and what torch.compile fuses away.
@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_iter
 
 from mfa_train.budget.shape import countable, layers_of, meta_model
 from mfa_train.config import ModelConfig
+from mfa_train.feed_forward import layers_by_kind
 from mfa_train.model.loss import CHUNK_LOGITS
 
 
@@ -43,12 +44,14 @@ _found: dict[tuple[str, str], int] = {}
 def activation_peak(pass_: Pass, checkpointing: str) -> int:
     """Bytes on one rank; checkpointing: none | selective | full."""
     if (key := (repr(pass_), checkpointing)) not in _found:
-        one, two = (_peak(pass_, layers, checkpointing) for layers in (1, 2))
-        _found[key] = one + (pass_.model.num_hidden_layers - 1) * (two - one)
+        first, *_ = kinds = layers_by_kind(pass_.model)
+        one = _peak(pass_, [first], checkpointing)
+        further = {kind: _peak(pass_, [first, kind], checkpointing) - one for kind in kinds}
+        _found[key] = one - further[first] + sum(count * further[kind] for kind, count in kinds.items())
     return _found[key]
 
 
-def _peak(pass_: Pass, layers: int, checkpointing: str) -> int:
+def _peak(pass_: Pass, layers: list[int], checkpointing: str) -> int:
     with torch.device("meta"):
         model = meta_model(pass_.model, pass_.attention, layers).to(pass_.dtype)
         tokens = torch.empty(pass_.micro_batch, pass_.sequence_length, dtype=torch.long)

@@ -41,7 +41,7 @@ def kernel_of(
 ) -> Kernel:
     """Found by the shapes of one token's query, keys and values. Raises ConfigError where attention.kernel can't be."""
     with torch.device("meta"), torch.no_grad():
-        one = meta_model(model, attention, layers=1).to(dtype)
+        one = meta_model(model, attention, layers=[0]).to(dtype)
         (layer,) = layers_of(one)
         x, positions = torch.empty(1, 1, model.hidden_size, dtype=dtype), one.model.rope(torch.zeros(1).long())
         q = layer.self_attn.query(x, positions)

@@ -79,6 +79,7 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
         "attention": config.attention["name"],
         "params": {
             "total": shape.params,
+            "active": shape.active_params,
             "non_embedding": shape.params - shape.embedding_params,
             "attention_per_layer": shape.attention_params_per_layer,
             "ffn_per_layer": shape.ffn_params_per_layer,

@@ -8,8 +8,9 @@ import contextlib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from mfa_train.attention.rope import Rope
 from mfa_train.config import ModelConfig
 from mfa_train.config.budget_schema import entry_bytes
 from mfa_train.errors import ConfigError
+from mfa_train.feed_forward import layers_by_kind
 from mfa_train.model.decoder import DecoderLayer, LanguageModel
 
 Found = TypeVar("Found")
@@ -30,9 +32,12 @@ class Shape:
     """Of the whole model where nothing else is said; FLOPs of one token, forward."""
 
     params: int
+    active_params: int
+    """That one token meets: of experts those that it goes to. All of them where there are none."""
     embedding_params: int
     attention_params_per_layer: int
     ffn_params_per_layer: int
+    """Of the last layer: of experts, all."""
     cache_values_per_layer: int
     """Values that one token leaves in one layer's cache."""
     cache_tensors_per_layer: int
@@ -130,43 +135,49 @@ def _remembered(found_by: Callable[[ModelConfig, dict], Found]) -> Callable[[Mod
 @countable()
 def measure(model: ModelConfig, attention: dict) -> Shape:
     """Builds one layer on the meta device. Raises ConfigError where the model can't be."""
+    kinds = layers_by_kind(model)
     with torch.device("meta"), torch.no_grad():
-        whole = meta_model(model, attention, layers=1)
-        (layer,), layers = layers_of(whole), model.num_hidden_layers
+        whole = meta_model(model, attention, kinds)
+        layers, count = layers_of(whole), model.num_hidden_layers
         positions = whole.model.rope(torch.zeros(1, dtype=torch.long))
         x = torch.empty(1, 1, model.hidden_size)
+        attending = layers[0].self_attn
         with FlopCounterMode(display=False) as counter:
-            attending = layer.self_attn
             q = attending.query(x, positions)
             entry = attending.cache_entry(x, positions)
             k, v = attending.keys_values(*entry, positions=positions)
             attending.output(q.new_empty(*q.shape[:3], v.shape[3]), x, positions)
-            attention_linear = counter.get_total_flops()
-            layer.mlp(x)
-            ffn = counter.get_total_flops() - attention_linear
-            whole.lm_head(x)
-            head = counter.get_total_flops() - attention_linear - ffn
-    in_layer = _sizes(layer)
+        attention_linear = counter.get_total_flops()
+        of_kinds = [_flops(layer.mlp, x) for layer in layers]
+        head = _flops(whole.lm_head, x)
     around = _sizes(whole)
-    for size in in_layer:
+    for size in (size for layer in layers for size in _sizes(layer)):
         around.remove(size)
+    sizes = Counter(around)
+    for layer, times in zip(layers, kinds.values()):
+        for size in _sizes(layer):
+            sizes[size] += times
+    params = sum(size * times for size, times in sizes.items())
+    ffn = sum(times * flops for times, flops in zip(kinds.values(), of_kinds))
+    ffn_params = sum(times * sum(_sizes(layer.mlp)) for times, layer in zip(kinds.values(), layers))
     embeddings = {id(weight): weight.numel() for weight in (whole.model.embed_tokens.weight, whole.lm_head.weight)}
     return Shape(
-        params=sum(around) + layers * sum(in_layer),
+        params=params,
+        active_params=params - ffn_params + ffn // 2,  # a token is multiplied once with each weight that it meets
         embedding_params=sum(embeddings.values()),
-        attention_params_per_layer=sum(_sizes(layer.self_attn)),
-        ffn_params_per_layer=sum(_sizes(layer.mlp)),
+        attention_params_per_layer=sum(_sizes(layers[0].self_attn)),
+        ffn_params_per_layer=sum(_sizes(layers[-1].mlp)),
         cache_values_per_layer=sum(part[0, 0].numel() for part in entry),
         cache_tensors_per_layer=len(entry),
-        attention_linear_flops=layers * attention_linear,
-        ffn_flops=layers * ffn,
+        attention_linear_flops=count * attention_linear,
+        ffn_flops=ffn,
         head_flops=head,
-        layers=layers,
+        layers=count,
         attention=attending,
         scores_and_values_per_key=2 * q.shape[2] * (k.shape[3] + v.shape[3]),
         rope=whole.model.rope,
         hidden_size=model.hidden_size,
-        parameter_sizes=(*((size, 1) for size in around), *((size, layers) for size in in_layer)),
+        parameter_sizes=tuple(sizes.items()),
     )
 
 
@@ -182,10 +193,10 @@ def cache_values(model: ModelConfig, attention: dict) -> tuple[int, int]:
     return sum(part[0, 0].numel() for part in entry), len(entry)
 
 
-def meta_model(model: ModelConfig, attention: dict, layers: int) -> LanguageModel:
-    """The model with so many layers; call it under `torch.device("meta")`. A plan may be for other devices than this
+def meta_model(model: ModelConfig, attention: dict, layers: Iterable[int]) -> LanguageModel:
+    """The model with these of its layers, by their numbers from 0; call it under `torch.device("meta")`. A plan may be for other devices than this
     machine's: no kernel is refused."""
-    return LanguageModel(replace(model, num_hidden_layers=layers), attention_config(attention | {"kernel": "sdpa"}))
+    return LanguageModel(model, attention_config(attention | {"kernel": "sdpa"}), layers=layers)
 
 
 def layers_of(model: LanguageModel) -> list[DecoderLayer]:
@@ -227,6 +238,12 @@ def _decoding(attention: Attention, rope: Rope, hidden_size: int) -> Decoding:
         per_token=per_token,
         scores_per_token=per_token - (many_summed - few_summed) // (long - short),
     )
+
+
+def _flops(module: torch.nn.Module, x: torch.Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        module(x)
+    return counter.get_total_flops()
 
 
 def _sizes(module: torch.nn.Module) -> list[int]:

@@ -11,6 +11,7 @@ Nothing else knows the kinds.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -56,3 +57,10 @@ def feed_forward_of(model: "ModelConfig", layer: int) -> FeedForward:
     """What stands in the `layer` (from 0) of a model. Raises ConfigError."""
     config = feed_forward_config(model.feed_forward)
     return feed_forward_class(config.in_layer(layer)).of(model.hidden_size, model.intermediate_size, config)
+
+
+def layers_by_kind(model: "ModelConfig") -> dict[int, int]:
+    """The first layer (from 0) of each kind that a model has, and how many there are of that. Raises ConfigError."""
+    config = feed_forward_config(model.feed_forward)
+    kinds = [config.in_layer(layer) for layer in range(model.num_hidden_layers)]
+    return {kinds.index(kind): count for kind, count in Counter(kinds).items()}

@@ -4,6 +4,8 @@ Parameters are named as in Hugging Face's Llama, DeepSeek-V3 and Step3 text mode
 without a translation table: `model.layers.0.self_attn.q_proj.weight`, …
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -45,10 +47,10 @@ class Decoder(nn.Module):
     """Of the passes in training since it was taken, where there are experts: the tokens that each was given (layers,
     experts), the sum over passes of the routers' entropy (layers,) in nats, and the passes."""
 
-    def __init__(self, config: ModelConfig, attention: AttentionConfig):
+    def __init__(self, config: ModelConfig, attention: AttentionConfig, layers: Iterable[int]):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, attention, layer) for layer in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config, attention, layer) for layer in layers)
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rope = attention_class(attention.name).make_rope(attention)
         self.activation_checkpointing = "none"
@@ -85,11 +87,17 @@ class Decoder(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """A language model: the decoder with its head."""
+    """A language model: the decoder with its head. `layers`: which of the config's, where not all are wanted."""
 
-    def __init__(self, config: ModelConfig, attention: AttentionConfig, z_loss: float = 0.0):
+    def __init__(
+        self,
+        config: ModelConfig,
+        attention: AttentionConfig,
+        z_loss: float = 0.0,
+        layers: Iterable[int] | None = None,
+    ):
         super().__init__()
-        self.model = Decoder(config, attention)
+        self.model = Decoder(config, attention, range(config.num_hidden_layers) if layers is None else layers)
         self.lm_head = LanguageModelHead(config.hidden_size, config.vocab_size, z_loss)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight

@@ -64,7 +64,7 @@ def decode(
     try:
         with few_rows(model):
             for step in range(max_new_tokens):
-                hidden = model.model(new, cache, lengths=lengths if step == 0 else None)[0]
+                hidden, _ = model.model(new, cache, lengths=lengths if step == 0 else None)
                 hidden = hidden[rows, last - 1] if step == 0 else hidden[:, 0]
                 tokens = _next(model.lm_head(hidden).float(), temperature, top_k, top_p, known, generator)
                 if eos_id is not None:

@@ -14,6 +14,7 @@ from mfa_train.config import Config
 from mfa_train.data.reading.batches import Batches
 from mfa_train.data.reading.documents import ModelInputs
 from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.steps.expert_loads import ExpertLoads
 from mfa_train.training.steps.losses import Losses
 from mfa_train.training.steps.optimizer import gradient_norm, inner_optimizer
 from mfa_train.training.steps.phases import BACKWARD, DATA, FORWARD, OPTIMIZER, Phases
@@ -50,6 +51,7 @@ class TrainingStep:
         self.batches, self.inputs_of = batches, inputs_of
         micro_batch = config.training.micro_batch(ranks.world_size)
         self.passes = config.training.batch_size // (micro_batch * ranks.world_size)
+        self.expert_loads = ExpertLoads(engine, ranks)
         self.phases = Phases(ranks, alone=config.zero < 3)
         self.go_on_from(state)
         inner_optimizer(engine).update_applies = self.update_applies
@@ -67,9 +69,11 @@ class TrainingStep:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.state.guard.begin()
+        self.expert_loads.begin()
         begin = progress.step * config.training.batch_size + progress.left_out
         end = begin + config.training.batch_size
         self._passes_and_update(self.batches.of(begin))
+        self.expert_loads.end(self.state.guard.applied)
         progress.step += 1
         grad_norm = self.losses.end_step(
             progress.step, gradient_norm(self.engine), f"samples {begin} to {end - 1} of the order"
