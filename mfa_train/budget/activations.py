@@ -1,7 +1,8 @@
 """The most memory that activations take in a step, found by running the step on torch's meta device.
 
 One and two layers run forward and backward over one micro-batch, every storage counted from birth to death; each
-further layer of a kind adds the difference. A router sends as many tokens to each expert. Parameters and their gradients are not counted here (`mfa_train.budget.memory`).
+further layer of a kind adds the difference. A router sends as many tokens to each expert. Parameters and their
+gradients are not counted here (`mfa_train.budget.memory`).
 
 What it leaves out: the allocator's fragmentation, a kernel's scratch memory but flash-attn's
 (`attention.kernels.causal`), and what torch.compile fuses away.

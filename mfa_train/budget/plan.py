@@ -23,6 +23,7 @@ from mfa_train.budget.shape import measure
 from mfa_train.budget.step_time import Devices, time_of
 from mfa_train.config import Config
 from mfa_train.errors import ConfigError
+from mfa_train.feed_forward import feed_forward_config
 
 MODEL_KEYS = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
 ACTIVATIONS = {"none": "activations", "selective": "activations_selective", "full": "activations_checkpointed"}
@@ -62,6 +63,7 @@ def make_plan(
 
 def _made(config: Config, device: Device | None, ranks: int | None, match: dict | None, ranks_per_node: int) -> dict:
     attention_config(config.attention)
+    feed_forward_config(config.model.feed_forward)
     per_node = config.cluster.devices_per_node if device is None else 1  # a rank at hand measures its own threads
     device = device or planned_device(config.cluster.device, per_node)
     dtype = resolve_precision(config.precision, device)

@@ -194,8 +194,8 @@ def cache_values(model: ModelConfig, attention: dict) -> tuple[int, int]:
 
 
 def meta_model(model: ModelConfig, attention: dict, layers: Iterable[int]) -> LanguageModel:
-    """The model with these of its layers, by their numbers from 0; call it under `torch.device("meta")`. A plan may be for other devices than this
-    machine's: no kernel is refused."""
+    """The model with these of its layers, by their numbers from 0; call it under `torch.device("meta")`. A plan may be
+    for other devices than this machine's: no kernel is refused."""
     return LanguageModel(model, attention_config(attention | {"kernel": "sdpa"}), layers=layers)
 
 

@@ -12,7 +12,7 @@ def choices_of(group: str) -> list[str]:
 def of_other_choices(given: str, key: str, chosen: str) -> ConfigError | None:
     """What to say to `given` (KEY=VALUE, or KEY) where `key` (with its group) is of other choices than the `chosen`
     one; None where it is of none."""
-    group, _, name = key.partition(".")
+    *_, group, name = f".{key}".split(".")  # feed_forward=… is of model.feed_forward
     having = [choice for choice in choices_of(group) if name in read_yaml(CONFIG_DIR / group / f"{choice}.yaml")]
     if not having or chosen not in choices_of(group):
         return None

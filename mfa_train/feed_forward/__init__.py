@@ -48,7 +48,7 @@ def feed_forward_config(node: Mapping[str, Any]) -> FeedForwardConfig:
     schema = feed_forward_class(node["name"]).Config
     for key in sorted(node.keys() - {field.name for field in dataclasses.fields(schema)}):
         given = f"model.feed_forward.{key}={written(node[key])}"
-        if told := of_other_choices(given, f"feed_forward.{key}", node["name"]):
+        if told := of_other_choices(given, f"model.feed_forward.{key}", node["name"]):
             raise told
     return typed(schema, node, "model.feed_forward")
 

@@ -111,8 +111,8 @@ class LanguageModel(nn.Module):
         lengths: Tensor | None = None,
         places: Tensor | None = None,
     ) -> Tensor:
-        """Mean loss in nats per target, float32, in training with what experts' balancing adds; without targets the logits (batch, tokens, vocab_size); with `places`
-        what the head says of single targets (`loss.scored`).
+        """Mean loss in nats per target, float32, in training with what experts' balancing adds; without targets the
+        logits (batch, tokens, vocab_size); with `places` what the head says of single targets (`loss.scored`).
 
         tokens and targets (batch, tokens); with a `cache`, tokens follow those it holds, and prompts of different
         length stand at the front of their rows, `lengths` (batch,) of them; with `documents` instead, each document of

@@ -13,15 +13,14 @@ from torch import Tensor
 from mfa_train.feed_forward.balancing import move_bias
 from mfa_train.training.processes.ranks import Ranks
 
+
 class ExpertLoads:
     """Of the model in `engine`. A model without experts has nothing to tell, and costs nothing."""
 
     def __init__(self, engine, ranks: Ranks):
         self.decoder, self.ranks = engine.module.model, ranks
         self.biased = [
-            layer.mlp
-            for layer in self.decoder.layers
-            if getattr(getattr(layer.mlp, "gate", None), "biased", False)
+            layer.mlp for layer in self.decoder.layers if getattr(getattr(layer.mlp, "gate", None), "biased", False)
         ]
         self.load: Tensor | None = None
         """Of the step under way or just taken: tokens that each expert was given (layers, experts)."""
