@@ -67,8 +67,8 @@ class CheckpointReader:
     """The pieces of a verified checkpoint, joined and cut as the reading rank needs them: of its files those are opened
     that hold what is asked for, and each is held against what the manifest says is in it.
 
-    `content` is what `manifest_of` gave, `kinds` what that says there is. Raises Damaged where files and manifest do not make a whole. A manifest of
-    format 1 does not say what is where, so of that all files are opened.
+    `content` is what `manifest_of` gave, `kinds` what that says there is. Raises Damaged where files and manifest do
+    not make a whole. A manifest of format 1 does not say what is where, so of that all files are opened.
     """
 
     def __init__(self, checkpoint: Path, content: dict):
@@ -176,9 +176,7 @@ class CheckpointReader:
         return file.tensor(RNG, torch.uint8)
 
 
-def place_of(
-    key: str, shape: list[int], dtype: str, kinds: Sequence[str] = KINDS
-) -> tuple[str, str, int, int]:
+def place_of(key: str, shape: list[int], dtype: str, kinds: Sequence[str] = KINDS) -> tuple[str, str, int, int]:
     """(kind, parameter, start, stop) of a tensor in a file. Raises ValueError for one that is no piece of `kinds`."""
     kind, name, start = key.split(":") if key.count(":") == 2 else ("", "", "")
     if kind not in kinds or not name or not re.fullmatch(r"0|[1-9]\d{0,17}", start, re.ASCII):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mfa_train.attention import attention_config
-from mfa_train.checkpoints.folders import folder_of, newest_first, plausible, step_of, verified
+from mfa_train.checkpoints.folders import AVERAGED, folder_of, newest_first, plausible, step_of, verified
 from mfa_train.checkpoints.manifest import Damaged, manifest_of
 from mfa_train.checkpoints.safetensors_folder import FILE, INDEX, TensorFolder, files_of
 from mfa_train.checkpoints.tensor_files import EMA, CheckpointReader
@@ -30,8 +30,6 @@ from mfa_train.model.decoder import LanguageModel
 from mfa_train.tracking.records import read_object
 from mfa_train.words import brief
 
-AVERAGED = "-ema"
-"""Behind a state's name: the average of its weights."""
 SUM, SUM_FORMAT = "sha256.json", 1
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """By `precision`."""

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mfa_train.checkpoints.weights import AVERAGED
+from mfa_train.checkpoints.folders import AVERAGED
 from mfa_train.errors import ConfigError
 from mfa_train.evaluation.gold import bits_per_byte
 from mfa_train.tracking.records import read_object

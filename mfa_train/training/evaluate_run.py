@@ -34,9 +34,9 @@ Say = Callable[[str], None]
 
 
 def evaluate_run(config: Config, folder: Path, checkpoint: str, say: Say) -> list[TaskScores]:
-    """The scores of the run in `folder` at `checkpoint` (final, step-N, or either with -ema) on evaluation.tasks, on every rank; rank 0
-    writes them to the run's evaluations/, those of a finished run's final state to summary.json and W&B too, and tells
-    `say` of each.
+    """The scores of the run in `folder` at `checkpoint` (final, step-N, or either with -ema) on evaluation.tasks, on
+    every rank; rank 0 writes them to the run's evaluations/, those of a finished run's final state to summary.json and
+    W&B too, and tells `say` of each.
 
     Raises ConfigError for a task or a state that there isn't, or scores that can't be written, DataError for damaged
     weights: before a model is made.

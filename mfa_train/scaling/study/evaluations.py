@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mfa_train.archive import AnyPath
-from mfa_train.checkpoints.weights import AVERAGED
+from mfa_train.checkpoints.folders import AVERAGED
 from mfa_train.evaluation.scores import FOLDER, FORMAT
 from mfa_train.scaling.study.plain_files import json_object, one_line, shown
 from mfa_train.tracking.records import number

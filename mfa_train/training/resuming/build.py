@@ -64,7 +64,9 @@ def restored(
         changed = [f"changed since: {line}" for line in point.accepted]
         ranks.say("\n".join([f"goes on from {point.checkpoint}, after step {point.step}", *changed]))
         if config.training.ema is not None and EMA not in point.content:
-            ranks.say(f"training.ema={config.training.ema}: the average begins with the weights after step {point.step}")
+            ranks.say(
+                f"training.ema={config.training.ema}: the average begins with the weights after step {point.step}"
+            )
         elif config.training.ema is None and EMA in point.content:
             ranks.say("training.ema=null: the average of the weights that the checkpoint holds is kept no longer")
     else:

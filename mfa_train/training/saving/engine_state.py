@@ -1,8 +1,9 @@
 """What a DeepSpeed engine has learnt, in named pieces: one form for every ZeRO stage, precision and number of ranks.
 
 A piece is a part of one parameter, flattened: its float32 master weights and AdamW's two moments, and with
-training.ema the average of the weights, as views of the engine's own memory. Each rank has the pieces that its stage gives it, so nothing is gathered, and what is written into
-them is what the next step works with. The weights of the forward pass are derived from the masters (`derive_weights`).
+training.ema the average of the weights, as views of the engine's own memory. Each rank has the pieces that its stage
+gives it, so nothing is gathered, and what is written into them is what the next step works with. The weights of the
+forward pass are derived from the masters (`derive_weights`).
 """
 
 from collections.abc import Iterator
