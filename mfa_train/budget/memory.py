@@ -106,7 +106,9 @@ def model_states(
         return buffers if params > bucket else small
 
     if stage == 0:
-        return States(width * params, 4 * params, 4 * params, (kept if half else kept - 4) * params, summed, early(summed, 0))
+        return States(
+            width * params, 4 * params, 4 * params, (kept if half else kept - 4) * params, summed, early(summed, 0)
+        )
     if stage == 1 and half and offload == "none":  # offloading has the wrapper of stage 2
         buffers = summed if ranks > 1 else 0
         return States(width * params, 4 * params, 0, kept * share, buffers, early(buffers, 0))
