@@ -55,8 +55,8 @@ def _of_trained(trained: list[Run]) -> list[str]:
         )
     if averaged := sum(run.config.get("training.ema") is not None for run in trained):
         notices.append(
-            f"{averaged} of {len(trained)} runs kept an average of their weights too (training.ema): what is compared of "
-            "all is the loss of the weights themselves, val_loss"
+            f"{averaged} of {len(trained)} runs kept an average of their weights too (training.ema): compared are the "
+            "losses of the weights themselves, val_loss"
         )
     for what, key in (("commits of the code", "code_commit"), ("sets of library versions", "versions")):
         if len(made := {str(version) for run in trained if (version := run.trace.get(key))}) > 1:

@@ -3,9 +3,9 @@
     average <- d · average + (1 - d) · master    behind each update that was made,    d = min(ema, t / (t + 9))
 
 with t the updates that AdamW has made, this one counted. It begins with the masters themselves; the smaller d of the
-first updates lets go of that start, so no bias is left to be corrected: TensorFlow's ExponentialMovingAverage with
-num_updates, which is t - 1, and diffusers' and timm's the same. Until t reaches 9 · ema / (1 - ema), 8,991 updates at
-0.999, it weighs about the last ninth of the run.
+first updates lets go of that start, so no bias is left to be corrected: the rule of TensorFlow's
+ExponentialMovingAverage with num_updates, which is t - 1. Until t reaches 9 · ema / (1 - ema), 8,991 updates at 0.999,
+the weights in it are on average a tenth of the run old.
 
 What it gives up: at stage 0 each rank averages all masters, as each updates all of them.
 """
