@@ -227,7 +227,7 @@ def _others(run: Path, but: Path | None = None) -> str:
     """What could be typed instead of `but`: the nearest of the run's checkpoints first, or else the newest."""
     checkpoints, final = run / "checkpoints", final_checkpoint(run)
     there = [path for path in newest_first(checkpoints) if path != but and plausible(path)]
-    if but is not None and but != final:
+    if but is not None and but.name not in (FINAL, FINAL_EMA):
         there.sort(key=lambda path: abs(step_of(path) - step_of(but)))
     names = [path.name for path in there] + ([FINAL] if final.is_dir() and but != final else [])
     if not names:

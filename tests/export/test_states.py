@@ -70,6 +70,10 @@ def test_what_two_ranks_trained_under_zero_3_is_exported_to_the_byte_as_what_one
     with pytest.raises(ConfigError, match="differs from its checksum; type --checkpoint step-00000004"):
         export(tmp_path / "two", tmp_path / "damaged", verify=True)
     final.write_bytes(content)
+    cut_short = tmp_path / "two" / "checkpoints" / "final-ema" / "model.safetensors"
+    cut_short.write_bytes(cut_short.read_bytes()[:-1])
+    with pytest.raises(DataError, match="final-ema: the weights cannot be read .*; type --checkpoint step-00000004"):
+        export(tmp_path / "two", tmp_path / "damaged", "final-ema")
     names = ("config.json", "tokenizer.json", "tokenizer_config.json")
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
 

@@ -74,8 +74,10 @@ def set_updates(engine, count: int) -> None:
 def averaged_weights(engine) -> Iterator[None]:
     """Within the block the model's weights are made of their average, as the engine has one; behind it of the masters
     again, to the bit. Every rank takes part; no step is taken meanwhile."""
+    average = inner_optimizer(engine).average
+    assert average is not None
     try:
-        with inner_optimizer(engine).average.in_place_of_masters():
+        with average.in_place_of_masters():
             derive_weights(engine)
             yield
     finally:
