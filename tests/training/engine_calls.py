@@ -25,8 +25,9 @@ CALLS = {
     (3, torch.bfloat16): {"reductions": PASSES + 2, "gathers": 25, "scalars": 1},
 }
 """Of a step of `PASSES`: stage 1 sums its gradients over the ranks behind the last, 2 and 3, which keep none whole,
-behind each (SMALL's fit one bucket); then the norm, and the updated weights. The average adds none. `synchronize` never. Nor does a step leave
-a tensor in a cycle, which the collector would have to find (`mfa_train.training.steps.garbage`)."""
+behind each (SMALL's fit one bucket); then the norm, and the updated weights. The average adds none. `synchronize`
+never. Nor does a step leave a tensor in a cycle, which the collector would have to find
+(`mfa_train.training.steps.garbage`)."""
 ranks = join()
 
 
