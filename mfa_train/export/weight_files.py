@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 
 from mfa_train.checkpoints.safetensors_folder import divided, total_bytes, write_index
-from mfa_train.checkpoints.streamed import write_tensors
+from mfa_train.checkpoints.streamed import write_mixed
 from mfa_train.checkpoints.weights import RunWeights
 from mfa_train.export.formats import Format
+from mfa_train.feed_forward.names import held_in
 
 
 def shapes_there(form: Format, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -34,8 +35,9 @@ def write_weights(
     files = divided(shapes, dtype, shard_bytes)
     sums = {}
     for file, part in files.items():
-        sums[file] = write_tensors(
-            folder / file, dtype, part, lambda name: form.there(name, weights.tensor(sources[name], dtype))
+        forms = {name: (held_in(name, dtype), shape) for name, shape in part.items()}
+        sums[file] = write_mixed(
+            folder / file, forms, lambda name: form.there(name, weights.tensor(sources[name], dtype))
         )
         if len(files) > 1:
             tell(f"{file}: {total_bytes(part, dtype):,} bytes")

@@ -5,11 +5,15 @@ end.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
+
+import torch
 
 STACKED = re.compile(r"(?P<layer>.*\.experts\.)(?P<matrix>\w+\.weight)")
 OF_ONE = re.compile(r"(?P<layer>.*\.experts\.)(?P<expert>0|[1-9]\d{0,5})\.(?P<matrix>\w+\.weight)", re.ASCII)
+ALWAYS_FLOAT32 = "e_score_correction_bias"
+"""It decides between scores that differ by less than bfloat16 says."""
 
 
 class Stretch(NamedTuple):
@@ -17,6 +21,11 @@ class Stretch(NamedTuple):
 
     parameter: str
     start: int
+
+
+def held_in(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The type of the weight of this `name` on disk, in the model's or on disk, where others are held in `dtype`."""
+    return torch.float32 if name.endswith(ALWAYS_FLOAT32) else dtype
 
 
 def on_disk(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -50,14 +59,3 @@ def stretches(name: str, shape: tuple[int, ...], start: int, length: int) -> Ite
         here = min(size - place, end - start)
         yield f"{stacked['layer']}{expert}.{stacked['matrix']}", place, here
         start += here
-
-
-def by_layer(names: Iterable[str]) -> list[str]:
-    """`names` on disk, each layer's experts one behind the other: expert 0's matrices, expert 1's, …"""
-
-    def place(indexed: tuple[int, str]) -> tuple[str, int, int]:
-        index, name = indexed
-        of_one = OF_ONE.fullmatch(name)
-        return (of_one["layer"], int(of_one["expert"]), index) if of_one else ("", 0, index)
-
-    return [name for _, name in sorted(enumerate(names), key=place)]

@@ -121,3 +121,15 @@ class LanguageModel(nn.Module):
         hidden, of_feed_forwards = self.model(tokens, cache, documents, lengths)
         found = self.lm_head(hidden, targets, places)
         return found if of_feed_forwards is None or targets is None else found + of_feed_forwards
+
+
+def weights_of_model(model: nn.Module) -> dict[str, Tensor]:
+    """What is kept of a model, by name: its parameters, and what is learnt without a gradient (persistent buffers, as
+    a router's bias), float32 always. A tied head is not among them."""
+    buffers = {
+        f"{prefix}.{name}": buffer
+        for prefix, module in model.named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    }
+    return dict(model.named_parameters()) | buffers

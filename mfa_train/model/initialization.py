@@ -50,7 +50,7 @@ class InitialValues:
     def read(self, name: str, start: int, out: Tensor) -> None:
         """Fills `out` (values,), on any device, with the values of the parameter `name` from `start` on. A vector is
         left as the model was constructed with it."""
-        if len(self.shapes[name]) < 2:
+        if len(self.shapes.get(name, ())) < 2:
             return
         block = torch.empty(BLOCK, dtype=torch.float32, device="cpu")
         stop = start + len(out)

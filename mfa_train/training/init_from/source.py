@@ -21,6 +21,7 @@ from mfa_train.config import Config
 from mfa_train.data.tokenizer import FILES, Tokenizer, open_vocabulary
 from mfa_train.errors import ConfigError, DataError, UserError
 from mfa_train.export.formats import ConfigJson, form_of
+from mfa_train.feed_forward.names import on_disk, stretches
 
 EXPECTED = (
     "a folder with config.json and safetensors, as mfa-train export and transformers write them, a run, as "
@@ -57,14 +58,26 @@ class Source(ABC):
         self.path, self.config = path, config
 
     @functools.cached_property
-    def expected(self) -> dict[str, tuple[int, ...]]:
-        """What `shapes` would be, were the config's model its own."""
+    def in_model(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the config's model, by its names."""
         return shapes_of(self.config)
 
-    @abstractmethod
+    @functools.cached_property
+    def expected(self) -> dict[str, tuple[int, ...]]:
+        """What `shapes` would be, were the config's model its own."""
+        return on_disk(self.in_model)
+
     def read(self, name: str, start: int, out: Tensor) -> None:
         """Writes values of the flattened parameter `name` of the config's model, from `start` on, into out (length,).
         Raises DataError."""
+        begin = 0
+        for on_disk, place, length in stretches(name, self.in_model[name], start, len(out)):
+            self.read_weight(on_disk, place, out[begin : begin + length])
+            begin += length
+
+    @abstractmethod
+    def read_weight(self, name: str, start: int, out: Tensor) -> None:
+        """The same of one weight, by our name on disk."""
 
     @abstractmethod
     def tokenizer(self) -> Tokenizer | None:
@@ -97,7 +110,7 @@ class Folder(Source):
     @functools.cached_property
     def sources(self) -> dict[str, str]:
         """Our name of each of its weights."""
-        return self.form.sources(shapes_of(self.config))
+        return self.form.sources(on_disk(self.in_model))
 
     @functools.cached_property
     def names(self) -> dict[str, str]:
@@ -106,7 +119,7 @@ class Folder(Source):
 
     @functools.cached_property
     def expected(self) -> dict[str, tuple[int, ...]]:
-        shapes = shapes_of(self.config)
+        shapes = on_disk(self.in_model)
         if not self.fits:
             return shapes
         return {
@@ -114,7 +127,7 @@ class Folder(Source):
             for theirs, ours in self.sources.items()
         }
 
-    def read(self, name: str, start: int, out: Tensor) -> None:
+    def read_weight(self, name: str, start: int, out: Tensor) -> None:
         theirs = self.names[name]
         here = functools.partial(self.form.here, theirs)
         self.tensors.read(theirs, start, out, self.form.rows_together(theirs), here)
@@ -150,7 +163,7 @@ class RunState(Source):
         self.weights = weights_of(run, theirs, state)
         self.shapes = self.weights.shapes
 
-    def read(self, name: str, start: int, out: Tensor) -> None:
+    def read_weight(self, name: str, start: int, out: Tensor) -> None:
         self.weights.read(name, start, out)
 
     def tokenizer(self) -> Tokenizer:

@@ -1,33 +1,44 @@
 """What a DeepSpeed engine has learnt, in named pieces: one form for every ZeRO stage, precision and number of ranks.
 
-A piece is a part of one parameter, flattened: its float32 master weights and AdamW's two moments, as views of the
-engine's own memory. Each rank has the pieces that its stage gives it, so nothing is gathered, and what is written into
-them is what the next step works with. The weights of the forward pass are derived from the masters (`derive_weights`).
+A piece is a part of one parameter, flattened: its float32 master weights and AdamW's two moments, and with
+training.ema the average of the weights, as views of the engine's own memory. Each rank has the pieces that its stage
+gives it, so nothing is gathered, and what is written into them is what the next step works with. The weights of the
+forward pass are derived from the masters (`derive_weights`).
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mfa_train.checkpoints.tensor_files import Piece
+from mfa_train.checkpoints.tensor_files import EMA, Piece
+from mfa_train.model.decoder import weights_of_model
 from mfa_train.training.steps.optimizer import inner_optimizer
 
 
 def pieces(engine, rank: int) -> Iterator[Piece]:
     """All pieces that `rank`, this one, holds."""
+    average = inner_optimizer(engine).average
     for name, flat, offset, start, length in _located(engine, rank):
         state = _moments(engine, flat)
         tensors = {"master": flat.detach(), "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+        if average is not None:
+            tensors[EMA] = average.of(flat)
         yield Piece(name, start, {kind: tensor.view(-1)[offset : offset + length] for kind, tensor in tensors.items()})
+    for name, buffer in _learnt_otherwise(engine):
+        unused = {kind: torch.zeros_like(buffer) for kind in ("exp_avg", "exp_avg_sq")}
+        average_of_it = {} if average is None else {EMA: buffer.clone()}  # it is no average of steps: the last counts
+        yield Piece(name, 0, {"master": buffer, **unused, **average_of_it})
 
 
 def own_pieces(engine, rank: int, world_size: int) -> Iterator[Piece]:
-    """The pieces that `rank` answers for: over all ranks each value once. At stage 0, where every rank holds all, its
-    share."""
+    """The pieces that `rank` answers for: over all ranks each value once. Of what every rank holds, as all at stage 0,
+    its share."""
+    everywhere = dict(_learnt_otherwise(engine))
     for piece in pieces(engine, rank):
-        if engine.zero_optimization_stage() == 0:
+        if engine.zero_optimization_stage() == 0 or piece.name in everywhere:
             piece = piece.part(len(piece) * rank // world_size, len(piece) * (rank + 1) // world_size)
         if len(piece):
             yield piece
@@ -45,6 +56,8 @@ def fill(engine, values: Values, rank: int) -> None:
     reading raises."""
     for name, flat, offset, start, length in _located(engine, rank):  # the moments begin with the first step
         values.read(name, start, flat.detach().view(-1)[offset : offset + length])
+    for name, buffer in _learnt_otherwise(engine):
+        values.read(name, 0, buffer)
     derive_weights(engine)
 
 
@@ -53,10 +66,30 @@ def updates(engine) -> int:
     return max((int(state["step"].item()) for state in _states(engine)), default=0)
 
 
+def begin_average(engine) -> None:
+    """Makes the average, where the engine keeps one, begin with the masters as they are."""
+    if average := inner_optimizer(engine).average:
+        average.begin_anew()
+
+
 def set_updates(engine, count: int) -> None:
     """Makes AdamW go on as after `count` updates."""
     for state in _states(engine):
         state["step"].fill_(count)
+
+
+@contextmanager
+def averaged_weights(engine) -> Iterator[None]:
+    """Within the block the model's weights are made of their average, as the engine has one; behind it of the masters
+    again, to the bit. Every rank takes part; no step is taken meanwhile."""
+    average = inner_optimizer(engine).average
+    assert average is not None
+    try:
+        with average.in_place_of_masters():
+            derive_weights(engine)
+            yield
+    finally:
+        derive_weights(engine)
 
 
 @torch.no_grad()
@@ -120,6 +153,12 @@ def _of_stage_3(engine, rank: int) -> Iterator[tuple[str, Tensor, int, int, int]
         inside = min(length, parameter.ds_numel - start)  # the last ranks' shares are padded
         if inside > 0:
             yield name, optimizer.fp32_partitioned_groups_flat[group], offset, start, inside
+
+
+def _learnt_otherwise(engine) -> list[tuple[str, Tensor]]:
+    """What steps change and no gradient does, whole on every rank: the biases of routers."""
+    parameters = dict(engine.module.named_parameters())
+    return [(name, weight) for name, weight in weights_of_model(engine.module).items() if name not in parameters]
 
 
 def _moments(engine, flat: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
-"""A finished run's weights in checkpoints/final: as evaluated, under Hugging Face's names, and the tokenizer.
+"""A finished run's weights in checkpoints/final: as evaluated, under Hugging Face's names, and the tokenizer; with
+training.ema their average in checkpoints/final-ema, likewise.
 
     1. The weights are divided over files of at most SHARD bytes; one, where they fit. File i is of rank i, around.
     2. Each rank writes its files, a tensor at a time. Under ZeRO 3 all gather the tensors in order, and each lets go of
@@ -8,6 +9,7 @@
 What it gives up: under ZeRO 3 one file is written after the other, as gathering takes all ranks.
 """
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,23 +18,38 @@ import torch
 from torch import Tensor
 
 from mfa_train.checkpoints.safetensors_folder import divided, write_index
-from mfa_train.checkpoints.streamed import write_tensors
+from mfa_train.checkpoints.streamed import write_mixed
 from mfa_train.checkpoints.tokenizer import write_tokenizer
-from mfa_train.checkpoints.weights import record_sums
+from mfa_train.checkpoints.weights import final_checkpoint, record_sums
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import TrainingError
+from mfa_train.feed_forward.names import held_in, in_model, on_disk
+from mfa_train.model.decoder import weights_of_model
 from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.saving.engine_state import averaged_weights
 
 SHARD = 5 * 10**9
 """Bytes."""
 
 
+def save_final_weights(engine, tokenizer: Tokenizer, run: Path, ranks: Ranks, averaged: bool) -> None:
+    """`save_weights` of the run in the folder `run`, before them those of the average where it is `averaged`; that of
+    an earlier end goes where it is not."""
+    average = final_checkpoint(run, averaged=True)
+    if averaged:
+        with averaged_weights(engine):
+            save_weights(engine, tokenizer, average, ranks)
+    else:
+        ranks.on_rank_zero(lambda: shutil.rmtree(average, ignore_errors=True))
+    save_weights(engine, tokenizer, final_checkpoint(run), ranks)
+
+
 def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> None:
     """Writes the model as it was evaluated, and the tokenizer beside it. Every rank takes part. Raises TrainingError,
     on all of them, where there is no room."""
-    parameters = dict(engine.module.named_parameters())
-    shapes = {name: tuple(getattr(parameter, "ds_shape", parameter.shape)) for name, parameter in parameters.items()}
-    (dtype,) = {parameter.dtype for parameter in parameters.values()}
+    weights = weights_of_model(engine.module)
+    shapes = on_disk({name: tuple(getattr(weight, "ds_shape", weight.shape)) for name, weight in weights.items()})
+    (dtype,) = {parameter.dtype for parameter in engine.module.parameters()}
     files = divided(shapes, dtype, SHARD)
     partial = folder.with_name(f"{folder.name}.partial")
 
@@ -48,10 +65,11 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
     failed: Exception | None = None
     for number, (file, part) in enumerate(files.items()):
         mine = number % ranks.world_size == ranks.rank and failed is None
-        turns = _Turns({name: parameters[name] for name in part}, mine)
+        turns = _Turns(weights, part, mine)
         if mine:
             try:
-                sums[file] = write_tensors(partial / file, dtype, part, turns.take)
+                forms = {name: (held_in(name, dtype), shape) for name, shape in part.items()}
+                sums[file] = write_mixed(partial / file, forms, turns.take)
             except Exception as error:  # the others still gather with this one
                 failed = error
         turns.pass_by()
@@ -76,28 +94,43 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
 
 
 class _Turns:
-    """The parameters of one file, gathered one after the other by all ranks; where they are `wanted`, for their values.
-    What is whole on every rank is taken from there."""
+    """The weights of one file, by their names and shapes on disk. The model's parameters that hold them are gathered
+    one after the other by all ranks; where they are `wanted`, for their values. What is whole on every rank is taken
+    from there."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], wanted: bool):
-        self.left, self.wanted = dict(parameters), wanted
+    def __init__(self, parameters: Mapping[str, Tensor], part: Mapping[str, tuple[int, ...]], wanted: bool):
+        self.parameters, self.part, self.wanted = parameters, part, wanted
+        self.left = list(dict.fromkeys(in_model(name, shape).parameter for name, shape in part.items()))
+        """Parameters whose turn has not come."""
+        self.gathered: tuple[str, Tensor] = "", torch.empty(0)
+        """The one whose turn it is."""
+
+    def take(self, name: str) -> Tensor:
+        """The next weight, in host memory."""
+        shape = self.part[name]
+        parameter, start = in_model(name, shape)
+        if self.gathered[0] != parameter:
+            self._gather(parameter)
+        return self.gathered[1].view(-1)[start : start + math.prod(shape)].view(shape)
 
     @torch.no_grad()
-    def take(self, name: str) -> Tensor:
-        """The next, in host memory."""
+    def _gather(self, name: str) -> None:
         import deepspeed
 
-        parameter = self.left.pop(name)
+        parameter = self.parameters[name]
+        self.left.remove(name)
+        self.gathered = "", torch.empty(0)  # before there is another
         if not hasattr(parameter, "ds_id"):
-            return parameter.detach().cpu()
+            self.gathered = name, parameter.detach().cpu()
+            return
         with deepspeed.zero.GatheredParameters(parameter):
-            return parameter.detach().cpu().clone() if self.wanted else torch.empty(0)
+            self.gathered = name, parameter.detach().cpu().clone() if self.wanted else torch.empty(0)
 
     def pass_by(self) -> None:
         """Takes part in gathering those whose turn has not come here."""
-        for name, parameter in list(self.left.items()):
-            if hasattr(parameter, "ds_id"):
-                self.take(name)
+        for name in list(self.left):
+            if hasattr(self.parameters[name], "ds_id"):
+                self._gather(name)
 
 
 def _no_room(folder: Path, error: OSError) -> TrainingError:

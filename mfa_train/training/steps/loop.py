@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from mfa_train.training.saving.save_points import SavePoints
+from mfa_train.training.steps.evaluation import of_average
 from mfa_train.training.steps.speed import Speed
 from mfa_train.training.steps.step import Taken, TrainingStep
 from mfa_train.training.steps.task_scores import TaskScorer
@@ -40,6 +41,9 @@ def train(
             record = _record(step, taken, speed) | save_points.blocking()
             if evaluating:
                 record |= evaluate(step.engine)
+                on_step(done)
+            if evaluating and training.ema is not None:
+                record |= of_average(step.engine, evaluate)
                 on_step(done)
             if score is not None and scoring:
                 record |= score(step.engine, done, record["tokens"])
