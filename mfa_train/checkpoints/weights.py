@@ -97,8 +97,8 @@ class RunWeights(ABC):
     def read_parameter(self, name: str, start: int, out: Tensor) -> None:
         """`read` of a parameter by its name in the model, which may be several weights. Raises UserError."""
         begin = 0
-        for on_disk, place, length in stretches(name, self.in_model[name], start, len(out)):
-            self.read(on_disk, place, out[begin : begin + length])
+        for weight, place, length in stretches(name, self.in_model[name], start, len(out)):
+            self.read(weight, place, out[begin : begin + length])
             begin += length
 
     def tokenizer(self) -> Tokenizer:

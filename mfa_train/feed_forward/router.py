@@ -53,7 +53,10 @@ class Router(nn.Module):
         self.groups, self.chosen_groups = groups, chosen_groups
         self.biased = biased
         if biased:
-            self.register_buffer("e_score_correction_bias", torch.zeros(experts, dtype=torch.float32))
+            bias = torch.zeros(
+                experts
+            ).float()  # while ZeRO 3 builds a model, torch.zeros makes its type whatever is asked
+            self.register_buffer("e_score_correction_bias", bias)
 
     def forward(self, x: Tensor) -> Chosen:
         """x (batch, tokens, hidden_size)."""

@@ -37,6 +37,7 @@ MODEL = (
     "max_position_embeddings",
     "rms_norm_eps",
     "tie_word_embeddings",
+    "feed_forward",
 )
 LARGEST = 2**24
 """Bytes of a config.json."""
@@ -71,8 +72,8 @@ class Source(ABC):
         """Writes values of the flattened parameter `name` of the config's model, from `start` on, into out (length,).
         Raises DataError."""
         begin = 0
-        for on_disk, place, length in stretches(name, self.in_model[name], start, len(out)):
-            self.read_weight(on_disk, place, out[begin : begin + length])
+        for weight, place, length in stretches(name, self.in_model[name], start, len(out)):
+            self.read_weight(weight, place, out[begin : begin + length])
             begin += length
 
     @abstractmethod
