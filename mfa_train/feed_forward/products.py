@@ -49,10 +49,10 @@ def grouped(x: Tensor, weights: Tensor, load: Tensor) -> Tensor:
     in): (rows, out). By torch's grouped product where that runs, else one product an expert."""
     if x.is_cuda and (x.shape[1] * x.element_size()) % 16 == 0 == (weights.shape[1] * x.element_size()) % 16:
         return F.grouped_mm(x, weights.transpose(1, 2), offs=load.cumsum(0).to(torch.int32))
-    return Looped.apply(x, weights, rows_of(load, len(x)))
+    return Looped.apply(x, weights, rows_by_expert(load, len(x)))
 
 
-def rows_of(load: Tensor, rows: int) -> list[int]:
+def rows_by_expert(load: Tensor, rows: int) -> list[int]:
     """How many rows each expert has; without values, on the meta device, equally many."""
     if not load.is_meta:
         return load.tolist()

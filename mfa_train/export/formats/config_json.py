@@ -75,7 +75,7 @@ class ConfigJson:
             **{f"model.{key}": self.count(key) for key in sizes},
             "model.rms_norm_eps": self.number("rms_norm_eps"),
             "model.tie_word_embeddings": self.flag("tie_word_embeddings", False),
-            "model.feed_forward": {"name": "dense"},
+            "feed_forward": "dense",
         }
 
     @property

@@ -22,7 +22,8 @@ class Remote(Format):
             "architectures": [self.loads],
             "auto_map": AUTO_MAP,
             "attention": dataclasses.asdict(self.attention),
+            "feed_forward": self.model.feed_forward,
         }
 
     def files(self) -> dict[str, bytes]:
-        return remote_files(self.attention.name)
+        return remote_files(self.attention.name, self.model.feed_forward["name"])

@@ -1,6 +1,6 @@
-"""modeling_mfa_train.py and configuration_mfa_train.py of an attention.
+"""modeling_mfa_train.py and configuration_mfa_train.py of an attention and a feed-forward.
 
-They are a function of the attention's name and this project's sources: nothing of a config is written into them.
+They are a function of the two names and this project's sources: nothing of a config is written into them.
 """
 
 import functools
@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from mfa_train.attention import attention_class
 from mfa_train.export.remote.bundle import Place, bundle, source
+from mfa_train.feed_forward import feed_forward_class
 
 CODE = "mfa_train.export.remote.code"
 ATTENTION = "mfa_train.attention"
@@ -20,6 +21,7 @@ AUTO_MAP = {
 }
 INSTEAD: dict[Place, Place | str] = {
     Place(ATTENTION, "attention_class"): Place(f"{CODE}.variant", "attention_class"),
+    Place("mfa_train.feed_forward", "feed_forward_of"): Place(f"{CODE}.variant", "feed_forward_of"),
     Place(f"{ATTENTION}.kernels.causal", "choose_kernel"): Place(f"{CODE}.kernels", "choose_kernel"),
     Place(f"{ATTENTION}.kernels.causal", "causal_attention"): Place(f"{CODE}.kernels", "causal_attention"),
     Place(f"{ATTENTION}.kernels.decoding", "decoding_attention"): Place(
@@ -40,10 +42,13 @@ LICENCE = """# Copyright the authors of mfa_train. Licensed under the Apache Lic
 
 
 @functools.cache
-def remote_files(attention: str) -> dict[str, bytes]:
-    """By name. Raises ConfigError where there is no such attention, CannotTravel where its module can't be bundled."""
-    variant = attention_class(attention)
-    instead = INSTEAD | {Place(f"{CODE}.variant", "Variant"): Place(variant.__module__, variant.__name__)}
+def remote_files(attention: str, feed_forward: str = "dense") -> dict[str, bytes]:
+    """By name. Raises ConfigError where there is no such attention or feed-forward, CannotTravel where its module can't
+    be bundled."""
+    chosen = {"Variant": attention_class(attention), "Kind": feed_forward_class(feed_forward)}
+    instead = INSTEAD | {
+        Place(f"{CODE}.variant", name): Place(kind.__module__, kind.__name__) for name, kind in chosen.items()
+    }
     beside = {f"{CODE}.{CONFIGURATION}": CONFIGURATION}
     roots = [f"{CODE}.{name}" for name in ("variant", "kernels", "cache", "rows", "modeling")]
     says = (

@@ -26,12 +26,15 @@ def require_same_model(source: Source) -> list[str]:
     ours, theirs = attention_config(config.attention), attention_config(attention)
     fits = ours.name in source.attentions
     differing, told = {}, []
+    kinds = [one.feed_forward["name"] for one in (config.model, model)]
     for key in (*source.overrides, "attention.num_key_value_heads"):
         group, _, name = key.partition(".")
-        if not name or (group == "attention" and not fits):
+        of_kind = name.startswith("feed_forward.")
+        if not name or (group == "attention" and not fits) or (of_kind and kinds[0] != kinds[1]):
             continue
         here, there = (
-            getattr(part, name, None) for part in ((config.model, model) if group == "model" else (ours, theirs))
+            part.feed_forward.get(name.partition(".")[2]) if of_kind else getattr(part, name, None)
+            for part in ((config.model, model) if group == "model" else (ours, theirs))
         )
         if here != there:
             line = f"{key} is {configs.written(_plain(here))} here and {configs.written(_plain(there))} there"
@@ -40,7 +43,10 @@ def require_same_model(source: Source) -> list[str]:
             else:
                 differing[key] = line
     lines = [] if fits else [f"attention is {ours.name} here and {theirs.name} there"]
-    lines += [*differing.values(), *_weights_that_differ(source)]
+    if kinds[0] != kinds[1]:
+        differing["feed_forward"] = f"feed_forward is {kinds[0]} here and {kinds[1]} there"
+        differing |= {key: "" for key in source.overrides if key.startswith("model.feed_forward.")}
+    lines += [*filter(None, differing.values()), *_weights_that_differ(source)]
     if not lines:
         _require_sayable(source, dataclasses.replace(config, model=model, attention=attention))
         return told
@@ -53,7 +59,9 @@ def require_same_model(source: Source) -> list[str]:
 def _its_model(source: Source) -> tuple[Any, dict[str, Any]]:
     """`model` and the node `attention` of the source's model, with the config's own where it says nothing."""
     parts = {name.partition(".")[2]: value for name, value in source.overrides.items() if name.startswith("model.")}
-    model = dataclasses.replace(source.config.model, **parts)
+    of_kind = {name.partition(".")[2]: parts.pop(name) for name in list(parts) if name.startswith("feed_forward.")}
+    kind = source.overrides.get("feed_forward", "dense")
+    model = dataclasses.replace(source.config.model, **parts, feed_forward={"name": kind, **of_kind})
     node = default_attention(source.overrides["attention"], model)
     node["kernel"] = source.config.attention["kernel"]
     return model, node | {

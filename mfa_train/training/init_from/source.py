@@ -37,7 +37,6 @@ MODEL = (
     "max_position_embeddings",
     "rms_norm_eps",
     "tie_word_embeddings",
-    "feed_forward",
 )
 LARGEST = 2**24
 """Bytes of a config.json."""
@@ -49,7 +48,7 @@ class Source(ABC):
     kind: str
     """run, or the model_type of its config.json."""
     overrides: dict[str, Any]
-    """The keys that make its model, attention=NAME among them."""
+    """The keys that make its model, attention=NAME and feed_forward=NAME among them."""
     attentions: tuple[str, ...]
     """Of these the other keys say all."""
     shapes: Mapping[str, tuple[int, ...]]
@@ -154,7 +153,9 @@ class RunState(Source):
         self.attentions = (theirs.attention["name"],)
         self.overrides = {
             "attention": theirs.attention["name"],
+            "feed_forward": theirs.model.feed_forward["name"],
             **{f"model.{key}": getattr(theirs.model, key) for key in MODEL},
+            **{f"model.feed_forward.{key}": value for key, value in theirs.model.feed_forward.items() if key != "name"},
             **{f"attention.{key}": value for key, value in attention.items() if key not in ("name", "kernel")},
         }
         if state == FINAL and not final_checkpoint(run).is_dir():

@@ -6,7 +6,8 @@ from transformers import PretrainedConfig
 
 
 class MfaTrainConfig(PretrainedConfig):
-    """The decoder's widths under Hugging Face's names, and in `attention` the keys of its attention.
+    """The decoder's widths under Hugging Face's names, in `attention` the keys of its attention, and in `feed_forward`
+    those of its feed-forward.
 
     A folder may say another model_type and other architectures, for a server that has the model under those names:
     they are kept, and saved again.
@@ -29,9 +30,11 @@ class MfaTrainConfig(PretrainedConfig):
         tie_word_embeddings: bool = False,
         initializer_range: float = 0.02,
         use_cache: bool = True,
+        feed_forward: dict[str, Any] | None = None,
         **further: Any,
     ):
         self.attention = attention
+        self.feed_forward = feed_forward or {"name": "dense"}
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.intermediate_size = intermediate_size

@@ -49,7 +49,7 @@ class MfaTrainModel(MfaTrainPreTrainedModel):
         super().__init__(config)
         attention = attention_config(config.attention)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, attention) for _ in range(config.num_hidden_layers))  # type: ignore[arg-type]
+        self.layers = nn.ModuleList(DecoderLayer(config, attention, layer) for layer in range(config.num_hidden_layers))  # type: ignore[arg-type]
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rope = attention_class(attention.name).make_rope(attention)
         self.gradient_checkpointing = False
@@ -108,9 +108,9 @@ class MfaTrainModel(MfaTrainPreTrainedModel):
         for index, layer in enumerate(self.layers):
             hidden_states += [rows.back(x)] if every else []
             if checkpointing:
-                x = self._gradient_checkpointing_func(layer.__call__, x, positions, None, rows.documents)
+                x, _ = self._gradient_checkpointing_func(layer.__call__, x, positions, None, rows.documents)
             else:
-                x = layer(x, positions, None if cache is None else cache.layers[index], rows.documents)
+                x, _ = layer(x, positions, None if cache is None else cache.layers[index], rows.documents)
         if cache is not None:
             cache.advance(tokens, rows.counts)
         x = rows.back(self.norm(x))
