@@ -41,9 +41,7 @@ class FeedForward(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def of(
-        cls, hidden_size: int, intermediate_size: int, config: Any, group: ExpertGroup = ALONE
-    ) -> "FeedForward":
+    def of(cls, hidden_size: int, intermediate_size: int, config: Any, group: ExpertGroup = ALONE) -> "FeedForward":
         """One layer's. `intermediate_size`: the model's, of dense layers; `config`: the chosen kind's; `group`: with
         which ranks this one shares experts out."""
 

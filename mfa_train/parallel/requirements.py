@@ -27,15 +27,11 @@ def require_parallel(config: Config, world_size: int) -> None:
         raise ConfigError(f"{given}: the model has no experts to share out: type parallel.experts=1")
     if experts > world_size:
         raise ConfigError(f"{given}: there {_are(world_size)}: type parallel.experts={_most(world_size, count)}")
+    instead = f"type parallel.experts={_most(world_size, count, experts)}"
     if world_size % experts:
-        raise ConfigError(
-            f"{given} does not divide the {world_size:,} ranks: type parallel.experts={_most(world_size, count, experts)}"
-        )
+        raise ConfigError(f"{given} does not divide the {world_size:,} ranks: {instead}")
     if count % experts:
-        raise ConfigError(
-            f"{given} does not divide model.feed_forward.n_routed_experts={count}: type "
-            f"parallel.experts={_most(world_size, count, experts)}"
-        )
+        raise ConfigError(f"{given} does not divide model.feed_forward.n_routed_experts={count}: {instead}")
     _require_deepspeed(config, given)
 
 
