@@ -122,7 +122,7 @@ def run(config: Config) -> dict:
         if ranks.is_rank_zero:
             folder.close(summary)
 
-    sample = closing_sample(config, engine.module, data.tokenizer, ranks.device)
+    sample = closing_sample(config, engine.module, data.tokenizer, ranks)
     if ranks.is_rank_zero:  # the others have no record where a run goes on behind its last step
         ranks.say(f"\n{closing_table(summary)}\n\n{sample}{where_to_look(folder)}")
     return summary

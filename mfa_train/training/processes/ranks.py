@@ -49,6 +49,11 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def as_on_rank_zero(self, values: torch.Tensor) -> None:
+        """Makes `values` those of rank 0, on every rank."""
+        if self.world_size > 1:
+            dist.broadcast(values, 0)
+
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """Every rank's `values` (...), as (world_size, ...) on each of them."""
         if self.world_size == 1:

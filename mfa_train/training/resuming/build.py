@@ -44,7 +44,7 @@ def build_to_resume(
         config.model.initialization.draw = point.draw
     record = ranks.on_rank_zero(lambda: recording and recording.result())
     if source:
-        fill(engine, source, ranks.rank)
+        fill(engine, source)
     return engine, point, record
 
 

@@ -20,8 +20,8 @@ from mfa_train.parallel.parameters import first_value, stretch_of
 from mfa_train.training.steps.optimizer import inner_optimizer
 
 
-def pieces(engine, rank: int) -> Iterator[Piece]:
-    """All pieces that `rank`, this one, holds."""
+def pieces(engine) -> Iterator[Piece]:
+    """All pieces that this rank holds."""
     average = inner_optimizer(engine).average
     for name, flat, offset, start, length in _located(engine):
         state = _moments(engine, flat)
@@ -39,7 +39,7 @@ def own_pieces(engine, rank: int, world_size: int) -> Iterator[Piece]:
     """The pieces that `rank` answers for: over all ranks each value once. Of what every rank holds, as all at stage 0,
     its share."""
     everywhere, learnt = dict(_learnt_otherwise(engine)), dict(engine.module.named_parameters())
-    for piece in pieces(engine, rank):
+    for piece in pieces(engine):
         if engine.zero_optimization_stage() == 0 or piece.name in everywhere:
             place, copies = _place_among_copies(learnt.get(piece.name), rank, world_size)
             piece = piece.part(len(piece) * place // copies, len(piece) * (place + 1) // copies)
@@ -54,7 +54,7 @@ class Values(Protocol):
         """Fills `out` (values,) with those of the parameter `name`, flattened, from `start` on."""
 
 
-def fill(engine, values: Values, rank: int) -> None:
+def fill(engine, values: Values) -> None:
     """Puts weights into a new engine, each rank into what it holds; AdamW has seen nothing yet. Raises what
     reading raises."""
     for name, flat, offset, start, length in _located(engine):  # the moments begin with the first step

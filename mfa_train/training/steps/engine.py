@@ -127,7 +127,7 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool =
         optimizer.average = WeightAverage(config.training.ema)
     if by_parts:
         values = InitialValues(model, config.model.initialization, config.seed, config.model.num_hidden_layers)
-        fill(engine, values, ranks.rank)
+        fill(engine, values)
     if ranks.world_size == 1 and isinstance(engine.optimizer, BF16_Optimizer):
         # It would flatten all gradients, sum them over one process and copy them back. (Other wrappers work in that
         # pass.)

@@ -24,7 +24,8 @@ host."""
 
 class Phases:
     """Times the steps of this rank. `alone`: whether a forward pass waits for no other rank. Then the time up to its
-    end is a rank's own work, by which the slowest is known; under ZeRO 3 every pass waits for all."""
+    end is a rank's own work, by which the slowest is known; under ZeRO 3 every pass waits for all, and with experts
+    that ranks share out for those of its group."""
 
     def __init__(self, ranks: Ranks, alone: bool):
         self.ranks, self.alone = ranks, alone

@@ -47,6 +47,13 @@ def join_expert_group(experts: int, ranks: Ranks) -> ExpertGroup:
     return ExpertGroup(together.index(ranks.rank), experts, handle)
 
 
+def expert_group_handle(experts: int) -> dist.ProcessGroup:
+    """Of this rank's expert group, which `join_expert_group` has made."""
+    from deepspeed.utils import groups
+
+    return groups._get_expert_parallel_group(group_name(experts))
+
+
 def require_known_deepspeed() -> None:
     """Raises TrainingError where a private name is gone that experts rest on."""
     from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
@@ -148,11 +155,8 @@ def require_known_to(engine) -> None:
     if not engine.has_moe_layers:
         raise _unknown("its engine did not find the experts")
     for parameter in parameters:
-        of_ranks = getattr(parameter, "ds_process_group", None)
-        if (
-            of_ranks is not None
-            and dist.get_world_size(of_ranks) * stretch_of(parameter).ranks != dist.get_world_size()
-        ):
+        over, stretch = getattr(parameter, "ds_process_group", None), stretch_of(parameter)
+        if over is not None and stretch and dist.get_world_size(over) * stretch.ranks != dist.get_world_size():
             raise _unknown("its stage 3 has shared experts out over other ranks")
 
 

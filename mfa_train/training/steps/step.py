@@ -52,7 +52,7 @@ class TrainingStep:
         micro_batch = config.training.micro_batch(ranks.world_size)
         self.passes = config.training.batch_size // (micro_batch * ranks.world_size)
         self.expert_loads = ExpertLoads(engine, ranks)
-        self.phases = Phases(ranks, alone=config.zero < 3)
+        self.phases = Phases(ranks, alone=config.zero < 3 and config.parallel.experts == 1)
         self.go_on_from(state)
         inner_optimizer(engine).update_applies = self.update_applies
 
