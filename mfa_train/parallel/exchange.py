@@ -22,25 +22,26 @@ class Leg:
 
     def __init__(self, sent: list[int], received: list[int], group: ExpertGroup):
         self.sent, self.received, self.group = sent, received, group
-        self.under_way: list[tuple[Any, Tensor]] = []
-        """Work, and what it reads until then."""
+        self.under_way: list[tuple[Any, Tensor, Tensor]] = []
+        """Work, what it reads until then, and what it fills."""
 
     def begin(self, tensors: tuple[Tensor, ...], back: bool) -> tuple[Tensor, ...]:
         """Tensors of the same rows that arrive: not there before `end`."""
         sent, received = (self.received, self.sent) if back else (self.sent, self.received)
-        arriving = []
         for tensor in tensors:
             tensor = tensor.contiguous()
             into = tensor.new_empty((sum(received), *tensor.shape[1:]))
             work = dist.all_to_all_single(into, tensor, received, sent, group=self.group.handle, async_op=True)
-            self.under_way.append((work, tensor))
-            arriving.append(into)
-        return tuple(arriving)
+            self.under_way.append((work, tensor, into))
+        return tuple(into for _, _, into in self.under_way)
 
-    def end(self) -> None:
-        for work, _ in self.under_way:
+    def end(self) -> tuple[Tensor, ...]:
+        """What has arrived."""
+        for work, _, _ in self.under_way:
             work.wait()
+        arrived = tuple(into for _, _, into in self.under_way)
         self.under_way = []
+        return arrived
 
 
 class Leave(torch.autograd.Function):
@@ -54,8 +55,7 @@ class Leave(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor):
-        ctx.leg.end()
-        return None, *grads
+        return None, *ctx.leg.end()
 
 
 class Arrive(torch.autograd.Function):
@@ -70,7 +70,8 @@ class Arrive(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor):
-        return None, *ctx.leg.begin(grads, back=True)
+        ctx.leg.begin(grads, back=True)
+        return None, *grads  # of the shape that autograd asks for; `Leave` gives what comes of them
 
 
 class Reorder(torch.autograd.Function):
