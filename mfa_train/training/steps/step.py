@@ -53,6 +53,8 @@ class TrainingStep:
         self.passes = config.training.batch_size // (micro_batch * ranks.world_size)
         self.expert_loads = ExpertLoads(engine, ranks)
         self.phases = Phases(ranks, alone=config.zero < 3 and config.parallel.experts == 1)
+        self.norm: float | None = None
+        """Of the gradient of the step under way, once it is known."""
         self.go_on_from(state)
         inner_optimizer(engine).update_applies = self.update_applies
 
@@ -69,6 +71,7 @@ class TrainingStep:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.state.guard.begin()
+        self.norm = None
         self.expert_loads.begin()
         begin = progress.step * config.training.batch_size + progress.left_out
         end = begin + config.training.batch_size
@@ -76,7 +79,7 @@ class TrainingStep:
         self.expert_loads.end(self.state.guard.applied)
         progress.step += 1
         grad_norm = self.losses.end_step(
-            progress.step, gradient_norm(self.engine), f"samples {begin} to {end - 1} of the order"
+            progress.step, self._gradient_norm(), f"samples {begin} to {end - 1} of the order"
         )
         return Taken(lr, grad_norm, end)
 
@@ -98,4 +101,13 @@ class TrainingStep:
 
     def update_applies(self) -> bool:
         """What the optimizer asks before it makes the update."""
-        return self.state.guard.applies(gradient_norm(self.engine), self.losses.upcoming)
+        return self.state.guard.applies(self._gradient_norm(), self.losses.upcoming)
+
+    def _gradient_norm(self) -> float:
+        """Of the step's whole gradient, the same number on every rank. Where experts are shared out DeepSpeed adds up
+        its parts in groups of some ranks each, and links of several kinds may round differently."""
+        if self.norm is None:
+            self.norm = gradient_norm(self.engine)
+            if self.config.parallel.experts > 1:
+                self.norm = self.ranks.largest(self.norm)
+        return self.norm
