@@ -1,6 +1,10 @@
-"""Experts shared out over four ranks, held against one process that trains the same model in plain torch: no DeepSpeed,
-no exchange, the whole batch at once. The arguments are layouts, STAGExE or STAGExExMICRO_BATCH, each of which goes on
-from the checkpoint of the one before. Each process exits 0 where
+"""Experts shared out over ranks, held against one process that trains the same model in plain torch: no DeepSpeed, no
+exchange, the whole batch at once.
+
+    torchrun --nproc-per-node 4 tests/parallel/experts_ranks.py 0x4 3x2x1        each goes on from the one before
+    torchrun --nproc-per-node 4 tests/parallel/experts_ranks.py alone 0x4 3x2x1  each from the start, LONG steps
+
+The words are layouts, STAGExE or STAGExExMICRO_BATCH. Each process exits 0 where
 
 - initial weights are, to the bit, those that one process draws;
 - every layout's losses and gradient norms are the reference's within TOLERANCE, the tokens of each expert in the first
@@ -8,8 +12,6 @@ from the checkpoint of the one before. Each process exits 0 where
 - a checkpoint holds each value once, is read back to the bit at the next layout, and a fresh engine of the same layout
   goes on from it with the same bits;
 - final weights are all experts', those of the masters.
-
-
 """
 
 import dataclasses
@@ -46,7 +48,7 @@ EXPERTS = [
     "training.gradient_clipping=0.5",
 ]
 BATCH, TOKENS, RATE, TOLERANCE = 8, 16, 3e-3, 1e-4
-STEPS = 5
+STEPS, LONG = 4, 20
 """Of each layout."""
 ranks = join()
 folder = Path(ranks.on_rank_zero(tempfile.mkdtemp))
@@ -57,16 +59,16 @@ def batch(step: int) -> torch.Tensor:
     return torch.randint(0, 199, (BATCH, TOKENS + 1), generator=torch.Generator().manual_seed(100 + step))
 
 
-def config_of(zero: int, experts: int, micro_batch: int, *overrides: str) -> configs.Config:
+def config_of(zero: int, experts: int, micro_batch: int) -> configs.Config:
     typed = [f"zero={zero}", f"parallel.experts={experts}", f"training.micro_batch_size={micro_batch}"]
-    return configs.load([*SMALL, *EXPERTS, f"training.batch_size={BATCH}", *typed, *overrides])
+    return configs.load([*SMALL, *EXPERTS, f"training.batch_size={BATCH}", *typed])
 
 
 class Reference:
     """The curve of one process, and what it has learnt."""
 
-    def __init__(self, steps: int, *overrides: str):
-        config = config_of(1, 1, BATCH // ranks.world_size, *overrides)
+    def __init__(self, steps: int):
+        config = config_of(1, 1, BATCH // ranks.world_size)
         self.model = build_model(config)
         self.initial = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.optimizer = make_optimizer(self.model, config)
@@ -163,15 +165,15 @@ def check_final_weights(engine, masters: dict[tuple[str, str], torch.Tensor], sh
     ranks.meet()
 
 
-def check(layouts: list[tuple[int, int, int]], *overrides: str) -> dict[str, float]:
-    """Trains on from layout to layout; the largest relative differences."""
-    reference = Reference(STEPS * len(layouts), *overrides)
+def check(layouts: list[tuple[int, int, int]], each: int = STEPS) -> dict[str, float]:
+    """Trains on from layout to layout, `each` so many steps; the largest relative differences."""
+    reference = Reference(each * len(layouts))
     differences, point, before = {"loss": 0.0, "norm": 0.0}, None, {}
     for number, (zero, experts, micro_batch) in enumerate(layouts):
         what = (layouts, number)
         forget_expert_groups()
-        config = config_of(zero, experts, micro_batch, *overrides)
-        engine, begin = build_engine(config, ranks, torch.float32), number * STEPS
+        config = config_of(zero, experts, micro_batch)
+        engine, begin = build_engine(config, ranks, torch.float32), number * each
         if point is None:
             check_initial(engine, reference)
         else:
@@ -180,11 +182,11 @@ def check(layouts: list[tuple[int, int, int]], *overrides: str) -> dict[str, flo
             restore(engine, point, ranks)
             there = whole(engine)
             assert all(torch.equal(there[key], values) for key, values in before.items()), what
-        numbers, load = steps(engine, begin, begin + STEPS, micro_batch)
+        numbers, load = steps(engine, begin, begin + each, micro_batch)
         assert len(set(ranks.gather_objects(tuple(norm for _, norm in numbers)))) == 1, "ranks differ"
         if point is None:
             assert torch.equal(load, reference.first_load), what
-        expected = reference.numbers[begin : begin + STEPS]
+        expected = reference.numbers[begin : begin + each]
         for kind, place in (("loss", 0), ("norm", 1)):
             there = farthest([one[place] for one in numbers], [one[place] for one in expected])
             assert there < TOLERANCE, (what, kind, there)
@@ -192,8 +194,8 @@ def check(layouts: list[tuple[int, int, int]], *overrides: str) -> dict[str, flo
         if point is not None and number == len(layouts) - 1:
             again = build_engine(config, ranks, torch.float32, fresh=False)
             restore(again, point, ranks)
-            assert steps(again, begin, begin + STEPS, micro_batch)[0] == numbers, "another bit"
-        before, point = whole(engine), save(engine, begin + STEPS, config)
+            assert steps(again, begin, begin + each, micro_batch)[0] == numbers, "another bit"
+        before, point = whole(engine), save(engine, begin + each, config)
     for kind in KINDS:
         differences[kind] = max(
             float((before[kind, name] - values).abs().max() / values.abs().max())
@@ -209,9 +211,19 @@ def layout(word: str) -> tuple[int, int, int]:
     return stage, experts, micro_batch[0] if micro_batch else BATCH // ranks.world_size
 
 
+def told(what: str, differences: dict[str, float]) -> None:
+    ranks.say(
+        f"world {ranks.world_size} {what}: " + ", ".join(f"{kind} {value:.0e}" for kind, value in differences.items())
+    )
+
+
 if __name__ == "__main__":
-    found = check([layout(word) for word in sys.argv[1:]])
-    ranks.say(" ".join(f"{kind} {value:.0e}" for kind, value in found.items()))
+    words = sys.argv[1:]
+    if words[0] == "alone":
+        for word in words[1:]:
+            told(word, check([layout(word)], LONG))
+    else:
+        told(" ".join(words), check([layout(word) for word in words]))
     ranks.meet()
     if ranks.is_rank_zero:
         shutil.rmtree(folder)
