@@ -50,6 +50,7 @@ EXPERTS = [
 BATCH, TOKENS, RATE, TOLERANCE = 8, 16, 3e-3, 1e-4
 STEPS, LONG = 4, 20
 """Of each layout."""
+LOADED = configs.load([*SMALL, *EXPERTS, f"training.batch_size={BATCH}"])
 ranks = join()
 folder = Path(ranks.on_rank_zero(tempfile.mkdtemp))
 final_weights.write_tokenizer = lambda *_: None
@@ -60,8 +61,9 @@ def batch(step: int) -> torch.Tensor:
 
 
 def config_of(zero: int, experts: int, micro_batch: int) -> configs.Config:
-    typed = [f"zero={zero}", f"parallel.experts={experts}", f"training.micro_batch_size={micro_batch}"]
-    return configs.load([*SMALL, *EXPERTS, f"training.batch_size={BATCH}", *typed])
+    training = dataclasses.replace(LOADED.training, micro_batch_size=micro_batch)
+    parallel = dataclasses.replace(LOADED.parallel, experts=experts)
+    return dataclasses.replace(LOADED, zero=zero, training=training, parallel=parallel)
 
 
 class Reference:
@@ -212,9 +214,8 @@ def layout(word: str) -> tuple[int, int, int]:
 
 
 def told(what: str, differences: dict[str, float]) -> None:
-    ranks.say(
-        f"world {ranks.world_size} {what}: " + ", ".join(f"{kind} {value:.0e}" for kind, value in differences.items())
-    )
+    there = ", ".join(f"{kind} {value:.0e}" for kind, value in differences.items())
+    ranks.say(f"world {ranks.world_size}, {what}: {there}")
 
 
 if __name__ == "__main__":

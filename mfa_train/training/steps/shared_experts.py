@@ -8,8 +8,8 @@ start (`require_known_deepspeed`).
 """
 
 import contextlib
-import inspect
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,30 +56,27 @@ def expert_group_handle(experts: int) -> dist.ProcessGroup:
 
 def require_known_deepspeed() -> None:
     """Raises TrainingError where a private name is gone that experts rest on."""
-    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
-    from deepspeed.runtime.zero.partition_parameters import Init
-    from deepspeed.utils import groups
-
-    wanted = {
-        groups: ("_create_expert_and_data_parallel", "_get_expert_parallel_group", "_get_expert_data_parallel_group"),
-        Init: ("_convert_to_deepspeed_param",),
-        FP16_UnfusedOptimizer: ("unscale_and_clip_grads",),
-    }
-    for owner, names in wanted.items():
-        for name in names:
-            if not hasattr(owner, name):
-                raise _unknown(f"{owner.__name__}.{name} is gone")
     try:
-        import deepspeed.module_inject.auto_ep_layer as layers
-        import deepspeed.runtime.engine as engine
-        import deepspeed.runtime.zero.stage3 as stage3
+        from deepspeed.module_inject import auto_ep_layer
+        from deepspeed.runtime import engine
+        from deepspeed.runtime.fp16 import unfused_optimizer
+        from deepspeed.runtime.zero import partition_parameters, stage3
+        from deepspeed.utils import groups
     except ImportError as error:
         raise _unknown(str(error)) from error
-    read = inspect.getsource(Init)
-    if not hasattr(layers, "AutoEPMoELayer") or "AutoEPMoELayer" not in inspect.getsource(engine.DeepSpeedEngine):
-        raise _unknown("its engine does not look for AutoEPMoELayer")
-    if "ds_zero_partition_process_group" not in read or "ds_zero_placement_family" not in inspect.getsource(stage3):
-        raise _unknown("its stage 3 does not read ds_zero_placement_family")
+    wanted = {
+        groups: ("_create_expert_and_data_parallel", "_get_expert_parallel_group", "_get_expert_data_parallel_group"),
+        auto_ep_layer: ("class AutoEPMoELayer",),
+        engine: ("import AutoEPMoELayer", "self.has_moe_layers", "group_name"),
+        unfused_optimizer: ("unscale_and_clip_grads(self, total_norm, apply_scale", "_global_grad_norm"),
+        partition_parameters: ("_convert_to_deepspeed_param(self, param", "ds_zero_partition_process_group"),
+        stage3: ("ds_zero_placement_family", "autoep_expert"),
+    }
+    for module, names in wanted.items():
+        text = Path(str(module.__file__)).read_text(encoding="utf-8")
+        for name in names:
+            if name not in text:
+                raise _unknown(f"{module.__name__} has no {name}")
 
 
 def _unknown(what: str) -> TrainingError:
