@@ -1,0 +1,139 @@
+"""Eight and sixteen ranks of the 280k model on this machine: start, save, a kill, a hang, other numbers of ranks."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.kills import curve as whole_curve
+from tests.conftest import ROOT
+from tests.end_to_end.conftest import SHORT
+from tests.launch.conftest import curve
+from tests.launch.test_restart import CRASHES
+
+pytestmark = pytest.mark.ranks
+
+TYPED = (
+    "model=280k",
+    "model.hidden_size=64",  # all that SMALL says otherwise, as model=280k has it
+    "model.num_hidden_layers=3",
+    "model.intermediate_size=176",
+    "model.num_attention_heads=8",
+    "model.head_dim=8",
+    "training.batch_size=80",  # which 8, 5, 16 and 2 divide
+    "training.steps=12",
+    "training.eval_every=6",
+    "training.eval_sequences=16",
+    "checkpoint.every_steps=3",
+    "checkpoint.keep_last=10",
+    "sample.max_new_tokens=0",
+    "zero=2",
+)
+TOLERANCE = 1e-4
+"""Of losses at other numbers of ranks: docs/reliability.md."""
+STOPS = """
+import os
+if os.environ.get("RANK") == "1":
+    import signal, time, mfa_train.training.steps.step as step
+    from pathlib import Path
+    take = step.TrainingStep.take
+    def stopped(self):
+        if self.state.progress.step == 8 and not Path("{folder}/stood-still").exists():
+            Path("{folder}/stood-still").touch()
+            {stop}
+        return take(self)
+    step.TrainingStep.take = stopped
+"""
+STANDING = {
+    "stopped by SIGSTOP": "os.kill(os.getpid(), signal.SIGSTOP)",
+    "a read of data that never ends": "self.batches.of = lambda begin: time.sleep(600)",
+}
+
+
+def on(ranks: int) -> str:
+    return f"cluster.devices_per_node={ranks}"
+
+
+def close(ours: list[tuple], theirs: list[tuple]) -> bool:
+    """The same steps, tokens and rates, and losses that are near."""
+    return [record[:2] for record in ours] == [record[:2] for record in theirs] and all(
+        mine == pytest.approx(other, rel=TOLERANCE)
+        for record, reference in zip(ours, theirs)
+        for mine, other in zip(record[2:], reference[2:])
+    )
+
+
+@pytest.fixture
+def trained(launch, tmp_path):
+    """`trained(*overrides, python=None)`: a launch that went well, with `python` run as each rank starts."""
+
+    def run(*overrides: str, python: str | None = None) -> subprocess.CompletedProcess:
+        environment = None
+        if python:
+            (tmp_path / "python").mkdir(exist_ok=True)
+            (tmp_path / "python" / "sitecustomize.py").write_text(python)
+            environment = os.environ | {"PYTHONPATH": f"{tmp_path}/python:{ROOT}"}
+        done = launch(*TYPED, *overrides, environment=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+def test_eight_ranks_killed_restarted_and_moved_to_five_and_sixteen_moved_to_two_follow_one_ranks_curve(
+    trained, prepared_data, tmp_path
+):
+    trained("name=one", on(1))
+    reference = curve(tmp_path / "one")
+    trained("name=eight", on(8))
+    assert close(curve(tmp_path / "eight"), reference)
+
+    crash = CRASHES.format(rank=5, steps=[8], once=True, folder=tmp_path)
+    done = trained("name=killed", on(8), "cluster.max_restarts=1", python=crash)
+    [told] = re.findall("^=== .*started again.*$", done.stdout, re.M)
+    assert re.match(r"=== rank 5 on \S+ was killed by SIGKILL: started again from step [36], restart 1 of 1", told)
+    assert whole_curve(tmp_path / "killed") == whole_curve(tmp_path / "eight")  # the same bits
+
+    def moved(to: str, of: str, step: int, ranks: int) -> None:
+        checkpoint = tmp_path / of / "checkpoints" / f"step-{step:08}"
+        done = trained(f"name={to}", on(ranks), f"resume={checkpoint}")
+        assert f"goes on from {checkpoint}, after step {step}" in done.stdout
+        assert re.search(f"changed since: processes: [0-9]+ -> {ranks}", done.stdout)
+        assert close(curve(tmp_path / to), reference)
+
+    moved("five", "eight", 6, 5)
+    # More than eight ranks of two cores a launch refuses.
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=16", "train.py")
+    folders = (f"data_dir={prepared_data}", f"runs_dir={tmp_path}")
+    done = subprocess.run(
+        [sys.executable, *torchrun, *SHORT, *TYPED, "optimizer.lr=1e-3", *folders, "name=sixteen"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    assert close(curve(tmp_path / "sixteen"), reference)
+    assert len(list((tmp_path / "sixteen" / "checkpoints" / "step-00000006").glob("rank-*"))) == 16
+    moved("two", "sixteen", 3, 2)
+    print(f"largest rank {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MiB")
+
+
+@pytest.mark.parametrize("stop", STANDING.values(), ids=STANDING)
+def test_a_rank_that_stands_still_is_started_again_and_leaves_the_undisturbed_curve(stop, trained, tmp_path):
+    done = trained(
+        *("name=hung", on(2), "cluster.max_restarts=1", "guard.hang_seconds=20"),
+        python=STOPS.format(folder=tmp_path, stop=stop),
+    )
+    assert Path(tmp_path / "stood-still").exists()
+    [told] = re.findall("^=== .*started again.*$", done.stdout, re.M)
+    assert told.endswith("started again from step 6, restart 1 of 1"), told
+    assert "no step ended for 20 s (guard.hang_seconds)" in done.stdout + done.stderr
+    assert "in all_reduce" in (tmp_path / "hung" / "logs" / "stacks-rank-00000.txt").read_text()
+    trained("name=undisturbed", on(2))
+    assert whole_curve(tmp_path / "hung") == whole_curve(tmp_path / "undisturbed")
