@@ -1,5 +1,6 @@
 """Two ranks, of which rank 1 is slow under ZeRO 3, where every pass waits for all, and is found; then it stands still
-while the other waits for it in a collective, until the watchdog ends them. The stacks go into the folder that is named."""
+while the other waits for it in a collective, until the watchdog ends them. The stacks go into the folder that is
+named."""
 
 import sys
 import time

@@ -43,7 +43,8 @@ def build_to_resume(
         config.model.initialization.draw = point.draw
     record = None
     if source and summing:
-        record = source.record({name: summed for sums in ranks.on_each(summing.result) for name, summed in sums.items()})
+        shares = ranks.on_each(summing.result)
+        record = source.record({name: summed for sums in shares for name, summed in sums.items()})
         fill(engine, source, ranks.rank)
     return engine, point, record
 

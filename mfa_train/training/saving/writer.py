@@ -55,7 +55,8 @@ class CheckpointWriter:
         tensors = self._copied(engine)
         content = {"step": step, "updates": updates(engine), "world_size": self.ranks.world_size} | content
         self.saved += 1
-        self.thread = threading.Thread(target=self._write, args=(step, self.saved, tensors, content, begun), daemon=True)
+        of_save = (step, self.saved, tensors, content, begun)
+        self.thread = threading.Thread(target=self._write, args=of_save, daemon=True)
         self.thread.start()
         if not self.config.background:
             self.wait()

@@ -54,11 +54,10 @@ class Phases:
 
     def wait_in_pass(self, waiting: Callable[[], None]) -> None:
         """Calls `waiting`, in which the device waits for other ranks. Counted in the forward passes of steps."""
-        if not self.in_forward:
-            return waiting()
-        begun = self._now()
+        begun = self._now() if self.in_forward else None
         waiting()
-        self._add(WAITED, begun, self._now())
+        if begun is not None:
+            self._add(WAITED, begun, self._now())
 
     def of_this_rank(self) -> list[float]:
         """What the other ranks are told of the steps since the last record: own seconds a step, peak bytes. Read while
