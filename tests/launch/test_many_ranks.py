@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -129,7 +128,6 @@ def test_eight_ranks_killed_restarted_and_moved_to_five_and_sixteen_moved_to_two
     assert close(curve(tmp_path / "sixteen"), reference)
     assert len(list((tmp_path / "sixteen" / "checkpoints" / "step-00000006").glob("rank-*"))) == 16
     moved("two", "sixteen", 3, 2)
-    print(f"largest rank {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MiB")
 
 
 @pytest.mark.parametrize("stop", STANDING.values(), ids=STANDING)

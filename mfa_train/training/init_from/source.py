@@ -174,8 +174,7 @@ class RunState(Source):
 
     def record(self, sums: Mapping[str, str]) -> dict[str, Any]:
         weights = self.weights
-        of_final = isinstance(weights, FinalWeights)
-        summed = weights.files.sha256(sums) if of_final else digest(dict(weights.manifest))
+        summed = weights.files.sha256(sums) if isinstance(weights, FinalWeights) else digest(dict(weights.manifest))
         return {"source": self.path, "kind": self.kind, "step": weights.step, "sha256": summed}
 
 
