@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -36,23 +35,24 @@ TYPED = (
 )
 TOLERANCE = 1e-4
 """Of losses at other numbers of ranks: docs/reliability.md."""
-STOPS = """
+STANDS = """
 import os
 if os.environ.get("RANK") == "1":
     import signal, time, mfa_train.training.steps.step as step
     from pathlib import Path
-    take = step.TrainingStep.take
-    def stopped(self):
-        if self.state.progress.step == 8 and not Path("{folder}/stood-still").exists():
-            Path("{folder}/stood-still").touch()
-            {stop}
+    take, folder = step.TrainingStep.take, Path("{folder}")
+    def once(name):
+        there = (folder / name).exists()
+        (folder / name).touch()
+        return not there
+    def standing(self):
+        if self.state.progress.step == 5 and once("stopped"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if self.state.progress.step == 11 and once("reading"):
+            self.batches.of = lambda begin: time.sleep(600)
         return take(self)
-    step.TrainingStep.take = stopped
+    step.TrainingStep.take = standing
 """
-STANDING = {
-    "stopped by SIGSTOP": "os.kill(os.getpid(), signal.SIGSTOP)",
-    "a read of data that never ends": "self.batches.of = lambda begin: time.sleep(600)",
-}
 
 
 def on(ranks: int) -> str:
@@ -130,16 +130,15 @@ def test_eight_ranks_killed_restarted_and_moved_to_five_and_sixteen_moved_to_two
     moved("two", "sixteen", 3, 2)
 
 
-@pytest.mark.parametrize("stop", STANDING.values(), ids=STANDING)
-def test_a_rank_that_stands_still_is_started_again_and_leaves_the_undisturbed_curve(stop, trained, tmp_path):
-    done = trained(
-        *("name=hung", on(2), "cluster.max_restarts=1", "guard.hang_seconds=20"),
-        python=STOPS.format(folder=tmp_path, stop=stop),
-    )
-    assert Path(tmp_path / "stood-still").exists()
-    [told] = re.findall("^=== .*started again.*$", done.stdout, re.M)
-    assert told.endswith("started again from step 6, restart 1 of 1"), told
-    assert "no step ended for 20 s (guard.hang_seconds)" in done.stdout + done.stderr
-    assert "in all_reduce" in (tmp_path / "hung" / "logs" / "stacks-rank-00000.txt").read_text()
+def test_a_rank_that_stands_still_is_started_again_and_leaves_the_undisturbed_curve(trained, tmp_path):
+    """Stopped by SIGSTOP first, then in a read of data that never ends."""
+    hangs = ("cluster.max_restarts=2", "guard.hang_seconds=20")
+    done = trained("name=hung", on(2), *hangs, python=STANDS.format(folder=tmp_path))
+    first, second = re.findall("^=== .*started again.*$", done.stdout, re.M)
+    assert first.endswith("started again from step 3, restart 1 of 2")
+    assert second.endswith("started again from step 9, restart 2 of 2")
+    assert (done.stdout + done.stderr).count("no step ended for 20 s (guard.hang_seconds)") >= 2
+    waits, reads = ((tmp_path / "hung" / "logs" / f"stacks-rank-0000{rank}.txt").read_text() for rank in (0, 1))
+    assert waits.count("in all_reduce") >= 2 and "in <lambda>" in reads
     trained("name=undisturbed", on(2))
     assert whole_curve(tmp_path / "hung") == whole_curve(tmp_path / "undisturbed")
