@@ -114,9 +114,7 @@ def _require_profile(config: Config, world_size: int) -> None:
         return
     require_ranks("profile.ranks", config.profile.ranks, world_size)
     if step > steps:
-        raise ConfigError(
-            f"profile.step={step}: the run ends after step {steps}: type one from {FIRST} to it, or null"
-        )
+        raise ConfigError(f"profile.step={step}: the run ends after step {steps}: type one from {FIRST} to it, or null")
 
 
 def _require_sample(config: Config, plan: dict, dtype: torch.dtype) -> None:

@@ -87,10 +87,19 @@ def read(run: Path) -> Request | None:
     return _request(path, content)
 
 
+def stands(run: Path, request: Request) -> bool:
+    """Whether the request that is there is this one."""
+    try:
+        there = read(run)
+    except ConfigError:
+        return False
+    return there is not None and there.id == request.id
+
+
 def answer(run: Path, request: Request, first: int | None = None, refused: str | None = None) -> bool:
     """Writes down what becomes of it, and whether it was still there. Raises OSError."""
     path = path_of(run)
-    if not _stands(run, request):
+    if not stands(run, request):
         return False
     beside = path.with_name(f"{REQUEST}{PARTIAL}")
     beside.write_text(json.dumps(asdict(replace(request, first=first, refused=refused))), encoding="utf-8")
@@ -100,7 +109,7 @@ def answer(run: Path, request: Request, first: int | None = None, refused: str |
 
 def remove(run: Path, request: Request) -> None:
     """Removes it, where it is still there. Raises OSError."""
-    if _stands(run, request):
+    if stands(run, request):
         path_of(run).unlink(missing_ok=True)
 
 
@@ -116,15 +125,6 @@ def clear_partial(run: Path) -> None:
     """Removes what an earlier start of the run did not finish."""
     for left in (run / FOLDER).glob(f"step-*{PARTIAL}"):
         shutil.rmtree(left, ignore_errors=True)
-
-
-def _stands(run: Path, request: Request) -> bool:
-    """Whether the request that is there is this one."""
-    try:
-        there = read(run)
-    except ConfigError:
-        return False
-    return there is not None and there.id == request.id
 
 
 def _request(path: Path, content: dict) -> Request:

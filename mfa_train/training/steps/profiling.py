@@ -79,6 +79,8 @@ class Profiling:
         self.packing: threading.Thread | None = None
         self.request: Request | None = None
         """Of rank 0: the one that was taken."""
+        self.waiting: Window | None = None
+        """Its steps, before they are called for: it can be taken back until then."""
         self.watch = RequestWatch(self.run)
         if config.profile.step is not None:
             self._plan_of_config(
@@ -99,7 +101,7 @@ class Profiling:
             self._post(self.window, {"error": why})
         if error is None or isinstance(error, Stopped):  # all ranks are here
             self._finish()
-        if request := self.request or self.watch.found:
+        if self.ranks.is_rank_zero and (request := self.request or self.watch.found or self.watch.new()):
             self._refuse(request, why)
 
     def between(self, done: int) -> None:
@@ -109,6 +111,8 @@ class Profiling:
         if self.ranks.is_rank_zero:
             if self.watch.found is not None and self.request is None:
                 self._take(self.watch.found, done)
+            if self.waiting is not None:
+                self._call_for(self.waiting, done)
             for window in [window for window in self.open if done > window.last]:
                 self._show_if_whole(window)
         if self.agreed.due(f"profile-{self.called}", done):
@@ -137,7 +141,7 @@ class Profiling:
         return Window(window.id, window.first, min(window.steps, self.total_steps + 1 - window.first), window.ranks)
 
     def _take(self, request: Request, done: int) -> None:
-        """Has all ranks make what is asked for, or says why not."""
+        """Says which steps the profile that is asked for will be of, or why there will be none."""
         try:
             window = self._window_of(request, done)
         except ConfigError as error:
@@ -151,9 +155,17 @@ class Profiling:
             self.ranks.say(f"warning: {self.run / requests.FOLDER} cannot be written ({error.strerror}): no profile")
             self.watch.ended.set()
             return
-        self.request = request
-        self.ranks.store.set(f"profile-{self.called}/window", json.dumps(asdict(window)))
-        self.agreed.call_for(f"profile-{self.called}", done)
+        self.request, self.waiting = request, window
+
+    def _call_for(self, window: Window, done: int) -> None:
+        """Has all ranks make it, as late as can be."""
+        if self.request is not None and self.watch.taken_back == self.request.id:
+            self.request = self.waiting = None
+            self.watch.found = None
+        elif done + LEAD == window.first:
+            self.ranks.store.set(f"profile-{self.called}/window", json.dumps(asdict(window)))
+            self.agreed.call_for(f"profile-{self.called}", done)
+            self.waiting = None
 
     def _window_of(self, request: Request, done: int) -> Window:
         """Raises ConfigError where there can be none."""
@@ -238,7 +250,8 @@ class Profiling:
             partial.rename(folder)
             if self.request is not None and self.request.id == window.id:
                 requests.remove(self.run, self.request)
-                self.request = self.watch.found = None
+                self.request = None
+                self.watch.found = None
         except OSError as error:
             self.ranks.say(f"warning: {folder} cannot be written ({error.strerror})")
             if self.request is not None and self.request.id == window.id:
@@ -248,7 +261,7 @@ class Profiling:
         self.ranks.say(f"profile: {window.told()}: {folder}{''.join(failed)}")
 
     def _refuse(self, request: Request, why: str) -> None:
-        self.request = None
+        self.request = self.waiting = None
         try:
             requests.answer(self.run, request, refused=why)
         except OSError as error:
@@ -269,11 +282,14 @@ class Profiling:
 
 
 class RequestWatch:
-    """Looks in the folder of `run`, in a thread, for a request: `found`, until it is set to None again."""
+    """Looks in the folder of `run`, in a thread, for a request: `found`, and then whether it stays there, until `found`
+    is set to None again."""
 
     def __init__(self, run: Path):
         self.run = run
         self.found: Request | None = None
+        self.taken_back: str | None = None
+        """The id of one that is there no more."""
         self.ended = threading.Event()
 
     def start(self) -> None:
@@ -282,14 +298,23 @@ class RequestWatch:
     def _watch(self) -> None:
         while not self.ended.wait(LOOK_SECONDS):
             if self.found is None:
-                self.found = self._new()
+                self.found = self.new()
+            elif self._gone(found := self.found):
+                self.taken_back = found.id
 
-    def _new(self) -> Request | None:
+    def new(self) -> Request | None:
+        """The request that is there, where it isn't answered yet."""
         try:
             request = requests.read(self.run)
         except (OSError, ConfigError):  # the command that asks tells what is wrong with it
             return None
         return request if request is not None and request.refused is None else None
+
+    def _gone(self, found: Request) -> bool:
+        try:
+            return not requests.stands(self.run, found)
+        except OSError:
+            return False
 
 
 def _key(window: Window, rank: int) -> str:
