@@ -75,11 +75,11 @@ def test_where_no_trace_is_asked_for_a_step_asks_the_store_once_and_no_file(step
             end_step()
         assert profiling.ranks.store.calls == {"add": 100}
         until(lambda: looked)
-    assert threading.current_thread() not in looked
+        assert threading.current_thread() not in looked
 
 
 def test_what_a_run_cannot_record_is_refused_with_what_to_type(steps):
-    profiling, end_step = steps("profile.step=500", "profile.steps=10")
+    profiling, end_step = steps("training.steps=1e9", "profile.step=5e8", "profile.steps=10")
     run = profiling.run
     with profiling:
         for _ in range(50):
@@ -87,8 +87,8 @@ def test_what_a_run_cannot_record_is_refused_with_what_to_type(steps):
         for asked, why in (
             ({"step": 20}, "--step=20: the run is at step"),
             ({"ranks": [0, 2]}, "--ranks=0,2: the run has 2 ranks, 0 to 1"),
-            ({"step": 505}, "steps 500 to 509 of rank 0 are being recorded then (profile.step): type one from 511 on"),
-            ({"step": 1001}, "the run ends after step 1,000"),
+            ({"step": 5 * 10**8 + 5}, "of rank 0 are being recorded then (profile.step): type one from 500,000,011 on"),
+            ({"step": 10**9 + 1}, "the run ends after step 1,000,000,000"),
         ):
             requests.ask(run, Request(ID, 3, **{"ranks": [0]} | asked))
             until(lambda: requests.read(run).refused, end_step)
@@ -96,24 +96,24 @@ def test_what_a_run_cannot_record_is_refused_with_what_to_type(steps):
 
 
 def test_a_request_that_is_taken_back_makes_room_and_the_next_is_called_for(steps):
-    profiling, end_step = steps()
+    profiling, end_step = steps("training.steps=1e9")
     run = profiling.run
     with profiling:
-        requests.ask(run, Request(ID, 3, [1], step=900))
-        until(lambda: requests.read(run).first == 900, end_step)
-        with pytest.raises(ConfigError, match="a profile from step 900 on is asked for already"):
+        requests.ask(run, Request(ID, 3, [1], step=10**8))
+        until(lambda: requests.read(run).first == 10**8, end_step)
+        with pytest.raises(ConfigError, match="a profile from step 100,000,000 on is asked for already"):
             requests.ask(run, Request(ID[::-1], 3, [0]))
         requests.remove(run, Request(ID, 3, [1]))
         until(lambda: profiling.request is None, end_step)
         requests.ask(run, Request(ID[::-1], 3, [1]))
         until(lambda: profiling.watch.found)
-        end_step(after=996 - LEAD)  # the call; the next step's end is where all ranks know
+        end_step(after=10**8 - LEAD)  # the call; the next step's end is where all ranks know
         end_step()
         [window] = profiling.open
-        assert (window.first, window.last, window.ranks) == (997, 999, [1])
+        assert (window.first, window.last, window.ranks) == (10**8 + 1, 10**8 + 3, [1])
         profiling.ranks.store.set(f"profile/{window.id}/1", '{"error": "no room"}')
     folder, summary = requests.made(run, ID[::-1])
-    assert (folder.name, summary["ranks"]) == ("step-00000997", {"1": {"error": "no room"}})
+    assert (folder.name, summary["ranks"]) == ("step-100000001", {"1": {"error": "no room"}})
     assert requests.read(run) is None
 
 
