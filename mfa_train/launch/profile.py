@@ -58,10 +58,10 @@ def wait(
     run: Path, request: Request, seconds: float, say: Callable[[str], None], say_aside: Callable[[str], None]
 ) -> None:
     """Waits until the profile is there, and says where. Raises ConfigError where the run refuses it, UserError where
-    the run ends before, a rank could not write its part, or `seconds` are over; the request is then taken back."""
+    the run ends before, a rank could not write its part, or `seconds` are over."""
     try:
         folder, summary = _made(run, request, seconds, say_aside)
-    except BaseException:
+    except KeyboardInterrupt:
         _take_back(run, request)
         raise
     failed = {rank: file["error"] for rank, file in summary["ranks"].items() if "error" in file}
@@ -86,6 +86,7 @@ def _made(run: Path, request: Request, seconds: float, say_aside: Callable[[str]
                 return found
             raise UserError(f"{requests.path_of(run)}: was removed before the profile was made")
         if answer.refused is not None:
+            _take_back(run, request)
             raise ConfigError(f"{run}: no profile: {answer.refused}")
         if answer.first is not None and not told:
             told = True
@@ -94,12 +95,15 @@ def _made(run: Path, request: Request, seconds: float, say_aside: Callable[[str]
         if now - looked > STATE_SECONDS:
             looked = now
             if (state := state_of(run)) != "running" and requests.read(run) == answer:
+                _take_back(run, request)
                 raise UserError(f"{run}: is {state}; it ended before the profile was made")
         if now - begun > seconds:
             if answer.first is None:
-                how_far = "no step has ended since the run was asked; the request is taken back"
+                _take_back(run, request)
+                how_far = "no step has ended since it was asked; the request is taken back"
             else:
-                how_far = f"{_steps(answer.first, request.steps)} will be in {requests.folder_of(run, answer.first)}"
+                folder = requests.folder_of(run, answer.first)
+                how_far = f"{_steps(answer.first, request.steps)} will be in {folder}"
             raise UserError(
                 f"{run}: no profile after {seconds:g} s (--timeout), the last record is of step {_last_step(run):,}: "
                 f"{how_far}"

@@ -19,6 +19,7 @@ from mfa_train.training.run_folder import profile_request as requests
 from mfa_train.training.run_folder.profile_request import Request
 from mfa_train.training.steps import profiling as module
 from mfa_train.training.steps.profiling import LEAD, Profiling
+from mfa_train.training.steps.trace import Trace, compressed
 
 ID = "0123456789abcdef"
 
@@ -76,6 +77,39 @@ def test_where_no_trace_is_asked_for_a_step_asks_the_store_once_and_no_file(step
         assert profiling.ranks.store.calls == {"add": 100}
         until(lambda: looked)
         assert threading.current_thread() not in looked
+
+
+def test_a_rank_that_cannot_write_says_so_and_the_run_goes_on(steps, monkeypatch, capsys):
+    class Full(Trace):
+        def write(self, folder, rank):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "Trace", Full)
+    profiling, end_step = steps("profile.step=3", "profile.steps=1")
+    with profiling:
+        for _ in range(5):
+            end_step()
+    summary = json.loads((profiling.run / "profiles" / "step-00000003" / "profile.json").read_text())
+    assert summary["ranks"] == {"0": {"error": "[Errno 28] No space left on device"}}
+    assert "rank 0's is missing ([Errno 28] No space left on device)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_gpus_memory_is_watched_from_the_warm_up_to_the_last_step_and_no_longer(whole, tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(torch.cuda.memory, "_record_memory_history", lambda enabled="all", **_: called.append(enabled))
+    monkeypatch.setattr(torch.cuda.memory, "_dump_snapshot", lambda path: called.append(path))
+    trace = Trace(7, 1, torch.device("cuda"))
+    trace.begin()
+    assert not trace.step()
+    if whole:
+        torch.zeros(3).sum()
+        assert trace.step()
+        raw = trace.write(tmp_path, 5)
+        assert compressed(raw) == tmp_path / "rank-5.json.gz" and not raw.exists()
+    else:
+        trace.abandon()
+    assert called == ["all", *([str(tmp_path / "rank-5-memory.pickle")] if whole else []), None]
 
 
 def test_what_a_run_cannot_record_is_refused_with_what_to_type(steps):

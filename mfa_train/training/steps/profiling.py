@@ -194,11 +194,12 @@ class Profiling:
             return
         if self.packing is not None:
             self.packing.join()
+        trace = Trace(window.first, window.steps, self.ranks.device)
         try:
-            self.trace, self.window = Trace(window.first, window.steps, self.ranks.device), window
-            self.trace.begin()
+            trace.begin()
+            self.trace, self.window = trace, window
         except Exception as error:  # another profiler is at work, say: a look at the run is no reason to end it
-            self.trace = None
+            trace.abandon()
             self._post(window, {"error": first_line(error)})
 
     def _step_is_over(self) -> None:

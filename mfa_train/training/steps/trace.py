@@ -35,7 +35,7 @@ class Trace:
     def begin(self) -> None:
         """The next step is the one before the first."""
         if self.on_gpu:
-            torch.cuda.memory._record_memory_history(max_entries=MEMORY_EVENTS, stacks="python")
+            torch.cuda.memory._record_memory_history(max_entries=MEMORY_EVENTS, stacks="python", clear_history=True)
         self.profiler.start()
         self.profiler.add_metadata("steps", f"{self.first} to {self.first + self.steps - 1}")
 
@@ -50,9 +50,9 @@ class Trace:
 
     def abandon(self) -> None:
         """Ends it before its last step, with nothing to write."""
-        with contextlib.suppress(Exception):  # the run ends for a reason of its own
-            self.profiler.stop()
-            self._end_memory_history()
+        for end in (self._end_memory_history, self.profiler.stop):
+            with contextlib.suppress(Exception):  # what it could not do is told already
+                end()
 
     def write(self, folder: Path, rank: int) -> Path:
         """Writes it into `folder`, the trace not compressed yet, and gives that one. Raises OSError, RuntimeError."""
