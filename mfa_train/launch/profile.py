@@ -100,7 +100,7 @@ def _made(run: Path, request: Request, seconds: float, say_aside: Callable[[str]
         if now - begun > seconds:
             if answer.first is None:
                 _take_back(run, request)
-                how_far = "no step has ended since it was asked; the request is taken back"
+                how_far = "the run has not taken it up, and the request is taken back"
             else:
                 folder = requests.folder_of(run, answer.first)
                 how_far = f"{_steps(answer.first, request.steps)} will be in {folder}"

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from mfa_train import config as configs
-from mfa_train.errors import ConfigError
+from mfa_train.errors import ConfigError, UserError
 from mfa_train.launch import profile as command
 from mfa_train.training.processes.agreed_steps import AgreedSteps
 from mfa_train.training.processes.ranks import Ranks
@@ -179,6 +179,22 @@ def test_what_cannot_be_asked_is_refused_before_the_run_hears_of_it(asked, told,
     with pytest.raises(ConfigError, match=told):
         command.ask(tmp_path, **{"steps": 3, "ranks": "0", "step": None} | asked)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "state, told", [("silent", "is silent; it ended before"), ("running", "no profile after 0.1 s")]
+)
+def test_who_waits_for_a_run_that_is_gone_or_does_not_answer_is_told_and_the_request_taken_back(
+    state, told, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(command, "state_of", lambda run: state)
+    monkeypatch.setattr(command, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(command, "STATE_SECONDS", 0.05)
+    request = Request(ID, 3, [0])
+    requests.ask(tmp_path, request)
+    with pytest.raises(UserError, match=told):
+        command.wait(tmp_path, request, 0.1, print, print)
+    assert requests.read(tmp_path) is None
 
 
 def test_profile_step_is_held_against_the_runs_steps_and_ranks():
