@@ -21,9 +21,10 @@ def test_a_run_that_is_recorded_over_skips_and_a_rollback_is_the_same_to_the_las
     """Batches 9 to 12 are NaN, and the fourth skip in a row rolls back to step 8: within the steps that rank 1 of two
     records."""
     poisoned = [
-        *("guard.nonfinite=skip", "guard.max_skips=3", "checkpoint.every_steps=4", "zero=1", "training.steps=18"),
+        *("guard.nonfinite=skip", "guard.max_skips=3", "checkpoint.every_steps=4", "zero=1", "training.steps=16"),
+        *("training.eval_every=16", "sample.max_new_tokens=1"),
     ]
-    for name, overrides in (("plain", []), ("recorded", ["profile.step=8", "profile.steps=7", "profile.ranks=[1]"])):
+    for name, overrides in (("plain", []), ("recorded", ["profile.step=8", "profile.steps=6", "profile.ranks=[1]"])):
         done = train(f"name={name}", *poisoned, *overrides, processes=2, python=(POISONED, "0", "9", "12", "nan"))
         assert done.returncode == 0 and "back to step 8" in done.stdout, done.stderr
     plain, recorded = tmp_path / "plain", tmp_path / "recorded"
@@ -33,12 +34,12 @@ def test_a_run_that_is_recorded_over_skips_and_a_rollback_is_the_same_to_the_las
     weights = "checkpoints/final/model.safetensors"
     assert (plain / weights).read_bytes() == (recorded / weights).read_bytes()
     assert not (plain / "profiles").exists()
-    assert "profile: steps 8 to 14 of rank 1 are recorded: they are slower" in done.stdout
+    assert "profile: steps 8 to 13 of rank 1 are recorded: they are slower" in done.stdout
     assert [path.name for path in (recorded / "profiles").iterdir()] == ["step-00000008"]
     folder = recorded / "profiles" / "step-00000008"
     assert sorted(path.name for path in folder.iterdir()) == ["profile.json", "rank-1.json.gz"]
     found = events(folder / "rank-1.json.gz")
-    assert {"ProfilerStep#1", "ProfilerStep#7", "aten::mm", "[memory]"} <= found and "ProfilerStep#8" not in found
+    assert {"ProfilerStep#1", "ProfilerStep#6", "aten::mm", "[memory]"} <= found and "ProfilerStep#7" not in found
 
 
 def test_a_running_run_is_asked_for_a_trace_and_answers_with_its_folder(begin, tmp_path):
