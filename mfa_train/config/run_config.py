@@ -28,6 +28,7 @@ BEFORE: dict[str, Any] = {
     "deepspeed": {},
     "attention.output_gate": "none",
     "model.initialization.draw": 1,
+    "training.ema": None,
     "data.files": [],
     "data.held_out_files": [],
     "data.text_key": "text",

@@ -16,7 +16,6 @@ from mfa_train.budget.devices import planned_device, resolve_precision
 from mfa_train.budget.match import matched
 from mfa_train.budget.match_report import told
 from mfa_train.budget.peak import Peak
-from mfa_train.checkpoints.weights import final_checkpoint
 from mfa_train.config import Config
 from mfa_train.errors import Stopped
 from mfa_train.run_files import LOGS
@@ -43,7 +42,7 @@ from mfa_train.training.run_folder.closing import (
 from mfa_train.training.run_folder.folder import RunFolder
 from mfa_train.training.run_folder.opening import open_log
 from mfa_train.training.run_folder.provenance import provenance
-from mfa_train.training.saving.final_weights import save_weights
+from mfa_train.training.saving.final_weights import save_final_weights
 from mfa_train.training.saving.save_points import SavePoints
 from mfa_train.training.steps.evaluation import Evaluator
 from mfa_train.training.steps.garbage import GarbageInStep
@@ -112,7 +111,7 @@ def run(config: Config) -> dict:
             save_points.finish()
 
         # 5. Close: the weights, the summary however the steps ended, and what a person is shown
-        save_weights(engine, data.tokenizer, final_checkpoint(folder.path), ranks)
+        save_final_weights(engine, data.tokenizer, folder.path, ranks, averaged=config.training.ema is not None)
         status = "finished"
     except Stopped:
         status = "stopped"

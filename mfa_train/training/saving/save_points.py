@@ -4,6 +4,7 @@ import dataclasses
 import time
 
 from mfa_train.checkpoints.folders import folder_of
+from mfa_train.checkpoints.tensor_files import EMA
 from mfa_train.config import Config
 from mfa_train.errors import Stopped
 from mfa_train.tracking.run_log import RunLog, SilentLog
@@ -67,7 +68,7 @@ class SavePoints:
 
     def save(self, engine, state: TrainingState) -> None:
         """Every rank calls it after the same step; what a checkpoint holds says `manifest`."""
-        begun = time.monotonic()
+        begun, ema = time.monotonic(), self.config.training.ema
         self.log.flush()
         self.writer.save(
             engine,
@@ -81,6 +82,7 @@ class SavePoints:
                 "versions": versions(),
                 "code_commit": self.code_commit,
                 "wandb": self.log.wandb_identity(),
+                **({} if ema is None else {EMA: ema}),
             },
         )
         self.saved_at = time.monotonic()

@@ -3,6 +3,7 @@
 loop.py step.py     a run's steps; one of them, and where its update is made
 schedule.py         the learning rate
 engine.py optimizer.py   the model inside DeepSpeed; AdamW with a last word on its updates
+average.py          the weights' exponential moving average
 losses.py guard.py  the losses, read when they are needed; what is done about NaN and spikes
 state.py speed.py   how far a run is; how fast
 phases.py           where a step's time goes, peak memory, the slowest rank

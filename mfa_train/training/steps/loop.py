@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from mfa_train.training.saving.save_points import SavePoints
+from mfa_train.training.steps.evaluation import of_average
 from mfa_train.training.steps.profiling import Profiling
 from mfa_train.training.steps.speed import Speed
 from mfa_train.training.steps.step import Taken, TrainingStep
@@ -43,6 +44,9 @@ def train(
             record = _record(step, taken, speed) | save_points.told()
             if evaluating:
                 record |= evaluate(step.engine)
+                on_step(done)
+            if evaluating and training.ema is not None:
+                record |= of_average(step.engine, evaluate)
                 on_step(done)
             if score is not None and scoring:
                 record |= score(step.engine, done, record["tokens"])
