@@ -1,0 +1,50 @@
+"""Parts of a shard, each with a checksum of its own, so that a node fetches from a shard what it reads of it.
+
+A shard of more than one part has a file NAME.parts beside NAME.bin: the sha256 of each part, 32 bytes each, one behind
+the other. The manifest vouches for that file as for the others.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from mfa_train.errors import DataError
+
+PART_BYTES = 2**20
+"""Of the parts that are written, and of a shard behind a URL that has no checksum at all."""
+LEAST_BYTES = 2**12
+"""A whole number of them is a whole number of tokens."""
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What manifest.json tells of a shard's parts."""
+
+    bytes: int
+    """Of each but the last one."""
+    sha256: str
+    """Of NAME.parts."""
+
+
+def write_parts(bin_path: Path, part_bytes: int = PART_BYTES) -> tuple[str, Parts | None]:
+    """The sha256 of a shard's .bin file; and of one larger than a part the parts, whose checksums are written beside
+    it."""
+    whole, sums = hashlib.sha256(), []
+    with bin_path.open("rb") as file:
+        while part := file.read(part_bytes):
+            whole.update(part)
+            sums.append(hashlib.sha256(part).digest())
+    if len(sums) < 2:
+        return whole.hexdigest(), None
+    content = b"".join(sums)
+    bin_path.with_suffix(".parts").write_bytes(content)
+    return whole.hexdigest(), Parts(part_bytes, hashlib.sha256(content).hexdigest())
+
+
+def sum_of(content: bytes, number: int, count: int, name: str) -> str:
+    """The sha256 of part `number` in the file `name` of a shard of `count` parts. Raises DataError where it is another
+    shard's."""
+    if len(content) != count * DIGEST_BYTES:
+        raise DataError(f"{name}: {len(content)} bytes, where a shard of {count} parts has {count * DIGEST_BYTES}")
+    return content[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES].hex()
