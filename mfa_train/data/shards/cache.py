@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO, TypeVar
 
-import fsspec
+from fsspec import AbstractFileSystem
 
 from mfa_train.data.reach import really
+from mfa_train.data.shards.file_systems import FileSystems
 from mfa_train.errors import DataError
 
 Result = TypeVar("Result")
@@ -65,6 +66,7 @@ class ShardCache:
 
     def __init__(self, folder: Path | str, capacity: int, say: Callable[[str], None] = lambda message: None):
         self.folder, self.capacity, self.say = Path(folder), capacity, say
+        self.file_systems = FileSystems()
 
     def fetch(self, url: str, sha256: str | None, span: Span | None = None) -> Path:
         """The file of `url` here, or the span of it, with that checksum where one is given. Raises DataError naming
@@ -101,7 +103,7 @@ class ShardCache:
         there from FileNotFoundError."""
         path = self._place(url, None)
         partial, _ = self._patiently(
-            url, lambda again: _Fetch(url, None, path, self._make_room, again).result(), ATTEMPTS_TO_OPEN
+            url, lambda again: _Fetch(self, url, None, path, again).result(), ATTEMPTS_TO_OPEN
         )
         content = partial.read_bytes()
         partial.unlink(missing_ok=True)
@@ -112,7 +114,7 @@ class ShardCache:
 
         def attempt(again: bool) -> Path:
             nonlocal damaged
-            partial, found = _Fetch(url, span, path, self._make_room, again).result()
+            partial, found = _Fetch(self, url, span, path, again).result()
             if sha256 in (None, found):
                 return partial
             partial.unlink()
@@ -144,20 +146,20 @@ class ShardCache:
                     break
         raise DataError(f"{url}: could not be fetched in {number + 1} attempts ({reason(failure)})")
 
-    def _make_room(self, partial: Path, size: int) -> None:
+    def make_room(self, partial: Path, size: int) -> None:
         """Makes `partial`, of `size` bytes, and before that removes the files used longest ago until it fits."""
         with self._alone("room") as room:
             room.seek(0)
             told = room.read(32)
             total = size + (int(told) if told.isdecimal() else self.capacity)
             if total > self.capacity:
-                total = size + self._make(size)
+                total = size + self._remove_oldest(size)
             with partial.open("wb") as file:
                 file.truncate(size)
             room.truncate(0)
             room.write(str(total))
 
-    def _make(self, size: int) -> int:
+    def _remove_oldest(self, size: int) -> int:
         """Removes files until `size` bytes fit, and some more; how many bytes are left."""
         files = sorted((stat.st_mtime, stat.st_size, path) for path, stat in _files(self.folder))
         left = sum(used for _, used, _ in files)
@@ -176,10 +178,9 @@ class ShardCache:
 class _Fetch:
     """One attempt, in a thread that can be left behind when it stands still."""
 
-    def __init__(
-        self, url: str, span: Span | None, path: Path, make_room: Callable[[Path, int], None], again: bool
-    ):
-        self.url, self.span, self.make_room, self.again = url, span, make_room, again
+    def __init__(self, cache: ShardCache, url: str, span: Span | None, path: Path, again: bool):
+        self.file_systems, self.make_room = cache.file_systems, cache.make_room
+        self.url, self.span, self.again = url, span, again
         self.partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.partial")
         self.digest = hashlib.sha256()
         self.failure: BaseException | None = None
@@ -201,20 +202,11 @@ class _Fetch:
 
     def _run(self) -> None:
         try:
-            # Where an attempt has failed its file system may still be waiting: a new one, then.
-            filesystem, path = fsspec.url_to_fs(self.url, skip_instance_cache=self.again, use_listings_cache=False)
-            if self.span is not None:
-                self._take(filesystem.cat_file(path, *self.span), self.span[1] - self.span[0])
-                return
-            with filesystem.open(path, "rb", block_size=PART_BYTES, cache_type="readahead") as source:
-                self.make_room(self.partial, source.size or 0)
-                with self.partial.open("r+b") as file:
-                    while part := source.read(PART_BYTES):
-                        self.moved = time.monotonic()
-                        self.digest.update(part)
-                        file.write(part)
-                    if source.size and file.tell() != source.size:
-                        raise OSError(f"ended after {file.tell()} of {source.size} bytes")
+            with self.file_systems.of(self.url, self.again) as (filesystem, path):
+                if self.span is None:
+                    self._stream(filesystem, path)
+                else:
+                    self._take(filesystem, path, *self.span)
         except Exception as error:  # told by `result` in the caller's thread; fsspec's backends have no common type
             error = really(error)
             if "NoCredentials" in type(error).__name__:
@@ -223,13 +215,25 @@ class _Fetch:
                 error = ValueError(str(error))
             self.failure = error if isinstance(error, (OSError, *FINAL)) else OSError(reason(error))
 
-    def _take(self, content: bytes, size: int) -> None:
-        """Keeps a span that came by one request."""
-        if len(content) != size:
-            raise OSError(f"ended after {len(content)} of {size} bytes")
+    def _stream(self, filesystem: AbstractFileSystem, path: str) -> None:
+        with filesystem.open(path, "rb", block_size=PART_BYTES, cache_type="readahead") as source:
+            self.make_room(self.partial, source.size or 0)
+            with self.partial.open("r+b") as file:
+                while part := source.read(PART_BYTES):
+                    self.moved = time.monotonic()
+                    self.digest.update(part)
+                    file.write(part)
+                if source.size and file.tell() != source.size:
+                    raise OSError(f"ended after {file.tell()} of {source.size} bytes")
+
+    def _take(self, filesystem: AbstractFileSystem, path: str, begin: int, end: int) -> None:
+        """A span, by one request."""
+        content = filesystem.cat_file(path, start=begin, end=end)
+        if len(content) != end - begin:
+            raise OSError(f"ended after {len(content)} of {end - begin} bytes")
         self.moved = time.monotonic()
         self.digest.update(content)
-        self.make_room(self.partial, size)
+        self.make_room(self.partial, len(content))
         with self.partial.open("r+b") as file:
             file.write(content)
 

@@ -1,0 +1,64 @@
+"""The S3 server of object_storage.py that counts what it gives: each GET of an object, and its bytes.
+
+In a process of its own (`python -m tests.data.counted_storage`) it prints its URL; /-/served there tells what was served
+since it was asked before.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+from urllib.request import urlopen
+
+from tests.data.object_storage import ObjectStorage
+
+
+class Served(NamedTuple):
+    path: str
+    bytes: int
+
+
+class CountedStorage(ObjectStorage):
+    """`zeros`: sizes of objects that are all zeros, by path, and that nothing holds: shards of a corpus of any size."""
+
+    def __init__(self, zeros: dict[str, int] | None = None):
+        self.served: list[Served] = []
+        self.zeros = zeros or {}
+        super().__init__()
+
+    def _answer(self, environ, start_response):
+        path = environ["PATH_INFO"]
+        if path == "/-/served":
+            content, self.served = json.dumps(self.served).encode(), []
+            start_response("200 OK", [("Content-Length", str(len(content)))])
+            return [content]
+        if environ["REQUEST_METHOD"] == "GET" and path in self.zeros:
+            return self._zeros(path, environ["HTTP_RANGE"], start_response)
+
+        def counting(status, headers, *rest):
+            if environ["REQUEST_METHOD"] == "GET" and path.count("/") > 1 and status.startswith("2"):
+                self.served.append(Served(path, int(dict(headers)["Content-Length"])))
+            return start_response(status, headers, *rest)
+
+        return super()._answer(environ, counting)
+
+    def _zeros(self, path, asked, start_response) -> Iterator[bytes]:
+        begin, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", asked).groups())
+        size = min(last + 1, self.zeros[path]) - begin
+        self.served.append(Served(path, size))
+        span = f"bytes {begin}-{begin + size - 1}/{self.zeros[path]}"
+        start_response("206 Partial Content", [("Content-Length", str(size)), ("Content-Range", span)])
+        return iter([bytes(size)])
+
+
+def served_by(url: str) -> list[Served]:
+    """By a server in another process, since it was asked before."""
+    with urlopen(f"{url}/-/served") as answer:
+        return [Served(*one) for one in json.load(answer)]
+
+
+if __name__ == "__main__":
+    storage = CountedStorage(json.loads(sys.stdin.readline()))
+    print(storage.url, flush=True)
+    sys.stdin.read()  # until whoever started it ends
