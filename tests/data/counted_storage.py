@@ -7,7 +7,6 @@ since it was asked before.
 import json
 import re
 import sys
-from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.request import urlopen
 
@@ -20,11 +19,12 @@ class Served(NamedTuple):
 
 
 class CountedStorage(ObjectStorage):
-    """`zeros`: sizes of objects that are all zeros, by path, and that nothing holds: shards of a corpus of any size."""
+    """`repeated`: of objects that nothing holds, the bytes that they repeat, by the ending of their paths: shards of a
+    corpus of any size."""
 
-    def __init__(self, zeros: dict[str, int] | None = None):
+    def __init__(self, repeated: dict[str, bytes] | None = None):
         self.served: list[Served] = []
-        self.zeros = zeros or {}
+        self.repeated = repeated or {}
         super().__init__()
 
     def _answer(self, environ, start_response):
@@ -33,8 +33,9 @@ class CountedStorage(ObjectStorage):
             content, self.served = json.dumps(self.served).encode(), []
             start_response("200 OK", [("Content-Length", str(len(content)))])
             return [content]
-        if environ["REQUEST_METHOD"] == "GET" and path in self.zeros:
-            return self._zeros(path, environ["HTTP_RANGE"], start_response)
+        for ending, content in self.repeated.items():
+            if environ["REQUEST_METHOD"] == "GET" and path.endswith(ending):
+                return self._repeat(path, environ["HTTP_RANGE"], content, start_response)
 
         def counting(status, headers, *rest):
             if environ["REQUEST_METHOD"] == "GET" and path.count("/") > 1 and status.startswith("2"):
@@ -43,13 +44,14 @@ class CountedStorage(ObjectStorage):
 
         return super()._answer(environ, counting)
 
-    def _zeros(self, path, asked, start_response) -> Iterator[bytes]:
+    def _repeat(self, path, asked, content, start_response) -> list[bytes]:
         begin, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", asked).groups())
-        size = min(last + 1, self.zeros[path]) - begin
+        assert begin % len(content) == 0
+        size = last + 1 - begin
         self.served.append(Served(path, size))
-        span = f"bytes {begin}-{begin + size - 1}/{self.zeros[path]}"
+        span = f"bytes {begin}-{last}/{last + 1}"
         start_response("206 Partial Content", [("Content-Length", str(size)), ("Content-Range", span)])
-        return iter([bytes(size)])
+        return [(content * -(-size // len(content)))[:size]]
 
 
 def served_by(url: str) -> list[Served]:
@@ -59,6 +61,6 @@ def served_by(url: str) -> list[Served]:
 
 
 if __name__ == "__main__":
-    storage = CountedStorage(json.loads(sys.stdin.readline()))
+    storage = CountedStorage({ending: bytes.fromhex(part) for ending, part in json.loads(sys.stdin.readline()).items()})
     print(storage.url, flush=True)
     sys.stdin.read()  # until whoever started it ends

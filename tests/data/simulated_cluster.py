@@ -1,7 +1,6 @@
 """Ranks of many nodes that read one corpus from object storage, in turn: each node has a cache of its own, each rank a
 reader of its own."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -113,14 +112,3 @@ def read_by_node(
 def put(filesystem, folder: Path, url: str) -> None:
     """The shards of `folder` in object storage."""
     filesystem.pipe({f"{url}/{path.name}": path.read_bytes() for path in sorted(folder.iterdir())})
-
-
-def manifest_of(shards: int, tokens: int, sha256: str, parts: dict) -> str:
-    """manifest.json of a corpus of so many equal shards, without documents that were counted."""
-    entry = {"documents": None, "bytes": None, "tokens": tokens, "dtype": "uint16", "parts": parts}
-    entries = [
-        entry | {"name": f"train-{number:05}", "sha256": {"bin": sha256, "idx": sha256}} for number in range(shards)
-    ]
-    splits = {"train": {"tokens": shards * tokens, "shards": entries}, "held_out": {"tokens": 0, "shards": []}}
-    told = {"format": 3, "source": "files", "eos_token": None, "tokenizer_file": "tokenizer.model"}
-    return json.dumps(told | {"tokenizer_sha256": sha256, "splits": splits})

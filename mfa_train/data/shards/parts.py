@@ -8,8 +8,6 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from mfa_train.errors import DataError
-
 PART_BYTES = 2**20
 """Of the parts that are written, and of a shard behind a URL that has no checksum at all."""
 LEAST_BYTES = 2**12
@@ -42,9 +40,6 @@ def write_parts(bin_path: Path, part_bytes: int = PART_BYTES) -> tuple[str, Part
     return whole.hexdigest(), Parts(part_bytes, hashlib.sha256(content).hexdigest())
 
 
-def sum_of(content: bytes, number: int, count: int, name: str) -> str:
-    """The sha256 of part `number` in the file `name` of a shard of `count` parts. Raises DataError where it is another
-    shard's."""
-    if len(content) != count * DIGEST_BYTES:
-        raise DataError(f"{name}: {len(content)} bytes, where a shard of {count} parts has {count * DIGEST_BYTES}")
-    return content[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES].hex()
+def sum_of(sums: bytes, number: int) -> str:
+    """The sha256 of part `number`, of what NAME.parts holds."""
+    return sums[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES].hex()

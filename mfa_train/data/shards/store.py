@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mfa_train.data.shards.cache import ShardCache, is_url
-from mfa_train.data.shards.parts import PART_BYTES, sum_of
+from mfa_train.data.shards.parts import DIGEST_BYTES, PART_BYTES, sum_of
 from mfa_train.data.shards.shard import Shard
 from mfa_train.errors import DataError
 
@@ -50,10 +50,10 @@ class ShardStore:
 
     def part_tokens(self, shard: Shard) -> int:
         """Tokens of each part that it is made ready in, but for the last: all of them where that is the whole shard."""
-        if is_url(self.location(shard)) and (shard.parts or shard.sha256 is None):
-            part_bytes = shard.parts.bytes if shard.parts else PART_BYTES
-            return min(shard.tokens, part_bytes // np.dtype(shard.dtype).itemsize)
-        return shard.tokens
+        part_bytes = shard.parts.bytes if shard.parts else PART_BYTES if shard.sha256 is None else None
+        if part_bytes is None or not is_url(self.location(shard)):
+            return shard.tokens
+        return min(shard.tokens, part_bytes // np.dtype(shard.dtype).itemsize)
 
     def ready(self, shard: Shard, part: int = 0) -> Path:
         """The file on this machine that holds the part, or all of the shard, checked. Raises DataError, naming it,
@@ -79,14 +79,17 @@ class ShardStore:
     def _part(self, shard: Shard, location: str, part: int) -> Path:
         begin, end = shard.span
         size = self.part_tokens(shard) * np.dtype(shard.dtype).itemsize
-        sha256 = None
-        if shard.parts:
-            name = self.location(shard, ".parts")
-            with self.locks[name]:
-                if (sums := self.sums.get(name)) is None:
-                    sums = self.sums[name] = self.cache.fetch(name, shard.parts.sha256).read_bytes()
-            sha256 = sum_of(sums, part, -(-(end - begin) // size), name)
+        sha256 = sum_of(self._sums(shard, -(-(end - begin) // size)), part) if shard.parts else None
         return self.cache.fetch(location, sha256, (begin + part * size, min(begin + (part + 1) * size, end)))
+
+    def _sums(self, shard: Shard, count: int) -> bytes:
+        """What the .parts file of a shard of `count` parts holds."""
+        name = self.location(shard, ".parts")
+        with self.locks[name]:
+            if name not in self.sums:
+                file = self.cache.fetch(name, shard.parts.sha256, (0, count * DIGEST_BYTES))
+                self.sums[name] = file.read_bytes()
+            return self.sums[name]
 
     def _verified(self, path: Path) -> bool:
         return path.is_file() and self._noted(path.parent).get(path.name) == _stamp(path)
