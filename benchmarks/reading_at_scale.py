@@ -1,11 +1,11 @@
-"""A thousand ranks that read one corpus from S3, simulated in turn: what each node fetches, and what a rank's start takes.
+"""A thousand ranks that read one corpus from S3, simulated in turn: what each node fetches, what a rank's start takes.
 
-1. 128 nodes of 8 ranks, each node with a cache of its own, read the first steps of a corpus in a real S3 server (moto's)
-   on loopback, which counts requests and bytes. Every window is held against what one rank alone reads from disk. Then
-   one node reads on through some blocks. Each with shards fetched in parts and whole, and with 64 lanes and 128. All is
-   small but in the proportions of a large corpus: a part is 32 windows, a block 8 parts, a shard 8 blocks.
-2. A corpus of 10,000 shards and a trillion tokens, whose shards are all zeros: eight ranks of one of 128 nodes, each in a
-   process of its own, from the manifest to the first batch of 1,024 windows of 4,096 tokens.
+1. A corpus of 10,000 shards and a trillion tokens, all zeros: eight ranks of one of 128 nodes, each in a process of its
+   own, from the manifest to the first batch of 1,024 windows of 4,096 tokens.
+2. 128 nodes of 8 ranks, each node with a cache of its own, read the first steps of a corpus in a real S3 server
+   (moto's) on loopback, which counts requests and bytes. Every window is held against what one rank alone reads from
+   disk. Then one node reads on through some blocks. Each with shards fetched in parts and whole, with 64 lanes and 128.
+   All is small but in the proportions of a large corpus: a part is 32 windows, a block 8 parts, a shard 8 blocks.
 
 The last line is JSON.
 

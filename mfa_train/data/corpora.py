@@ -35,8 +35,7 @@ def prepare_all(data: DataConfig, say: Callable[[str], None] = print, check: boo
             "it with"
         )
         say(
-            f"  python train.py data=prepared {_override('data.path', corpus.path)} "
-            f"data.vocab_size={corpus.vocab_size}"
+            f"  python train.py data=prepared {_override('data.path', corpus.path)} data.vocab_size={corpus.vocab_size}"
         )
     return {data.name: corpus.manifest}
 

@@ -1,7 +1,7 @@
 """The S3 server of object_storage.py that counts what it gives: each GET of an object, and its bytes.
 
-In a process of its own (`python -m tests.data.counted_storage`) it prints its URL; /-/served there tells what was served
-since it was asked before.
+In a process of its own (`python -m tests.data.counted_storage`) it prints its URL; /-/served there tells what was
+served since it was asked before.
 """
 
 import json

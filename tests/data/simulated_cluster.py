@@ -17,7 +17,7 @@ from mfa_train.data.shards.megatron_form import write_shard
 from mfa_train.data.shards.parts import write_parts
 from mfa_train.data.shards.shard import Shard
 from mfa_train.data.shards.shards import Shards
-from mfa_train.data.shards.store import ShardStore
+from mfa_train.data.shards.store import ShardStore, sha256_of
 from tests.data.counted_storage import Served
 
 VOCAB = 60_000
@@ -43,8 +43,8 @@ def write_tokens(folder: Path, shards: int, tokens: int, part_bytes: int) -> lis
         name = f"train-{number:05}"
         write_shard(folder / name, [numbers.integers(0, VOCAB, tokens, dtype=np.uint16)], VOCAB)
         (folder / f"{name}.idx").unlink()
-        sha256, parts = write_parts(folder / f"{name}.bin", part_bytes)
-        found.append(Shard(name, tokens, "uint16", 0, sha256, parts))
+        path = folder / f"{name}.bin"
+        found.append(Shard(name, tokens, "uint16", 0, sha256_of(path), write_parts(path, part_bytes)))
     return found
 
 
@@ -89,9 +89,7 @@ def read_by_node(
         cache.file_systems = clients
         corpus = shards(cache)
         begin = time.perf_counter()
-        batches = Batches(
-            {"a": corpus}, data, sequence_length, 1, batch_size, Share(rank, world_size, ranks_per_node)
-        )
+        batches = Batches({"a": corpus}, data, sequence_length, 1, batch_size, Share(rank, world_size, ranks_per_node))
         batches.of(0)
         seen.start_seconds.append(time.perf_counter() - begin)
         ranks.append(batches)

@@ -176,14 +176,14 @@ class Encoding:
         for split in (split for split in SPLITS if split in writers):
             writer = writers[split]
             writer.finish()
-            sha256, parts = write_parts(writer.bin_path)
+            parts = write_parts(writer.bin_path)
             part["splits"][split] = {
                 "name": writer.bin_path.stem,
                 "documents": len(writer.lengths),
                 "tokens": writer.tokens,
                 "bytes": sizes[split],
                 "dtype": writer.dtype.name,
-                "sha256": {"bin": sha256, "idx": sha256_of(writer.idx_path)},
+                "sha256": {"bin": sha256_of(writer.bin_path), "idx": sha256_of(writer.idx_path)},
             } | ({"parts": vars(parts)} if parts else {})
         return part
 

@@ -1,5 +1,5 @@
-"""What is read soon: the parts of shards that a rank, or any node, needs from some sample on, and the room that takes in
-its cache.
+"""What is read soon: the parts of shards that a rank, or any node, needs from some sample on, and the room that this
+takes in its cache.
 
 Each corpus is looked ahead for as long as it takes until all its lanes have given samples, however small its share. Of
 a corpus that would take longer than MOST_SAMPLES, or that has more than MOST_LANES, all lanes, or parts, are counted:

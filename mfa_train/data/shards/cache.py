@@ -1,7 +1,7 @@
 """Files behind URLs, or spans of them, fetched into a folder of bounded size that all processes of a node share.
 
-1. A file, or a span of one by a request of its own, is fetched in a thread of its own. A fetch that fails or stands still is tried again, later each time; one
-   whose checksum is wrong is fetched once more and then named.
+1. A file, or a span of one by a single request, is fetched in a thread of its own. A fetch that fails or stands still
+   is tried again, later each time; one whose checksum is wrong is fetched once more and then named.
 2. It gets its name in the folder when it is whole and checked; of two processes that want it one fetches.
 3. Before a file is fetched, the files that were used longest ago make room for it. Whoever has one of them mapped keeps
    it. How many bytes there are is counted on in `room.lock`, so that the folder is looked through only where they no
@@ -102,9 +102,7 @@ class ShardCache:
         """The content of `url` as it is there now; nothing of it is kept. Raises DataError, for a file that isn't
         there from FileNotFoundError."""
         path = self._place(url, None)
-        partial, _ = self._patiently(
-            url, lambda again: _Fetch(self, url, None, path, again).result(), ATTEMPTS_TO_OPEN
-        )
+        partial, _ = self._patiently(url, lambda again: _Fetch(self, url, None, path, again).result(), ATTEMPTS_TO_OPEN)
         content = partial.read_bytes()
         partial.unlink(missing_ok=True)
         return content

@@ -1,4 +1,4 @@
-"""Shards, or parts of them, made ready before they are read: fetched, or hashed for the first time, while steps go on."""
+"""Shards, or parts of them, made ready before they are read: fetched, or hashed the first time, while steps go on."""
 
 import threading
 from collections.abc import Sequence

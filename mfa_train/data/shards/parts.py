@@ -25,19 +25,14 @@ class Parts:
     """Of NAME.parts."""
 
 
-def write_parts(bin_path: Path, part_bytes: int = PART_BYTES) -> tuple[str, Parts | None]:
-    """The sha256 of a shard's .bin file; and of one larger than a part the parts, whose checksums are written beside
-    it."""
-    whole, sums = hashlib.sha256(), []
+def write_parts(bin_path: Path, part_bytes: int = PART_BYTES) -> Parts | None:
+    """The parts of a shard larger than one, whose checksums are written beside it; else None."""
+    if bin_path.stat().st_size <= part_bytes:
+        return None
     with bin_path.open("rb") as file:
-        while part := file.read(part_bytes):
-            whole.update(part)
-            sums.append(hashlib.sha256(part).digest())
-    if len(sums) < 2:
-        return whole.hexdigest(), None
-    content = b"".join(sums)
+        content = b"".join(hashlib.sha256(part).digest() for part in iter(lambda: file.read(part_bytes), b""))
     bin_path.with_suffix(".parts").write_bytes(content)
-    return whole.hexdigest(), Parts(part_bytes, hashlib.sha256(content).hexdigest())
+    return Parts(part_bytes, hashlib.sha256(content).hexdigest())
 
 
 def sum_of(sums: bytes, number: int) -> str:

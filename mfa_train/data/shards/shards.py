@@ -153,8 +153,8 @@ class TokenRun:
     def _read_on(
         self, read: np.ndarray, place: int, number: int, length: int, following: Callable[[], "TokenRun"]
     ) -> np.ndarray:
-        """`read` and what follows it, (length,): from the part `number` on, which is one of the shard at `place` or lies
-        behind it."""
+        """`read` and what follows it, (length,): from the part `number` on, which is the shard's at `place` or the next
+        shard's first."""
         run, found = self, [read]
         while (missing := length - sum(map(len, found))) > 0:
             if number == self.shards.parts[run.order[place] + 1]:
