@@ -131,7 +131,7 @@ def test_a_prepared_corpus_is_read_in_parts_that_are_vouched_for(storage, tmp_pa
         return Batches(open_all(of, manifests=manifests), of, 32, 1, 16)
 
     storage.served.clear()
-    storage.faults[:] = ["500", None, "reset", "slow", "500"] * 4
+    storage.faults[:] = ["500", None, "reset", None, "slow"]
     near, remote = batches(data, "unused"), batches(far, "cache", {far.name: manifest})
     steps = near.samples[0].shards.num_tokens // (32 * 16)
     assert all(np.array_equal(remote.of(16 * step), near.of(16 * step)) for step in range(steps + 5))
