@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ class Server:
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
+        assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps({ending: part.hex() for ending, part in repeated.items()}) + "\n")
         self.process.stdin.flush()
         self.url = self.process.stdout.readline().strip()
@@ -71,7 +73,7 @@ def cluster(nodes: int, folder: Path) -> list[dict]:
     from mfa_train.data.reading.batches import Batches
     from mfa_train.data.shards.cache import ShardCache
     from mfa_train.data.shards.file_systems import FileSystems
-    from tests.data.simulated_cluster import Tokens, put, read_by_node, write_tokens
+    from tests.data.simulated_cluster import Tokens, corpora, put, read_by_node, write_tokens
 
     server, corpus, world = Server({}), folder / "corpus", nodes * RANKS_PER_NODE
     corpus.mkdir()
@@ -84,7 +86,7 @@ def cluster(nodes: int, folder: Path) -> list[dict]:
         for form in ("parts", "whole"):
             data = configured(folder / f"cache-{lanes}-{form}", lanes, BLOCK)
             listed = shards if form == "parts" else [dataclasses.replace(shard, parts=None) for shard in shards]
-            alone = Batches({"a": Tokens(str(corpus), shards, ShardCache(folder, 0))}, data, SEQUENCE, 1, world)
+            alone = Batches(corpora(Tokens(str(corpus), shards, ShardCache(folder, 0))), data, SEQUENCE, 1, world)
 
             def opened(cache: ShardCache, listed=listed) -> Tokens:
                 return Tokens("s3://scale/corpus", listed, cache)
@@ -166,13 +168,13 @@ def huge(nodes: int, folder: Path) -> dict:
 
 def one_rank(rank: int, nodes: int, folder: Path) -> dict:
     """What a rank of a node does from the manifest on."""
-    import s3fs  # noqa: F401  which takes a second to import, as torch does before
+    import_module("s3fs")  # which takes a second, as torch has taken some before
 
     from mfa_train.data.manifest import read_manifest
     from mfa_train.data.reading.batches import Batches, Share
     from mfa_train.data.shards.cache import ShardCache
     from mfa_train.data.shards.shard import Shard
-    from tests.data.simulated_cluster import Tokens
+    from tests.data.simulated_cluster import Tokens, corpora
 
     world = nodes * RANKS_PER_NODE
     data = configured(folder / "huge", 64, 2**24)
@@ -191,7 +193,7 @@ def one_rank(rank: int, nodes: int, folder: Path) -> dict:
     corpus = timed("shards", lambda: Tokens("s3://scale/corpus", [Shard.of(entry) for entry in entries], cache))
     share = Share(rank, world, RANKS_PER_NODE)
     before = private_bytes()
-    batches = timed("reader", lambda: Batches({"a": corpus}, data, 4096, 1, world, share))
+    batches = timed("reader", lambda: Batches(corpora(corpus), data, 4096, 1, world, share))
     windows = timed("first batch", lambda: batches.of(0))
     after = private_bytes()
     batches.fetch_ahead.towards([])

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,11 @@ class Tokens:
 
     def identity(self) -> dict:
         return {"tokens": self.train.num_tokens}
+
+
+def corpora(tokens: Tokens) -> dict[str, Any]:
+    """As a reader takes them."""
+    return {"a": tokens}
 
 
 def write_tokens(folder: Path, shards: int, tokens: int, part_bytes: int) -> list[Shard]:
@@ -89,7 +94,9 @@ def read_by_node(
         cache.file_systems = clients
         corpus = shards(cache)
         begin = time.perf_counter()
-        batches = Batches({"a": corpus}, data, sequence_length, 1, batch_size, Share(rank, world_size, ranks_per_node))
+        batches = Batches(
+            corpora(corpus), data, sequence_length, 1, batch_size, Share(rank, world_size, ranks_per_node)
+        )
         batches.of(0)
         seen.start_seconds.append(time.perf_counter() - begin)
         ranks.append(batches)

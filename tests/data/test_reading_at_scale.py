@@ -21,7 +21,7 @@ from mfa_train.data.shards.parts import Parts, write_parts
 from mfa_train.data.shards.shard import Shard
 from mfa_train.errors import DataError
 from tests.data.corpora import byte_level_tokenizer, random_texts, write
-from tests.data.simulated_cluster import Tokens, put, read_by_node, write_tokens
+from tests.data.simulated_cluster import Tokens, corpora, put, read_by_node, write_tokens
 
 NODES, RANKS, STEPS, SEQUENCE, PART = 16, 4, 4, 64, 4096
 WORLD = NODES * RANKS
@@ -64,7 +64,7 @@ def test_64_ranks_of_16_nodes_read_every_sample_once_and_fetch_their_share(stora
         shuffle_tokens=BLOCK,
         cache_dir=str(tmp_path / "cache"),
     )
-    alone = Batches({"a": Tokens(str(corpus), shards, ShardCache(tmp_path, 0))}, data, SEQUENCE, 1, WORLD)
+    alone = Batches(corpora(Tokens(str(corpus), shards, ShardCache(tmp_path, 0))), data, SEQUENCE, 1, WORLD)
     clients = FileSystems()
     with clients.of("s3://scale/corpus/train-00000.bin", False) as (client, path):
         client.info(path)
@@ -102,7 +102,7 @@ def test_64_ranks_of_16_nodes_read_every_sample_once_and_fetch_their_share(stora
     # Of a rank's own memory, not its node's files: no block, and no shard.
     cache = ShardCache(f"{data.cache_dir}/0", data.cache_bytes)
     cache.file_systems = clients
-    mine = Batches({"a": opened(cache)}, data, SEQUENCE, 1, WORLD, Share(0, WORLD, RANKS))
+    mine = Batches(corpora(opened(cache)), data, SEQUENCE, 1, WORLD, Share(0, WORLD, RANKS))
     mine.of(0)
     tracemalloc.start()
     for step in range(1, STEPS):
@@ -152,16 +152,18 @@ def test_a_rank_of_1024_looks_up_what_it_reads_of_a_trillion_tokens_and_of_no_ot
     shards = [Shard(f"train-{number:05}", 10**8, "uint16", 0, "0" * 64, parts) for number in range(10_000)]
     corpus = Tokens("s3://far/corpus", shards, ShardCache(tmp_path, 0))
     data = configs.load(["data=prepared", "data.path=s3://far/corpus"]).data
-    batches = Batches({"a": corpus}, data, 4096, 1, 1024, Share(500, 1024, 8))
-    asked = []
-    ahead = batches.samples[0].parts_ahead
-    monkeypatch.setattr(batches.samples[0], "parts_ahead", lambda *given: asked.append(given) or ahead(*given))
+    batches = Batches(corpora(corpus), data, 4096, 1, 1024, Share(500, 1024, 8))
+    asked, ahead = [], batches.samples[0].parts_ahead
+
+    def counted(*given):
+        asked.append(given)
+        return ahead(*given)
+
+    monkeypatch.setattr(batches.samples[0], "parts_ahead", counted)
     wanted = batches.ahead.wanted(0, 500)
-    assert len(asked) == 1
+    assert wanted is not None and len(asked) == 1
     own = [batches.samples[0].order.place(batches.share(first)).start.tolist() for first in (0, 1024)]
     run = batches.samples[0].run(0)
     needed = {(0, part) for (start,) in own for part in run.parts_between(start, start + 4097)}
     assert set(wanted[: len(needed)]) == needed  # first what is read first
-    assert len(wanted) <= 2 * (
-        2**25 // 2**20 + 2
-    )  # then the blocks of its lane now and next
+    assert len(wanted) <= 2 * (2**25 // 2**20 + 2)  # then the blocks of its lane now and next
