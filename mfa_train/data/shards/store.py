@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mfa_train.data.shards.cache import ShardCache, is_url
-from mfa_train.data.shards.parts import DIGEST_BYTES, PART_BYTES, sum_of
+from mfa_train.data.shards.parts import DIGEST_BYTES, PART_BYTES, Parts, sum_of
 from mfa_train.data.shards.shard import Shard
 from mfa_train.errors import DataError
 
@@ -79,15 +79,15 @@ class ShardStore:
     def _part(self, shard: Shard, location: str, part: int) -> Path:
         begin, end = shard.span
         size = self.part_tokens(shard) * np.dtype(shard.dtype).itemsize
-        sha256 = sum_of(self._sums(shard, -(-(end - begin) // size)), part) if shard.parts else None
+        sha256 = sum_of(self._sums(shard, shard.parts, -(-(end - begin) // size)), part) if shard.parts else None
         return self.cache.fetch(location, sha256, (begin + part * size, min(begin + (part + 1) * size, end)))
 
-    def _sums(self, shard: Shard, count: int) -> bytes:
+    def _sums(self, shard: Shard, parts: Parts, count: int) -> bytes:
         """What the .parts file of a shard of `count` parts holds."""
         name = self.location(shard, ".parts")
         with self.locks[name]:
             if name not in self.sums:
-                file = self.cache.fetch(name, shard.parts.sha256, (0, count * DIGEST_BYTES))
+                file = self.cache.fetch(name, parts.sha256, (0, count * DIGEST_BYTES))
                 self.sums[name] = file.read_bytes()
             return self.sums[name]
 
