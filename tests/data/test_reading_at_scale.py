@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import statistics
 import tracemalloc
 from pathlib import Path
@@ -16,6 +17,7 @@ from mfa_train.data.preparing import encode
 from mfa_train.data.reading.batches import Batches, Share
 from mfa_train.data.shards import cache as shard_cache
 from mfa_train.data.shards.cache import ShardCache
+from mfa_train.data.shards.fetch_ahead import FetchAhead
 from mfa_train.data.shards.file_systems import FileSystems
 from mfa_train.data.shards.parts import Parts, write_parts
 from mfa_train.data.shards.shard import Shard
@@ -139,6 +141,13 @@ def test_a_prepared_corpus_is_read_in_parts_that_are_vouched_for(storage, tmp_pa
     assert near.fingerprint == remote.fingerprint
     storage.faults.clear()
 
+    # The same shards as data=megatron's, of which parts of the index and of the tokens are looked at.
+    megatron = ["data=megatron", "data.files=['s3://parts/corpus/train-*.bin']", f"data.path={tmp_path}/megatron"]
+    shards = configs.load([*megatron, f"data.tokenizer={tokenizer}", "data.held_out_fraction=0.2"]).data
+    prepare_all(shards, lambda message: None)
+    read = open_all(dataclasses.replace(shards, cache_dir=str(tmp_path / "megatron-cache")))[shards.name].train
+    assert np.array_equal(read.read(0, 50), near.samples[0].shards.read(0, 50))
+
     content = filesystem.cat("s3://parts/corpus/train-00001.bin")
     filesystem.pipe("s3://parts/corpus/train-00001.bin", content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
     with pytest.raises(DataError, match=r"train-00001.bin: damaged \(fetched twice"):
@@ -167,3 +176,14 @@ def test_a_rank_of_1024_looks_up_what_it_reads_of_a_trillion_tokens_and_of_no_ot
     needed = {(0, part) for (start,) in own for part in run.parts_between(start, start + 4097)}
     assert set(wanted[: len(needed)]) == needed  # first what is read first
     assert len(wanted) <= 2 * (2**25 // 2**20 + 2)  # then the blocks of its lane now and next
+
+
+def test_no_file_of_a_corpus_is_looked_at_before_it_is_read(tmp_path):
+    """A thousand ranks would look at all of them, on one file system."""
+    folder = tmp_path / "corpus"
+    shards = [Shard(f"train-{number:05}", 1000, "uint16", 0, "0" * 64) for number in range(3)]
+    for noted in (2, 3):
+        notes = {f"{shard.name}.bin": [2000, 1] for shard in shards[:noted]}
+        (tmp_path / ".corpus.verified.json").write_text(json.dumps(notes))
+        store = Tokens(str(folder), shards, ShardCache(tmp_path, 0)).train
+        assert FetchAhead([store]).idle == (noted == 3)  # though none of the files is there
