@@ -45,6 +45,7 @@ class SavePoints:
         minutes = (time.monotonic() - self.saved_at) / 60
         if keys.every_minutes is not None and self.ranks.is_rank_zero and minutes > keys.every_minutes:
             self.agreed.call_for(by_clock, done)
+        self.agreed.look()
         self.stopping = self.agreed.due("stop", done)
         return (
             self.stopping
