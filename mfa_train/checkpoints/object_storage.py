@@ -43,6 +43,8 @@ class StoredRun:
     def __init__(self, url: str, name: str):
         self.url = f"{url.rstrip('/')}/{name}"
         self.opened: tuple[Any, str] | None = None
+        self.failed = 0
+        """Calls in a row. A file system that may be the reason is made anew."""
 
     def put(self, local: Path, name: str) -> None:
         """Writes a file there; it appears whole. Raises OSError."""
@@ -144,12 +146,12 @@ class StoredRun:
         try:
             return patiently(act, ATTEMPTS_TO_OPEN, final=FINAL)
         except FINAL as error:
-            told = "no such bucket" if isinstance(error, FileNotFoundError) else reason(error)
+            told = "no such bucket" if isinstance(error, FileNotFoundError) else why(error)
             mend = ""
             if isinstance(error, ImportError):
                 mend = "; type pip install -e '.[s3]'"
             elif isinstance(error, PermissionError):
-                mend = " They stand in the environment, as AWS_ACCESS_KEY_ID or AWS_PROFILE"
+                mend = "; credentials belong in the environment, as AWS_ACCESS_KEY_ID or AWS_PROFILE"
             raise ConfigError(f"checkpoint.upload: {self.url} cannot be written ({told}){mend}") from error
 
     def _once(self, act: Callable[[Any, str, Moved], Result]) -> Result:
@@ -164,7 +166,6 @@ class StoredRun:
 
         def run() -> None:
             try:
-                # A file system of which a call has failed may still be waiting: a new one, then.
                 self.opened = self.opened or fsspec.url_to_fs(
                     self.url, skip_instance_cache=True, use_listings_cache=False
                 )
@@ -179,8 +180,10 @@ class StoredRun:
             if thread.is_alive() and time.monotonic() - last > STALL_SECONDS:
                 self.opened = None
                 raise TimeoutError(f"nothing went through for {STALL_SECONDS:.0f} seconds")
+        self.failed = self.failed + 1 if failures else 0
         if failures:
-            self.opened = None
+            if self.failed > 2:
+                self.opened = None
             raise _of_the_system(failures[0])
         return results[0]
 
@@ -199,11 +202,16 @@ def patiently(
         except final:
             raise
         except (OSError, ValueError) as error:  # ValueError: an answer that was cut off, read as another
-            failed(reason(error))
+            failed(why(error))
             if number + 1 == attempts:
                 raise
             time.sleep(min(FIRST_PAUSE_SECONDS * 2**number, LONGEST_PAUSE_SECONDS))
     raise AssertionError("attempts < 1")
+
+
+def why(error: BaseException) -> str:
+    """What went wrong, in one line without credentials."""
+    return reason(error).removeprefix("OSError: ")
 
 
 def is_whole(files: dict[str, int]) -> bool:
@@ -219,7 +227,7 @@ def require_known(url: str) -> None:
         fsspec.get_filesystem_class(protocol)
     except ImportError as error:
         mend = "; type pip install -e '.[s3]'" if "s3" in protocol else ""
-        raise ConfigError(f"checkpoint.upload={url}: {reason(error)}{mend}") from error
+        raise ConfigError(f"checkpoint.upload={url}: {why(error)}{mend}") from error
     except ValueError as error:
         raise ConfigError(f"checkpoint.upload={url}: {error}; expected a URL, as s3://BUCKET/PREFIX") from error
 
@@ -230,6 +238,8 @@ def _of_the_system(error: BaseException) -> Exception:
         error = really(error)
     if "NoCredentials" in type(error).__name__:
         return PermissionError(str(error))
+    if "NoSuchBucket" in f"{type(error).__name__} {error}":
+        return FileNotFoundError("no such bucket")
     if isinstance(error, (OSError, *FINAL)):
         return error
     return ValueError(str(error)) if isinstance(error, TypeError) else OSError(reason(error))

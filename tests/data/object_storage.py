@@ -1,5 +1,6 @@
 """A real S3 server (moto's) on loopback, in front of which requests can be made to fail."""
 
+import socket
 import threading
 import time
 
@@ -49,6 +50,7 @@ class ObjectStorage:
             fault = self.faults_of_puts.pop(0) if self.faults_of_puts else None
             if fault == "reset":  # in the middle of what is sent
                 environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0) // 2)
+                environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
                 raise ConnectionResetError
             if fault == "slow":
                 time.sleep(1.0)

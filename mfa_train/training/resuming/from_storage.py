@@ -9,6 +9,8 @@ and from then on it is started as any other.
 """
 
 import dataclasses
+import errno
+import functools
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,10 +19,9 @@ from pathlib import Path
 from mfa_train import config as configs
 from mfa_train.checkpoints.folders import flush, folder_of, newest_first, plausible, step_of
 from mfa_train.checkpoints.manifest import MANIFEST, Damaged, manifest_of
-from mfa_train.checkpoints.object_storage import CHECKPOINTS, StoredRun, is_whole, patiently
+from mfa_train.checkpoints.object_storage import CHECKPOINTS, StoredRun, is_whole, patiently, why
 from mfa_train.checkpoints.weights import SUM, final_checkpoint
 from mfa_train.config import Config
-from mfa_train.data.shards.cache import reason
 from mfa_train.data.shards.store import sha256_of
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.tracking.metrics_file import FILE as METRICS
@@ -28,7 +29,7 @@ from mfa_train.tracking.records import read_object
 from mfa_train.tracking.starts import FILE as STARTS
 from mfa_train.training.processes.ranks import Ranks, local_rank
 from mfa_train.training.resuming.changes import changes
-from mfa_train.training.run_folder.folder import SUMMARY, RunFolder
+from mfa_train.training.run_folder.folder import RunFolder
 from mfa_train.training.saving.uploads import FOLDERS, RUN_FILES
 
 ATTEMPTS = 6
@@ -40,13 +41,15 @@ def open_storage(config: Config, ranks: Ranks) -> StoredRun | None:
     on every rank where one can't, or where resume=never finds a run there; DataError where it can't be reached."""
     if config.checkpoint.upload is None:
         return None
-    stored = StoredRun(config.checkpoint.upload, config.name)
+    stored = stored_run(config)
     failed: tuple[type[ConfigError] | type[DataError], str] | None = None
     if local_rank() == 0:
         try:
-            _reached(stored, lambda: stored.require_writable(f"probe-{ranks.rank}"))
+            stored.require_writable(f"probe-{ranks.rank}")
             if ranks.is_rank_zero and config.resume == "never":
                 require_nothing_there(stored)
+        except (OSError, ValueError) as error:
+            failed = DataError, _unreachable(stored, error)
         except (ConfigError, DataError) as error:
             failed = type(error), f"{f'{ranks.host_of(ranks.rank)}: ' if ranks.rank else ''}{error}"
     for found in ranks.gather_objects(failed):
@@ -56,6 +59,11 @@ def open_storage(config: Config, ranks: Ranks) -> StoredRun | None:
             error.everywhere = True
             raise error
     return stored
+
+
+def stored_run(config: Config) -> StoredRun:
+    """Of a config with checkpoint.upload."""
+    return StoredRun(str(config.checkpoint.upload), config.name)
 
 
 def require_nothing_there(stored: StoredRun) -> None:
@@ -85,7 +93,7 @@ def fetch_what_is_newer(stored: StoredRun, folder: RunFolder, ranks: Ranks) -> d
     checkpoints = folder.path / CHECKPOINTS
     for step in steps:
         checkpoint = folder_of(checkpoints, step)
-        found = ranks.on_rank_zero(lambda: _manifest(stored, checkpoint))
+        found = ranks.on_rank_zero(functools.partial(_manifest, stored, checkpoint))
         if isinstance(found, str):
             ranks.say(f"warning: {stored.url}: {checkpoint.name} is damaged there: {found}")
             continue
@@ -147,9 +155,7 @@ def _take_run_files(stored: StoredRun, folder: RunFolder) -> dict | None:
                 f"runs_dir={folder.config.runs_dir}: {folder.path} cannot be written ({error.strerror}); type "
                 "runs_dir=FOLDER with room"
             ) from error
-    if config_is_here and (read_object(folder.path / SUMMARY) or {}).get("status") != "finished":
-        return None
-    return folder.open()
+    return None if config_is_here else folder.open()
 
 
 def _place(source: Path, target: Path) -> None:
@@ -190,12 +196,12 @@ def _final_sums(stored: StoredRun) -> dict[str, str | None]:
 def _fetch_folder(stored: StoredRun, folder: Path, sums: Mapping[str, str | None], ranks: Ranks) -> str | None:
     """Fetches the files of `sums` into the folder, each rank its share; it gets its name when all are here. Gives what
     is damaged there. Raises DataError, on every rank."""
-    partial, mine = _partial(folder), list(sums.items())[ranks.rank :: ranks.world_size]
-    ranks.on_rank_zero(lambda: partial.mkdir(parents=True, exist_ok=True))
+    beside, mine = _partial(folder), list(sums.items())[ranks.rank :: ranks.world_size]
+    ranks.on_rank_zero(lambda: beside.mkdir(parents=True, exist_ok=True))
     damage = failure = None
     try:
         for name, sha256 in mine:
-            damage = damage or _fetch(stored, f"{CHECKPOINTS}/{folder.name}/{name}", partial / name, sha256)
+            damage = damage or _fetch(stored, f"{CHECKPOINTS}/{folder.name}/{name}", beside / name, sha256)
     except DataError as error:
         failure = str(error)
     found = ranks.gather_objects((damage, failure))
@@ -207,9 +213,9 @@ def _fetch_folder(stored: StoredRun, folder: Path, sums: Mapping[str, str | None
         return told
 
     def publish() -> None:
-        flush(partial)
+        flush(beside)
         shutil.rmtree(folder, ignore_errors=True)  # a damaged one, or it would not be fetched
-        partial.rename(folder)
+        beside.rename(folder)
         flush(folder.parent)
 
     ranks.on_rank_zero(publish)
@@ -237,7 +243,10 @@ def _reached(stored: StoredRun, act):
     try:
         return patiently(act, ATTEMPTS)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"checkpoint.upload: {stored.url} cannot be reached, or what it holds not be written here "
-            f"({reason(error)}); the same command tries again"
-        ) from error
+        raise DataError(_unreachable(stored, error)) from error
+
+
+def _unreachable(stored: StoredRun, error: Exception) -> str:
+    local = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = "what it holds has no room here" if local else "it cannot be reached"
+    return f"checkpoint.upload: {stored.url}: {what} ({why(error)}); the same command tries again"

@@ -27,11 +27,11 @@ from mfa_train.checkpoints.object_storage import (
     StoredRun,
     is_whole,
     patiently,
+    why,
 )
 from mfa_train.checkpoints.tokenizer import FOLDER as TOKENIZER
 from mfa_train.checkpoints.weights import SUM, final_checkpoint
 from mfa_train.config import CheckpointConfig
-from mfa_train.data.shards.cache import reason
 from mfa_train.evaluation.scores import FOLDER as EVALUATIONS
 from mfa_train.tracking.terminal import say
 from mfa_train.training.processes.ranks import Ranks
@@ -66,7 +66,8 @@ class Uploads:
     def saved(self, checkpoint: Path) -> None:
         """A folder is there on disk: rank 0 puts it in line. Any thread may call it."""
         with self.changed:
-            dropped = [path for path in self.waiting if path != checkpoint and not self._stays(path)]
+            older = [path for path in self.waiting if path != checkpoint] if checkpoint.name.startswith("step-") else []
+            dropped = [path for path in older if not self._stays(path)]
             self.waiting = [path for path in self.waiting if path not in (*dropped, checkpoint)] + [checkpoint]
             self.changed.notify_all()
         if dropped and not self.told_of_dropping:
@@ -112,7 +113,7 @@ class Uploads:
                 self._follow()
         except Exception as error:  # whatever it is, it ends no run
             if self.ranks.is_rank_zero and not self.given_up:
-                say(f"warning: nothing more is uploaded to {self.stored.url} by this start ({reason(error)})")
+                say(f"warning: nothing more is uploaded to {self.stored.url} by this start ({why(error)})")
 
     def _lead(self) -> None:
         self._until_done(self._begin)
@@ -224,7 +225,7 @@ class Uploads:
                     failed=self._warn,
                 )
             except (OSError, ValueError, ImportError) as error:
-                return f"{name}: {reason(error)}"
+                return f"{name}: {why(error)}"
         return ""
 
     def _follow(self) -> None:
@@ -263,14 +264,14 @@ class Uploads:
             manifest = f"{CHECKPOINTS}/{folder_of(self.run, step).name}/{MANIFEST}"
             self.stored.remove([manifest, *sorted(there[step].keys() - {manifest})])
 
-    def _warn(self, why: str) -> None:
+    def _warn(self, reason: str) -> None:
         if self.warned or self.given_up:
             return
         self.warned = True
         if self.ranks.world_size > 1 and self.ranks.store.add(f"{self.prefix}/told", 1) > 1:
             return  # by another rank
         rank = f"rank {self.ranks.rank}: " if self.ranks.rank else ""
-        say(f"{rank}warning: an upload to {self.stored.url} failed ({why}); it is tried again, and the run goes on")
+        say(f"{rank}warning: an upload to {self.stored.url} failed ({reason}); it is tried again, and the run goes on")
 
     def _good_again(self, folder: Path) -> None:
         self.warned = False
