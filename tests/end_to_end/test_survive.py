@@ -3,15 +3,19 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from benchmarks.kills import curve, ranks_of, study
+from mfa_train.checkpoints.manifest import manifest_of
+from mfa_train.checkpoints.object_storage import StoredRun, is_whole
 from tests.conftest import ROOT
 from tests.end_to_end.conftest import COMMON, STEPS, metrics
 
@@ -26,6 +30,58 @@ def studied(prepared_data, tmp_path_factory) -> tuple[Path, dict]:
 def test_a_run_killed_twice_leaves_the_undisturbed_curve_bit_for_bit(studied):
     _, result = studied
     assert result == result | {"kills": 2, "each_step_once": True, "equal": True}
+
+
+def test_a_run_killed_amid_uploads_goes_on_elsewhere_from_object_storage_bit_for_bit(
+    studied, begin, tmp_path, monkeypatch
+):
+    """2 processes; storage fails and cuts connections. Both are killed with an upload on its way, and of their folder
+    nothing stays; the same command, in another one."""
+    pytest.importorskip("moto.server", reason="moto's server is not installed")
+    from tests.data.object_storage import ObjectStorage
+
+    storage = ObjectStorage()
+    for key, value in (storage.environment() | {"AWS_MAX_ATTEMPTS": "1"}).items():
+        monkeypatch.setenv(key, value)
+    filesystem = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
+    filesystem.mkdir("s3://saved")
+    storage.faults_of_puts[:] = [None] * 4 + ["500"] * 6 + [None, "403", None, "reset"]
+    upload, stored = "checkpoint.upload=s3://saved/runs", StoredRun("s3://saved/runs", "run")
+    first = begin(upload, processes=2)
+    deadline = time.monotonic() + 100
+    while not any(name.endswith("manifest.json") for name in storage.puts) or "rank-" not in storage.puts[-1]:
+        assert first.poll() is None and time.monotonic() < deadline, first.communicate()
+        time.sleep(0.005)
+    for process in [*ranks_of(first, 2), first.pid]:
+        os.kill(process, signal.SIGKILL)
+    output, _ = first.communicate(timeout=60)
+    assert output.count("warning: an upload to s3://saved/runs/run failed") >= 1
+    whole = {step: files for step, files in stored.checkpoints().items() if is_whole(files)}
+    for step, files in whole.items():
+        stored.get(f"checkpoints/step-{step:08d}/manifest.json", tmp_path / "manifest.json")
+        entries = manifest_of(tmp_path)["files"]
+        assert len(entries) == 2 and len(files) == 3
+        for entry in entries:
+            assert stored.get(f"checkpoints/step-{step:08d}/{entry['name']}", tmp_path / "file") == entry["sha256"]
+    shutil.rmtree(tmp_path / "run")
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    storage.faults_of_puts[:] = [None] * 4 + ["500"] * 6 + [None, "403", None, "reset"]
+    second = begin(upload, processes=2, runs_dir=elsewhere)
+    output, errors = second.communicate(timeout=120)
+    assert second.returncode == 0, errors
+    assert f"fetches step-{max(whole):08d}" in output and f"after step {max(whole)}\n" in output
+    assert curve(elsewhere / "run") == curve(studied[0] / "undisturbed")
+    assert sorted(stored.checkpoints()) == [STEPS - 10, STEPS]
+    everything = {name: stored.read(name) for name in stored.sizes()}
+    assert everything == {
+        str(path.relative_to(elsewhere / "run")): path.read_bytes()
+        for path in (elsewhere / "run").rglob("*")
+        if path.is_file() and path.name != "run.lock"
+    }
+    assert "very-secret" not in output + errors and not any(b"very-secret" in each for each in everything.values())
+    storage.close()
 
 
 def test_a_run_stopped_by_signals_moves_over_ranks_and_stages_on_the_same_curve(studied, begin, tmp_path):

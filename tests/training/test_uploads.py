@@ -148,7 +148,7 @@ def test_a_large_file_goes_in_parts_and_what_a_killed_process_left_of_one_is_for
     monkeypatch.setattr(storage, "PART_BYTES", 5 * 2**20)
     stored, file = StoredRun(bucket, "run"), tmp_path / "file"
     file.write_bytes(bytes(range(256)) * (12 * 2**12))
-    object_storage.faults_of_puts[:] = [None, "reset"]
+    object_storage.faults_of_puts[:] = [None, "500"]
     with pytest.raises(OSError):
         stored.put(file, "file")
     assert stored.sizes() == {}
@@ -164,11 +164,12 @@ def test_a_large_file_goes_in_parts_and_what_a_killed_process_left_of_one_is_for
 
 
 def test_a_server_that_stands_still_is_given_up_and_asked_again(bucket, object_storage, tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "STALL_SECONDS", 0.3)
     (tmp_path / "file").write_bytes(b"x")
-    object_storage.faults_of_puts[:] = ["slow"]
     stored = StoredRun(bucket, "run")
-    with pytest.raises(TimeoutError, match="nothing went through"):
+    assert stored.sizes() == {}  # it is connected
+    object_storage.faults_of_puts[:] = ["slow"]
+    with monkeypatch.context() as impatient, pytest.raises(TimeoutError, match="nothing went through"):
+        impatient.setattr(storage, "STALL_SECONDS", 0.3)
         stored.put(tmp_path / "file", "file")
     storage.patiently(lambda: stored.put(tmp_path / "file", "file"))
     assert stored.sizes() == {"file": 1}

@@ -14,6 +14,7 @@ What it gives up: a checkpoint is in the bucket some time after it is on disk; o
 till then; and the bucket has no lock, so that one job at a time works on a run there is for the user to see to.
 """
 
+import functools
 import json
 import threading
 import time
@@ -59,7 +60,7 @@ class Uploads:
         """Of the last job that rank 0 has put into the store."""
         self.ending = self.given_up = self.warned = self.told_of_dropping = False
         self.copied: dict[str, tuple[int, int]] = {}
-        """Run files as they are there: size and time of change."""
+        """By name what this rank has put there: size and time of change."""
         self.thread = threading.Thread(target=self._work, daemon=True)
         self.thread.start()
 
@@ -185,28 +186,30 @@ class Uploads:
                 return
             self.stored.remove([f"{within}/{last}"])  # another one: no longer whole from here on
         names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != last)
-        self._with_all_ranks(folder, names)
+        sizes = {f"{within}/{name}": (folder / name).stat().st_size for name in names}
+        lacking = [name for name in names if there.get(f"{within}/{name}") != sizes[f"{within}/{name}"]]
+        self._with_all_ranks({"folder": folder.name, "names": names, "lacking": lacking})
         self._copy_run_files()
         there = self.stored.sizes(within)
-        for name in names:
-            if there.get(f"{within}/{name}") != (size := (folder / name).stat().st_size):
-                raise OSError(f"{name} has {there.get(f'{within}/{name}', 0):,} bytes there instead of {size:,}")
+        for name, size in sizes.items():
+            if there.get(name) != size:
+                raise OSError(f"{name} has {there.get(name, 0):,} bytes there instead of {size:,}")
         if (folder / last).read_bytes() != content:
             raise OSError(f"{folder.name} was saved anew meanwhile")
         self.stored.put(folder / last, f"{within}/{last}")
-        self.stored.remove(sorted(there.keys() - {f"{within}/{name}" for name in names}))
+        self.stored.remove(sorted(there.keys() - sizes.keys()))
         self._prune()
 
-    def _with_all_ranks(self, folder: Path, names: list[str]) -> None:
-        """Has every rank copy its share of the files."""
+    def _with_all_ranks(self, job: dict) -> None:
+        """Has every rank copy its share of the files that `job`, the arguments of `_copy_share`, names."""
         self.number += 1
-        size, job = self.ranks.world_size, f"{self.prefix}/{self.number}"
+        size, place = self.ranks.world_size, f"{self.prefix}/{self.number}"
         if size > 1:
-            self.ranks.store.set(job, json.dumps({"folder": folder.name, "names": names}))
-        own = self._copy_share(folder, names)
+            self.ranks.store.set(place, json.dumps(job))
+        own = self._copy_share(**job)
         failed = [own] if own else []
         for rank in range(1, size):
-            key = f"{job}/{rank}"
+            key = f"{place}/{rank}"
             while not self.ranks.store.check([key]):
                 if self.given_up:
                     raise _ByOthers("the run has ended")
@@ -216,14 +219,14 @@ class Uploads:
         if failed:
             raise _ByOthers(failed[0])
 
-    def _copy_share(self, folder: Path, names: list[str]) -> str:
-        """Copies this rank's files of the folder; gives what went wrong."""
+    def _copy_share(self, folder: str, names: list[str], lacking: list[str]) -> str:
+        """Copies this rank's files of the folder, `lacking` also where it has before; gives what went wrong."""
         for name in names[self.ranks.rank :: self.ranks.world_size]:
+            within = f"{CHECKPOINTS}/{folder}/{name}"
+            if name in lacking:
+                self.copied.pop(within, None)
             try:
-                patiently(
-                    lambda: self.stored.put(folder / name, f"{CHECKPOINTS}/{folder.name}/{name}"),  # noqa: B023
-                    failed=self._warn,
-                )
+                patiently(functools.partial(self._put, within), failed=self._warn)
             except (OSError, ValueError, ImportError) as error:
                 return f"{name}: {why(error)}"
         return ""
@@ -239,7 +242,7 @@ class Uploads:
             job = json.loads(store.get(f"{self.prefix}/{number}"))
             if job is None:
                 return
-            told = self._copy_share(self.run / CHECKPOINTS / job["folder"], job["names"])
+            told = self._copy_share(**job)
             store.set(f"{self.prefix}/{number}/{self.ranks.rank}", told)
             number += 1
 
@@ -249,12 +252,16 @@ class Uploads:
         for folder in FOLDERS:
             names += sorted(f"{folder}/{path.name}" for path in (self.run / folder).glob("*") if path.is_file())
         for name in names:
-            stat = (self.run / name).stat()
-            if self.copied.get(name) != (stamp := (stat.st_size, stat.st_mtime_ns)):
-                self.stored.put(self.run / name, name)
-                self.copied[name] = stamp
+            self._put(name)
         if "summary.json" not in names:
             self.stored.remove(["summary.json"])
+
+    def _put(self, name: str) -> None:
+        """A file of the run, unless it is there as it is now."""
+        stat = (self.run / name).stat()
+        if self.copied.get(name) != (stamp := (stat.st_size, stat.st_mtime_ns)):
+            self.stored.put(self.run / name, name)
+            self.copied[name] = stamp
 
     def _prune(self) -> None:
         there, keys = self.stored.checkpoints(), self.config
