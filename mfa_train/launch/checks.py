@@ -243,7 +243,8 @@ def _comes_from_storage(config: Config) -> bool:
     """Whether the run may go on from a checkpoint that is fetched when it starts."""
     from mfa_train.checkpoints.folders import newest_first
 
-    return config.checkpoint.upload is not None and not newest_first(config.run_dir / "checkpoints")
+    asked = config.checkpoint.upload is not None and config.resume == "must"
+    return asked and not newest_first(config.run_dir / "checkpoints")
 
 
 def _require_place_in_storage(config: Config) -> None:
