@@ -8,7 +8,7 @@
        `checkpoint.keep_last` and its like no longer keep, and what a killed process left of others.
 
 Nothing in the threads is a collective: ranks tell each other through their store. What fails is made again, later each
-time, told once, and ends no run. A start finishes what the one before it had left (`_what_is_missing`).
+time, told once, and ends no run. A start finishes what the one before it had left (`_begin`).
 
 What it gives up: a checkpoint is in the bucket some time after it is on disk; one that is being copied stays on disk
 till then; and the bucket has no lock, so that one job at a time works on a run there is for the user to see to.
@@ -18,6 +18,7 @@ import functools
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from mfa_train.checkpoints.folders import folder_of, newest_first, outdated, plausible, step_of
@@ -59,6 +60,8 @@ class Uploads:
         self.number = 0
         """Of the last job that rank 0 has put into the store."""
         self.ending = self.given_up = self.warned = self.told_of_dropping = False
+        self.let_go: Callable[[], None] = lambda: None
+        """Called when a folder needs no longer stay on disk."""
         self.copied: dict[str, tuple[int, int]] = {}
         """By name what this rank has put there: size and time of change."""
         self.thread = threading.Thread(target=self._work, daemon=True)
@@ -125,6 +128,7 @@ class Uploads:
                 if not done and not self.waiting and folder.is_dir():  # once more, unless a newer one comes
                     self.waiting.append(folder)
                     self.changed.wait_for(lambda: self.given_up or len(self.waiting) > 1, LONGEST_PAUSE_SECONDS)
+            self.let_go()
             if done and self.warned and folder.is_dir():
                 self._good_again(folder)
         if not self.given_up:
@@ -132,7 +136,7 @@ class Uploads:
         if self.ranks.world_size > 1:
             self.ranks.store.set(f"{self.prefix}/{self.number + 1}", json.dumps(None))
 
-    def _until_done(self, act) -> bool:
+    def _until_done(self, act: Callable[[], None]) -> bool:
         """Whether `act` came to its end, in as many attempts as `patiently` makes."""
         try:
             patiently(act, failed=self._warn, final=(ImportError, _ByOthers))

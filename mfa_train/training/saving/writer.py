@@ -53,6 +53,9 @@ class CheckpointWriter:
         self.error: Exception | None = None
         """Of the thread, where it is no failure of the disk."""
         self.saved = 0
+        self.pruning = threading.Lock()
+        if uploads:
+            uploads.let_go = self._prune
 
     def save(self, engine, step: int, content: dict) -> None:
         """Every rank calls it after the same step. `content` is what the manifest holds beside step, updates and
@@ -126,9 +129,10 @@ class CheckpointWriter:
         )
 
     def _prune(self) -> None:
-        stay = [*self.config.at_steps, *(self.uploads.held() if self.uploads else [])]
         try:
-            prune(self.checkpoints, self.config.keep_last, self.config.keep_every, stay)
+            with self.pruning:
+                stay = [*self.config.at_steps, *(self.uploads.held() if self.uploads else [])]
+                prune(self.checkpoints, self.config.keep_last, self.config.keep_every, stay)
         except OSError as error:
             self.ranks.say(f"warning: an older checkpoint could not be removed ({error}); the run goes on")
 
