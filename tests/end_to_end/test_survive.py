@@ -45,9 +45,9 @@ def test_a_run_killed_amid_uploads_goes_on_elsewhere_from_object_storage_bit_for
         monkeypatch.setenv(key, value)
     filesystem = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
     filesystem.mkdir("s3://saved")
-    storage.faults_of_puts[:] = [None] * 4 + ["500"] * 6 + [None, "403", None, "reset"]
+    storage.faults_of_puts[:] = [None] * 8 + ["500"] * 6 + ["reset"]
     upload, stored = "checkpoint.upload=s3://saved/runs", StoredRun("s3://saved/runs", "run")
-    first = begin(upload, processes=2)
+    first = begin(upload, "checkpoint.every_steps=1", processes=2)  # slow enough
     deadline = time.monotonic() + 100
     while not any(name.endswith("manifest.json") for name in storage.puts) or "rank-" not in storage.puts[-1]:
         assert first.poll() is None and time.monotonic() < deadline, first.communicate()
