@@ -166,10 +166,10 @@ class StoredRun:
 
         def run() -> None:
             try:
-                self.opened = self.opened or fsspec.url_to_fs(
+                filesystem, path = self.opened = self.opened or fsspec.url_to_fs(
                     self.url, skip_instance_cache=True, use_listings_cache=False
                 )
-                results.append(act(*self.opened, moved))
+                results.append(act(filesystem, path, moved))
             except Exception as error:  # raised in the caller's thread; fsspec's backends have no common type
                 failures.append(error)
 

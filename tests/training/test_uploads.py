@@ -201,7 +201,7 @@ def test_a_fresh_machine_fetches_the_newest_whole_one_and_the_records_up_to_ther
     folder.lock.release()
 
 
-def test_of_a_finished_run_the_final_weights_come_and_of_another_run_nothing(bucket, run, capsys):
+def test_of_a_finished_run_the_final_weights_come_and_of_another_run_nothing(bucket, object_storage, run):
     stored = StoredRun(bucket, "run")
     run(2)
     (final := run.folder / "checkpoints" / "final").mkdir()
@@ -210,6 +210,8 @@ def test_of_a_finished_run_the_final_weights_come_and_of_another_run_nothing(buc
     summary = {"status": "finished", "tokens": 1}
     (run.folder / "summary.json").write_text(json.dumps(summary))
     finished(begun(run, stored))
+    assert stored.sizes()["summary.json"] == (run.folder / "summary.json").stat().st_size
+    assert "summary.json" in object_storage.puts[-1]  # finished is what is there whole
     shutil.rmtree(run.folder)
 
     folder = RunFolder(of(run.config, bucket))

@@ -20,6 +20,7 @@ from mfa_train import config as configs
 from mfa_train.checkpoints.folders import flush, folder_of, newest_first, plausible, step_of
 from mfa_train.checkpoints.manifest import MANIFEST, Damaged, manifest_of
 from mfa_train.checkpoints.object_storage import CHECKPOINTS, StoredRun, is_whole, patiently, why
+from mfa_train.checkpoints.tokenizer import FINAL
 from mfa_train.checkpoints.weights import SUM, final_checkpoint
 from mfa_train.config import Config
 from mfa_train.data.shards.store import sha256_of
@@ -30,7 +31,7 @@ from mfa_train.tracking.starts import FILE as STARTS
 from mfa_train.training.processes.ranks import Ranks, local_rank
 from mfa_train.training.resuming.changes import changes
 from mfa_train.training.run_folder.folder import RunFolder
-from mfa_train.training.saving.uploads import FOLDERS, RUN_FILES
+from mfa_train.training.saving.uploads import FOLDERS, RUN_FILES, SUMMARY
 
 ATTEMPTS = 6
 """To fetch a file."""
@@ -139,6 +140,7 @@ def _take_run_files(stored: StoredRun, folder: RunFolder) -> dict | None:
                     f"{', …' if len(refused) > 3 else ''}); type name=… for a run beside it"
                 )
         wanted = [name for name in there if name in RUN_FILES or name.rpartition("/")[0] in FOLDERS]
+        wanted += [SUMMARY] if SUMMARY in there and f"{CHECKPOINTS}/{FINAL}/{SUM}" in there else []
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             folder.lock.take()
@@ -183,7 +185,7 @@ def _manifest(stored: StoredRun, checkpoint: Path) -> list[dict] | str:
 
 def _final_sums(stored: StoredRun) -> dict[str, str | None]:
     """The files of the final weights there, with their checksums where they have one; none where they are not whole."""
-    within = f"{CHECKPOINTS}/{final_checkpoint(Path()).name}"
+    within = f"{CHECKPOINTS}/{FINAL}"
     names = [name.removeprefix(f"{within}/") for name in _reached(stored, lambda: stored.sizes(within))]
     if SUM not in names:
         return {}

@@ -38,7 +38,9 @@ from mfa_train.evaluation.scores import FOLDER as EVALUATIONS
 from mfa_train.tracking.terminal import say
 from mfa_train.training.processes.ranks import Ranks
 
-RUN_FILES = ("config.yaml", "plan.json", "starts.jsonl", "metrics.jsonl", "summary.json")
+SUMMARY = "summary.json"
+"""Copied when all else is there: it says that the run is finished."""
+RUN_FILES = ("config.yaml", "plan.json", "starts.jsonl", "metrics.jsonl")
 FOLDERS = (f"{CHECKPOINTS}/{TOKENIZER}", EVALUATIONS)
 """Of the run, copied with all their files."""
 POLL_SECONDS = 0.5
@@ -132,7 +134,7 @@ class Uploads:
             if done and self.warned and folder.is_dir():
                 self._good_again(folder)
         if not self.given_up:
-            self._until_done(self._copy_run_files)
+            self._until_done(lambda: self._copy_run_files(SUMMARY))
         if self.ranks.world_size > 1:
             self.ranks.store.set(f"{self.prefix}/{self.number + 1}", json.dumps(None))
 
@@ -250,15 +252,15 @@ class Uploads:
             store.set(f"{self.prefix}/{number}/{self.ranks.rank}", told)
             number += 1
 
-    def _copy_run_files(self) -> None:
+    def _copy_run_files(self, *others: str) -> None:
         """The run's own files, where they have changed; the summary of an end that is none any more goes."""
-        names = [name for name in RUN_FILES if (self.run / name).is_file()]
+        names = [name for name in (*RUN_FILES, *others) if (self.run / name).is_file()]
         for folder in FOLDERS:
             names += sorted(f"{folder}/{path.name}" for path in (self.run / folder).glob("*") if path.is_file())
         for name in names:
             self._put(name)
-        if "summary.json" not in names:
-            self.stored.remove(["summary.json"])
+        if SUMMARY not in names and not (self.run / SUMMARY).is_file():
+            self.stored.remove([SUMMARY])
 
     def _put(self, name: str) -> None:
         """A file of the run, unless it is there as it is now."""
