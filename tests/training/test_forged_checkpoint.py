@@ -15,7 +15,7 @@ from mfa_train.errors import DataError, UserError
 from mfa_train.training.resuming.resume_point import find_resume_point
 from mfa_train.training.saving.rng import rng_state
 from tests.forgeries import ODD, changed, places
-from tests.training.test_checkpoint import CONFIG, DATA, VALUES, found, save
+from tests.training.checkpoints import CONFIG, DATA, VALUES, found, save
 
 
 class Harm:

@@ -24,7 +24,7 @@ from mfa_train.training.run_folder.folder import RunFolder
 from mfa_train.training.saving import uploads as uploading
 from mfa_train.training.saving.uploads import Uploads
 from tests.conftest import SMALL
-from tests.training.test_checkpoint import save
+from tests.training.checkpoints import save
 
 KEEP = ["checkpoint.keep_last=2", "checkpoint.at_steps=[3]"]
 

@@ -6,5 +6,6 @@ engine.py optimizer.py   the model inside DeepSpeed; AdamW with a last word on i
 losses.py guard.py  the losses, read when they are needed; what is done about NaN and spikes
 state.py speed.py   how far a run is; how fast
 phases.py           where a step's time goes, peak memory, the slowest rank
+gathers.py          what a forward pass waits for under ZeRO 3
 evaluation.py task_scores.py   held-out loss; scores on tasks
 """

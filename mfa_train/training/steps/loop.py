@@ -37,7 +37,7 @@ def train(
         evaluating = done % training.eval_every == 0 or done == training.total_steps
         scoring = score is not None and score.due(done)
         if evaluating or scoring or done % training.log_every == 0 or done == 1:
-            record = _record(step, taken, speed) | save_points.blocking()
+            record = _record(step, taken, speed) | save_points.told()
             if evaluating:
                 record |= evaluate(step.engine)
                 on_step(done)
