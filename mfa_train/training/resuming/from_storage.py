@@ -56,9 +56,9 @@ def open_storage(config: Config, ranks: Ranks) -> StoredRun | None:
     for found in ranks.gather_objects(failed):
         if found:
             kind, told = found
-            error = kind(told)
-            error.everywhere = True
-            raise error
+            refusal = kind(told)
+            refusal.everywhere = True
+            raise refusal
     return stored
 
 
@@ -208,9 +208,9 @@ def _fetch_folder(stored: StoredRun, folder: Path, sums: Mapping[str, str | None
         failure = str(error)
     found = ranks.gather_objects((damage, failure))
     if told := next((failure for _, failure in found if failure), None):
-        error = DataError(told)
-        error.everywhere = True
-        raise error
+        refusal = DataError(told)
+        refusal.everywhere = True
+        raise refusal
     if told := next((damage for damage, _ in found if damage), None):
         return told
 
