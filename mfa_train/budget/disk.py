@@ -9,17 +9,20 @@ from mfa_train.config import Config
 
 BYTES_PER_PARAMETER = 12
 """Of a checkpoint: master weight and two moments, float32, whatever the ZeRO stage and the number of ranks."""
-
+OF_AVERAGE = 4
+"""More, with training.ema."""
 
 HOUR = 3600
 
 
 def disk_of(config: Config, params: int, dtype: torch.dtype, step_seconds: float | None, branches_at: int = 0) -> dict:
     """`disk` of a plan, bytes: of one checkpoint, of those that are there at once at most (one that is being written
-    and the final weights too), and written in an hour, or in the run where it is shorter; null where the step's seconds
-    are unknown. `branches_at`: the step behind which a ladder's branch begins."""
+    and the final weights, with their average, too), and written in an hour, or in the run where it is shorter; null
+    where the step's seconds are unknown. `branches_at`: the step behind which a ladder's branch begins."""
     keys, last = config.checkpoint, config.training.total_steps
     checkpoint, final = BYTES_PER_PARAMETER * params, dtype.itemsize * params
+    if config.training.ema is not None:
+        checkpoint, final = checkpoint + OF_AVERAGE * params, 2 * final
 
     def multiples(steps: int) -> int:
         return last // steps - branches_at // steps

@@ -27,6 +27,9 @@ from mfa_train.checkpoints.manifest import (
 )
 from mfa_train.data.shards.store import sha256_of
 
+AVERAGED = "-ema"
+"""Behind the name of a run's state, final or step-N: the average of its weights (training.ema)."""
+
 
 def folder_of(checkpoints: Path, step: int) -> Path:
     """Where the checkpoint of `step` is, or is going to be."""

@@ -16,7 +16,6 @@ from mfa_train.budget.devices import planned_device, resolve_precision
 from mfa_train.budget.match import matched
 from mfa_train.budget.match_report import told
 from mfa_train.budget.peak import Peak
-from mfa_train.checkpoints.weights import final_checkpoint
 from mfa_train.config import Config
 from mfa_train.errors import Stopped
 from mfa_train.run_files import LOGS
@@ -44,13 +43,14 @@ from mfa_train.training.run_folder.closing import (
 from mfa_train.training.run_folder.folder import RunFolder
 from mfa_train.training.run_folder.opening import open_log
 from mfa_train.training.run_folder.provenance import provenance
-from mfa_train.training.saving.final_weights import save_weights
+from mfa_train.training.saving.final_weights import save_final_weights
 from mfa_train.training.saving.save_points import SavePoints
 from mfa_train.training.saving.uploads import STOP_SECONDS, Uploads
 from mfa_train.training.steps.evaluation import Evaluator
 from mfa_train.training.steps.garbage import GarbageInStep
 from mfa_train.training.steps.guard import Poisoned
 from mfa_train.training.steps.loop import train
+from mfa_train.training.steps.profiling import Profiling
 from mfa_train.training.steps.speed import Speed
 from mfa_train.training.steps.step import TrainingStep
 from mfa_train.training.steps.task_scores import TaskScorer
@@ -113,14 +113,15 @@ def run(config: Config) -> dict:
                 score.on_pass = evaluate.on_pass
             if source:
                 loss_to_begin_with(engine, evaluate, state, ranks)
-            for record in _records(step, speed, evaluate, score, save_points, log, watchdog, garbage):
-                log.log(record)
+            with Profiling(config, ranks, save_points.agreed, state.progress.step) as profiling:
+                for record in _records(step, speed, evaluate, score, save_points, log, watchdog, garbage, profiling):
+                    log.log(record)
             save_points.finish()
 
         # 5. Close: the weights, the summary however the steps ended, and what a person is shown
-        save_weights(engine, data.tokenizer, final_checkpoint(folder.path), ranks)
+        save_final_weights(engine, data.tokenizer, folder.path, ranks, averaged=config.training.ema is not None)
         if uploads and ranks.is_rank_zero:
-            uploads.saved(final_checkpoint(folder.path))
+            uploads.saved_final_weights()
         status = "finished"
     except Stopped:
         status = "stopped"
@@ -154,6 +155,7 @@ def _records(
     log: RunLog | SilentLog,
     watchdog: Watchdog,
     garbage: GarbageInStep,
+    profiling: Profiling,
 ) -> Iterator[dict]:
     """The records of all steps that are left; a run that is poisoned goes back and on."""
 
@@ -164,7 +166,7 @@ def _records(
 
     while True:
         try:
-            yield from train(step, speed, evaluate, save_points, on_step, score)
+            yield from train(step, speed, evaluate, save_points, on_step, profiling, score)
             return
         except Poisoned as poisoned:
             roll_back(poisoned, step, save_points)

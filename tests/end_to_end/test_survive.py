@@ -24,7 +24,7 @@ from tests.end_to_end.conftest import COMMON, STEPS, metrics
 def studied(prepared_data, tmp_path_factory) -> tuple[Path, dict]:
     """A folder with the run `undisturbed`, and `killed`, which was twice ended by SIGKILL; and what came of it."""
     folder = tmp_path_factory.mktemp("runs")
-    return folder, study(2, 2, folder, [*COMMON, f"data_dir={prepared_data}"], seed=3)
+    return folder, study(2, 2, folder, [*COMMON, "training.ema=0.99", f"data_dir={prepared_data}"], seed=3)
 
 
 def test_a_run_killed_twice_leaves_the_undisturbed_curve_bit_for_bit(studied):
@@ -49,7 +49,7 @@ def test_a_run_killed_amid_uploads_goes_on_elsewhere_from_object_storage_bit_for
     # The first checkpoint gets there after a while, and then all takes long.
     storage.faults_of_puts[:] = [None] * 8 + ["500"] * 6 + ["reset", None, None, None] + ["slow"] * 60
     upload, stored = "checkpoint.upload=s3://saved/runs", StoredRun("s3://saved/runs", "run")
-    first = begin(upload, processes=2)
+    first = begin(upload, "training.ema=0.99", processes=2)
     deadline = time.monotonic() + 100
     while not any(name.endswith("manifest.json") for name in storage.puts) or "rank-" not in storage.puts[-1]:
         assert first.poll() is None and time.monotonic() < deadline, first.communicate()
@@ -88,9 +88,20 @@ def test_a_run_killed_amid_uploads_goes_on_elsewhere_from_object_storage_bit_for
     for name, content in everything.items():
         if "step-" not in name or last.name in name:
             assert content == (elsewhere / "run" / name).read_bytes()
-    assert len(everything) == 2 * 3 + 4 + 2 + 5  # two checkpoints, final weights, the tokenizer, the run's own files
+    # Two checkpoints, final weights and their average, the tokenizer, the run's own files.
+    assert len(everything) == 2 * 3 + 2 * 4 + 2 + 5
     assert "very-secret" not in output + errors and not any(b"very-secret" in each for each in everything.values())
     storage.close()
+
+
+def test_the_average_of_the_weights_is_the_same_bits_after_kills_and_has_a_loss_of_its_own(studied):
+    folder, _ = studied
+    ours, theirs = (
+        folder / name / "checkpoints" / "final-ema" / "model.safetensors" for name in ("killed", "undisturbed")
+    )
+    assert ours.read_bytes() == theirs.read_bytes() != (ours.parents[1] / "final" / ours.name).read_bytes()
+    last, summary = curve(folder / "killed")[-1], json.loads((folder / "killed" / "summary.json").read_text())
+    assert summary["val_ema_loss"] == last["val_ema/loss"] != last["val/loss"] == summary["val_loss"]
 
 
 def test_a_run_stopped_by_signals_moves_over_ranks_and_stages_on_the_same_curve(studied, begin, tmp_path):
@@ -130,6 +141,9 @@ def test_a_finished_run_goes_on_when_more_steps_are_asked_for(studied, begin):
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert f"changed since: training.steps: {STEPS} -> {STEPS + 5}" in output
+    assert "changed since: training.ema: 0.99 -> None" in output
+    assert "training.ema=null: the average of the weights that the checkpoint holds is kept no longer" in output
+    assert not (folder / "undisturbed" / "checkpoints" / "final-ema").exists()
     after = curve(folder / "undisturbed")
     assert after[: len(before)] == before and after[-1]["step"] == STEPS + 5
 

@@ -204,9 +204,11 @@ def test_a_fresh_machine_fetches_the_newest_whole_one_and_the_records_up_to_ther
 def test_of_a_finished_run_the_final_weights_come_and_of_another_run_nothing(bucket, object_storage, run):
     stored = StoredRun(bucket, "run")
     run(2)
-    (final := run.folder / "checkpoints" / "final").mkdir()
-    (final / "model.safetensors").write_bytes(b"weights")
-    (final / "sha256.json").write_text(json.dumps({"format": 1}))
+    finals = [run.folder / "checkpoints" / name for name in ("final", "final-ema")]
+    for final in finals:
+        final.mkdir()
+        (final / "model.safetensors").write_bytes(final.name.encode())
+        (final / "sha256.json").write_text(json.dumps({"format": 1}))
     summary = {"status": "finished", "tokens": 1}
     (run.folder / "summary.json").write_text(json.dumps(summary))
     finished(begun(run, stored))
@@ -216,7 +218,7 @@ def test_of_a_finished_run_the_final_weights_come_and_of_another_run_nothing(buc
 
     folder = RunFolder(of(run.config, bucket))
     assert fetch_what_is_newer(stored, folder, join()) == summary
-    assert (final / "model.safetensors").read_bytes() == b"weights"
+    assert all((final / "model.safetensors").read_bytes() == final.name.encode() for final in finals)
     shutil.rmtree(run.folder)
     other = RunFolder(configs.load([*SMALL, "name=run", f"runs_dir={run.folder.parent}", "seed=7"]))
     with pytest.raises(ConfigError, match=r"holds another run \(seed: 1 -> 7\); type name=… for a run beside it"):

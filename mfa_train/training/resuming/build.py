@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mfa_train.checkpoints.tensor_files import EMA
 from mfa_train.config import Config
 from mfa_train.config.model_schema import DRAWS
 from mfa_train.data.reading.batches import Batches
@@ -64,6 +65,12 @@ def restored(
         state = point.state(config.guard, ranks.say)
         changed = [f"changed since: {line}" for line in point.accepted]
         ranks.say("\n".join([f"goes on from {point.checkpoint}, after step {point.step}", *changed]))
+        if config.training.ema is not None and EMA not in point.content:
+            ranks.say(
+                f"training.ema={config.training.ema}: the average begins with the weights after step {point.step}"
+            )
+        elif config.training.ema is None and EMA in point.content:
+            ranks.say("training.ema=null: the average of the weights that the checkpoint holds is kept no longer")
     else:
         state = TrainingState(Progress(), Guard(config.guard, ranks.say), record)
     progress = state.progress

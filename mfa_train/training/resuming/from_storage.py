@@ -87,9 +87,10 @@ def fetch_what_is_newer(stored: StoredRun, folder: RunFolder, ranks: Ranks) -> d
         return None
     finished = ranks.on_rank_zero(lambda: _take_run_files(stored, folder))
     if finished:
-        sums = ranks.on_rank_zero(lambda: _final_sums(stored))
-        if sums and not final_checkpoint(folder.path).is_dir():
-            _fetch_folder(stored, final_checkpoint(folder.path), sums, ranks)
+        for final in (final_checkpoint(folder.path, averaged) for averaged in (False, True)):
+            sums = ranks.on_rank_zero(functools.partial(_final_sums, stored, final.name))
+            if sums and not final.is_dir():
+                _fetch_folder(stored, final, sums, ranks)
         return finished
     checkpoints = folder.path / CHECKPOINTS
     for step in steps:
@@ -183,9 +184,9 @@ def _manifest(stored: StoredRun, checkpoint: Path) -> list[dict] | str:
         return str(error)
 
 
-def _final_sums(stored: StoredRun) -> dict[str, str | None]:
+def _final_sums(stored: StoredRun, folder: str) -> dict[str, str | None]:
     """The files of the final weights there, with their checksums where they have one; none where they are not whole."""
-    within = f"{CHECKPOINTS}/{FINAL}"
+    within = f"{CHECKPOINTS}/{folder}"
     names = [name.removeprefix(f"{within}/") for name in _reached(stored, lambda: stored.sizes(within))]
     if SUM not in names:
         return {}

@@ -4,6 +4,7 @@ import dataclasses
 import time
 
 from mfa_train.checkpoints.folders import folder_of
+from mfa_train.checkpoints.tensor_files import EMA
 from mfa_train.config import Config
 from mfa_train.errors import Stopped
 from mfa_train.tracking.run_log import RunLog, SilentLog
@@ -48,6 +49,7 @@ class SavePoints:
         minutes = (time.monotonic() - self.saved_at) / 60
         if keys.every_minutes is not None and self.ranks.is_rank_zero and minutes > keys.every_minutes:
             self.agreed.call_for(by_clock, done)
+        self.agreed.look()
         self.stopping = self.agreed.due("stop", done)
         return (
             self.stopping
@@ -70,7 +72,7 @@ class SavePoints:
 
     def save(self, engine, state: TrainingState) -> None:
         """Every rank calls it after the same step; what a checkpoint holds says `manifest`."""
-        begun = time.monotonic()
+        begun, ema = time.monotonic(), self.config.training.ema
         self.log.flush()
         self.writer.save(
             engine,
@@ -84,6 +86,7 @@ class SavePoints:
                 "versions": versions(),
                 "code_commit": self.code_commit,
                 "wandb": self.log.wandb_identity(),
+                **({} if ema is None else {EMA: ema}),
             },
         )
         self.saved_at = time.monotonic()

@@ -83,6 +83,16 @@ class Uploads:
                 "nor are others while an upload takes longer than checkpoint.every_steps of them"
             )
 
+    def saved_final_weights(self) -> None:
+        """Likewise of these."""
+        for folder in self._final_weights():
+            self.saved(folder)
+
+    def _final_weights(self) -> list[Path]:
+        """Their folder, and that of their average where there is one."""
+        folders = (final_checkpoint(self.run, averaged) for averaged in (False, True))
+        return [folder for folder in folders if (folder / SUM).is_file()]
+
     def held(self) -> list[int]:
         """Steps whose checkpoints must stay on disk: they are being copied, or will be."""
         with self.changed:
@@ -166,10 +176,8 @@ class Uploads:
         there = self.stored.checkpoints()
         on_disk = [path for path in newest_first(self.run / CHECKPOINTS) if plausible(path)]
         lacking = [path for path in on_disk if not is_whole(there.get(step_of(path), {}))]
-        final = final_checkpoint(self.run)
         with self.changed:
-            wanted = [path for path in lacking if path == on_disk[0] or self._stays(path)]
-            wanted += [final] if (final / SUM).is_file() else []
+            wanted = [path for path in lacking if path == on_disk[0] or self._stays(path)] + self._final_weights()
             self.waiting = [*(path for path in wanted if path not in self.waiting), *self.waiting]
 
     def _stays(self, folder: Path) -> bool:

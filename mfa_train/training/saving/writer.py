@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from mfa_train.checkpoints.folders import folder_of, newest_first, plausible, prune, publish
-from mfa_train.checkpoints.tensor_files import KINDS, RNG, key_of, write_pieces
+from mfa_train.checkpoints.tensor_files import RNG, key_of, write_pieces
 from mfa_train.config import CheckpointConfig
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.saving.engine_state import own_pieces, updates
@@ -88,8 +88,8 @@ class CheckpointWriter:
         on_gpu = self.ranks.device.type == "cuda"
         tensors = {RNG: rng_state()}
         for piece in own_pieces(engine, self.ranks.rank, self.ranks.world_size):
-            for kind in KINDS:
-                key, source = key_of(kind, piece), piece.tensors[kind]
+            for kind, source in piece.tensors.items():
+                key = key_of(kind, piece)
                 if key not in self.buffers:
                     self.buffers[key] = torch.empty(source.shape, dtype=torch.float32, pin_memory=on_gpu)
                 tensors[key] = self.buffers[key].copy_(source, non_blocking=True)
