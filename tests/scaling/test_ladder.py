@@ -161,7 +161,7 @@ def test_a_branch_is_bit_for_bit_the_run_that_is_trained_from_the_start(prepared
         "training.log_every=1",
         "training.eval_sequences=4",
         "sample.max_new_tokens=0",
-        "tracking.wandb=offline",
+        "tracking=none",
         "match.multiple_of=4",
         "training.sequence_length=32",
     ]
