@@ -5,10 +5,11 @@ what the commands import and then only forks. `subprocess.Popen`, and with it `s
 that `_script` knows; the child gets their words, folder, environment and file descriptors, its own process id and the
 signals sent to it, and tests are written as if there were no server. A forked launcher forks its ranks in the same way.
 
-What differs from the real command: modules are imported already, the seed of str's hash is the server's, and
-/proc/PID/cmdline too; a CPU's peak is measured for an eighth of a second instead of half of one, and what activations
-take is counted by the first command of a shape alone. So a command whose environment has another value for what is read at start and import (`READ`) is
-executed, and so are those of tests that are marked `real_command`.
+What differs from the real command: modules are imported and files of configs/ composed already, the seed of str's hash
+is the server's, and /proc/PID/cmdline too; a CPU's peak is measured for an eighth of a second instead of half of one,
+and what activations take is counted by the first command of a shape alone. So a command whose environment has another
+value for what is read at start and import (`READ`) is executed, and so are those of tests that are marked
+`real_command`.
 """
 
 import atexit
@@ -38,9 +39,7 @@ from typing import NoReturn
 import numpy
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = [
-    str(ROOT / script) for script in ("train.py", "tests/end_to_end/poisoned.py", "tests/budget/real_memory.py")
-]
+SCRIPTS = [str(ROOT / script) for script in ("train.py", "tests/end_to_end/poisoned.py", "tests/budget/real_memory.py")]
 MODULES = ["mfa_train.cli", "mfa_train.launch.rank", "torch.distributed.run"]
 READ = re.compile("(PYTHON|LD_|OMP_|GOMP_|KMP_|MKL_|DNNL_|ONEDNN_|ATEN_|TORCH_(?!NCCL)|CUDA|DS_|HF_|COLUMNS)")
 """Environment variables that are read as Python starts or a library is imported."""
@@ -207,10 +206,12 @@ def _serve(descriptor: int, folder: str) -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"  # as a run on a CPU does before it imports DeepSpeed
     for name in PRELOADED:
         importlib.import_module(name)
+    from mfa_train import config as configs
     from mfa_train.budget import activations, peak
     from mfa_train.training.steps.engine import import_deepspeed
 
     peak.BURSTS, activations._found = 2, _Shared(folder)
+    configs.load(["seed=1"])
     import_deepspeed()
     from wandb.sdk.data_types._private import MEDIA_TMP
 
