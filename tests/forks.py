@@ -39,7 +39,13 @@ from typing import NoReturn
 import numpy
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = [str(ROOT / script) for script in ("train.py", "tests/end_to_end/poisoned.py", "tests/budget/real_memory.py")]
+SCRIPTS = [
+    str(ROOT / script)
+    for script in (
+        *("train.py", "tests/end_to_end/poisoned.py", "tests/budget/real_memory.py"),
+        *("tests/training/engine_calls.py", "tests/training/engine_roundtrip.py", "tests/training/init_from_ranks.py"),
+    )
+]
 MODULES = ["mfa_train.cli", "mfa_train.launch.rank", "torch.distributed.run"]
 READ = re.compile("(PYTHON|LD_|OMP_|GOMP_|KMP_|MKL_|DNNL_|ONEDNN_|ATEN_|TORCH_(?!NCCL)|CUDA|DS_|HF_|COLUMNS)")
 """Environment variables that are read as Python starts or a library is imported."""

@@ -12,7 +12,8 @@ from tests.scaling.synthetic import NANO
 
 DRAWS = 100
 LEAST, MOST = 0.887, 0.995
-"""Of 100 draws at 95%: 2.9 standard errors below, and above all but half a draw. For few units the intervals are wider than they need be."""
+"""Of 100 draws at 95%: 2.9 standard errors below, and above all but half a draw. For few units the intervals are wider
+than they need be."""
 
 
 def ladder(
