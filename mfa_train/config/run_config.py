@@ -53,6 +53,7 @@ BEFORE: dict[str, Any] = {
     "checkpoint.keep_every": None,
     "checkpoint.at_steps": [],
     "checkpoint.background": True,
+    "checkpoint.upload": None,
     "guard.nonfinite": "stop",
     "guard.spikes": "log",
     "guard.spike_factor": 6.0,
@@ -60,6 +61,9 @@ BEFORE: dict[str, Any] = {
     "guard.max_skips": 10,
     "guard.max_rollbacks": 3,
     "guard.hang_seconds": 1800.0,
+    "profile.step": None,
+    "profile.steps": 3,
+    "profile.ranks": [0],
     "match.kv_bytes_per_token": None,
     "match.params": None,
     "match.reference": None,
@@ -109,7 +113,7 @@ DERIVED_BEFORE = {
 }
 
 
-OVER = ("optimizer", "checkpoint", "guard", "cluster", "sweep", "tracking", "sample", "cache", "evaluation")
+OVER = ("optimizer", "checkpoint", "guard", "profile", "cluster", "sweep", "tracking", "sample", "cache", "evaluation")
 """What is over when a run is read. Its values may be such as no start takes any more; the rest says what the weights
 are."""
 

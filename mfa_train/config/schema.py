@@ -16,6 +16,7 @@ from mfa_train.config.launch_schema import ClusterConfig, SweepConfig
 from mfa_train.config.model_schema import ModelConfig
 from mfa_train.config.parallel_schema import ParallelConfig
 from mfa_train.config.places import local
+from mfa_train.config.profile_schema import ProfileConfig
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
 from mfa_train.config.requirements import (
     MOST_SEED,
@@ -123,6 +124,7 @@ class Config:
     training: TrainingConfig
     checkpoint: CheckpointConfig
     guard: GuardConfig
+    profile: ProfileConfig
     match: MatchConfig
     plan: PlanConfig
     cluster: ClusterConfig

@@ -38,7 +38,7 @@ class Leg:
     def end(self) -> tuple[Tensor, ...]:
         """What has arrived."""
         for work, _, _ in self.under_way:
-            work.wait()
+            self.group.waits(work.wait)
         arrived = tuple(into for _, _, into in self.under_way)
         self.under_way = []
         return arrived
@@ -97,7 +97,7 @@ class Journey:
     def __init__(self, load: Tensor, group: ExpertGroup):
         mine = load.view(group.size, -1)
         theirs = torch.empty_like(mine)
-        dist.all_to_all_single(theirs, mine.contiguous(), group=group.handle)
+        group.waits(lambda: dist.all_to_all_single(theirs, mine.contiguous(), group=group.handle))
         sent, received = torch.stack((mine.sum(dim=1), theirs.sum(dim=1))).tolist()
         self.there, self.back = Leg(sent, received, group), Leg(received, sent, group)
         self.load = theirs.sum(dim=0)

@@ -7,11 +7,16 @@
 With four ranks and E = 2 the expert groups are (0, 1) and (2, 3); ranks 0 and 2 have the same experts, 1 and 3 too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True)
+def _at_once(waiting: Callable[[], None]) -> None:
+    waiting()
+
+
+@dataclass
 class ExpertGroup:
     """The ranks that share experts out, as one of them sees it; by default one has all."""
 
@@ -20,6 +25,8 @@ class ExpertGroup:
     size: int = 1
     handle: Any = None
     """What they send each other tokens in."""
+    waits: Callable[[Callable[[], None]], None] = _at_once
+    """What calls that in which this rank waits for the others."""
 
     def first_of(self, experts: int) -> int:
         """The first expert of `experts`, all of a layer, that this rank has."""

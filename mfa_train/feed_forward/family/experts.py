@@ -160,7 +160,7 @@ class Experts(FeedForward):
         weights = chosen.weights
         if self.capacity_factor is not None:
             weights = weights * within_capacity(chosen.experts, self.count, self.capacity_factor)
-        way = self._there_and_back if self.group.size > 1 else self._here
+        way = self.exchanged if self.group.size > 1 else self.here
         y = way(x, chosen.experts.flatten(), weights.flatten(), load.sum(dim=0))
         loss = torch.zeros((), device=x.device)
         if self.training and self.aux_loss_coef:
@@ -169,7 +169,7 @@ class Experts(FeedForward):
             loss = loss + self.z_loss_coef * z_loss(chosen.logits)
         return y, (loss, load.sum(dim=0), entropy(chosen.scores))
 
-    def _here(self, x: Tensor, experts: Tensor, weights: Tensor, load: Tensor) -> Tensor:
+    def here(self, x: Tensor, experts: Tensor, weights: Tensor, load: Tensor) -> Tensor:
         """y of x (batch, tokens, hidden_size), where this rank has all experts. `experts` and `weights`
         (choices,): each token's, end to end."""
         order, inverse = sorted_by(experts)
@@ -181,8 +181,8 @@ class Experts(FeedForward):
             y = y + shared
         return y
 
-    def _there_and_back(self, x: Tensor, experts: Tensor, weights: Tensor, load: Tensor) -> Tensor:
-        """`_here`, where each rank of the group has its experts: rows go there with their weights, and their products
+    def exchanged(self, x: Tensor, experts: Tensor, weights: Tensor, load: Tensor) -> Tensor:
+        """`here`, where each rank of the group has its experts: rows go there with their weights, and their products
         back. The two halves of the shared experts are computed meanwhile."""
         order, inverse = sorted_by(experts)
         journey, shared = Journey(load, self.group), getattr(self, "shared_experts", None)

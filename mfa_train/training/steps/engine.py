@@ -23,6 +23,7 @@ from mfa_train.training.saving.engine_state import fill
 from mfa_train.training.steps.average import WeightAverage
 from mfa_train.training.steps.optimizer import make_optimizer
 from mfa_train.training.steps.shared_experts import (
+    compile_around_exchanges,
     join_expert_group,
     known_to_deepspeed,
     mark,
@@ -104,6 +105,7 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool =
                 model = _model(config, group)
         model.model.activation_checkpointing = config.training.activation_checkpointing
         if config.training.compile:
+            compile_around_exchanges(model)
             for layer in model.model.layers:
                 layer.compile()
             model.lm_head.compile()

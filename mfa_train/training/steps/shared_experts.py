@@ -20,6 +20,7 @@ from mfa_train.errors import TrainingError
 from mfa_train.parallel.groups import ALONE, ExpertGroup, expert_groups, same_experts
 from mfa_train.parallel.parameters import stretch_of
 from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.steps.phases import Phases
 
 
 def group_name(experts: int) -> str:
@@ -201,3 +202,18 @@ def whole_norm(gradients: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     of_experts = torch.stack(shared).sum()
     dist.all_reduce(of_experts)
     return (torch.stack(here).sum() + of_experts / copies).sqrt()
+
+
+def time_exchanges(engine, phases: Phases) -> None:
+    """Has what a pass waits for other ranks' tokens timed by `phases`."""
+    for module in engine.module.modules():
+        if isinstance(group := getattr(module, "group", None), ExpertGroup) and group.size > 1:
+            group.waits = phases.wait_in_pass
+
+
+def compile_around_exchanges(model: nn.Module) -> None:
+    """Leaves the layers' exchanges out of what torch.compile is about to compile: how many rows go where is another
+    number in each pass."""
+    for module in model.modules():
+        if isinstance(group := getattr(module, "group", None), ExpertGroup) and group.size > 1:
+            module.exchanged = torch.compiler.disable(module.exchanged)
