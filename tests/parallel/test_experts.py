@@ -6,11 +6,17 @@ import sys
 
 import pytest
 
+from benchmarks.kills import study
 from mfa_train import config as configs
-from mfa_train.errors import ConfigError
+from mfa_train.errors import ConfigError, TrainingError
 from mfa_train.parallel.groups import ExpertGroup, expert_groups, same_experts
 from mfa_train.parallel.requirements import require_parallel
+from mfa_train.training.steps.engine import import_deepspeed
+from mfa_train.training.steps.shared_experts import require_known_deepspeed
 from tests.conftest import ROOT
+from tests.end_to_end.conftest import COMMON
+
+SHARED = ["feed_forward=experts", "model.feed_forward.n_routed_experts=8", "parallel.experts=2"]
 
 
 def experts_of_ranks(processes: int, *words: str) -> None:
@@ -32,6 +38,26 @@ def test_four_ranks_that_share_experts_out_train_as_one_process_and_go_on_at_ano
 @pytest.mark.parametrize("processes, layouts", [(4, "2x4x1 1x4 3x1 2x2 0x2x1 3x4"), (2, "1x2x2 0x2 3x2x1 2x2 1x1")])
 def test_experts_go_on_from_any_layout_to_any_other(processes, layouts):
     experts_of_ranks(processes, *layouts.split())
+
+
+@pytest.mark.ranks
+def test_a_run_whose_ranks_share_experts_out_and_is_killed_leaves_the_undisturbed_curve_bit_for_bit(
+    prepared_data, tmp_path
+):
+    typed = [*COMMON, *SHARED, "zero=3", "training.steps=60", f"data_dir={prepared_data}"]
+    result = study(1, 4, tmp_path, typed, seed=3)
+    assert result == result | {"kills": 1, "each_step_once": True, "equal": True}
+
+
+def test_a_deepspeed_without_the_names_that_experts_rest_on_is_told_in_one_line(monkeypatch, tmp_path):
+    import_deepspeed()
+    from deepspeed.runtime.zero import stage3
+
+    require_known_deepspeed()
+    (other := tmp_path / "stage3.py").write_text("class DeepSpeedZeroOptimizer_Stage3: ...\n")
+    monkeypatch.setattr(stage3, "__file__", str(other))
+    with pytest.raises(TrainingError, match="(?s)^parallel.experts: DeepSpeed [^\n]* or type parallel.experts=1$"):
+        require_known_deepspeed()
 
 
 def test_expert_groups_are_consecutive_ranks_and_every_rank_is_in_one_of_each_kind():
