@@ -4,7 +4,7 @@ from mfa_train.config import Config
 from mfa_train.errors import ConfigError
 
 YES, NO = ("true", "1", "1.0", "yes", "on", "y", "t"), ("false", "0", "0.0", "no", "off", "n", "f")
-WHOLE = {"contiguous_gradients": YES, "reduce_scatter": YES}
+WHOLE: dict[str, tuple[str, ...]] = {"contiguous_gradients": YES, "reduce_scatter": YES}
 """DeepSpeed 0.19.8 sums experts over all ranks at stage 1 without contiguous gradients, without a word."""
 HARMLESS: dict[int, dict[str, tuple[str, ...]]] = {
     0: {},

@@ -129,10 +129,9 @@ def known_to_deepspeed(model: nn.Module) -> Iterator[None]:
 
     mine = {id(parameter) for parameter in parameters}
     for module in model.modules():
-        held = [parameter for parameter in module.parameters(recurse=False) if id(parameter) in mine]
-        if held:
-            module.num_experts = stretch_of(held[0]).experts  # type: ignore[union-attr]
-            module.set_deepspeed_parallelism = _nothing_to_set
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) in mine and (stretch := stretch_of(parameter)):
+                vars(module).update(num_experts=stretch.experts, set_deepspeed_parallelism=_nothing_to_set)
     kinds = tuple({type(module) for module in model.modules() if hasattr(module, "set_deepspeed_parallelism")})
     before, layers.AutoEPMoELayer = layers.AutoEPMoELayer, kinds
     try:
