@@ -8,9 +8,8 @@ import subprocess
 import pytest
 
 from mfa_train import config as configs
-from mfa_train.launch import local
 from mfa_train.errors import HUNG_STATUS
-from mfa_train.launch import restart
+from mfa_train.launch import local, restart, ssh
 from mfa_train.launch.job import make_job
 from mfa_train.launch.restart import Restarts, note_crash
 from tests.conftest import ROOT
@@ -84,6 +83,42 @@ def test_a_mistake_of_the_config_and_a_stop_are_never_started_again(status, star
     [member] = configs.members([f"runs_dir={tmp_path}", "cluster.max_restarts=1"])
     assert local.launch(member, make_job([member], tmp_path)) == status
     assert len(made) == starts
+
+
+@pytest.mark.parametrize("launcher", ["local", "ssh"])
+def test_a_run_that_is_asked_to_stop_between_two_starts_is_not_started(launcher, tmp_path, monkeypatch):
+    made = []
+
+    class Crashed:
+        asked = False
+
+        def __init__(self, *_):
+            made.append(self)
+
+        def run(self) -> int:
+            return 137
+
+        watch = lambda self, command: 137  # noqa: E731
+
+    def again(self, why: str) -> bool:
+        if launcher == "local":
+            made[-1].asked = True
+        return True
+
+    def ready(*_):  # asks all hosts, which takes its time
+        if made:
+            made[-1].asked = True
+        return 29500
+
+    monkeypatch.setattr(Restarts, "again", again)
+    monkeypatch.setattr(local, "Node", Crashed)
+    monkeypatch.setattr(ssh, "_Run", Crashed)
+    monkeypatch.setattr(ssh, "read_hosts", lambda cluster: ["a"])
+    monkeypatch.setattr(ssh, "require_ready", ready)
+    monkeypatch.setattr(ssh, "command_of", lambda *_: [])
+    [member] = configs.members([f"runs_dir={tmp_path}", "cluster.max_restarts=1"])
+    way = {"local": local, "ssh": ssh}[launcher]
+    assert way.launch(member, make_job([member], tmp_path)) == 137 and len(made) == 1
 
 
 @pytest.fixture
