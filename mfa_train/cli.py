@@ -20,6 +20,7 @@ BETWEEN_SAMPLES = "-" * 15
 """A line of its own, as nanoGPT's sample.py has it."""
 EVALUATION_KEYS = ("tasks", "tasks_dir", "num_fewshot", "limit", "batch_tokens")
 """Of the config's node `evaluation`, which is not typed before them."""
+EMA = "of that state the average of the weights, of a run with training.ema"
 MOST_SAMPLES, MOST_WINDOWS = 2**12, 2**20
 
 
@@ -41,6 +42,7 @@ def _act() -> None:
     command = commands.add_parser("generate", help="text from a run's weights, decoded through the cache")
     command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mfa-nano")
     command.add_argument("--checkpoint", default="final", metavar="step-N|final", help="which state (default: final)")
+    command.add_argument("--ema", action="store_true", help=EMA)
     command.add_argument("--prompt", action="append", help="what the text starts with; typed again, one more text")
     command.add_argument("--num-samples", type=int, default=1, metavar="N", help="texts of each prompt (default: 1)")
     command.add_argument(
@@ -66,6 +68,7 @@ def _act() -> None:
     command.add_argument(
         "--checkpoint", default="final", metavar="step-N|final", help="of which state (default: final)"
     )
+    command.add_argument("--ema", action="store_true", help=EMA)
     command.add_argument("--json", action="store_true", help="the scores as JSON (docs/evaluation.md)")
     command.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="as tasks=hellaswag,piqa limit=500 num_fewshot=5 tasks_dir=…"
@@ -75,6 +78,7 @@ def _act() -> None:
     command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mha-nano")
     command.add_argument("--out", type=Path, metavar="FOLDER", help="to write (default: RUN/export, RUN/export-step-N)")
     command.add_argument("--checkpoint", default="final", metavar="step-N|final", help="which state (default: final)")
+    command.add_argument("--ema", action="store_true", help=EMA)
     command.add_argument("--dtype", choices=("bf16", "fp32"), help="of the weights (default: as they were evaluated)")
     command.add_argument("--shard-bytes", default="5GB", metavar="BYTES", help="of one file at most (default: 5GB)")
     command.add_argument(
@@ -134,6 +138,16 @@ def _act() -> None:
         help="the folder, or an archive of pack's; without it runs_dir, as train.py has it",
     )
     command.set_defaults(act=status)
+    command = commands.add_parser("profile", help="a trace of a running run's next steps, by torch's profiler")
+    command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mfa-nano")
+    command.add_argument("--steps", type=int, default=3, metavar="N", help="how many (default: 3)")
+    command.add_argument("--ranks", default="0", metavar="R[,R]", help="which ranks record them (default: 0)")
+    command.add_argument("--step", type=int, metavar="N", help="the first (default: the next that can be)")
+    command.add_argument(
+        "--timeout", type=float, default=600, metavar="SECONDS", help="to wait for it at most (default: 600)"
+    )
+    command.add_argument("--no-wait", action="store_true", help="ask, and tell where it will be")
+    command.set_defaults(act=profile, overrides=[])
     command = commands.add_parser("dashboard", help="the comparison as a workspace in W&B (docs/wandb.md)")
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of tracking: entity, project, group")
     command.add_argument("--json", action="store_true", help="print it and save nothing: needs no account")
@@ -146,10 +160,12 @@ def _act() -> None:
 
 
 def _at_home(arguments: argparse.Namespace) -> argparse.Namespace:
-    """With ~ expanded in what is a folder. Raises ConfigError for a URL."""
+    """With ~ expanded in what is a folder, and the state's name with --ema. Raises ConfigError for a URL."""
     for name, told in (("run", "RUN"), ("out", "--out")):
         if (folder := getattr(arguments, name, None)) is not None:
             setattr(arguments, name, Path(configs.local(told, str(folder))))
+    if getattr(arguments, "ema", False):
+        arguments.checkpoint = f"{arguments.checkpoint.removesuffix('-ema')}-ema"
     return arguments
 
 
@@ -359,6 +375,19 @@ def _runs_dir(words: list[str]) -> Path:
     if folders := [word for word in words if "=" not in word]:
         raise ConfigError(f"{folders[0]}: expected RUNS_DIR alone, the folder that holds the runs, or runs_dir=FOLDER")
     return Path(configs.load(words).runs_dir)
+
+
+def profile(arguments: argparse.Namespace) -> None:
+    if arguments.overrides:
+        raise ConfigError(f"{arguments.overrides[0]}: expected RUN and options alone, as --steps 3 --ranks 0,7")
+    from mfa_train.launch.profile import ask, wait
+
+    configs.require_number("--timeout", arguments.timeout, 0, 1e9, above=True)
+    request = ask(arguments.run, arguments.steps, arguments.ranks, arguments.step)
+    if arguments.no_wait:
+        say(f"asked for: {arguments.run}/profiles/step-N will be there when its ranks have written it")
+    else:
+        wait(arguments.run, request, arguments.timeout, say, say_aside)
 
 
 def dashboard(arguments: argparse.Namespace) -> None:

@@ -9,17 +9,20 @@ from mfa_train.config import Config
 
 BYTES_PER_PARAMETER = 12
 """Of a checkpoint: master weight and two moments, float32, whatever the ZeRO stage and the number of ranks."""
-
+OF_AVERAGE = 4
+"""More, with training.ema."""
 
 HOUR = 3600
 
 
 def disk_of(config: Config, params: int, dtype: torch.dtype, step_seconds: float | None, branches_at: int = 0) -> dict:
     """`disk` of a plan, bytes: of one checkpoint, of those that are there at once at most (one that is being written
-    and the final weights too), and written in an hour, or in the run where it is shorter; null where the step's seconds
-    are unknown. `branches_at`: the step behind which a ladder's branch begins."""
+    and the final weights, with their average, too), and written in an hour, or in the run where it is shorter; null
+    where the step's seconds are unknown. `branches_at`: the step behind which a ladder's branch begins."""
     keys, last = config.checkpoint, config.training.total_steps
     checkpoint, final = BYTES_PER_PARAMETER * params, dtype.itemsize * params
+    if config.training.ema is not None:
+        checkpoint, final = checkpoint + OF_AVERAGE * params, 2 * final
 
     def multiples(steps: int) -> int:
         return last // steps - branches_at // steps
@@ -34,6 +37,7 @@ def disk_of(config: Config, params: int, dtype: torch.dtype, step_seconds: float
     newest = keys.keep_last if keys.every_minutes else min(keys.keep_last, by_steps)
     kept = newest + for_good
     at_once = kept + (1 if keys.every_minutes or by_steps > newest else 0)
+    at_once += config.checkpoint.upload is not None  # one stays till it is uploaded
     besides = {step for step in named if step != last and (not keys.every_steps or step % keys.every_steps)}
     in_an_hour = _saves_in_an_hour(
         config, step_seconds, times(step_seconds, last - branches_at), by_steps + len(besides)

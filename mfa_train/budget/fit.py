@@ -62,7 +62,7 @@ class Fit:
             config.checkpoint.background,
         )
         self.batch_size, self.compiled = config.training.batch_size, config.training.compile
-        self.given_bucket = given_bucket(config.deepspeed)
+        self.given_bucket, self.ema = given_bucket(config.deepspeed), config.training.ema is not None
         self.kernel = kernel_of(config.model, config.attention, dtype, device.type, config.training.sequence_length)
         self.pass_ = Pass(
             config.model,
@@ -81,7 +81,13 @@ class Fit:
 
     def states(self, setting: Setting) -> States:
         states = model_states(
-            self.shape.parameter_sizes, self.dtype, setting.zero, setting.ranks, setting.offload, self.given_bucket
+            self.shape.parameter_sizes,
+            self.dtype,
+            setting.zero,
+            setting.ranks,
+            setting.offload,
+            self.given_bucket,
+            self.ema,
         )
         if self.device.type == "cuda":
             return states
@@ -89,7 +95,8 @@ class Fit:
         return replace(states, offloaded=0, **{"kept_copy" if setting.background else "passing_copy": copy})
 
     def checkpoint_copy(self, setting: Setting) -> int:
-        return checkpoint_copy(self.shape.parameter_sizes, setting.zero, setting.ranks, self.device.type == "cuda")
+        pinned = self.device.type == "cuda"
+        return checkpoint_copy(self.shape.parameter_sizes, setting.zero, setting.ranks, pinned, self.ema)
 
     def total(self, setting: Setting) -> int:
         """Bytes on one device."""

@@ -12,6 +12,8 @@ tensors of real ranks):
                                 offloading as stage 2
     2       b                   4/W                           12/W
     3       b/W, small ones b   4/W and a bucket's 4          12/W
+
+training.ema keeps an average of the masters beside each of them: 4/W more of the optimizer, at stage 0 4.
 """
 
 from dataclasses import dataclass, replace
@@ -57,21 +59,25 @@ class States:
         return resting + max(activations + self.early, self.passing + self.transient, self.passing_copy)
 
 
-def checkpoint_copy(parameter_sizes: tuple[tuple[int, int], ...], stage: int, ranks: int, pinned: bool) -> int:
-    """Bytes of the host's memory that a rank's share of a checkpoint takes: float32 masters and two moments. A GPU
+def checkpoint_copy(
+    parameter_sizes: tuple[tuple[int, int], ...], stage: int, ranks: int, pinned: bool, ema: bool = False
+) -> int:
+    """Bytes of the host's memory that a rank's share of a checkpoint takes: float32 masters and two moments, and with
+    `ema` the masters' average. A GPU
     copies into `pinned` memory, a block a piece, which torch's allocator (CachingHostAllocator) rounds up to a power of
     two."""
     params = sum(size * count for size, count in parameter_sizes)
     share = -(-params // ranks)
+    kinds = 4 if ema else 3
     if not pinned:
-        return 12 * share
+        return 4 * kinds * share
     blocks = 0
     for size, count in parameter_sizes:
         # Stages 0 and 3 part every parameter, 1 and 2 all of them laid end to end.
         piece = -(-size // ranks) if stage in (0, 3) else min(size, share)
         pieces = count if stage in (0, 3) else -(-size * count // (piece * ranks))
         blocks += pieces * (1 << (4 * piece - 1).bit_length())
-    return 3 * blocks
+    return kinds * blocks
 
 
 def reduce_bucket(params: int) -> int:
@@ -86,27 +92,31 @@ def model_states(
     ranks: int,
     offload: str = "none",
     given_bucket: int | None = None,
+    ema: bool = False,
 ) -> States:
     """parameter_sizes: (elements, how many parameters of that size). given_bucket: elements, where the config has
-    deepspeed.zero_optimization.reduce_bucket_size."""
+    deepspeed.zero_optimization.reduce_bucket_size. ema: whether the weights' average is kept."""
     params, width = sum(size * count for size, count in parameter_sizes), dtype.itemsize
     half = dtype != torch.float32
     share, bucket = -(-params // ranks), given_bucket or reduce_bucket(params)
+    kept = 16 if ema else 12  # bytes for each value that a rank updates
     summed = 4 * bucket if half or stage == 0 else 0  # a bucket's float32 copy, in which ranks sum
 
     def early(buffers: int, small: int) -> int:
         return buffers if params > bucket else small
 
     if stage == 0:
-        return States(width * params, 4 * params, 4 * params, (12 if half else 8) * params, summed, early(summed, 0))
+        return States(
+            width * params, 4 * params, 4 * params, (kept if half else kept - 4) * params, summed, early(summed, 0)
+        )
     if stage == 1 and half and offload == "none":  # offloading has the wrapper of stage 2
         buffers = summed if ranks > 1 else 0
-        return States(width * params, 4 * params, 0, 12 * share, buffers, early(buffers, 0))
+        return States(width * params, 4 * params, 0, kept * share, buffers, early(buffers, 0))
     if stage < 3:
         # A bucket's gradients and the buffer they are copied into; in float32 their sum takes the place of some of
         # them.
         buffers = 2 * width * bucket + (summed or -4 * min(share, bucket))
-        states = States(width * params, 4 * share, 4 * share, 12 * share, buffers, early(buffers, width * bucket))
+        states = States(width * params, 4 * share, 4 * share, kept * share, buffers, early(buffers, width * bucket))
     else:
         whole = sum(size * count for size, count in parameter_sizes if size <= PERSISTENT_PARAMETER) if ranks > 1 else 0
         gathered = width * min(params - whole, LIVE_PARAMETERS)
@@ -115,7 +125,7 @@ def model_states(
             width * (share + whole),
             4 * (share + bucket),
             0,
-            12 * share,
+            kept * share,
             buffers,
             early(buffers, gathered if ranks > 1 else 0),
         )

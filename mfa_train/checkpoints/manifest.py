@@ -10,7 +10,9 @@
     config, versions        of the run and of its libraries
     code_commit             of this repository; null where it was none, missing in older ones
     wandb                   the run's identity there
-    format                  FORMAT, or one of OLDER
+    ema                     training.ema, where the files hold the average of the weights beside (kind `ema`); missing
+                            where they don't
+    format                  FORMAT, WITH_EMA where there is such an average, or one of OLDER
 
 All of it stands under a SHA-256 of its own. That is no signature: a manifest that someone wrote may hold anything, so
 each field is looked at before any is used. The checks raise ValueError, naming the field.
@@ -27,6 +29,8 @@ from mfa_train.data import fields
 from mfa_train.errors import DataError
 
 FORMAT, OLDER = 2, (1,)
+WITH_EMA = 3
+"""Format 2 with `ema`: versions that know no averages don't take it for less than it is."""
 MANIFEST = "manifest.json"
 LARGEST = 2**30
 """Bytes of a manifest: of ten thousand ranks it has a tenth."""
@@ -38,7 +42,7 @@ class Damaged(DataError):
 
 def write_manifest(folder: Path, content: dict) -> Path:
     """Writes `content` under its checksum; gives the file, which may not be on the disk yet. Raises OSError."""
-    content = content | {"format": FORMAT}
+    content = content | {"format": WITH_EMA if "ema" in content else FORMAT}
     path = folder / MANIFEST
     path.write_text(json.dumps({"sha256": digest(content), "content": content}) + "\n", encoding="utf-8")
     return path
@@ -68,10 +72,11 @@ def manifest_of(checkpoint: Path) -> dict:
     content, checksum = read_manifest(checkpoint)
     if digest(content) != checksum:
         raise Damaged(f"{MANIFEST} differs from its checksum")
-    if "format" not in content or type(content["format"]) is not int or content["format"] not in (*OLDER, FORMAT):
+    known = (*OLDER, FORMAT, WITH_EMA)
+    if "format" not in content or type(content["format"]) is not int or content["format"] not in known:
         raise Damaged(
             f"{MANIFEST} is of format {fields.shown(content.get('format'))}, this version reads "
-            f"{', '.join(map(str, (*OLDER, FORMAT)))}"
+            f"{', '.join(map(str, known))}"
         )
     try:
         require_content(content)
@@ -121,6 +126,10 @@ def require_content(content: dict) -> None:
     require_files(content)
     if len(content["files"]) != world_size:
         raise ValueError(f"{len(content['files'])} files of {world_size} processes")
+    if (content.get("format") == WITH_EMA) != ("ema" in content):
+        raise ValueError(f"ema is {'there' if 'ema' in content else 'missing'} in format {content.get('format')}")
+    if "ema" in content and not 0 < fields.number("ema", content["ema"]) < 1:
+        raise ValueError(f"ema is {fields.shown(content['ema'])}, expected a number between 0 and 1")
     if content.get("format") not in OLDER:
         _require_stretches(fields.mapping("stretches", fields.of("", content, "stretches")), world_size)
 

@@ -18,11 +18,13 @@ from mfa_train.data.fields import shown
 
 RNG = "rng"
 KINDS = ("master", "exp_avg", "exp_avg_sq")
+EMA = "ema"
+"""One more, of a run with training.ema."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of one flattened parameter, with what AdamW keeps of it."""
+    """A part of one flattened parameter, with what AdamW keeps of it, and its average where there is one."""
 
     name: str
     """Of the parameter."""
@@ -65,12 +67,13 @@ class CheckpointReader:
     """The pieces of a verified checkpoint, joined and cut as the reading rank needs them: of its files those are opened
     that hold what is asked for, and each is held against what the manifest says is in it.
 
-    `content` is what `manifest_of` gave. Raises Damaged where files and manifest do not make a whole. A manifest of
-    format 1 does not say what is where, so of that all files are opened.
+    `content` is what `manifest_of` gave, `kinds` what that says there is. Raises Damaged where files and manifest do
+    not make a whole. A manifest of format 1 does not say what is where, so of that all files are opened.
     """
 
     def __init__(self, checkpoint: Path, content: dict):
         self.checkpoint, self.entries = checkpoint, content["files"]
+        self.kinds = (*KINDS, EMA) if EMA in content else KINDS
         self.opened: dict[int, TensorFile] = {}
         """By the file's number."""
         stretches = content["stretches"] if content["format"] not in OLDER else self._found()
@@ -88,8 +91,8 @@ class CheckpointReader:
         return (ends[-1],)
 
     def fill(self, piece: Piece) -> None:
-        """Writes the piece's values into its tensors."""
-        for kind in KINDS:
+        """Writes the piece's values into its tensors, of the kinds that there are."""
+        for kind in piece.tensors.keys() & set(self.kinds):
             self.read(kind, piece.name, piece.start, piece.tensors[kind])
 
     def read(self, kind: str, name: str, start: int, out: Tensor) -> None:
@@ -140,7 +143,9 @@ class CheckpointReader:
         try:
             file = TensorFile(self.checkpoint / name)
             places = [
-                place_of(key, list(placed.shape), placed.dtype) for key, placed in file.tensors.items() if key != RNG
+                place_of(key, list(placed.shape), placed.dtype, self.kinds)
+                for key, placed in file.tensors.items()
+                if key != RNG
             ]
         except (OSError, SafetensorError, ValueError) as error:
             raise Damaged(f"{name} cannot be read ({error})") from error
@@ -171,10 +176,10 @@ class CheckpointReader:
         return file.tensor(RNG, torch.uint8)
 
 
-def place_of(key: str, shape: list[int], dtype: str) -> tuple[str, str, int, int]:
-    """(kind, parameter, start, stop) of a tensor in a file. Raises ValueError for one that is no piece."""
+def place_of(key: str, shape: list[int], dtype: str, kinds: Sequence[str] = KINDS) -> tuple[str, str, int, int]:
+    """(kind, parameter, start, stop) of a tensor in a file. Raises ValueError for one that is no piece of `kinds`."""
     kind, name, start = key.split(":") if key.count(":") == 2 else ("", "", "")
-    if kind not in KINDS or not name or not re.fullmatch(r"0|[1-9]\d{0,17}", start, re.ASCII):
+    if kind not in kinds or not name or not re.fullmatch(r"0|[1-9]\d{0,17}", start, re.ASCII):
         raise ValueError(f"it holds a tensor {shown(key)}, expected KIND:PARAMETER:START")
     if dtype != "F32" or len(shape) != 1:
         raise ValueError(f"{shown(key)} is of type {dtype} and shape {shape}, expected F32 in one dimension")

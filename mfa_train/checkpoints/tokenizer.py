@@ -1,4 +1,5 @@
-"""The tokenizer that lies with weights: in checkpoints/final, and in checkpoints/tokenizer for all others of a run.
+"""The tokenizer that lies with weights: in checkpoints/final and final-ema, and in checkpoints/tokenizer for all others
+of a run.
 
 separator.json beside the tokenizer's file says which token stood behind each document: {"format", "token", "id"}. Runs
 from before there was one have none; then the tokenizer is asked as it was then.
@@ -13,7 +14,7 @@ from mfa_train.data.corpora import open_all
 from mfa_train.data.tokenizer import Tokenizer, file_name, open_recorded
 from mfa_train.errors import DataError, UserError
 
-FINAL, FOLDER = "final", "tokenizer"
+FINAL, FINAL_EMA, FOLDER = "final", "final-ema", "tokenizer"
 SEPARATOR, SEPARATOR_FORMAT = "separator.json", 1
 
 
@@ -55,9 +56,9 @@ def tokenizer_in(folder: Path, eos_token: str | None) -> Tokenizer:
 def tokenizer_of(config: Config, weights: Path) -> Tokenizer:
     """The tokenizer of the run's `weights`, a folder in its checkpoints/: within the final ones, beside the others, or
     that of its corpus, in runs from before it lay with the checkpoints. Raises DataError."""
-    beside = weights.parent / FOLDER
-    if weights.name == FINAL or beside.is_dir():
-        return tokenizer_in(weights if weights.name == FINAL else beside, config.data.eos_token)
+    beside, within = weights.parent / FOLDER, weights.name in (FINAL, FINAL_EMA)
+    if within or beside.is_dir():
+        return tokenizer_in(weights if within else beside, config.data.eos_token)
     try:
         return next(iter(open_all(config.data).values())).tokenizer
     except UserError as error:

@@ -1,6 +1,7 @@
 """The weights of one state of a run, under Hugging Face's names: its final ones, or a checkpoint's, read one at a time.
 
-Of a checkpoint only the float32 masters are read, and of them what is asked for: its files are held against their
+Each state may have the average of the weights beside (training.ema): `final-ema`, `step-N-ema`. Of a checkpoint only
+the float32 masters are read, or their average, and of them what is asked for: its files are held against their
 sizes, and against their checksums only where that is asked for, as for that all must be read.
 """
 
@@ -16,11 +17,11 @@ import torch
 from torch import Tensor
 
 from mfa_train.attention import attention_config
-from mfa_train.checkpoints.folders import folder_of, newest_first, plausible, step_of, verified
+from mfa_train.checkpoints.folders import AVERAGED, folder_of, newest_first, plausible, step_of, verified
 from mfa_train.checkpoints.manifest import Damaged, manifest_of
 from mfa_train.checkpoints.safetensors_folder import FILE, INDEX, TensorFolder, files_of
-from mfa_train.checkpoints.tensor_files import CheckpointReader
-from mfa_train.checkpoints.tokenizer import FINAL, tokenizer_of
+from mfa_train.checkpoints.tensor_files import EMA, CheckpointReader
+from mfa_train.checkpoints.tokenizer import FINAL, FINAL_EMA, tokenizer_of
 from mfa_train.config import Config
 from mfa_train.data.shards.store import sha256_of
 from mfa_train.data.tokenizer import Tokenizer
@@ -36,9 +37,14 @@ HELD_IN = {"BF16": torch.bfloat16, "F32": torch.float32}
 """Final weights, by the name in their file."""
 
 
-def final_checkpoint(run: Path) -> Path:
-    """The folder of a run's final weights and tokenizer."""
-    return run / "checkpoints" / FINAL
+def final_checkpoint(run: Path, averaged: bool = False) -> Path:
+    """The folder of a run's final weights, or of their average, and tokenizer."""
+    return run / "checkpoints" / (FINAL_EMA if averaged else FINAL)
+
+
+def averaged_state(checkpoint: str) -> str:
+    """The name of the state `checkpoint`'s averaged weights."""
+    return f"{checkpoint.removesuffix(AVERAGED)}{AVERAGED}"
 
 
 class RunWeights(ABC):
@@ -50,6 +56,8 @@ class RunWeights(ABC):
     """After which they are."""
     dtype: torch.dtype
     """In which they were evaluated."""
+    averaged: bool = False
+    """Whether they are the average that training.ema keeps."""
     manifest: Mapping[str, Any] = {}
     """Of a checkpoint: what it holds beside its tensors. Final weights have none."""
 
@@ -59,9 +67,13 @@ class RunWeights(ABC):
         """By name, in the model's order. A tied head is not among them."""
 
     @property
+    def is_final(self) -> bool:
+        return self.folder.name in (FINAL, FINAL_EMA)
+
+    @property
     def name(self) -> str:
         """As --checkpoint takes it."""
-        return self.folder.name
+        return averaged_state(self.folder.name) if self.averaged else self.folder.name
 
     @property
     def tokens(self) -> int:
@@ -85,11 +97,11 @@ class RunWeights(ABC):
 
 
 class FinalWeights(RunWeights):
-    """checkpoints/final."""
+    """checkpoints/final or final-ema."""
 
     def __init__(self, folder: Path, config: Config, shapes: Mapping[str, tuple[int, ...]]):
         super().__init__(config, shapes)
-        self.folder, self.step = folder, config.training.total_steps
+        self.folder, self.step, self.averaged = folder, config.training.total_steps, folder.name == FINAL_EMA
         try:
             self.files = TensorFolder(folder)
             self.dtype, *_ = (HELD_IN[file.tensors[name].dtype] for name, file in self.files.file_of.items())
@@ -101,17 +113,20 @@ class FinalWeights(RunWeights):
     def read(self, name: str, start: int, out: Tensor) -> None:
         self.files.read(name, start, out)
 
-    def sha256(self) -> str:
-        """Of their file; of several, as `TensorFolder` says. Raises OSError."""
-        return self.files.sha256()
-
 
 class CheckpointWeights(RunWeights):
-    """The masters of checkpoints/step-N. `content`: of its manifest."""
+    """The masters of checkpoints/step-N, or their average. `content`: of its manifest."""
 
-    def __init__(self, folder: Path, content: dict, config: Config, shapes: Mapping[str, tuple[int, ...]]):
+    def __init__(
+        self,
+        folder: Path,
+        content: dict,
+        config: Config,
+        shapes: Mapping[str, tuple[int, ...]],
+        averaged: bool = False,
+    ):
         super().__init__(config, shapes)
-        self.folder, self.step, self.manifest = folder, content["step"], content
+        self.folder, self.step, self.manifest, self.averaged = folder, content["step"], content, averaged
         stretches = content["progress"].get("stretches") or [{}]
         self.dtype = DTYPES.get(stretches[-1].get("precision", config.precision), torch.float32)
         try:
@@ -123,7 +138,7 @@ class CheckpointWeights(RunWeights):
 
     def read(self, name: str, start: int, out: Tensor) -> None:
         try:
-            self.reader.read("master", name, start, out)
+            self.reader.read(EMA if self.averaged else "master", name, start, out)
         except Damaged as error:
             if self.folder.is_dir():
                 raise DataError(f"{self.folder}: {name} cannot be read ({error})") from error
@@ -134,18 +149,22 @@ class CheckpointWeights(RunWeights):
 
 
 def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bool = False) -> RunWeights:
-    """The weights of the run in `run`: `checkpoint` is final, or step-N. With `verify` its files are held against
+    """The weights of the run in `run`: `checkpoint` is final, or step-N; of their average, final-ema or step-N-ema.
+    With `verify` its files are held against
     their checksums, where else a checkpoint's sizes must do. Raises ConfigError where there is no such state, or the
     checkpoint is damaged, DataError where the weights can't be read, or are another model's."""
     shapes = shapes_of(config)
-    checkpoints, final = run / "checkpoints", final_checkpoint(run)
-    if checkpoint == FINAL:
+    state, averaged = checkpoint.removesuffix(AVERAGED), checkpoint.endswith(AVERAGED)
+    checkpoints, final = run / "checkpoints", final_checkpoint(run, averaged)
+    if state == FINAL:
+        if averaged and final_checkpoint(run).is_dir() and not final.is_dir():
+            raise ConfigError(f"{_no_average(run, config, checkpoint)}: there is no {final}")
         if not final.is_dir():
             raise ConfigError(f"{run}: the run has no final weights at {final}; it has not finished{_others(run)}")
         if verify:
             _verify(run, final)
         return FinalWeights(final, config, shapes)
-    if not (named := re.fullmatch(r"step-(\d{1,18})", checkpoint, re.ASCII)):
+    if not (named := re.fullmatch(r"step-(\d{1,18})", state, re.ASCII)):
         raise ConfigError(f"--checkpoint {brief(checkpoint)}: expected final or step-N, as step-100{_others(run)}")
     folder = folder_of(checkpoints, int(named[1]))
     if not folder.is_dir():
@@ -156,7 +175,17 @@ def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bo
             raise Damaged("not all of its files are there and whole")
     except (Damaged, OSError) as error:
         raise ConfigError(f"--checkpoint {checkpoint}: {folder} is damaged: {error}{_others(run, folder)}") from error
-    return CheckpointWeights(folder, content, config, shapes)
+    if averaged and EMA not in content:
+        raise ConfigError(f"{_no_average(run, config, checkpoint)}: {folder} holds none")
+    return CheckpointWeights(folder, content, config, shapes, averaged)
+
+
+def _no_average(run: Path, config: Config, checkpoint: str) -> str:
+    """That what `checkpoint` asks for is not there, and what to type."""
+    return (
+        f"--checkpoint {checkpoint}: {run} has no average of these weights (training.ema={config.training.ema}); type "
+        f"--checkpoint {checkpoint.removesuffix(AVERAGED)}, without --ema"
+    )
 
 
 def record_sums(final: Path, sums: Mapping[str, str]) -> None:
@@ -194,7 +223,7 @@ def _others(run: Path, but: Path | None = None) -> str:
     """What could be typed instead of `but`: the nearest of the run's checkpoints first, or else the newest."""
     checkpoints, final = run / "checkpoints", final_checkpoint(run)
     there = [path for path in newest_first(checkpoints) if path != but and plausible(path)]
-    if but is not None and but != final:
+    if but is not None and but.name not in (FINAL, FINAL_EMA):
         there.sort(key=lambda path: abs(step_of(path) - step_of(but)))
     names = [path.name for path in there] + ([FINAL] if final.is_dir() and but != final else [])
     if not names:

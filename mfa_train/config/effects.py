@@ -16,6 +16,7 @@ BOOKKEEPING = (
     "checkpoint.",
     "cluster.",
     "evaluation.",
+    "profile.",
     "sample.",
     "sweep.",
     "tracking.",
@@ -47,5 +48,5 @@ EXECUTION = (
 )
 """How a step is computed: rounding alone. Of `deepspeed` what moves numbers and changes none; the rest of it, quantized
 weights and gradients above all, is another variant."""
-OBSERVATION = ("training.log_every", "training.eval_every")
-"""When the run is looked at."""
+OBSERVATION = ("training.log_every", "training.eval_every", "training.ema")
+"""When the run is looked at, and the average of its weights that is kept beside."""

@@ -81,6 +81,8 @@ class TrainingConfig:
     gradient_clipping: float
     z_loss: float
     """Weight of the squared log-normaliser of the softmax (PaLM, arXiv 2204.02311, section 5)."""
+    ema: float | None
+    """Decay of the exponential moving average of the weights; null: none is kept. See `training.steps.average`."""
     activation_checkpointing: Annotated[str, OnceYesOrNo(yes="full", no="none")]
     """What is computed again in the backward pass: none | selective | full."""
     compile: bool
@@ -107,6 +109,11 @@ class TrainingConfig:
         require_whole("training.eval_sequences", self.eval_sequences, 0, BATCH)
         for key in ("gradient_clipping", "z_loss"):
             require_not_negative(f"training.{key}", getattr(self, key), 1e30)
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(
+                f"training.ema={self.ema}: expected a number between 0 and 1, as training.ema=0.999, or null for no "
+                "average of the weights"
+            )
         if (self.steps is None) == (self.tokens is None):
             raise ConfigError(
                 f"training.steps={self.steps} and training.tokens={self.tokens}: exactly one of them says how long; "

@@ -32,7 +32,7 @@ class State:
     """Of a run."""
 
     checkpoint: str
-    """final, or step-N."""
+    """final, or step-N; final-ema, or step-N-ema."""
     step: int
     tokens: int
     """Trained on until then."""

@@ -1,5 +1,5 @@
 """What a task says of one state of a run, in a file of its own: RUN/evaluations/TASK-SHOTSshot-step-STEP.json, of its
-first documents alone TASK-SHOTSshot-limit-N-step-STEP.json.
+first documents alone TASK-SHOTSshot-limit-N-step-STEP.json, of the average of the state's weights …-step-STEP-ema.json.
 
 Each document's own values stand beside the means, so that runs can be compared in pairs, document by document.
 """
@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mfa_train.checkpoints.folders import AVERAGED
 from mfa_train.errors import ConfigError
 from mfa_train.evaluation.gold import bits_per_byte
 from mfa_train.tracking.records import read_object
@@ -41,7 +42,7 @@ class TaskScores:
     task_version: str
     num_fewshot: int
     checkpoint: str
-    """final, or step-N."""
+    """final, or step-N; final-ema, or step-N-ema."""
     step: int
     tokens: int
     """Trained on until then."""
@@ -61,7 +62,12 @@ class TaskScores:
     def file_name(self) -> str:
         name = re.sub(r"[^\w.-]", "_", self.task)
         limit = "" if self.limit is None else f"-limit-{self.limit}"
-        return f"{name}-{self.num_fewshot}shot{limit}-step-{self.step:08d}.json"
+        return f"{name}-{self.num_fewshot}shot{limit}-step-{self.step:08d}{AVERAGED if self.averaged else ''}.json"
+
+    @property
+    def averaged(self) -> bool:
+        """Whether they are of the average of the state's weights."""
+        return self.checkpoint.endswith(AVERAGED)
 
 
 def require_folder(run: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from mfa_train.budget.shape import measure
-from mfa_train.checkpoints.weights import FINAL, RunWeights
+from mfa_train.checkpoints.tensor_files import EMA
+from mfa_train.checkpoints.weights import RunWeights
 from mfa_train.config import Config, flat
 from mfa_train.config.effects import BOOKKEEPING, OBSERVATION
 from mfa_train.config.secrets import may_hold_secret
@@ -32,12 +33,12 @@ def model_card(
     """Of the state `weights` of `run`, exported in `form` and `dtype`. `sums`: SHA-256 of the weights' files."""
     config = form.config
     summary = _object(run / "summary.json")
-    origin = summary if weights.name == FINAL else weights.manifest
+    origin = summary if weights.is_final else weights.manifest
     parts = [
         f"---\n{to_yaml(_front_matter(form))}---",
         f"# {_code_free(config.name)}",
         f"A language model with attention `{form.attention.name}`, pretrained with mfa_train: the weights after step "
-        f"{weights.step:,} of {config.training.total_steps:,}, in {type_name(dtype)}.",
+        f"{weights.step:,} of {config.training.total_steps:,}, in {type_name(dtype)}.{_averaged(weights)}",
         _table(
             {
                 **_model(form),
@@ -146,11 +147,22 @@ def _data_sums(summary: dict, weights: RunWeights) -> dict[str, str]:
     return {f"data, {_plain(key)}": f"`{_plain(value)}`" for key, value in told.items()}
 
 
+def _averaged(weights: RunWeights) -> str:
+    """What averaged weights are, where they are."""
+    if not weights.averaged:
+        return ""
+    decay = weights.manifest.get(EMA, weights.config.training.ema)
+    return (
+        f" They are no single step's weights but their exponential moving average (`training.ema={decay}`), and the "
+        "held-out loss is the average's."
+    )
+
+
 def _loss(run: Path, weights: RunWeights, summary: dict) -> str:
-    record = _record_of(run / METRICS, weights.step)
-    loss, bits = number(record.get("val/loss")), number(record.get("val/bits_per_byte"))
-    if loss is None and weights.name == FINAL:
-        loss, bits = number(summary.get("val_loss")), number(summary.get("val_bits_per_byte"))
+    record, val = _record_of(run / METRICS, weights.step), "val_ema" if weights.averaged else "val"
+    loss, bits = number(record.get(f"{val}/loss")), number(record.get(f"{val}/bits_per_byte"))
+    if loss is None and weights.is_final:
+        loss, bits = number(summary.get(f"{val}_loss")), number(summary.get(f"{val}_bits_per_byte"))
     if loss is None:
         return "not evaluated at this step"
     return f"{loss:.4f} nats per token" + ("" if bits is None else f", {bits:.4f} bits per byte")

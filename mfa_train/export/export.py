@@ -54,7 +54,7 @@ def export(
     or `out` is there or can't be written, DataError where what it has is damaged.
     """
     if out is None:
-        out = run / ("export" if checkpoint == FINAL else f"export-{checkpoint}")
+        out = run / "-".join(["export", *checkpoint.replace("final", "").strip("-").split()])
     if os.path.lexists(out):
         raise ConfigError(f"--out={out} is there already; type --out=FOLDER with another, or remove it")
     config = configs.of_run(run)
@@ -69,7 +69,8 @@ def export(
         for name, content in files.items():
             (folder / name).write_bytes(content)
     lines = [
-        f"{out}: the weights after step {weights.step:,}, {written(size)} in {type_name(held_in)}",
+        f"{out}: the {'averaged ' if weights.averaged else ''}weights after step {weights.step:,}, {written(size)} in "
+        f"{type_name(held_in)}",
         f"loads in transformers as {chosen.loads}" + (", with trust_remote_code=True" if chosen.remote_code else ""),
         *(["vllm serve takes it (docs/serving.md)"] if chosen.served_by_vllm else []),
     ]

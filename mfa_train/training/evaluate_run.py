@@ -12,7 +12,7 @@ import torch
 
 from mfa_train.budget.devices import planned_device, resolve_precision
 from mfa_train.checkpoints.model import model_of
-from mfa_train.checkpoints.weights import FINAL, RunWeights, weights_of
+from mfa_train.checkpoints.weights import FINAL, RunWeights, averaged_state, weights_of
 from mfa_train.columns import in_columns
 from mfa_train.config import Config
 from mfa_train.evaluation import scores as files
@@ -34,9 +34,9 @@ Say = Callable[[str], None]
 
 
 def evaluate_run(config: Config, folder: Path, checkpoint: str, say: Say) -> list[TaskScores]:
-    """The scores of the run in `folder` at `checkpoint` (final, or step-N) on evaluation.tasks, on every rank; rank 0
-    writes them to the run's evaluations/, those of a finished run's final state to summary.json and W&B too, and tells
-    `say` of each.
+    """The scores of the run in `folder` at `checkpoint` (final, step-N, or either with -ema) on evaluation.tasks, on
+    every rank; rank 0 writes them to the run's evaluations/, those of a finished run's final state to summary.json and
+    W&B too, and tells `say` of each.
 
     Raises ConfigError for a task or a state that there isn't, or scores that can't be written, DataError for damaged
     weights: before a model is made.
@@ -63,8 +63,8 @@ def evaluate_run(config: Config, folder: Path, checkpoint: str, say: Say) -> lis
 
 
 def _state(weights: RunWeights) -> State:
-    name = FINAL if weights.name == FINAL else f"step-{weights.step}"
-    return State(name, weights.step, weights.tokens)
+    name = FINAL if weights.is_final else f"step-{weights.step}"
+    return State(averaged_state(name) if weights.averaged else name, weights.step, weights.tokens)
 
 
 def _keep(config: Config, folder: Path, found: Sequence[TaskScores], say: Say) -> None:

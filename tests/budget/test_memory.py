@@ -38,6 +38,8 @@ def real(ranks: int, *overrides: str) -> dict[str, int]:
 @pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_model_states_of_two_ranks_are_those_predicted(zero, precision):
+    """Of every stage once with the average of the weights, which is kept and saved beside."""
+    ema = (precision == "fp32") == zero % 2
     overrides = [
         "model=nano",
         "attention=mfa",
@@ -45,14 +47,16 @@ def test_model_states_of_two_ranks_are_those_predicted(zero, precision):
         f"precision={precision}",
         "training.batch_size=2",
         "training.sequence_length=128",
+        f"training.ema={0.999 if ema else 'null'}",
     ]
     found, config = real(2, *overrides), configs.load(overrides)
-    states = model_states(measure(config.model, config.attention).parameter_sizes, DTYPES[precision], zero, ranks=2)
+    sizes = measure(config.model, config.attention).parameter_sizes
+    states = model_states(sizes, DTYPES[precision], zero, ranks=2, ema=ema)
     assert states.weights + states.gradients + states.optimizer == pytest.approx(found["states"], rel=0.02)
     memory = make_plan(config, CPU, ranks=2)["memory"]
+    assert memory["optimizer"] == states.optimizer
     assert memory["checkpoint_copy"] == pytest.approx(found["copied"], rel=0.02)
     assert memory["total"] == pytest.approx(found["peak"] + found["copied"], rel=0.20)
-    sizes = measure(config.model, config.attention).parameter_sizes
     assert traffic(sizes, DTYPES[precision], zero, ranks=2, passes=1) == pytest.approx(found["sent"], rel=0.02)
 
 

@@ -51,7 +51,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     return {
         "plain": made(folder / "plain"),
-        "scored": made(folder / "scored", *SCORED),
+        "scored": made(folder / "scored", *SCORED, "training.ema=0.9"),
         "two ranks": made(folder / "two", *SCORED, "zero=3", begin=tuple(TWO)),
     }
 
@@ -128,6 +128,12 @@ def test_the_command_gives_the_scores_that_the_run_ended_with_and_changes_nothin
     assert rows[1][:4] == ["choice", "3.0", "0", "5"]
     limited = json.loads((run / "evaluations" / "text-0shot-limit-5-step-00000012.json").read_text())
     assert limited["limit"] == limited["documents"] == 5 and scores(run, 12) == of_two
+    assert door(tmp_path / "one", *words, "limit=5", "--ema")[0] == 0
+    averaged = json.loads((run / "evaluations" / "text-0shot-limit-5-step-00000012-ema.json").read_text())
+    assert (limited["checkpoint"], averaged["checkpoint"]) == ("final", "final-ema") and scores(run, 12) == of_two
+    assert averaged["metrics"] != limited["metrics"]
+    status, _, told = door(runs["plain"].parent.parent, *words, "--ema")
+    assert status == 2 and "runs/mfa has no average of these weights (training.ema=None)" in told
     assert json.loads((run / "summary.json").read_text()) == summary  # which keeps to those of more documents
 
 

@@ -28,7 +28,7 @@ def weights_in(out: Path) -> bytes:
 
 
 def test_what_two_ranks_trained_under_zero_3_is_exported_to_the_byte_as_what_one_rank_holds(train, tmp_path):
-    both = ["attention=gqa", "precision=bf16", "schedule.warmup_steps=1"]
+    both = ["attention=gqa", "precision=bf16", "schedule.warmup_steps=1", "training.ema=0.9"]
     two = ["name=two", "zero=3", "training.steps=4", "checkpoint.every_steps=2"]
     done = train(*both, *two, processes=2)
     assert done.returncode == 0, done.stderr
@@ -53,6 +53,16 @@ def test_what_two_ranks_trained_under_zero_3_is_exported_to_the_byte_as_what_one
     assert weights_in(tmp_path / "a") != weights_in(tmp_path / "earlier")
     assert weights_in(tmp_path / "masters of two") == weights_in(tmp_path / "masters of one")
     assert weights_in(tmp_path / "masters of two") != weights_in(tmp_path / "widened")  # of what was rounded
+    said = [
+        export(tmp_path / "two", checkpoint="final-ema", verify=True),
+        export(tmp_path / "two", checkpoint="step-4-ema"),
+        export(tmp_path / "one", checkpoint="step-5-ema"),  # which averages the same weights once more
+    ]
+    averaged = [tmp_path / "two" / "export-ema", tmp_path / "two" / "export-step-4-ema"]
+    assert "export-ema: the averaged weights after step 4" in said[0]
+    assert weights_in(averaged[0]) == weights_in(averaged[1])
+    others = [tmp_path / "a", tmp_path / "one" / "export-step-5-ema"]
+    assert len({weights_in(folder) for folder in (averaged[0], *others)}) == 3
     export(tmp_path / "two", tmp_path / "verified", verify=True)
     assert weights_in(tmp_path / "verified") == weights_in(tmp_path / "final")
     final = tmp_path / "two" / "checkpoints" / "final" / "model.safetensors"
@@ -60,6 +70,10 @@ def test_what_two_ranks_trained_under_zero_3_is_exported_to_the_byte_as_what_one
     with pytest.raises(ConfigError, match="differs from its checksum; type --checkpoint step-00000004"):
         export(tmp_path / "two", tmp_path / "damaged", verify=True)
     final.write_bytes(content)
+    cut_short = tmp_path / "two" / "checkpoints" / "final-ema" / "model.safetensors"
+    cut_short.write_bytes(cut_short.read_bytes()[:-1])
+    with pytest.raises(DataError, match="final-ema: the weights cannot be read .*; type --checkpoint step-00000004"):
+        export(tmp_path / "two", tmp_path / "damaged", "final-ema")
     names = ("config.json", "tokenizer.json", "tokenizer_config.json")
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
 
@@ -80,6 +94,10 @@ def test_what_two_ranks_trained_under_zero_3_is_exported_to_the_byte_as_what_one
     }
     card = (tmp_path / "a" / "README.md").read_text()
     assert f"| held-out loss | {losses[4]:.4f} nats per token" in card and str(tmp_path) not in card
+    record = json.loads((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()[-1])
+    card = (averaged[0] / "README.md").read_text()
+    assert record["val_ema/loss"] != record["val/loss"] and "moving average (`training.ema=0.9`)" in card
+    assert f"| held-out loss | {record['val_ema/loss']:.4f} nats per token" in card
     assert "| held-out loss | not evaluated at this step |" in (tmp_path / "earlier" / "README.md").read_text()
 
 

@@ -180,6 +180,20 @@ def test_runs_of_one_cell_are_one_pair_with_their_mean_and_caches_of_sizes_are_a
     )
 
 
+def test_runs_with_an_average_of_their_weights_are_compared_by_the_weights_themselves_and_it_is_said(few):
+    without = compare_study(gather([few]))
+    runs = list(few.glob("mfa-*"))
+    for run in runs:
+        text = (run / "config.yaml").read_text()
+        assert "\n  ema: null" in text
+        (run / "config.yaml").write_text(text.replace("\n  ema: null", "\n  ema: 0.999"))
+        edit(run, val_ema_loss=0.1)
+    found = compare_study(gather([few]))
+    (notice,) = [notice for notice in found["notices"] if "training.ema" in notice]
+    assert notice.startswith(f"{len(runs)} of ") and "val_loss" in notice
+    assert found["verdicts"] == without["verdicts"] and found["variants"] == without["variants"]
+
+
 def test_two_seeds_give_a_paired_verdict_without_a_law(few):
     (verdict,) = compare_study(gather([few]))["verdicts"]
     assert (verdict["pairs"], verdict["units"], verdict["token_multiplier"]) == (2, 2, None)

@@ -1,5 +1,5 @@
-"""What a step of a real engine calls, on two ranks: the collectives, by which group and how often, and what waits for
-the device. Each process exits 0 where they are those of `CALLS`."""
+"""What a step of a real engine with an average of its weights calls, on two ranks: the collectives, by which group and
+how often, and what waits for the device. Each process exits 0 where they are those of `CALLS`."""
 
 import gc
 import sys
@@ -25,8 +25,9 @@ CALLS = {
     (3, torch.bfloat16): {"reductions": PASSES + 2, "gathers": 25, "scalars": 1},
 }
 """Of a step of `PASSES`: stage 1 sums its gradients over the ranks behind the last, 2 and 3, which keep none whole,
-behind each (SMALL's fit one bucket); then the norm, and the updated weights. `synchronize` never. Nor does a step leave
-a tensor in a cycle, which the collector would have to find (`mfa_train.training.steps.garbage`)."""
+behind each (SMALL's fit one bucket); then the norm, and the updated weights. The average adds none. `synchronize`
+never. Nor does a step leave a tensor in a cycle, which the collector would have to find
+(`mfa_train.training.steps.garbage`)."""
 ranks = join()
 
 
@@ -61,9 +62,8 @@ def step(engine) -> None:
 
 
 def calls_of_a_step(zero: int, dtype: torch.dtype, counts: Counter) -> tuple[dict, int]:
-    config = configs.load(
-        [*SMALL, f"zero={zero}", "training.batch_size=8", "training.micro_batch_size=1", "training.sequence_length=16"]
-    )
+    batch = ["training.batch_size=8", "training.micro_batch_size=1", "training.sequence_length=16"]
+    config = configs.load([*SMALL, f"zero={zero}", *batch, "training.ema=0.999"])
     engine = build_engine(config, ranks, dtype)
     step(engine)  # stage 3 learns the order of its parameters
     step(engine)

@@ -1,5 +1,6 @@
 """Trains at every ZeRO stage and precision, puts the engine's pieces into a fresh engine, and trains both on: the
-losses and gradient norms must be the same bits, and the ranks' own pieces all the parameters. The pieces begin with the
+losses and gradient norms must be the same bits, the averages of the weights too, and the ranks' own pieces all the
+parameters. The pieces begin with the
 bits of a model that one process builds; final weights in several files must be those in one, and gathered one at a
 time. Each process exits 0 where they are.
 """
@@ -14,6 +15,7 @@ import torch
 
 from mfa_train import config as configs
 from mfa_train.checkpoints.safetensors_folder import TensorFolder
+from mfa_train.checkpoints.tensor_files import EMA
 from mfa_train.checkpoints.weights import SUM
 from mfa_train.training.processes.ranks import join
 from mfa_train.training.saving import final_weights
@@ -40,7 +42,8 @@ def steps(engine, first: int, last: int) -> list[tuple[float, float]]:
 
 
 def check(zero: int, dtype: torch.dtype, *overrides: str) -> None:
-    config = configs.load([*SMALL, f"zero={zero}", f"training.batch_size={2 * ranks.world_size}", *overrides])
+    typed = [f"zero={zero}", f"training.batch_size={2 * ranks.world_size}", "training.ema=0.5", *overrides]
+    config = configs.load([*SMALL, *typed])
     engine, fresh = (build_engine(config, ranks, dtype) for _ in range(2))
     initial = build_model(config).state_dict()
     for piece in pieces(fresh, ranks.rank):
@@ -61,6 +64,9 @@ def check(zero: int, dtype: torch.dtype, *overrides: str) -> None:
     set_updates(fresh, made)
     derive_weights(fresh)
     assert (found := steps(fresh, 2, 4)) == numbers, (zero, dtype, overrides, found, numbers)
+    for one, other in zip(pieces(engine, ranks.rank), pieces(fresh, ranks.rank), strict=True):
+        assert torch.equal(one.tensors[EMA], other.tensors[EMA]), (zero, dtype, overrides, one.name)
+        assert not torch.equal(one.tensors[EMA], one.tensors["master"]), (zero, dtype, overrides, one.name)
     check_final_weights(fresh)
 
 

@@ -2,8 +2,8 @@
 that is compared, and the accuracy beside it.
 
 Of a task with scores of several limits those of the most documents count. A file that is damaged, contradicts
-itself or is of no such form is passed over, and told. Files of earlier states,
-which a run leaves while it trains, are not opened.
+itself or is of no such form is passed over, and told. Files of earlier states, which a run leaves while it trains,
+and of averaged weights are not opened.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mfa_train.archive import AnyPath
+from mfa_train.checkpoints.folders import AVERAGED
 from mfa_train.evaluation.scores import FOLDER, FORMAT
 from mfa_train.scaling.study.plain_files import json_object, one_line, shown
 from mfa_train.tracking.records import number
@@ -75,6 +76,7 @@ def read_evaluations(run: AnyPath, steps: int | None) -> Evaluations:
     if steps is None or not (folder := run / FOLDER).is_dir():
         return found
     names = sorted(path.name for path in folder.iterdir() if path.name.endswith(".json"))
+    names = [name for name in names if not name.endswith(f"{AVERAGED}.json")]
     last = [name for name in names if name.endswith(f"-step-{steps:08d}.json")]
     for name in last[:MOST_FILES]:
         try:

@@ -53,6 +53,11 @@ def _of_trained(trained: list[Run]) -> list[str]:
         notices.append(
             f"config.yaml is not what the run was trained with (its hash is not summary.json's): {_few(edited)}"
         )
+    if averaged := sum(run.config.get("training.ema") is not None for run in trained):
+        notices.append(
+            f"{averaged} of {len(trained)} runs kept an average of their weights too (training.ema): compared are the "
+            "losses of the weights themselves, val_loss"
+        )
     for what, key in (("commits of the code", "code_commit"), ("sets of library versions", "versions")):
         if len(made := {str(version) for run in trained if (version := run.trace.get(key))}) > 1:
             notices.append(f"the runs are of {len(made)} {what} (runs.csv): that they train alike is taken on trust")

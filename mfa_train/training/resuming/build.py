@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mfa_train.checkpoints.tensor_files import EMA
 from mfa_train.config import Config
 from mfa_train.config.model_schema import DRAWS
 from mfa_train.data.reading.batches import Batches
@@ -27,7 +28,7 @@ def build_to_resume(
     """(engine, ResumePoint | None, record | None): with a point the engine's weights are not set yet, `restored` does
     that; without one they are the `source`'s, of which the record tells, or new.
 
-    The files of either are read for their checksums while the engine is built, a checkpoint's by all ranks. Raises
+    The files of either are read for their checksums while the engine is built, by all ranks, each its share. Raises
     UserError.
     """
     built = []
@@ -36,13 +37,15 @@ def build_to_resume(
         built.append(build_engine(config, ranks, dtype, fresh=point is None and source is None))
 
     with ThreadPoolExecutor(1) as beside:
-        recording = beside.submit(source.record) if source and ranks.is_rank_zero else None
+        summing = beside.submit(source.sums, slice(ranks.rank, None, ranks.world_size)) if source else None
         point = find_verified(config, folder, batches.identity(), ranks, meanwhile=build)
     (engine,) = built
     if point and point.draw in DRAWS:  # what is written down of the run says how its weights began
         config.model.initialization.draw = point.draw
-    record = ranks.on_rank_zero(lambda: recording and recording.result())
-    if source:
+    record = None
+    if source and summing:
+        shares = ranks.on_each(summing.result)
+        record = source.record({name: summed for sums in shares for name, summed in sums.items()})
         fill(engine, source, ranks.rank)
     return engine, point, record
 
@@ -62,6 +65,12 @@ def restored(
         state = point.state(config.guard, ranks.say)
         changed = [f"changed since: {line}" for line in point.accepted]
         ranks.say("\n".join([f"goes on from {point.checkpoint}, after step {point.step}", *changed]))
+        if config.training.ema is not None and EMA not in point.content:
+            ranks.say(
+                f"training.ema={config.training.ema}: the average begins with the weights after step {point.step}"
+            )
+        elif config.training.ema is None and EMA in point.content:
+            ranks.say("training.ema=null: the average of the weights that the checkpoint holds is kept no longer")
     else:
         state = TrainingState(Progress(), Guard(config.guard, ranks.say), record)
     progress = state.progress

@@ -8,12 +8,12 @@ from typing import Any
 from mfa_train import config as configs
 from mfa_train.checkpoints.folders import newest_first, verified
 from mfa_train.checkpoints.manifest import Damaged
-from mfa_train.checkpoints.tensor_files import CheckpointReader
+from mfa_train.checkpoints.tensor_files import EMA, CheckpointReader
 from mfa_train.config import RESUME, Config, GuardConfig
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.training.processes.ranks import Ranks, world_size
 from mfa_train.training.resuming.changes import changes
-from mfa_train.training.saving.engine_state import derive_weights, pieces, set_updates
+from mfa_train.training.saving.engine_state import begin_average, derive_weights, pieces, set_updates
 from mfa_train.training.saving.rng import set_rng_state
 from mfa_train.training.steps.guard import Guard
 from mfa_train.training.steps.state import Progress, TrainingState
@@ -85,10 +85,13 @@ def find_resume_point(
 
 
 def restore(engine, point: ResumePoint, ranks: Ranks) -> None:
-    """Puts weights, optimizer and random generators of every rank back. Raises Damaged."""
+    """Puts weights, optimizer and random generators of every rank back, and the average of the weights, which begins
+    with these weights where the checkpoint holds none. Raises Damaged."""
     reader = CheckpointReader(point.checkpoint, point.content)
     for piece in pieces(engine, ranks.rank):
         reader.fill(piece)
+    if EMA not in reader.kinds:
+        begin_average(engine)
     set_updates(engine, point.content["updates"])
     derive_weights(engine)
     try:

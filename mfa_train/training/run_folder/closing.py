@@ -30,6 +30,7 @@ def make_summary(status: str, plan: dict, record: dict, zlib_bits: float) -> dic
         "flops": record.get("flops", 0),
         "val_loss": record.get("val/loss"),
         "val_bits_per_byte": record.get("val/bits_per_byte"),
+        **{f"val_ema_{key}": record[f"val_ema/{key}"] for key in ("loss", "bits_per_byte") if "val_ema/loss" in record},
         "zlib_bits_per_byte": zlib_bits,
         "tokens_per_second": record["tokens"] / record["seconds"] if record else None,
         "seconds": record.get("seconds", 0.0),
@@ -103,6 +104,8 @@ def closing_table(summary: dict) -> str:
         ("held-out bits per byte", value_of("val_bits_per_byte", ".3f")),
         ("zlib -9, same bytes", value_of("zlib_bits_per_byte", ".3f")),
     ]
+    if "val_ema_loss" in summary:
+        rows.append(("of averaged weights", f"held-out loss {value_of('val_ema_loss', '.4f')} nats per token"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
 

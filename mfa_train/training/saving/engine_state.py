@@ -1,25 +1,30 @@
 """What a DeepSpeed engine has learnt, in named pieces: one form for every ZeRO stage, precision and number of ranks.
 
-A piece is a part of one parameter, flattened: its float32 master weights and AdamW's two moments, as views of the
-engine's own memory. Each rank has the pieces that its stage gives it, so nothing is gathered, and what is written into
-them is what the next step works with. The weights of the forward pass are derived from the masters (`derive_weights`).
+A piece is a part of one parameter, flattened: its float32 master weights and AdamW's two moments, and with
+training.ema the average of the weights, as views of the engine's own memory. Each rank has the pieces that its stage
+gives it, so nothing is gathered, and what is written into them is what the next step works with. The weights of the
+forward pass are derived from the masters (`derive_weights`).
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mfa_train.checkpoints.tensor_files import Piece
+from mfa_train.checkpoints.tensor_files import EMA, Piece
 from mfa_train.training.steps.optimizer import inner_optimizer
 
 
 def pieces(engine, rank: int) -> Iterator[Piece]:
     """All pieces that `rank`, this one, holds."""
+    average = inner_optimizer(engine).average
     for name, flat, offset, start, length in _located(engine, rank):
         state = _moments(engine, flat)
         tensors = {"master": flat.detach(), "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+        if average is not None:
+            tensors[EMA] = average.of(flat)
         yield Piece(name, start, {kind: tensor.view(-1)[offset : offset + length] for kind, tensor in tensors.items()})
 
 
@@ -53,10 +58,30 @@ def updates(engine) -> int:
     return max((int(state["step"].item()) for state in _states(engine)), default=0)
 
 
+def begin_average(engine) -> None:
+    """Makes the average, where the engine keeps one, begin with the masters as they are."""
+    if average := inner_optimizer(engine).average:
+        average.begin_anew()
+
+
 def set_updates(engine, count: int) -> None:
     """Makes AdamW go on as after `count` updates."""
     for state in _states(engine):
         state["step"].fill_(count)
+
+
+@contextmanager
+def averaged_weights(engine) -> Iterator[None]:
+    """Within the block the model's weights are made of their average, as the engine has one; behind it of the masters
+    again, to the bit. Every rank takes part; no step is taken meanwhile."""
+    average = inner_optimizer(engine).average
+    assert average is not None
+    try:
+        with average.in_place_of_masters():
+            derive_weights(engine)
+            yield
+    finally:
+        derive_weights(engine)
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
-"""A finished run's weights in checkpoints/final: as evaluated, under Hugging Face's names, and the tokenizer.
+"""A finished run's weights in checkpoints/final: as evaluated, under Hugging Face's names, and the tokenizer; with
+training.ema their average in checkpoints/final-ema, likewise.
 
     1. The weights are divided over files of at most SHARD bytes; one, where they fit. File i is of rank i, around.
     2. Each rank writes its files, a tensor at a time. Under ZeRO 3 all gather the tensors in order, and each lets go of
@@ -18,13 +19,26 @@ from torch import Tensor
 from mfa_train.checkpoints.safetensors_folder import divided, write_index
 from mfa_train.checkpoints.streamed import write_tensors
 from mfa_train.checkpoints.tokenizer import write_tokenizer
-from mfa_train.checkpoints.weights import record_sums
+from mfa_train.checkpoints.weights import final_checkpoint, record_sums
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import TrainingError
 from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.saving.engine_state import averaged_weights
 
 SHARD = 5 * 10**9
 """Bytes."""
+
+
+def save_final_weights(engine, tokenizer: Tokenizer, run: Path, ranks: Ranks, averaged: bool) -> None:
+    """`save_weights` of the run in the folder `run`, before them those of the average where it is `averaged`; that of
+    an earlier end goes where it is not."""
+    average = final_checkpoint(run, averaged=True)
+    if averaged:
+        with averaged_weights(engine):
+            save_weights(engine, tokenizer, average, ranks)
+    else:
+        ranks.on_rank_zero(lambda: shutil.rmtree(average, ignore_errors=True))
+    save_weights(engine, tokenizer, final_checkpoint(run), ranks)
 
 
 def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import time
 
 from mfa_train.checkpoints.folders import folder_of
+from mfa_train.checkpoints.tensor_files import EMA
 from mfa_train.config import Config
 from mfa_train.errors import Stopped
 from mfa_train.tracking.run_log import RunLog, SilentLog
@@ -11,6 +12,7 @@ from mfa_train.tracking.starts import versions
 from mfa_train.training.processes.agreed_steps import AgreedSteps
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.processes.signals import StopSignals
+from mfa_train.training.saving.uploads import Uploads
 from mfa_train.training.saving.writer import CheckpointWriter
 from mfa_train.training.steps.state import TrainingState
 
@@ -28,12 +30,15 @@ class SavePoints:
         log: RunLog | SilentLog,
         signals: StopSignals,
         code_commit: str | None,
+        uploads: Uploads | None = None,
     ):
         self.config, self.ranks, self.data, self.log, self.signals = config, ranks, data, log, signals
         self.code_commit = code_commit
         self.agreed = AgreedSteps(ranks)
         self.folder = config.run_dir / "checkpoints"
-        self.writer = CheckpointWriter(config.checkpoint, self.folder, earlier_starts, ranks, config.guard.hang_seconds)
+        self.writer = CheckpointWriter(
+            config.checkpoint, self.folder, earlier_starts, ranks, config.guard.hang_seconds, uploads
+        )
         self.saved_at, self.stopping, self.blocking_seconds = time.monotonic(), False, 0.0
 
     def due(self, done: int) -> bool:
@@ -44,6 +49,7 @@ class SavePoints:
         minutes = (time.monotonic() - self.saved_at) / 60
         if keys.every_minutes is not None and self.ranks.is_rank_zero and minutes > keys.every_minutes:
             self.agreed.call_for(by_clock, done)
+        self.agreed.look()
         self.stopping = self.agreed.due("stop", done)
         return (
             self.stopping
@@ -66,7 +72,7 @@ class SavePoints:
 
     def save(self, engine, state: TrainingState) -> None:
         """Every rank calls it after the same step; what a checkpoint holds says `manifest`."""
-        begun = time.monotonic()
+        begun, ema = time.monotonic(), self.config.training.ema
         self.log.flush()
         self.writer.save(
             engine,
@@ -80,15 +86,21 @@ class SavePoints:
                 "versions": versions(),
                 "code_commit": self.code_commit,
                 "wandb": self.log.wandb_identity(),
+                **({} if ema is None else {EMA: ema}),
             },
         )
         self.saved_at = time.monotonic()
         self.blocking_seconds += self.saved_at - begun
 
-    def blocking(self) -> dict[str, float]:
-        """For a record: how long the steps stood still for saves since the last one, where there was any."""
-        seconds, self.blocking_seconds = self.blocking_seconds, 0.0
-        return {"checkpoint/blocking_seconds": seconds} if seconds else {}
+    def told(self) -> dict[str, float]:
+        """For a record: how long the steps stood still for saves since the last one, and how long those took that came
+        to their end since, where there was any."""
+        blocking, self.blocking_seconds = self.blocking_seconds, 0.0
+        took, self.writer.seconds = self.writer.seconds, []
+        return {
+            **({"checkpoint/blocking_seconds": blocking} if blocking else {}),
+            **({"time/save_seconds": sum(took)} if took else {}),
+        }
 
     def finish(self) -> None:
         """Waits until what was begun is visible."""

@@ -21,11 +21,12 @@ from pathlib import Path
 import torch
 
 from mfa_train.checkpoints.folders import folder_of, newest_first, plausible, prune, publish
-from mfa_train.checkpoints.tensor_files import KINDS, RNG, key_of, write_pieces
+from mfa_train.checkpoints.tensor_files import RNG, key_of, write_pieces
 from mfa_train.config import CheckpointConfig
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.saving.engine_state import own_pieces, updates
 from mfa_train.training.saving.rng import rng_state
+from mfa_train.training.saving.uploads import Uploads
 
 POLL_SECONDS = 0.02
 
@@ -35,24 +36,39 @@ class CheckpointWriter:
     writers, dead or dying, are not mistaken for this one's. `patience` is how many seconds rank 0 waits for the others'
     files."""
 
-    def __init__(self, config: CheckpointConfig, checkpoints: Path, earlier_starts: int, ranks: Ranks, patience: float):
+    def __init__(
+        self,
+        config: CheckpointConfig,
+        checkpoints: Path,
+        earlier_starts: int,
+        ranks: Ranks,
+        patience: float,
+        uploads: Uploads | None = None,
+    ):
         self.config, self.checkpoints, self.earlier_starts = config, checkpoints, earlier_starts
-        self.ranks, self.patience = ranks, patience
+        self.ranks, self.patience, self.uploads = ranks, patience, uploads
         self.buffers: dict[str, torch.Tensor] = {}
         """The copy in host memory, kept from save to save where steps go on meanwhile."""
         self.thread: threading.Thread | None = None
         self.error: Exception | None = None
         """Of the thread, where it is no failure of the disk."""
         self.saved = 0
+        self.seconds: list[float] = []
+        """That each save took until its checkpoint was visible, of rank 0's since they were last told."""
+        self.pruning = threading.Lock()
+        if uploads:
+            uploads.let_go = self._prune
 
     def save(self, engine, step: int, content: dict) -> None:
         """Every rank calls it after the same step. `content` is what the manifest holds beside step, updates and
         files."""
         self.wait()
+        begun = time.monotonic()
         tensors = self._copied(engine)
         content = {"step": step, "updates": updates(engine), "world_size": self.ranks.world_size} | content
         self.saved += 1
-        self.thread = threading.Thread(target=self._write, args=(step, self.saved, tensors, content), daemon=True)
+        of_save = (step, self.saved, tensors, content, begun)
+        self.thread = threading.Thread(target=self._write, args=of_save, daemon=True)
         self.thread.start()
         if not self.config.background:
             self.wait()
@@ -72,8 +88,8 @@ class CheckpointWriter:
         on_gpu = self.ranks.device.type == "cuda"
         tensors = {RNG: rng_state()}
         for piece in own_pieces(engine, self.ranks.rank, self.ranks.world_size):
-            for kind in KINDS:
-                key, source = key_of(kind, piece), piece.tensors[kind]
+            for kind, source in piece.tensors.items():
+                key = key_of(kind, piece)
                 if key not in self.buffers:
                     self.buffers[key] = torch.empty(source.shape, dtype=torch.float32, pin_memory=on_gpu)
                 tensors[key] = self.buffers[key].copy_(source, non_blocking=True)
@@ -81,7 +97,7 @@ class CheckpointWriter:
             torch.cuda.synchronize()
         return tensors
 
-    def _write(self, step: int, number: int, tensors: dict[str, torch.Tensor], content: dict) -> None:
+    def _write(self, step: int, number: int, tensors: dict[str, torch.Tensor], content: dict, begun: float) -> None:
         partial = self.checkpoints / f"{folder_of(self.checkpoints, step).name}.partial-{self.earlier_starts}"
         try:
             entry = write_pieces(partial, self.ranks.rank, tensors)
@@ -93,16 +109,19 @@ class CheckpointWriter:
             if self.ranks.world_size > 1:
                 self.ranks.store.set(f"saved/{number}/{self.ranks.rank}", json.dumps(entry))
             if self.ranks.is_rank_zero:
-                self._publish(partial, step, number, entry, content)
+                self._publish(partial, step, number, entry, content, begun)
         except Exception as error:
             self.error = error
 
-    def _publish(self, partial: Path, step: int, number: int, own: dict, content: dict) -> None:
+    def _publish(self, partial: Path, step: int, number: int, own: dict, content: dict, begun: float) -> None:
         entries = [own] + [self._entry_of(rank, number) for rank in range(1, self.ranks.world_size)]
         failed = [entry["failed"] for entry in entries if "failed" in entry]
         if not failed:
             try:
-                publish(partial, folder_of(self.checkpoints, step), entries, content)
+                publish(partial, checkpoint := folder_of(self.checkpoints, step), entries, content)
+                self.seconds.append(time.monotonic() - begun)
+                if self.uploads:
+                    self.uploads.saved(checkpoint)
                 self._prune()
                 return
             except OSError as error:
@@ -116,7 +135,9 @@ class CheckpointWriter:
 
     def _prune(self) -> None:
         try:
-            prune(self.checkpoints, self.config.keep_last, self.config.keep_every, self.config.at_steps)
+            with self.pruning:
+                stay = [*self.config.at_steps, *(self.uploads.held() if self.uploads else [])]
+                prune(self.checkpoints, self.config.keep_last, self.config.keep_every, stay)
         except OSError as error:
             self.ranks.say(f"warning: an older checkpoint could not be removed ({error}); the run goes on")
 

@@ -19,6 +19,7 @@ from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.initialization import EmptyWeights, Gather, InitialValues, initialize
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.saving.engine_state import fill
+from mfa_train.training.steps.average import WeightAverage
 from mfa_train.training.steps.optimizer import make_optimizer
 
 UNCLIPPED = 1e30
@@ -101,6 +102,8 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool =
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     if config.zero == 0:
         _mend_stage_0(engine, optimizer, dtype)
+    if config.training.ema is not None:  # now that stage 0 has taken its step before the first
+        optimizer.average = WeightAverage(config.training.ema)
     if by_parts:
         values = InitialValues(model, config.model.initialization, config.seed, config.model.num_hidden_layers)
         fill(engine, values, ranks.rank)

@@ -8,6 +8,14 @@ import torch
 
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.run_data import RunData
+from mfa_train.training.saving.engine_state import averaged_weights
+
+
+def of_average(engine, evaluate: Callable[[torch.nn.Module], dict[str, float]]) -> dict[str, float]:
+    """Metrics of the average of the engine's weights: `evaluate`'s, val_ema/… in place of val/…. What follows is, to
+    the bit, what it would have been."""
+    with averaged_weights(engine):
+        return {name.replace("val/", "val_ema/", 1): value for name, value in evaluate(engine).items()}
 
 
 class Evaluator:

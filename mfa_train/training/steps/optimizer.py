@@ -1,10 +1,11 @@
-"""AdamW (arXiv 1711.05101), with a last word on whether a step's update is applied."""
+"""AdamW (arXiv 1711.05101), with a last word on whether a step's update is applied, and an average that follows it."""
 
 from collections.abc import Callable
 
 import torch
 
 from mfa_train.config import Config
+from mfa_train.training.steps.average import WeightAverage
 
 
 class GuardedAdamW(torch.optim.AdamW):
@@ -16,9 +17,22 @@ class GuardedAdamW(torch.optim.AdamW):
     """
 
     update_applies: Callable[[], bool] = staticmethod(lambda: True)
+    average: WeightAverage | None = None
+    """Of the masters: training.ema."""
 
     def step(self, closure=None):
-        return super().step(closure) if self.update_applies() else None
+        if not self.update_applies():
+            return None
+        if self.average is None:
+            return super().step(closure)
+        # DeepSpeed's stages 2 and 3 hand over one group at a time.
+        masters = [master for group in self.param_groups for master in group["params"] if master.grad is not None]
+        for master in masters:
+            self.average.of(master)  # which begins before the first update
+        result = super().step(closure)
+        if masters:
+            self.average.follow(masters, self.state[masters[0]]["step"])
+        return result
 
 
 def make_optimizer(model: torch.nn.Module, config: Config) -> GuardedAdamW:

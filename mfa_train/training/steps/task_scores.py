@@ -70,7 +70,7 @@ class TaskScorer:
         """Of the last step, as an earlier start may have left them."""
         asked = (self.config.training.total_steps, self.config.evaluation.limit)
         left = files.read(self.folder, say_aside)
-        return [one for one in left if (one.step, one.limit) == asked and one.task in self.tasks]
+        return [one for one in left if (one.step, one.limit) == asked and one.task in self.tasks and not one.averaged]
 
     def _write(self, scores: TaskScores) -> None:
         try:
