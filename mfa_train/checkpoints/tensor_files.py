@@ -70,8 +70,8 @@ class CheckpointReader:
     `content` is what `manifest_of` gave, `kinds` what that says there is. Raises Damaged where files and manifest do
     not make a whole. A manifest of format 1 does not say what is where, so of that all files are opened.
 
-    The `keep` files that were read last stay open: whoever reads thousands of pieces would else open each file as often,
-    on a server that a thousand ranks ask.
+    The `keep` files that were read last stay open: whoever reads thousands of pieces would else open each file as
+    often, on a server that a thousand ranks ask.
     """
 
     def __init__(self, checkpoint: Path, content: dict, keep: int = 0):

@@ -1,5 +1,5 @@
-"""What a training step on a real engine with an average of its weights calls, on two ranks: the collectives, by which group and
-how often, and what waits for the device. Each process exits 0 where they are those of `CALLS`."""
+"""What a training step on a real engine with an average of its weights calls, on two ranks: the collectives, by which
+group and how often, and what waits for the device. Each process exits 0 where they are those of `CALLS`."""
 
 import gc
 import sys
@@ -30,9 +30,8 @@ CALLS = {
 }
 """Of a step of `PASSES`: stage 1 sums its gradients over the ranks behind the last, 2 and 3, which keep none whole,
 behind each (SMALL's fit one bucket); then the norm, and the updated weights. The average adds none. `synchronize`
-never. Of the numbers that are read off a device one is ours, the norm; the others are DeepSpeed's. Nor does a step leave
-a tensor in a cycle, which the collector would have to find
-(`mfa_train.training.steps.garbage`)."""
+never. Of the numbers that are read off a device one is ours, the norm; the others are DeepSpeed's. Nor does a step
+leave a tensor in a cycle, which the collector would have to find (`mfa_train.training.steps.garbage`)."""
 ranks = join()
 
 

@@ -88,8 +88,8 @@ class Watchdog:
             print(f"warning: {error}", file=sys.stderr)
 
     def _dump_nccl(self) -> None:
-        """Writes NCCL's flight recorder (the last collectives) down, where it can. The name ends in the rank, as torch's
-        fr_trace wants it: `python -m torch.distributed.flight_recorder.fr_trace LOGS --prefix nccl-rank-`."""
+        """Writes NCCL's flight recorder (the last collectives) down, where it can. The name ends in the rank, as
+        torch's fr_trace wants it: `python -m torch.distributed.flight_recorder.fr_trace LOGS --prefix nccl-rank-`."""
         try:
             dump = torch._C._distributed_c10d._dump_nccl_trace  # type: ignore[attr-defined]  # in builds with NCCL
             (self.logs / f"nccl-rank-{self.ranks.rank:05}").write_bytes(dump())
