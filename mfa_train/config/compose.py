@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mfa_train.config.composition import FileConfigSource, composed
 from mfa_train.config.hydra_errors import FORM, ComposeError, explained
+from mfa_train.config.launch_schema import SweepConfig
 from mfa_train.config.model_schema import ModelConfig
 from mfa_train.config.overrides import CONFIG_DIR, WORD, as_meant, holds_choice, key_of
 from mfa_train.config.schema import Config
@@ -65,9 +66,8 @@ def from_hydra(tree: DictConfig, words: Sequence[str] = ()) -> Config:
     for group in GLOBAL:
         if node.pop(group, None):
             raise ConfigError(_without_header(group, words))
-    if isinstance(node.get("sweep"), dict) and {field.name for field in dataclasses.fields(Config)} & set(
-        node["sweep"]
-    ):
+    ours, of_sweep = ({field.name for field in dataclasses.fields(one)} for one in (Config, SweepConfig))
+    if isinstance(node.get("sweep"), dict) and (ours - of_sweep) & set(node["sweep"]):
         raise ConfigError(_without_header("sweep", words))
     as_written = converted(Config, node | {"attention": _attention(node.get("attention"))}, unresolved=True)
     resolvable = OmegaConf.create(as_written)

@@ -91,7 +91,7 @@ def restore(engine, point: ResumePoint, ranks: Ranks) -> None:
     """Puts weights, optimizer and random generators of every rank back, and the average of the weights, which begins
     with these weights where the checkpoint holds none. Raises Damaged."""
     reader = CheckpointReader(point.checkpoint, point.content, keep=KEEP_OPEN)
-    for piece in pieces(engine, ranks.rank):
+    for piece in pieces(engine):
         reader.fill(piece)
     if EMA not in reader.kinds:
         begin_average(engine)

@@ -20,6 +20,7 @@ from mfa_train.training.steps.losses import Losses
 from mfa_train.training.steps.optimizer import gradient_norm, inner_optimizer
 from mfa_train.training.steps.phases import BACKWARD, DATA, FORWARD, OPTIMIZER, Phases
 from mfa_train.training.steps.schedule import learning_rate
+from mfa_train.training.steps.shared_experts import time_exchanges
 from mfa_train.training.steps.state import TrainingState
 
 
@@ -58,6 +59,7 @@ class TrainingStep:
         self.phases = Phases(ranks)
         if config.zero == 3 and ranks.world_size > 1:
             time_gathers(engine, self.phases)
+        time_exchanges(engine, self.phases)
         self.go_on_from(state)
         inner_optimizer(engine).update_applies = self.update_applies
 
@@ -107,7 +109,11 @@ class TrainingStep:
         return self.state.guard.applies(self._gradient_norm(), self.losses.upcoming)
 
     def _gradient_norm(self) -> float:
-        """Read off the device once a step: read again behind the update, it would wait for that."""
+        """Of the step's whole gradient, the same number on every rank, read off the device once a step: read again
+        behind the update, it would wait for that. Where experts are shared out DeepSpeed adds up its parts in groups of some
+        ranks each, and links of several kinds may round differently."""
         if self.norm is None:
             self.norm = gradient_norm(self.engine)
+            if self.config.parallel.experts > 1:
+                self.norm = self.ranks.largest(self.norm)
         return self.norm
