@@ -36,6 +36,8 @@ class FeedForward(nn.Module, ABC):
     """`Config` is the dataclass of the config node `model.feed_forward` where this kind is chosen."""
 
     Config: ClassVar[type[FeedForwardConfig]]
+    per_token: int = 0
+    """To how many experts, that may be another rank's, a token is sent."""
 
     @classmethod
     @abstractmethod
