@@ -11,6 +11,7 @@ from collections.abc import Callable
 from mfa_train.config import ComposeError, Config, explained, hidden
 from mfa_train.errors import Stopped, UserError
 from mfa_train.tracking.terminal import ready_streams, unbroken
+from mfa_train.training.processes.device_kind import choose_allocator
 from mfa_train.words import in_one_line
 
 ORDINARY = {
@@ -38,6 +39,7 @@ LONGEST_LINE, LONGEST_WORD, BEGINNING = 2_000, 1_000, r"[\w.=+~-]{0,80}"
 def trainer() -> Callable[[Config], dict]:
     """`mfa_train.training.run.run`, for those who have a config and then end their process: its imports take seconds.
     Where the run ends well its process groups are ended with it."""
+    choose_allocator()
     gc.disable()  # they are a million objects that stay, through which it would look again and again
     try:
         import torch._dynamo  # noqa: F401  # the first plan and torch's optimizer import it

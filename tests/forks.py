@@ -35,7 +35,7 @@ from typing import NoReturn
 import numpy
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = [str(ROOT / "train.py"), str(ROOT / "tests" / "end_to_end" / "poisoned.py")]
+SCRIPTS = [str(ROOT / name) for name in ("train.py", "tests/end_to_end/poisoned.py", "tests/training/slow_ranks.py")]
 MODULES = ["mfa_train.cli", "mfa_train.launch.rank", "torch.distributed.run"]
 READ = re.compile("(PYTHON|LD_|OMP_|GOMP_|KMP_|MKL_|DNNL_|ONEDNN_|ATEN_|TORCH_(?!NCCL)|CUDA|DS_|HF_|COLUMNS)")
 """Environment variables that are read as Python starts or a library is imported."""

@@ -112,13 +112,18 @@ class TensorFolder:
         first = start - begin * width
         out.copy_(values[first : first + len(out)])
 
-    def sha256(self) -> str:
-        """Of the file; of several, of the lines that `sha256sum *.safetensors` prints for those that are read."""
+    def sums(self, share: slice) -> dict[str, str]:
+        """The SHA-256 of each file of a share, by its name. Raises OSError."""
+        files = self.files[share]
         with ThreadPoolExecutor(4) as threads:
-            sums = list(threads.map(sha256_of, self.files))
-        if len(sums) == 1:
-            return sums[0]
-        lines = "".join(f"{digest}  {path.name}\n" for digest, path in zip(sums, self.files))
+            return dict(zip([path.name for path in files], threads.map(sha256_of, files)))
+
+    def sha256(self, sums: Mapping[str, str]) -> str:
+        """Of the file; of several, of the lines that `sha256sum *.safetensors` prints for those that are read. `sums`
+        are those of all."""
+        if len(self.files) == 1:
+            return sums[self.files[0].name]
+        lines = "".join(f"{sums[path.name]}  {path.name}\n" for path in self.files)
         return hashlib.sha256(lines.encode()).hexdigest()
 
 

@@ -123,10 +123,6 @@ class FinalWeights(RunWeights):
     def read(self, name: str, start: int, out: Tensor) -> None:
         self.files.read(name, start, out)
 
-    def sha256(self) -> str:
-        """Of their file; of several, as `TensorFolder` says. Raises OSError."""
-        return self.files.sha256()
-
 
 class CheckpointWeights(RunWeights):
     """The masters of checkpoints/step-N, or their average. `content`: of its manifest."""

@@ -16,6 +16,7 @@ BOOKKEEPING = (
     "checkpoint.",
     "cluster.",
     "evaluation.",
+    "profile.",
     "sample.",
     "sweep.",
     "tracking.",

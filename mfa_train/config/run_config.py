@@ -59,6 +59,9 @@ BEFORE: dict[str, Any] = {
     "guard.max_skips": 10,
     "guard.max_rollbacks": 3,
     "guard.hang_seconds": 1800.0,
+    "profile.step": None,
+    "profile.steps": 3,
+    "profile.ranks": [0],
     "match.kv_bytes_per_token": None,
     "match.params": None,
     "match.reference": None,
@@ -108,7 +111,7 @@ DERIVED_BEFORE = {
 }
 
 
-OVER = ("optimizer", "checkpoint", "guard", "cluster", "sweep", "tracking", "sample", "cache", "evaluation")
+OVER = ("optimizer", "checkpoint", "guard", "profile", "cluster", "sweep", "tracking", "sample", "cache", "evaluation")
 """What is over when a run is read. Its values may be such as no start takes any more; the rest says what the weights
 are."""
 

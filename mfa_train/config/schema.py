@@ -15,6 +15,7 @@ from mfa_train.config.evaluation_schema import EvaluationConfig
 from mfa_train.config.launch_schema import ClusterConfig, SweepConfig
 from mfa_train.config.model_schema import ModelConfig
 from mfa_train.config.places import local
+from mfa_train.config.profile_schema import ProfileConfig
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
 from mfa_train.config.requirements import (
     MOST_SEED,
@@ -121,6 +122,7 @@ class Config:
     training: TrainingConfig
     checkpoint: CheckpointConfig
     guard: GuardConfig
+    profile: ProfileConfig
     match: MatchConfig
     plan: PlanConfig
     cluster: ClusterConfig

@@ -12,6 +12,7 @@ from mfa_train.budget.devices import Device, planned_device, resolve_precision
 from mfa_train.budget.plan import ACTIVATIONS, make_plan, require_fit
 from mfa_train.config import Config
 from mfa_train.config.budget_schema import entry_bytes
+from mfa_train.config.profile_schema import FIRST, require_ranks
 from mfa_train.data.corpora import require_readable
 from mfa_train.data.corpus import Corpus
 from mfa_train.data.reading.batches import Batches, Share
@@ -53,6 +54,7 @@ def checks_before_plan(config: Config, device: Device | None = None, world_size:
         lambda: require_known(config),
         lambda: check_schedule(config.schedule, config.training.total_steps),
         lambda: _require_kernel(config, _dtype(config, device)),
+        lambda: _require_profile(config, world_size or config.cluster.world_size),
     ]
 
 
@@ -104,6 +106,15 @@ def _require_kernel(config: Config, dtype: torch.dtype) -> None:
             f"attention.kernel={config.attention['kernel']} works in 16 bit alone, and precision="
             f"{config.precision} is fp32 here: type precision=bf16, or attention.kernel=auto"
         )
+
+
+def _require_profile(config: Config, world_size: int) -> None:
+    step, steps = config.profile.step, config.training.total_steps
+    if step is None:
+        return
+    require_ranks("profile.ranks", config.profile.ranks, world_size)
+    if step > steps:
+        raise ConfigError(f"profile.step={step}: the run ends after step {steps}: type one from {FIRST} to it, or null")
 
 
 def _require_sample(config: Config, plan: dict, dtype: torch.dtype) -> None:

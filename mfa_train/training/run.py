@@ -48,6 +48,7 @@ from mfa_train.training.steps.evaluation import Evaluator
 from mfa_train.training.steps.garbage import GarbageInStep
 from mfa_train.training.steps.guard import Poisoned
 from mfa_train.training.steps.loop import train
+from mfa_train.training.steps.profiling import Profiling
 from mfa_train.training.steps.speed import Speed
 from mfa_train.training.steps.step import TrainingStep
 from mfa_train.training.steps.task_scores import TaskScorer
@@ -104,8 +105,9 @@ def run(config: Config) -> dict:
                 score.on_pass = evaluate.on_pass
             if source:
                 loss_to_begin_with(engine, evaluate, state, ranks)
-            for record in _records(step, speed, evaluate, score, save_points, log, watchdog, garbage):
-                log.log(record)
+            with Profiling(config, ranks, save_points.agreed, state.progress.step) as profiling:
+                for record in _records(step, speed, evaluate, score, save_points, log, watchdog, garbage, profiling):
+                    log.log(record)
             save_points.finish()
 
         # 5. Close: the weights, the summary however the steps ended, and what a person is shown
@@ -137,6 +139,7 @@ def _records(
     log: RunLog | SilentLog,
     watchdog: Watchdog,
     garbage: GarbageInStep,
+    profiling: Profiling,
 ) -> Iterator[dict]:
     """The records of all steps that are left; a run that is poisoned goes back and on."""
 
@@ -147,7 +150,7 @@ def _records(
 
     while True:
         try:
-            yield from train(step, speed, evaluate, save_points, on_step, score)
+            yield from train(step, speed, evaluate, save_points, on_step, profiling, score)
             return
         except Poisoned as poisoned:
             roll_back(poisoned, step, save_points)

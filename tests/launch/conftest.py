@@ -39,7 +39,7 @@ def launch(prepared_data, tmp_path):
         return {"cwd": ROOT, "text": True, "env": typed}
 
     def run(*overrides: str, environment: dict | None = None) -> subprocess.CompletedProcess:
-        return subprocess.run(command(*overrides), capture_output=True, timeout=200, **options(environment))
+        return subprocess.run(command(*overrides), capture_output=True, timeout=400, **options(environment))
 
     def start(*overrides: str, environment: dict | None = None) -> subprocess.Popen:
         process = subprocess.Popen(

@@ -8,6 +8,7 @@ import pytest
 import torch.distributed as dist
 
 from mfa_train import config as configs
+from mfa_train.doors import trainer
 from mfa_train.errors import ConfigError
 from mfa_train.launch.job import make_job, read_job
 from mfa_train.training.processes import device_kind
@@ -51,18 +52,19 @@ def test_a_rank_that_should_have_a_gpu_says_which_node_has_none_and_what_it_saw(
         require_device(2)
 
 
-def test_a_job_for_cpus_hides_gpus_and_one_for_gpus_leaves_an_allocator_that_was_chosen(monkeypatch):
+def test_a_job_for_cpus_hides_gpus_and_whoever_trains_leaves_an_allocator_that_was_chosen(monkeypatch):
     for name in device_kind.ALLOCATOR:
         monkeypatch.delenv(name, raising=False)
     for name in device_kind.VISIBLE:
         monkeypatch.setenv(name, "0")
-    prepare_environment("cuda")
+    trainer()  # as train.py, torchrun's ranks and launched ones open it
     assert device_kind.os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
-    assert device_kind.os.environ["CUDA_VISIBLE_DEVICES"] == "0"
     monkeypatch.delenv("PYTORCH_ALLOC_CONF")
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
-    prepare_environment("cuda")
+    trainer()
     assert "PYTORCH_ALLOC_CONF" not in device_kind.os.environ
+    prepare_environment("cuda")
+    assert device_kind.os.environ["CUDA_VISIBLE_DEVICES"] == "0"
     prepare_environment("cpu")
     assert {device_kind.os.environ[name] for name in device_kind.VISIBLE} == {""}
 

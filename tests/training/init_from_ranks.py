@@ -1,11 +1,15 @@
 """Fills engines of every ZeRO stage from the folder that is named, each rank what it holds: all its values, gathered,
-must be those of one process alone, and the logits too. Each process exits 0 where they are."""
+must be those of one process alone, and the logits too; each rank reads a share of the files for their checksums. Each
+process exits 0 where they are."""
 
+import json
 import sys
+from pathlib import Path
 
 import torch
 
 from mfa_train import config as configs
+from mfa_train.errors import DataError
 from mfa_train.training.init_from.source import open_source
 from mfa_train.training.processes.ranks import join
 from mfa_train.training.saving.engine_state import fill, own_pieces, updates
@@ -33,3 +37,21 @@ for zero, dtype in ((1, torch.float32), (3, torch.float32), (3, torch.bfloat16))
         logits = engine(tokens).float()
     if ranks.is_rank_zero:
         torch.save(logits, f"{folder}/zero-{zero}-{str(dtype)[6:]}.logits")
+
+shares = ranks.on_each(lambda: source.sums(slice(ranks.rank, None, ranks.world_size)))
+assert not set(shares[0]) & set(shares[1])
+if ranks.is_rank_zero:
+    Path(folder, "record").write_text(json.dumps(source.record({**shares[0], **shares[1]})))
+
+
+def damaged() -> None:
+    if ranks.rank == 1:
+        raise DataError("rank 1's share")
+
+
+try:
+    ranks.on_each(damaged)
+except DataError as error:
+    assert error.everywhere and str(error) == "rank 1's share"
+else:
+    raise AssertionError("nobody was told")

@@ -21,7 +21,7 @@ def ranks(monkeypatch):
 
 
 def test_phases_add_up_to_the_step_and_each_record_begins_anew(ranks):
-    phases = Phases(ranks[0], alone=True)
+    phases = Phases(ranks[0])
     for _ in range(2):
         phases.begin()
         time.sleep(0.02)
@@ -33,11 +33,10 @@ def test_phases_add_up_to_the_step_and_each_record_begins_anew(ranks):
     assert 0.02 <= record["time/data_seconds"] < 0.2 and record["time/backward_seconds"] < 0.02 <= own
     assert record["memory/peak_bytes"] > 1e7 and "ranks/slowest" not in record
     assert phases.take([[0.0, 1.0]])["time/data_seconds"] == 0
-    assert "ranks/slowest" not in Phases(ranks[0], alone=False).take([[1.0, 1.0], [9.0, 1.0]])
 
 
 def test_a_rank_that_stays_slow_is_named_with_its_host_once(ranks):
-    phases, said = Phases(ranks[0], alone=True), ranks[1]
+    phases, said = Phases(ranks[0]), ranks[1]
     slow = [[1.0, 5.0], [1.1, 9.0], [1.5, 5.0], [1.0, 5.0]]
     record = phases.take(slow)
     assert (record["ranks/slowest"], record["ranks/slowest_ratio"], record["memory/peak_bytes"]) == (2, 1.5, 9)

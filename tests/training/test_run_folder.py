@@ -4,16 +4,22 @@ import dataclasses
 import errno
 import json
 import os
+import re
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError
 from mfa_train.tracking.metrics_file import read_metrics
+from mfa_train.tracking.starts import add_start, starts
 from mfa_train.training.resuming.resume_point import ResumePoint
 from mfa_train.training.run_folder.closing import closing_table
 from mfa_train.training.run_folder.folder import FILES, RunFolder
-from tests.conftest import SMALL
+from mfa_train.training.run_folder.lock import RunLock
+from tests.conftest import ROOT, SMALL
 
 CONFIG = configs.load([*SMALL, "name=run", "training.steps=10", "schedule.warmup_steps=1"])
 LONGER = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, steps=20))
@@ -168,3 +174,59 @@ def test_a_name_that_leaves_no_room_for_a_number_is_refused_in_one_line(tmp_path
     (folder.path / "config.yaml").write_text("")
     with pytest.raises(ConfigError, match="cannot be moved to .*~1 .File name too long.; type name=…"):
         folder.move_aside()
+
+
+def test_a_run_that_is_extended_is_not_taken_for_finished_when_it_is_killed(tmp_path):
+    config = configs.load([*SMALL, "name=run", f"runs_dir={tmp_path}", "training.steps=10", "schedule.warmup_steps=1"])
+    folder = RunFolder(config)
+    folder.create({}, None)
+    folder.close({"status": "finished"})
+    folder.lock.release()
+    assert RunFolder(config).open() == {"status": "finished"}
+    longer = dataclasses.replace(config, training=dataclasses.replace(config.training, steps=20))
+    for _ in range(2):  # the second start finds what a kill of the first left
+        folder = RunFolder(longer)
+        assert folder.open() is None
+        folder.create({}, None)
+        folder.lock.release()
+
+
+def test_a_disk_that_is_full_when_a_run_starts_is_told_in_one_line(tmp_path, capsys):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small file system can be mounted by root alone")
+    folder = RunFolder(configs.load([*SMALL, "name=run", f"runs_dir={tmp_path}"]))
+    try:
+        folder.create({}, None)
+        add_start(folder.path, {"wandb": None})
+        folder.lock.release()
+        with pytest.raises(OSError, match="No space left"):
+            (tmp_path / "rest").write_bytes(bytes(2**16))
+        add_start(folder.path, {"job": "x" * 5000})
+        told = r"warning: .*starts.jsonl cannot be written \(No space left on device\)\n"
+        assert re.fullmatch(told, capsys.readouterr().out)
+        assert folder.open() is None  # nothing is written yet but who holds the lock
+        with pytest.raises(ConfigError, match="run cannot be written .No space left.*; type runs_dir=FOLDER with room"):
+            folder.create({}, None)
+        (tmp_path / "rest").unlink()
+        add_start(folder.path, {"wandb": {"id": "one"}})
+        assert starts(folder.path) == [{"wandb": None}, {"wandb": {"id": "one"}}]
+    finally:
+        folder.lock.release()
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_a_second_process_is_refused_a_run_folder_and_a_killed_one_leaves_it_free(tmp_path):
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom mfa_train.training.run_folder.lock import RunLock\n"
+        "RunLock(Path(sys.argv[1])).take()\nprint('held', flush=True)\ntime.sleep(60)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, text=True, stdout=subprocess.PIPE
+    )
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(ConfigError, match=f'another process works in this run folder .*"pid": {holder.pid}'):
+        RunLock(tmp_path).take()
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    RunLock(tmp_path).take()

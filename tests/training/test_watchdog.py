@@ -1,25 +1,27 @@
-"""What is left to read when a rank stands still."""
+"""What is left to read when a rank stands still, and which rank is slow."""
 
-import threading
+import os
+import re
+import subprocess
+import sys
 
-import torch
-import torch.distributed as dist
-
-from mfa_train.training.processes import watchdog
-from mfa_train.training.processes.ranks import Ranks
-from mfa_train.training.processes.watchdog import Watchdog
+from tests.conftest import ROOT
 
 
-def test_every_ranks_stacks_are_written_when_the_watchdog_of_one_fires(tmp_path, monkeypatch):
-    ended, store = threading.Event(), dist.HashStore()
-
-    def standing_still() -> None:
-        assert ended.wait(30)
-
-    monkeypatch.setattr(watchdog.os, "_exit", lambda status: ended.set())
-    monkeypatch.setattr(watchdog, "OTHERS_SECONDS", 1.5)
-    ranks = [Ranks(rank, 2, torch.device("cpu"), store) for rank in (0, 1)]
-    with Watchdog(ranks[1], 6, tmp_path), Watchdog(ranks[0], 0.5, tmp_path):
-        standing_still()
-    for rank in (0, 1):
-        assert "in standing_still" in (tmp_path / f"stacks-rank-0000{rank}.txt").read_text()
+def test_a_rank_that_is_slow_under_zero_3_is_found_and_the_stacks_of_one_that_stands_still_and_of_who_waits_are_written(
+    tmp_path,
+):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = subprocess.run(
+        [sys.executable, *launcher, "tests/training/slow_ranks.py", tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    told = r"rank 0: error: no step ended for 1 s \(guard.hang_seconds\); step 0 was the last"
+    assert done.returncode == 1 and re.search(told, done.stderr), done.stderr
+    waits, stands = ((tmp_path / f"stacks-rank-0000{rank}.txt").read_text() for rank in (0, 1))
+    assert "in all_reduce" in waits and "in sum" in waits and "in standing_still" not in waits
+    assert "in standing_still" in stands and "in all_reduce" not in stands

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mfa_train import config as configs
 from mfa_train.attention import attention_config
-from mfa_train.checkpoints.folders import newest_first, verified
+from mfa_train.checkpoints.folders import newest_first, verify_files
 from mfa_train.checkpoints.manifest import digest
 from mfa_train.checkpoints.safetensors_folder import TensorFolder
 from mfa_train.checkpoints.weights import FINAL, FinalWeights, final_checkpoint, shapes_of, weights_of
@@ -85,8 +85,13 @@ class Source(ABC):
         read."""
 
     @abstractmethod
-    def record(self) -> dict[str, Any]:
-        """What a run's files hold of it. All of the weights are read for their SHA-256. Raises DataError."""
+    def sums(self, share: slice) -> dict[str, str]:
+        """The SHA-256 of each file of weights in `share`, by its name: all of them are read. A checkpoint's are held
+        against its manifest. Raises DataError and OSError."""
+
+    @abstractmethod
+    def record(self, sums: Mapping[str, str]) -> dict[str, Any]:
+        """What a run's files hold of it, by the `sums` of all shares."""
 
 
 class Folder(Source):
@@ -137,8 +142,11 @@ class Folder(Source):
             return None
         return open_vocabulary(self.folder)
 
-    def record(self) -> dict[str, Any]:
-        return {"source": self.path, "kind": self.kind, "sha256": self.tensors.sha256()}
+    def sums(self, share: slice) -> dict[str, str]:
+        return self.tensors.sums(share)
+
+    def record(self, sums: Mapping[str, str]) -> dict[str, Any]:
+        return {"source": self.path, "kind": self.kind, "sha256": self.tensors.sha256(sums)}
 
 
 class RunState(Source):
@@ -171,10 +179,18 @@ class RunState(Source):
     def tokenizer(self) -> Tokenizer:
         return self.weights.tokenizer()
 
-    def record(self) -> dict[str, Any]:
+    def sums(self, share: slice) -> dict[str, str]:
         weights = self.weights
-        digested = weights.sha256() if isinstance(weights, FinalWeights) else digest(verified(weights.folder))
-        return {"source": self.path, "kind": self.kind, "step": self.weights.step, "sha256": digested}
+        if isinstance(weights, FinalWeights):
+            return weights.files.sums(share)
+        entries = weights.manifest["files"][share]
+        verify_files(weights.folder, entries)
+        return {entry["name"]: entry["sha256"] for entry in entries}
+
+    def record(self, sums: Mapping[str, str]) -> dict[str, Any]:
+        weights = self.weights
+        summed = weights.files.sha256(sums) if isinstance(weights, FinalWeights) else digest(dict(weights.manifest))
+        return {"source": self.path, "kind": self.kind, "step": weights.step, "sha256": summed}
 
 
 def open_source(typed: str, config: Config) -> Source:

@@ -30,7 +30,12 @@ def prepare_environment(kind: str) -> None:
     """For a process that is going to train on `kind`, before its first look at a GPU."""
     if kind == CPU:
         os.environ.update(dict.fromkeys(VISIBLE, ""))
-    elif not any(name in os.environ for name in ALLOCATOR):
+
+
+def choose_allocator() -> None:
+    """For every process that trains, whoever started it, before torch is imported: what torch's allocator of GPU memory
+    does, unless the environment says it. Without a GPU nothing reads it."""
+    if not any(name in os.environ for name in ALLOCATOR):
         # Sequences of different length leave holes in segments of fixed size.
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 

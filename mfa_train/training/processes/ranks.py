@@ -83,11 +83,27 @@ class Ranks:
                 box[1] = error
         if self.world_size > 1:
             dist.broadcast_object_list(box, src=0)
-        if box[1] is not None:
-            if isinstance(box[1], UserError):
-                box[1].everywhere = True
-            raise box[1]
-        return box[0]
+        return _given([box])[0]
+
+    def on_each(self, action: Callable[[], Result]) -> list[Result]:
+        """What `action()` gives on each rank, on every rank, and what the first raises for which it fails likewise:
+        nobody is left waiting."""
+        box: list = [None, None]
+        try:
+            box[0] = action()
+        except Exception as error:
+            box[1] = error
+        return _given(self.gather_objects(box))
+
+
+def _given(boxes: list[list]) -> list:
+    """The first of each of `boxes`, or what the first of the others raises, told as every rank's."""
+    for _, error in boxes:
+        if error is not None:
+            if isinstance(error, UserError):
+                error.everywhere = True
+            raise error
+    return [value for value, _ in boxes]
 
 
 def world_size() -> int:

@@ -28,7 +28,7 @@ def build_to_resume(
     """(engine, ResumePoint | None, record | None): with a point the engine's weights are not set yet, `restored` does
     that; without one they are the `source`'s, of which the record tells, or new.
 
-    The files of either are read for their checksums while the engine is built, a checkpoint's by all ranks. Raises
+    The files of either are read for their checksums while the engine is built, by all ranks, each its share. Raises
     UserError.
     """
     built = []
@@ -37,13 +37,15 @@ def build_to_resume(
         built.append(build_engine(config, ranks, dtype, fresh=point is None and source is None))
 
     with ThreadPoolExecutor(1) as beside:
-        recording = beside.submit(source.record) if source and ranks.is_rank_zero else None
+        summing = beside.submit(source.sums, slice(ranks.rank, None, ranks.world_size)) if source else None
         point = find_verified(config, folder, batches.identity(), ranks, meanwhile=build)
     (engine,) = built
     if point and point.draw in DRAWS:  # what is written down of the run says how its weights began
         config.model.initialization.draw = point.draw
-    record = ranks.on_rank_zero(lambda: recording and recording.result())
-    if source:
+    record = None
+    if source and summing:
+        shares = ranks.on_each(summing.result)
+        record = source.record({name: summed for sums in shares for name, summed in sums.items()})
         fill(engine, source, ranks.rank)
     return engine, point, record
 

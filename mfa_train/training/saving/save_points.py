@@ -45,6 +45,7 @@ class SavePoints:
         minutes = (time.monotonic() - self.saved_at) / 60
         if keys.every_minutes is not None and self.ranks.is_rank_zero and minutes > keys.every_minutes:
             self.agreed.call_for(by_clock, done)
+        self.agreed.look()
         self.stopping = self.agreed.due("stop", done)
         return (
             self.stopping
@@ -87,10 +88,15 @@ class SavePoints:
         self.saved_at = time.monotonic()
         self.blocking_seconds += self.saved_at - begun
 
-    def blocking(self) -> dict[str, float]:
-        """For a record: how long the steps stood still for saves since the last one, where there was any."""
-        seconds, self.blocking_seconds = self.blocking_seconds, 0.0
-        return {"checkpoint/blocking_seconds": seconds} if seconds else {}
+    def told(self) -> dict[str, float]:
+        """For a record: how long the steps stood still for saves since the last one, and how long those took that came
+        to their end since, where there was any."""
+        blocking, self.blocking_seconds = self.blocking_seconds, 0.0
+        took, self.writer.seconds = self.writer.seconds, []
+        return {
+            **({"checkpoint/blocking_seconds": blocking} if blocking else {}),
+            **({"time/save_seconds": sum(took)} if took else {}),
+        }
 
     def finish(self) -> None:
         """Waits until what was begun is visible."""

@@ -44,15 +44,19 @@ class CheckpointWriter:
         self.error: Exception | None = None
         """Of the thread, where it is no failure of the disk."""
         self.saved = 0
+        self.seconds: list[float] = []
+        """That each save took until its checkpoint was visible, of rank 0's since they were last told."""
 
     def save(self, engine, step: int, content: dict) -> None:
         """Every rank calls it after the same step. `content` is what the manifest holds beside step, updates and
         files."""
         self.wait()
+        begun = time.monotonic()
         tensors = self._copied(engine)
         content = {"step": step, "updates": updates(engine), "world_size": self.ranks.world_size} | content
         self.saved += 1
-        self.thread = threading.Thread(target=self._write, args=(step, self.saved, tensors, content), daemon=True)
+        of_save = (step, self.saved, tensors, content, begun)
+        self.thread = threading.Thread(target=self._write, args=of_save, daemon=True)
         self.thread.start()
         if not self.config.background:
             self.wait()
@@ -81,7 +85,7 @@ class CheckpointWriter:
             torch.cuda.synchronize()
         return tensors
 
-    def _write(self, step: int, number: int, tensors: dict[str, torch.Tensor], content: dict) -> None:
+    def _write(self, step: int, number: int, tensors: dict[str, torch.Tensor], content: dict, begun: float) -> None:
         partial = self.checkpoints / f"{folder_of(self.checkpoints, step).name}.partial-{self.earlier_starts}"
         try:
             entry = write_pieces(partial, self.ranks.rank, tensors)
@@ -93,16 +97,17 @@ class CheckpointWriter:
             if self.ranks.world_size > 1:
                 self.ranks.store.set(f"saved/{number}/{self.ranks.rank}", json.dumps(entry))
             if self.ranks.is_rank_zero:
-                self._publish(partial, step, number, entry, content)
+                self._publish(partial, step, number, entry, content, begun)
         except Exception as error:
             self.error = error
 
-    def _publish(self, partial: Path, step: int, number: int, own: dict, content: dict) -> None:
+    def _publish(self, partial: Path, step: int, number: int, own: dict, content: dict, begun: float) -> None:
         entries = [own] + [self._entry_of(rank, number) for rank in range(1, self.ranks.world_size)]
         failed = [entry["failed"] for entry in entries if "failed" in entry]
         if not failed:
             try:
                 publish(partial, folder_of(self.checkpoints, step), entries, content)
+                self.seconds.append(time.monotonic() - begun)
                 self._prune()
                 return
             except OSError as error:

@@ -7,7 +7,7 @@ device anyway; what each rank has to say goes with the losses, in their one coll
 import resource
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,23 +17,26 @@ from mfa_train.training.processes.ranks import Ranks
 DATA, FORWARD, BACKWARD, OPTIMIZER = "data", "forward", "backward", "optimizer"
 PHASES = (DATA, FORWARD, BACKWARD, OPTIMIZER)
 """Waiting for samples; the passes; the reduction of gradients, their norm and the update."""
+WAITED = "waited"
+"""In forward passes for other ranks: a part of FORWARD."""
 STRAGGLER, RECORDS = 1.25, 3
 """A rank whose own work takes so many times the median's, in so many records one behind the other, is told by its
 host."""
 
 
 class Phases:
-    """Times the steps of this rank. `alone`: whether a forward pass waits for no other rank. Then the time up to its
-    end is a rank's own work, by which the slowest is known; under ZeRO 3 every pass waits for all."""
+    """Times the steps of this rank. Up to the end of the forward pass all is a rank's own work, by which the slowest is
+    known, but for what `wait_in_pass` is told of."""
 
-    def __init__(self, ranks: Ranks, alone: bool):
-        self.ranks, self.alone = ranks, alone
+    def __init__(self, ranks: Ranks):
+        self.ranks = ranks
         self.on_gpu = ranks.device.type == "cuda"
         self.last: Any = None
         """When the phase under way began: seconds, or an event."""
         self.events: list[tuple[str, Any, Any]] = []
         """Phases whose time isn't read yet."""
-        self.steps, self.seconds = 0, dict.fromkeys(PHASES, 0.0)
+        self.steps, self.seconds = 0, dict.fromkeys((*PHASES, WAITED), 0.0)
+        self.in_forward = False
         self.slow: tuple[int | None, int] = (None, 0)
         """Which rank has been slow in how many records up to here."""
 
@@ -45,29 +48,35 @@ class Phases:
     def end(self, phase: str) -> None:
         """`phase` ends here, and the next begins."""
         now = self._now()
-        if self.on_gpu:
-            self.events.append((phase, self.last, now))
-        else:
-            self.seconds[phase] += now - self.last
+        self._add(phase, self.last, now)
         self.last = now
+        self.in_forward = phase == DATA
+
+    def wait_in_pass(self, waiting: Callable[[], None]) -> None:
+        """Calls `waiting`, in which the device waits for other ranks. Counted in the forward passes of steps."""
+        begun = self._now() if self.in_forward else None
+        waiting()
+        if begun is not None:
+            self._add(WAITED, begun, self._now())
 
     def of_this_rank(self) -> list[float]:
         """What the other ranks are told of the steps since the last record: own seconds a step, peak bytes. Read while
         the last update may be under way."""
         self._read()
-        return [(self.seconds[DATA] + self.seconds[FORWARD]) / max(1, self.steps), self._peak_bytes()]
+        own = self.seconds[DATA] + self.seconds[FORWARD] - self.seconds[WAITED]
+        return [own / max(1, self.steps), self._peak_bytes()]
 
     def take(self, by_rank: Sequence[Sequence[float]]) -> dict[str, float]:
         """For a record, which has waited for the device: seconds a step of this rank since the last one, and of what
         each rank has told the peak and the slowest."""
         self._read()
         steps, seconds = max(1, self.steps), self.seconds
-        self.steps, self.seconds = 0, dict.fromkeys(PHASES, 0.0)
+        self.steps, self.seconds = 0, dict.fromkeys((*PHASES, WAITED), 0.0)
         own, peaks = zip(*by_rank)
         return {
             **{f"time/{phase}_seconds": seconds[phase] / steps for phase in PHASES},
             "memory/peak_bytes": int(max(peaks)),
-            **(self._slowest(own) if len(own) > 1 and self.alone else {}),
+            **(self._slowest(own) if len(own) > 1 else {}),
         }
 
     def _slowest(self, own: Sequence[float]) -> dict[str, float]:
@@ -81,6 +90,12 @@ class Phases:
                 "median rank's, and every step waits for it"
             )
         return {"ranks/slowest": rank, "ranks/slowest_ratio": ratio}
+
+    def _add(self, phase: str, begun: Any, ended: Any) -> None:
+        if self.on_gpu:
+            self.events.append((phase, begun, ended))
+        else:
+            self.seconds[phase] += ended - begun
 
     def _read(self) -> None:
         """Adds up the phases whose events the device has passed."""

@@ -15,6 +15,7 @@ from mfa_train.data.reading.batches import Batches
 from mfa_train.data.reading.documents import ModelInputs
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.steps.expert_loads import ExpertLoads
+from mfa_train.training.steps.gathers import time_gathers
 from mfa_train.training.steps.losses import Losses
 from mfa_train.training.steps.optimizer import gradient_norm, inner_optimizer
 from mfa_train.training.steps.phases import BACKWARD, DATA, FORWARD, OPTIMIZER, Phases
@@ -52,7 +53,9 @@ class TrainingStep:
         micro_batch = config.training.micro_batch(ranks.world_size)
         self.passes = config.training.batch_size // (micro_batch * ranks.world_size)
         self.expert_loads = ExpertLoads(engine, ranks)
-        self.phases = Phases(ranks, alone=config.zero < 3)
+        self.phases = Phases(ranks)
+        if config.zero == 3 and ranks.world_size > 1:
+            time_gathers(engine, self.phases)
         self.go_on_from(state)
         inner_optimizer(engine).update_applies = self.update_applies
 
