@@ -74,6 +74,7 @@ class Fit:
             dtype,
             device.type,
             self.kernel.name,
+            self.expert_ranks,
         )
         self.usable_bytes = int(device.memory_bytes * (1 - RESERVE))
 

@@ -94,8 +94,7 @@ class Stacked(nn.Module):
     def __init__(self, experts: int, inputs: int, outputs: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(experts, outputs, inputs))
-        for weight in self.weight.detach():
-            nn.init.kaiming_uniform_(weight, a=5**0.5)  # as nn.Linear starts
+        nn.init.kaiming_uniform_(self.weight.detach().flatten(0, 1), a=5**0.5)  # as nn.Linear starts
 
     def forward(self, x: Tensor, load: Tensor) -> Tensor:
         """Each expert's `load` (experts,) rows of x (rows, inputs) times its matrix: (rows, outputs)."""
