@@ -28,7 +28,13 @@ NOT_VARIED = (
     "training.tokens",
 )
 """Keys that make no variant: a run's budget, its bookkeeping, and what changes no number."""
-SHAPED = ("model.intermediate_size", "attention.", "match.params")
+SHAPED = (
+    "model.intermediate_size",
+    "model.feed_forward.moe_intermediate_size",
+    "model.feed_forward.n_routed_experts",
+    "attention.",
+    "match.params",
+)
 """Keys that follow from `match`, and differ from size to size."""
 WIDTHS = ("_lora_rank", "head_dim")
 """Ends of the attention's keys that go with head_dim from size to size."""
