@@ -52,6 +52,7 @@ BEFORE: dict[str, Any] = {
     "checkpoint.keep_every": None,
     "checkpoint.at_steps": [],
     "checkpoint.background": True,
+    "checkpoint.upload": None,
     "guard.nonfinite": "stop",
     "guard.spikes": "log",
     "guard.spike_factor": 6.0,

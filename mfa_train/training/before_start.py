@@ -53,6 +53,7 @@ def checks_before_plan(config: Config, device: Device | None = None, world_size:
         lambda: _require_batch(config, world_size or config.cluster.world_size),
         lambda: require_known(config),
         lambda: check_schedule(config.schedule, config.training.total_steps),
+        lambda: _require_upload(config),
         lambda: _require_kernel(config, _dtype(config, device)),
         lambda: _require_profile(config, world_size or config.cluster.world_size),
     ]
@@ -98,6 +99,13 @@ def _dtype(config: Config, device: Device | None) -> torch.dtype:
 
 def _require_batch(config: Config, world_size: int) -> None:
     config.training.micro_batch(world_size)  # which raises
+
+
+def _require_upload(config: Config) -> None:
+    if config.checkpoint.upload is not None:
+        from mfa_train.checkpoints.object_storage import require_known
+
+        require_known(config.checkpoint.upload)
 
 
 def _require_kernel(config: Config, dtype: torch.dtype) -> None:

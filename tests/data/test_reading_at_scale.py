@@ -31,23 +31,13 @@ BLOCK = 64 * SEQUENCE
 """Tokens of a lane that are shuffled among each other: eight parts."""
 
 
-@pytest.fixture(scope="module")
-def counted_storage():
-    pytest.importorskip("moto.server", reason="moto's server is not installed")
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    from tests.data.counted_storage import CountedStorage
-
-    storage = CountedStorage()
-    yield storage
-    storage.close()
-
-
 @pytest.fixture
-def storage(counted_storage, monkeypatch):
-    for key, value in counted_storage.environment().items():
+def storage(object_storage, monkeypatch):
+    for key, value in object_storage.environment().items():
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(shard_cache, "FIRST_PAUSE_SECONDS", 0.01)
-    return counted_storage
+    yield object_storage
+    object_storage.faults.clear()
 
 
 def bucket(name: str):
