@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 Routed = tuple[Tensor, ...]
-"""Of one layer's pass: (loss, load, entropy).
+"""Of one layer's pass: (loss, load, told).
 
 loss: what is added to the model's, in nats, float32, (). load: tokens that each expert was given, (experts,), whole
-numbers. entropy: of the router's probabilities, the mean over tokens in nats, float32, ().
+numbers. told: of the router's probabilities the entropy, the mean over tokens in nats, and the share of the tokens'
+choices that were dropped, float32, (2,).
 """
 
 

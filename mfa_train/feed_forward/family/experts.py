@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from mfa_train.config import require_choice, require_number, require_positive, require_whole
 from mfa_train.errors import ConfigError
-from mfa_train.feed_forward.balancing import auxiliary_loss, entropy, tokens_of_experts, within_capacity, z_loss
+from mfa_train.feed_forward.balancing import (
+    auxiliary_loss,
+    dropped,
+    entropy,
+    tokens_of_experts,
+    within_capacity,
+    z_loss,
+)
 from mfa_train.feed_forward.base import FeedForward, FeedForwardConfig, Routed
 from mfa_train.feed_forward.family.dense import Dense
 from mfa_train.feed_forward.products import Combine, Dispatch, grouped
@@ -158,7 +165,8 @@ class Experts(FeedForward):
             loss = loss + self.aux_loss_coef * auxiliary_loss(chosen, load)
         if self.training and self.z_loss_coef:
             loss = loss + self.z_loss_coef * z_loss(chosen.logits)
-        return y, (loss, load.sum(dim=0), entropy(chosen.scores))
+        told = entropy(chosen.scores), dropped(load, chosen.experts[0].numel(), self.capacity_factor)
+        return y, (loss, load.sum(dim=0), torch.stack(told))
 
     def _routed(self, x: Tensor, experts: Tensor, weights: Tensor, load: Tensor) -> Tensor:
         """Of x (tokens, hidden_size) the sum over each token's experts."""
