@@ -96,7 +96,10 @@ def held(
         return parameter_sizes
     shared_out = dict(expert_sizes)
     others = tuple((size, count - shared_out.get(size, 0)) for size, count in parameter_sizes)
-    return (*((size, count) for size, count in others if count), *((size // expert_ranks, n) for size, n in expert_sizes))
+    return (
+        *((size, count) for size, count in others if count),
+        *((size // expert_ranks, n) for size, n in expert_sizes),
+    )
 
 
 def model_states(

@@ -90,9 +90,7 @@ def _parts(config: Config, shape: Shape, devices: Devices) -> dict:
     again = {"none": nothing, "selective": tiles, "full": layers}[training.activation_checkpointing]
     passes = training.batch_size // (training.micro_batch(devices.count) * devices.count)
     among, per_node = expert_ranks(config), devices.count // devices.nodes
-    sent = traffic(
-        shape.parameter_sizes, devices.dtype, config.zero, devices.count, passes, shape.expert_sizes, among
-    )
+    sent = traffic(shape.parameter_sizes, devices.dtype, config.zero, devices.count, passes, shape.expert_sizes, among)
     network = config.cluster.network_gbits and config.cluster.network_gbits * 1e9 / 8
     speed = ring_speed(devices.device, devices.nodes, per_node, network)
     moving = 0.0 if devices.count == 1 else over(sent, speed)

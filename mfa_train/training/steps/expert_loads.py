@@ -18,7 +18,6 @@ from mfa_train.feed_forward.balancing import move_bias
 from mfa_train.tracking.heat_maps import LOADS
 from mfa_train.training.processes.ranks import Ranks
 
-
 RECORDS = 10
 """In a row without a token: then an expert is dead."""
 
