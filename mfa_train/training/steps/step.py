@@ -110,8 +110,8 @@ class TrainingStep:
 
     def _gradient_norm(self) -> float:
         """Of the step's whole gradient, the same number on every rank, read off the device once a step: read again
-        behind the update, it would wait for that. Where experts are shared out DeepSpeed adds up its parts in groups of some
-        ranks each, and links of several kinds may round differently."""
+        behind the update, it would wait for that. Where experts are shared out DeepSpeed adds up its parts in groups of
+        some ranks each, and links of several kinds may round differently."""
         if self.norm is None:
             self.norm = gradient_norm(self.engine)
             if self.config.parallel.experts > 1:
