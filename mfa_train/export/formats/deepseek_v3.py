@@ -38,7 +38,7 @@ class DeepseekV3(WithLatents):
 
     def settings(self) -> dict[str, Any]:
         self.require_no_gate()
-        model, attention = self.model, self.attention
+        attention = self.attention
         if attention.qk_norm:
             raise FormatCannotSay("attention.qk_norm=true with attention=mla: DeepSeek-V3 has no such norms")
         if attention.latent_norm_eps != 1e-6:

@@ -192,9 +192,7 @@ def _first_with_experts(settings: ConfigJson, layers: int) -> int | None:
         numbers = sorted({int(layer) for layer in told.split(",") if -1 < int(layer) < layers})
         if numbers == list(range(layers - len(numbers), layers)):
             return numbers[0] if numbers else None
-    raise settings.refused(
-        "moe_layers_enum", f"-1, or the last layers, as {','.join(map(str, range(1, layers)[:3]))},…"
-    )
+    raise settings.refused("moe_layers_enum", f"-1, or the model's last layers, as {layers - 2},{layers - 1}")
 
 
 def _mixture(settings: ConfigJson, first: int) -> dict[str, Any]:
