@@ -31,7 +31,11 @@ import torch
 VOCAB, SEQUENCE, BATCH = 8192, 512, 16
 EXPERTS, PER_TOKEN, WIDTH = 32, 4, 256
 MIXTURE = [
-    *("feed_forward=experts", f"model.feed_forward.n_routed_experts={EXPERTS}", "model.feed_forward.n_shared_experts=0"),
+    *(
+        "feed_forward=experts",
+        f"model.feed_forward.n_routed_experts={EXPERTS}",
+        "model.feed_forward.n_shared_experts=0",
+    ),
     *(f"model.feed_forward.num_experts_per_tok={PER_TOKEN}", f"model.feed_forward.moe_intermediate_size={WIDTH}"),
 ]
 CLIP, BETAS, LEARNING_RATE, WEIGHT_DECAY = 1.0, (0.9, 0.95), 1e-3, 0.1

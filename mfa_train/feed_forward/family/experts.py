@@ -18,7 +18,7 @@ from mfa_train.errors import ConfigError
 from mfa_train.feed_forward.balancing import auxiliary_loss, entropy, tokens_of_experts, within_capacity, z_loss
 from mfa_train.feed_forward.base import FeedForward, FeedForwardConfig, Routed
 from mfa_train.feed_forward.family.dense import Dense
-from mfa_train.feed_forward.products import Combine, Dispatch, grouped
+from mfa_train.feed_forward.products import Combine, Dispatch, arranged, grouped, weights_of_rows
 from mfa_train.feed_forward.router import Router
 
 MOST_EXPERTS = 2**14
@@ -165,8 +165,7 @@ class Experts(FeedForward):
         """Of x (tokens, hidden_size) the sum over each token's experts."""
         if self.capacity_factor is not None:
             weights = weights * within_capacity(experts, self.count, self.capacity_factor)
-        order = experts.flatten().argsort(stable=True)
-        inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        order, inverse, load = arranged(experts.flatten(), load, x)
         rows = Dispatch.apply(x, order, inverse, self.per_token)
-        rows = self.experts(rows, weights.flatten().index_select(0, order), load)
+        rows = self.experts(rows, weights_of_rows(weights.flatten(), order), load)
         return Combine.apply(rows, order, inverse, self.per_token)
