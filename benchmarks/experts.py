@@ -1,11 +1,12 @@
 """What a mixture of experts costs beside its dense twin, and beside transformers' own mixture of the same shape.
 
-`model=tiny` (6 layers, hidden 384) with MHA, a vocabulary of 8192, 8,192 tokens a step. The mixture has 8 times the dense
-feed-forward's parameters at its active size: 32 experts of 256, of which a token meets 4, where the dense one is 1024
-wide. Both are trained by this trainer's own steps (DeepSpeed, ZeRO 1, AdamW, gradient clipping); transformers' Mixtral
-with the same widths in a plain loop with its fused AdamW, once with each of its implementations of experts. All stand in
-one process and take turns, a step each. Prints each one's median seconds a step, by the clock and of CPU time, and the
-median over rounds of the ratios. The last line is JSON.
+`model=tiny` (6 layers, hidden 384) with MHA, a vocabulary of 8192, 8,192 tokens a step. The mixture has 8 times the
+dense feed-forward's parameters at its active size: 32 experts of 256, of which a token meets 4, where the dense one is
+1024 wide. Both are trained by this trainer's own steps (DeepSpeed, ZeRO 1, AdamW, gradient clipping); transformers'
+Mixtral with the same widths in a plain loop with its fused AdamW, once with each of its implementations of experts but
+batched_mm, which copies a matrix for each choice of a token (25 GiB a layer here). All stand in one process and take
+turns, a step each. Prints each one's median seconds a step, by the clock and of CPU time, and the median over rounds of
+the ratios. The last line is JSON.
 
     .venv/bin/python benchmarks/experts.py [--rounds 9] [--precision bf16] [--profile mixture]
 
@@ -31,15 +32,13 @@ import torch
 VOCAB, SEQUENCE, BATCH = 8192, 512, 16
 EXPERTS, PER_TOKEN, WIDTH = 32, 4, 256
 MIXTURE = [
-    *(
-        "feed_forward=experts",
-        f"model.feed_forward.n_routed_experts={EXPERTS}",
-        "model.feed_forward.n_shared_experts=0",
-    ),
-    *(f"model.feed_forward.num_experts_per_tok={PER_TOKEN}", f"model.feed_forward.moe_intermediate_size={WIDTH}"),
+    *("feed_forward=experts", "model.feed_forward.n_shared_experts=0"),
+    f"model.feed_forward.n_routed_experts={EXPERTS}",
+    f"model.feed_forward.num_experts_per_tok={PER_TOKEN}",
+    f"model.feed_forward.moe_intermediate_size={WIDTH}",
 ]
 CLIP, BETAS, LEARNING_RATE, WEIGHT_DECAY = 1.0, (0.9, 0.95), 1e-3, 0.1
-IMPLEMENTATIONS = ("eager", "grouped_mm", "batched_mm")
+IMPLEMENTATIONS = ("eager", "grouped_mm")
 
 
 def ours(folder: Path, precision: str, *overrides: str) -> Callable[[], Any]:
