@@ -25,7 +25,7 @@ from mfa_train.feed_forward.balancing import (
 )
 from mfa_train.feed_forward.base import FeedForward, FeedForwardConfig, Routed
 from mfa_train.feed_forward.family.dense import Dense
-from mfa_train.feed_forward.products import Combine, Dispatch, grouped
+from mfa_train.feed_forward.products import Combine, Dispatch, arranged, grouped, weights_of_rows
 from mfa_train.feed_forward.router import Router
 from mfa_train.parallel.exchange import Journey
 from mfa_train.parallel.groups import ALONE, ExpertGroup
@@ -179,9 +179,9 @@ class Experts(FeedForward):
     def here(self, x: Tensor, experts: Tensor, weights: Tensor, load: Tensor) -> Tensor:
         """y of x (batch, tokens, hidden_size), where this rank has all experts. `experts` and `weights`
         (choices,): each token's, end to end."""
-        order, inverse = sorted_by(experts)
+        order, inverse, load = arranged(experts, load, x)
         rows = Dispatch.apply(x.flatten(0, 1), order, inverse, self.per_token)
-        rows = self.experts(rows, weights.index_select(0, order), load)
+        rows = self.experts(rows, weights_of_rows(weights, order), load)
         y = Combine.apply(rows, order, inverse, self.per_token).view_as(x)
         if hasattr(self, "shared_experts"):
             shared, _ = self.shared_experts(x)
