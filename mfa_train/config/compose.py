@@ -161,6 +161,11 @@ def default_attention(name: str, model: ModelConfig) -> dict[str, Any]:
     return _plain(tree, resolve=True)["attention"]
 
 
+def default_feed_forward(name: str) -> dict[str, Any]:
+    """The config node of feed_forward=`name`, which is one of its choices, nothing overridden."""
+    return read_yaml(CONFIG_DIR / "feed_forward" / f"{name}.yaml")
+
+
 def differences(old: dict, new: dict) -> list[str]:
     """`key: old -> new` for each value that differs between two configs as plain mappings, keys dotted."""
     before, after = flat(old), flat(new)

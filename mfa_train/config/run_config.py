@@ -68,6 +68,7 @@ BEFORE: dict[str, Any] = {
     "match.params": None,
     "match.reference": None,
     "match.by": "intermediate_size",
+    "match.counted": "total",
     "match.multiple_of": 8,
     "match.mha": "reference",
     "plan.cache_dtype": "bf16",

@@ -46,7 +46,7 @@ class Decoder(nn.Module):
 
     routed: tuple[Tensor, Tensor, int] | None = None
     """Of the passes in training since it was taken, where there are experts: the tokens that each was given (layers,
-    experts), the sum over passes of the routers' entropy (layers,) in nats, and the passes."""
+    experts), the sum over passes of what else was told (layers, 2), and the passes."""
 
     def __init__(
         self, config: ModelConfig, attention: AttentionConfig, layers: Iterable[int], group: ExpertGroup = ALONE
@@ -83,9 +83,9 @@ class Decoder(nn.Module):
         return self.norm(x), self._loss_of(of_layers) if of_layers and self.training else None
 
     def _loss_of(self, of_layers: list[Routed]) -> Tensor:
-        losses, loads, entropies = map(torch.stack, zip(*of_layers))
-        load, entropy, passes = self.routed or (torch.zeros_like(loads), torch.zeros_like(entropies), 0)
-        self.routed = load + loads, entropy + entropies, passes + 1
+        losses, loads, of_pass = map(torch.stack, zip(*of_layers))
+        load, told, passes = self.routed or (torch.zeros_like(loads), torch.zeros_like(of_pass), 0)
+        self.routed = load + loads, told + of_pass, passes + 1
         return losses.sum()
 
 

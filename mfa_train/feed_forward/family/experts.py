@@ -15,10 +15,17 @@ from torch import Tensor, nn
 
 from mfa_train.config import require_choice, require_number, require_positive, require_whole
 from mfa_train.errors import ConfigError
-from mfa_train.feed_forward.balancing import auxiliary_loss, entropy, tokens_of_experts, within_capacity, z_loss
+from mfa_train.feed_forward.balancing import (
+    auxiliary_loss,
+    dropped,
+    entropy,
+    tokens_of_experts,
+    within_capacity,
+    z_loss,
+)
 from mfa_train.feed_forward.base import FeedForward, FeedForwardConfig, Routed
 from mfa_train.feed_forward.family.dense import Dense
-from mfa_train.feed_forward.products import Combine, Dispatch, grouped
+from mfa_train.feed_forward.products import Combine, Dispatch, arranged, grouped, weights_of_rows
 from mfa_train.feed_forward.router import Router
 from mfa_train.parallel.exchange import Journey
 from mfa_train.parallel.groups import ALONE, ExpertGroup
@@ -98,8 +105,7 @@ class Stacked(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(experts // group.size, outputs, inputs))
         share_out(self.weight, group.first_of(experts), experts)
-        for weight in self.weight.detach():
-            nn.init.kaiming_uniform_(weight, a=5**0.5)  # as nn.Linear starts
+        nn.init.kaiming_uniform_(self.weight.detach().flatten(0, 1), a=5**0.5)  # as nn.Linear starts
 
     def forward(self, x: Tensor, load: Tensor) -> Tensor:
         """Each expert's `load` (experts,) rows of x (rows, inputs) times its matrix: (rows, outputs)."""
@@ -167,14 +173,15 @@ class Experts(FeedForward):
             loss = loss + self.aux_loss_coef * auxiliary_loss(chosen, load)
         if self.training and self.z_loss_coef:
             loss = loss + self.z_loss_coef * z_loss(chosen.logits)
-        return y, (loss, load.sum(dim=0), entropy(chosen.scores))
+        told = entropy(chosen.scores), dropped(load, chosen.experts[0].numel(), self.capacity_factor)
+        return y, (loss, load.sum(dim=0), torch.stack(told))
 
     def here(self, x: Tensor, experts: Tensor, weights: Tensor, load: Tensor) -> Tensor:
         """y of x (batch, tokens, hidden_size), where this rank has all experts. `experts` and `weights`
         (choices,): each token's, end to end."""
-        order, inverse = sorted_by(experts)
+        order, inverse, load = arranged(experts, load, x)
         rows = Dispatch.apply(x.flatten(0, 1), order, inverse, self.per_token)
-        rows = self.experts(rows, weights.index_select(0, order), load)
+        rows = self.experts(rows, weights_of_rows(weights, order), load)
         y = Combine.apply(rows, order, inverse, self.per_token).view_as(x)
         if hasattr(self, "shared_experts"):
             shared, _ = self.shared_experts(x)

@@ -43,7 +43,7 @@ def train(
         if evaluating or scoring or done % training.log_every == 0 or done == 1:
             record = _record(step, taken, speed) | save_points.told()
             if evaluating:
-                record |= evaluate(step.engine)
+                record |= evaluate(step.engine) | step.expert_loads.by_layer()
                 on_step(done)
             if evaluating and training.ema is not None:
                 record |= of_average(step.engine, evaluate)
@@ -78,5 +78,5 @@ def _record(step: TrainingStep, taken: Taken, speed: Speed) -> dict:
         "spikes": guard.spikes,
         **step.batches.progress(taken.samples),
         **step.phases.take(told),
-        **step.expert_loads.record(),
+        **step.expert_loads.record(progress.step),
     }

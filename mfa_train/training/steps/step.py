@@ -54,12 +54,12 @@ class TrainingStep:
         micro_batch = config.training.micro_batch(ranks.world_size)
         self.passes = config.training.batch_size // (micro_batch * ranks.world_size)
         self.expert_loads = ExpertLoads(engine, ranks)
+        self.norm: float | None = None
+        """Of the gradient of the step under way, once it was read."""
         self.phases = Phases(ranks)
         if config.zero == 3 and ranks.world_size > 1:
             time_gathers(engine, self.phases)
         time_exchanges(engine, self.phases)
-        self.norm: float | None = None
-        """Of the gradient of the step under way, once it is known."""
         self.go_on_from(state)
         inner_optimizer(engine).update_applies = self.update_applies
 
@@ -72,11 +72,11 @@ class TrainingStep:
         where too many steps in a row were skipped."""
         config, progress = self.config, self.state.progress
         self.phases.begin()
+        self.norm = None
         lr = learning_rate(config.schedule, config.optimizer.lr, progress.step, config.training.total_steps)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.state.guard.begin()
-        self.norm = None
         self.expert_loads.begin()
         begin = progress.step * config.training.batch_size + progress.left_out
         end = begin + config.training.batch_size
@@ -109,8 +109,9 @@ class TrainingStep:
         return self.state.guard.applies(self._gradient_norm(), self.losses.upcoming)
 
     def _gradient_norm(self) -> float:
-        """Of the step's whole gradient, the same number on every rank. Where experts are shared out DeepSpeed adds up
-        its parts in groups of some ranks each, and links of several kinds may round differently."""
+        """Of the step's whole gradient, the same number on every rank, read off the device once a step: read again
+        behind the update, it would wait for that. Where experts are shared out DeepSpeed adds up its parts in groups of
+        some ranks each, and links of several kinds may round differently."""
         if self.norm is None:
             self.norm = gradient_norm(self.engine)
             if self.config.parallel.experts > 1:
