@@ -1,4 +1,4 @@
-"""Mixtures of experts: what they cost, against published totals and torch's counter, and what matching makes of them."""
+"""Mixtures of experts: what they cost, against published totals and torch's counter, and how they are matched."""
 
 import re
 import time
@@ -61,7 +61,7 @@ def test_totals_of_published_mixtures(overrides, total, multiplied, with_embeddi
 def test_the_papers_mixture_has_its_two_totals_with_every_attention_and_is_planned_in_seconds():
     """arXiv 2412.19255: 6.9B parameters, 1.2B of them active."""
     for attention in ("mha", "mla", "mfa_kr"):
-        config, report = matched(configs.load(["experiment=mfa_paper_7b_moe", f"attention={attention}"]))
+        config, _ = matched(configs.load(["experiment=mfa_paper_7b_moe", f"attention={attention}"]))
         shape = measure(config.model, config.attention)
         assert shape.params == pytest.approx(6.9e9, rel=0.01)
         assert shape.active_params == pytest.approx(1.2e9, rel=0.11)
