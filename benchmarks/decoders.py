@@ -216,7 +216,7 @@ def vllm_steps(
 def vllm_settings(config: Config, context: int) -> dict[str, Any]:
     """config.json of the config's model with room for so many tokens. Raises VLLMMissing."""
     attention: Any = attention_config(config.attention)
-    form = next((form for form in NATIVE if attention.name in form.attentions), None)
+    form = next((form for form in NATIVE if form.has(config)), None)
     if form is None:
         raise VLLMMissing(f"it has no attention={attention.name}")
     if attention.name == "mla":

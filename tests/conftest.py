@@ -78,6 +78,9 @@ def _small_model(attention: str, overrides: tuple[str, ...], std: float) -> Lang
     for parameter in model.parameters():
         if parameter.ndim == 1:  # norms and gates off their trivial start
             parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.normal_(0, 0.1, generator=generator)
     return model.eval()
 
 

@@ -88,10 +88,12 @@ class RunWeights(ABC):
         """Writes values of one of them, flattened, from `start` on, into out (length,). Raises UserError."""
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
-        """One of them in `dtype`, or as it was evaluated: memory of its own. Raises UserError."""
-        shape = self.shapes[name]
+        """One of them in `dtype`, or as it was evaluated, by its name or by that in the model: memory of its own.
+        Raises UserError."""
+        is_on_disk = name in self.shapes
+        shape = self.shapes[name] if is_on_disk else self.in_model[name]
         out = torch.empty(math.prod(shape), dtype=held_in(name, dtype or self.dtype))
-        self.read(name, 0, out)
+        (self.read if is_on_disk else self.read_parameter)(name, 0, out)
         return out.view(shape)
 
     def read_parameter(self, name: str, start: int, out: Tensor) -> None:

@@ -15,7 +15,7 @@ What is typed goes through these files, and each may refuse it (ConfigError, one
 
 from mfa_train.config.budget_schema import MatchConfig, PlanConfig
 from mfa_train.config.choices import choices_of, of_other_choices
-from mfa_train.config.compose import default_attention, differences, load
+from mfa_train.config.compose import default_attention, default_feed_forward, differences, load
 from mfa_train.config.data_schema import DataConfig
 from mfa_train.config.evaluation_schema import EvaluationConfig
 from mfa_train.config.hydra_errors import ComposeError, explained
@@ -59,6 +59,7 @@ __all__ = [
     "completed",
     "cut",
     "default_attention",
+    "default_feed_forward",
     "differences",
     "explained",
     "flat",

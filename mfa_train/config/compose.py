@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mfa_train.config.composition import FileConfigSource, composed
 from mfa_train.config.hydra_errors import FORM, ComposeError, explained
+from mfa_train.config.launch_schema import SweepConfig
 from mfa_train.config.model_schema import ModelConfig
 from mfa_train.config.overrides import CONFIG_DIR, WORD, as_meant, holds_choice, key_of
 from mfa_train.config.schema import Config
@@ -65,9 +66,8 @@ def from_hydra(tree: DictConfig, words: Sequence[str] = ()) -> Config:
     for group in GLOBAL:
         if node.pop(group, None):
             raise ConfigError(_without_header(group, words))
-    if isinstance(node.get("sweep"), dict) and {field.name for field in dataclasses.fields(Config)} & set(
-        node["sweep"]
-    ):
+    ours, of_sweep = ({field.name for field in dataclasses.fields(one)} for one in (Config, SweepConfig))
+    if isinstance(node.get("sweep"), dict) and (ours - of_sweep) & set(node["sweep"]):
         raise ConfigError(_without_header("sweep", words))
     as_written = converted(Config, node | {"attention": _attention(node.get("attention"))}, unresolved=True)
     resolvable = OmegaConf.create(as_written)
@@ -159,6 +159,11 @@ def default_attention(name: str, model: ModelConfig) -> dict[str, Any]:
     del node["defaults"]
     tree = OmegaConf.create({"attention": node, "model": dataclasses.asdict(model)})
     return _plain(tree, resolve=True)["attention"]
+
+
+def default_feed_forward(name: str) -> dict[str, Any]:
+    """The config node of feed_forward=`name`, which is one of its choices, nothing overridden."""
+    return read_yaml(CONFIG_DIR / "feed_forward" / f"{name}.yaml")
 
 
 def differences(old: dict, new: dict) -> list[str]:

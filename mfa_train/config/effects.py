@@ -25,6 +25,7 @@ BOOKKEEPING = (
 EXECUTION = (
     "zero",
     "offload",
+    "parallel.",
     "attention.kernel",
     "deepspeed.comms_logger",
     "deepspeed.memory_breakdown",

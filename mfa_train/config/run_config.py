@@ -29,6 +29,7 @@ BEFORE: dict[str, Any] = {
     "attention.output_gate": "none",
     "model.initialization.draw": 1,
     "model.feed_forward.name": "dense",
+    "parallel.experts": 1,
     "training.ema": None,
     "data.files": [],
     "data.held_out_files": [],

@@ -12,7 +12,7 @@ import torch
 from mfa_train.budget.shape import measure
 from mfa_train.checkpoints.tensor_files import EMA
 from mfa_train.checkpoints.weights import RunWeights
-from mfa_train.config import Config, flat
+from mfa_train.config import Config, flat, written
 from mfa_train.config.effects import BOOKKEEPING, OBSERVATION
 from mfa_train.config.secrets import may_hold_secret
 from mfa_train.config.yaml_file import to_yaml
@@ -116,15 +116,22 @@ def _model(form: Format) -> dict[str, str]:
     keys = {key: value for key, value in form.config.attention.items() if type(value) is int}
     sizes = {"num_hidden_layers": model.num_hidden_layers, "hidden_size": model.hidden_size}
     sizes |= {"intermediate_size": model.intermediate_size, "vocab_size": model.vocab_size}
+    active = f"; a token meets {shape.active_params:,} of them" if shape.active_params != shape.params else ""
     return {
-        "parameters": f"{shape.params:,} ({shape.params - shape.embedding_params:,} without embeddings)",
+        "parameters": f"{shape.params:,} ({shape.params - shape.embedding_params:,} without embeddings){active}",
         "shape": ", ".join(f"{key} {value:,}" for key, value in sizes.items()),
         f"attention {form.attention.name}": ", ".join(f"{key} {value:,}" for key, value in keys.items()),
+        **({"experts": _listed(model.feed_forward)} if form.has_experts else {}),
         "KV cache": f"{shape.cache_bytes('bf16'):,} bytes per token in bf16 "
         f"({shape.cache_values_per_layer:,} values in each of {shape.layers:,} layers)",
         "context": f"trained on {form.config.training.sequence_length:,} tokens; positions up to "
         f"{model.max_position_embeddings:,}",
     }
+
+
+def _listed(keys: Mapping[str, Any]) -> str:
+    """Of a node of the config all but its name."""
+    return ", ".join(f"{key} {written(value)}" for key, value in keys.items() if key != "name")
 
 
 def _data_name(config: Config) -> str:

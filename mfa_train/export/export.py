@@ -28,7 +28,7 @@ from mfa_train.data.tokenizer.exported import as_file, tokenizer_files
 from mfa_train.errors import ConfigError
 from mfa_train.export.card import model_card
 from mfa_train.export.formats import NATIVE, REMOTE, Format, FormatCannotSay, type_name
-from mfa_train.export.weight_files import shapes_there, total_bytes, write_weights
+from mfa_train.export.weight_files import total_bytes, write_weights
 
 FORMATS = ("auto", "hf", "remote")
 """hf: the form of others that the attention has; remote: our own code; auto: hf where there is one, else remote."""
@@ -62,7 +62,7 @@ def export(
     weights = weights_of(run, config, checkpoint, verify=verify)
     tokenizer, held_in = weights.tokenizer(), DTYPES[dtype] if dtype else weights.dtype
     files, said = files_beside(chosen, settings, tokenizer, held_in)
-    size = total_bytes(shapes_there(chosen, weights.shapes), held_in)
+    size = total_bytes(chosen.shapes(weights.in_model), held_in)
     with _appearing(out, size) as folder:
         sums = write_weights(folder, chosen, weights, held_in, shard_bytes, tell)
         files["README.md"] = model_card(run, chosen, weights, held_in, sums, tokenizer.sha256)
@@ -84,7 +84,7 @@ def export(
 def chosen_format(config: Config, form: str) -> tuple[Format, dict[str, Any]]:
     """What `form`, one of FORMATS, is for this model, and its config.json. Raises FormatCannotSay."""
     name = config.attention["name"]
-    native = next((one for one in NATIVE if name in one.attentions), None)
+    native = next((one for one in NATIVE if one.has(config)), None)
     if form == "remote" or (form == "auto" and native is None):
         made = REMOTE(config)
         return made, made.settings()

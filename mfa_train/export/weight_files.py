@@ -1,6 +1,6 @@
 """The weights of an export as safetensors files, a tensor in memory at a time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,14 +10,6 @@ from mfa_train.checkpoints.streamed import write_mixed
 from mfa_train.checkpoints.weights import RunWeights
 from mfa_train.export.formats import Format
 from mfa_train.feed_forward.names import held_in
-
-
-def shapes_there(form: Format, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Of the form's weights, by its names, where ours have `shapes`."""
-    return {
-        name: tuple(form.there(name, torch.empty(shapes[ours], device="meta")).shape)
-        for name, ours in form.sources(shapes).items()
-    }
 
 
 def write_weights(
@@ -30,8 +22,7 @@ def write_weights(
 ) -> dict[str, str]:
     """Writes them in the form's names; gives each file's SHA-256. `tell` is called behind each of several. Raises
     OSError, and DataError where the weights cannot be read."""
-    sources = form.sources(weights.shapes)
-    shapes = shapes_there(form, weights.shapes)
+    sources, shapes = form.sources(weights.in_model), form.shapes(weights.in_model)
     files = divided(shapes, dtype, shard_bytes)
     sums = {}
     for file, part in files.items():

@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from mfa_train.parallel.groups import ALONE, ExpertGroup
+
 Routed = tuple[Tensor, ...]
 """Of one layer's pass: (loss, load, told).
 
@@ -42,8 +44,9 @@ class FeedForward(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, hidden_size: int, intermediate_size: int, config: Any) -> "FeedForward":
-        """One layer's. `intermediate_size`: the model's, of dense layers; `config`: the chosen kind's."""
+    def of(cls, hidden_size: int, intermediate_size: int, config: Any, group: ExpertGroup = ALONE) -> "FeedForward":
+        """One layer's. `intermediate_size`: the model's, of dense layers; `config`: the chosen kind's; `group`: with
+        which ranks this one shares experts out."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Routed]:

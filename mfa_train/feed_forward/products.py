@@ -5,6 +5,7 @@ their tokens and are summed. Every step and its backward pass are gathers, so no
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +13,57 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
+class Arranged(NamedTuple):
+    """Choices, each token's end to end, in the order of their experts."""
+
+    order: Tensor
+    """Of each row the choice; the number of choices where it is of none."""
+    inverse: Tensor
+    """Of each choice the row."""
+    load: Tensor
+    """Rows of each expert (experts,), those of no choice among them."""
+
+
+def arranged(experts: Tensor, load: Tensor, x: Tensor) -> Arranged:
+    """`experts` (choices,) by expert, of which each has `load`, for products with rows like those of x.
+
+    In bfloat16 a CPU's products are compiled for the number of their rows, which takes longer than such a product.
+    There each expert's rows are filled up to a multiple, a 16th of the mean at most, so that the numbers come again.
+    """
+    choices = experts.argsort(stable=True)
+    rows, order = torch.arange(len(choices), device=choices.device), choices
+    if (multiple := _multiple(x, len(choices) // len(load))) > 1:
+        full = (load + multiple - 1) // multiple * multiple
+        before = (full - load).cumsum(0) - (full - load)
+        rows = rows + before.index_select(0, experts.index_select(0, choices))
+        order = choices.new_full((int(full.sum()),), len(choices)).scatter_(0, rows, choices)
+        load = full
+    return Arranged(order, torch.empty_like(rows).scatter_(0, choices, rows), load)
+
+
+def _multiple(x: Tensor, mean: int) -> int:
+    """Of rows of one expert, where they are `mean`."""
+    return 1 << max(0, (mean // 16).bit_length() - 1) if x.device.type == "cpu" and x.dtype == torch.bfloat16 else 1
+
+
+def weights_of_rows(weights: Tensor, order: Tensor) -> Tensor:
+    """Of `weights` (choices,) each row's: 0 where it is of no choice."""
+    return F.pad(weights, (0, 1)).index_select(0, order)
+
+
+def _tokens(order: Tensor, per_token: int, tokens: int) -> Tensor:
+    """Of each row a token: where it is of no choice the last."""
+    return (order // per_token).clamp_(max=tokens - 1)
+
+
 class Dispatch(torch.autograd.Function):
-    """x (tokens, width) to rows (choices, width): row i is of token order[i] // per_token. `inverse` undoes `order`."""
+    """x (tokens, width) to rows (rows, width): row i is of token order[i] // per_token. `inverse` undoes `order`."""
 
     @staticmethod
     def forward(ctx, x: Tensor, order: Tensor, inverse: Tensor, per_token: int) -> Tensor:
         ctx.save_for_backward(order, inverse)
         ctx.per_token = per_token
-        return x.index_select(0, order // per_token)
+        return x.index_select(0, _tokens(order, per_token, len(x)))
 
     @staticmethod
     @once_differentiable
@@ -29,7 +73,8 @@ class Dispatch(torch.autograd.Function):
 
 
 class Combine(torch.autograd.Function):
-    """The sum of each token's rows, (tokens, width): what `Dispatch` does to gradients, and back."""
+    """The sum of each token's rows, (tokens, width): what `Dispatch` does to gradients, and back. A row of no choice
+    gets another's gradient: it is to be multiplied by 0."""
 
     @staticmethod
     def forward(ctx, rows: Tensor, order: Tensor, inverse: Tensor, per_token: int) -> Tensor:
@@ -41,7 +86,7 @@ class Combine(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         order, _ = ctx.saved_tensors
-        return grad.index_select(0, order // ctx.per_token), None, None, None
+        return grad.index_select(0, _tokens(order, ctx.per_token, len(grad))), None, None, None
 
 
 def grouped(x: Tensor, weights: Tensor, load: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from mfa_train.data.reading.batches import Batches, Share
 from mfa_train.data.reading.held_out import HeldOut
 from mfa_train.errors import ConfigError
 from mfa_train.evaluation.installed import require_lm_eval
+from mfa_train.parallel.requirements import require_parallel
 from mfa_train.training.steps.deepspeed_node import require_known
 from mfa_train.training.steps.schedule import check_schedule
 
@@ -51,6 +52,7 @@ def checks_before_plan(config: Config, device: Device | None = None, world_size:
     """Of `checked_plan`, those that need no plan. Each raises ConfigError."""
     return [
         lambda: _require_batch(config, world_size or config.cluster.world_size),
+        lambda: require_parallel(config, world_size or config.cluster.world_size),
         lambda: require_known(config),
         lambda: check_schedule(config.schedule, config.training.total_steps),
         lambda: _require_upload(config),

@@ -138,7 +138,7 @@ def run(config: Config) -> dict:
         elif uploads and status == "failed":
             uploads.give_up()
 
-    sample = closing_sample(config, engine.module, data.tokenizer, ranks.device)
+    sample = closing_sample(config, engine.module, data.tokenizer, ranks)
     if ranks.is_rank_zero:  # the others have no record where a run goes on behind its last step
         ranks.say(f"\n{closing_table(summary)}\n\n{sample}{where_to_look(folder)}")
     if uploads:

@@ -1,4 +1,4 @@
-"""Mixtures of experts: what they cost, against published totals and torch's counter, and how they are matched."""
+"""What mixtures of experts cost, against published totals and torch's counter, and what matching makes of them."""
 
 import re
 import time

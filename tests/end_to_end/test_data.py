@@ -108,6 +108,7 @@ def test_many_shards_of_jsonl_train_on_2_processes_then_1_then_2_on_one_curve(be
         "data.tokenizer_bytes=1000000",
         "data.shard_bytes=500000",
         *COMMON,
+        "training.steps=90",
     ]
     undisturbed = train(*run, "name=undisturbed", processes=2)
     assert undisturbed.returncode == 0, undisturbed.stderr

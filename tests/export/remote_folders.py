@@ -1,6 +1,7 @@
 """Folders as `mfa-train export --format remote` leaves them, of small models, and what transformers loads of them."""
 
 import json
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -10,11 +11,13 @@ import pytest
 import transformers.dynamic_module_utils
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from mfa_train.export.formats import Format, Remote
-from mfa_train.model.decoder import LanguageModel
+from mfa_train.feed_forward.names import in_model, on_disk
+from mfa_train.model.decoder import LanguageModel, weights_of_model
 from tests.conftest import _small_model, small_config
 
 MODULES = tempfile.TemporaryDirectory()
@@ -31,9 +34,7 @@ def written(folder: Path, attention: str, *overrides: str, form: type[Format] = 
     (folder / "config.json").write_text(json.dumps(said.settings() | ends | keys))
     for name, content in said.files().items():
         (folder / name).write_bytes(content)
-    weights = dict(ours.named_parameters())
-    made = {name: said.there(name, weights[source].data) for name, source in said.sources(_shapes(weights)).items()}
-    save_file(made, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights_there(said, ours), folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer().save_pretrained(folder)
     return ours
 
@@ -57,5 +58,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _shapes(weights: dict) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(weight.shape) for name, weight in weights.items()}
+def weights_there(form: Format, model: LanguageModel) -> dict[str, Tensor]:
+    """Of `model`, as the form holds them."""
+    values = {name: weight.detach() for name, weight in weights_of_model(model).items()}
+    shapes = {name: tuple(weight.shape) for name, weight in values.items()}
+    for name, shape in on_disk(shapes).items():
+        parameter, start = in_model(name, shape)
+        values[name] = values[parameter].flatten()[start : start + math.prod(shape)].view(shape)
+    return {name: form.there(name, values[ours]).clone() for name, ours in form.sources(shapes).items()}

@@ -12,7 +12,7 @@ from mfa_train.errors import ConfigError
 from mfa_train.feed_forward import feed_forward_config
 from mfa_train.feed_forward.balancing import auxiliary_loss, move_bias, tokens_of_experts
 from mfa_train.feed_forward.family.experts import Experts
-from mfa_train.feed_forward.products import Looped
+from mfa_train.feed_forward.products import Combine, Dispatch, Looped, arranged, weights_of_rows
 from mfa_train.feed_forward.router import Chosen
 
 HIDDEN, WIDTH, COUNT = 32, 24, 8
@@ -168,3 +168,24 @@ def test_a_key_of_experts_is_refused_of_a_dense_model_by_name():
         ConfigError, match="feed_forward=dense has no such key: type feed_forward=experts, which has it"
     ):
         configs.load(["model.feed_forward.n_routed_experts=8"])
+
+
+@pytest.mark.parametrize("choices, multiple", [(8, 1), (4000, 16)])
+def test_rows_are_filled_up_for_products_that_are_compiled_and_nothing_else_changes(choices, multiple):
+    """In bfloat16 on a CPU: as if all were multiplied in the order in which they came."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(choices // 2, 16, generator=generator)
+    experts = torch.randint(0, 7, (choices,), generator=generator)  # the eighth has no tokens
+    load = tokens_of_experts(experts[None], 8)[0]
+    plain, filled = (arranged(experts, load, x.to(dtype)) for dtype in (torch.float32, torch.bfloat16))
+    assert plain.load.equal(load) and filled.load.equal((load + multiple - 1) // multiple * multiple)
+    gradients, weights = [], torch.rand(len(experts), generator=generator)
+    for order, inverse, rows in (plain, filled):
+        leaf = x.clone().requires_grad_()
+        matrices = torch.randn(8, 24, 16, generator=generator.manual_seed(1)).requires_grad_()
+        given = weights.clone().requires_grad_()
+        product = Looped.apply(Dispatch.apply(leaf, order, inverse, 2), matrices, rows.tolist())
+        y = Combine.apply(product * weights_of_rows(given, order).unsqueeze(1), order, inverse, 2)
+        y.square().sum().backward()
+        gradients.append((y.detach(), leaf.grad, matrices.grad, given.grad))
+    torch.testing.assert_close(*gradients)

@@ -68,7 +68,7 @@ class Hosts:
         ssh = folder / "bin" / "ssh"
         ssh.write_text(
             f"#!/bin/sh\nexec {shutil.which('ssh')} -i {folder}/key -o StrictHostKeyChecking=no "
-            "-o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectTimeout=4 -o ServerAliveInterval=1 "
+            "-o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectTimeout=6 -o ServerAliveInterval=1 "
             '-o ServerAliveCountMax=6 "$@"\n'
         )
         ssh.chmod(0o755)

@@ -60,7 +60,7 @@ def loss_of(model, tokens: torch.Tensor) -> float:
 def kept(engine) -> dict[tuple[str, int], dict[str, torch.Tensor]]:
     return {
         (piece.name, piece.start): {kind: tensor.clone() for kind, tensor in piece.tensors.items()}
-        for piece in pieces(engine, ranks.rank)
+        for piece in pieces(engine)
     }
 
 
@@ -145,13 +145,13 @@ def main() -> None:
     assert point is not None
     engine = build_engine(without := config_of(1), ranks, torch.float32)  # the average is left out
     restore(engine, point, ranks)
-    assert all(piece.tensors.keys() == set(KINDS) for piece in pieces(engine, ranks.rank))
+    assert all(piece.tensors.keys() == set(KINDS) for piece in pieces(engine))
     point = saved(engine, step + 1, without)
     assert point.content["format"] == 2 and "ema" not in point.content
     engine = build_engine(config_of(2, f"training.ema={DECAY}"), ranks, torch.bfloat16)  # and begins
-    list(pieces(engine, ranks.rank))
+    list(pieces(engine))
     restore(engine, point, ranks)
-    for piece in pieces(engine, ranks.rank):
+    for piece in pieces(engine):
         assert torch.equal(piece.tensors[EMA], piece.tensors["master"])
     ranks.meet()
     if ranks.is_rank_zero:

@@ -23,7 +23,7 @@ from mfa_train.export.export import export
 from mfa_train.export.formats import NATIVE, REMOTE, ConfigJson, form_of
 from mfa_train.launch.checks import Checks
 from mfa_train.launch.plans import plan_of
-from mfa_train.model.decoder import LanguageModel
+from mfa_train.model.decoder import LanguageModel, weights_of_model
 from mfa_train.scaling.study.gather import gather
 from mfa_train.training.init_from.begin import loss_to_begin_with, require_source
 from mfa_train.training.init_from.same_model import require_same_model
@@ -50,6 +50,7 @@ COMMON = {
 GROUPED = {"num_key_value_heads": 2, "head_dim": 16}
 LATENT = {"q_lora_rank": 24, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16}
 MLA = ["attention=mla", *(f"attention.{key}={value}" for key, value in LATENT.items())]
+EXPERTS = {"num_experts_per_tok": 3, "moe_intermediate_size": 24, "first_k_dense_replace": 1}
 ROTATED = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 2.0, "original_max_position_embeddings": 32}
 THEIRS = {
     "Llama": (
@@ -71,6 +72,26 @@ THEIRS = {
         transformers.DeepseekV3ForCausalLM,
         {**LATENT, "num_key_value_heads": 4, "first_k_dense_replace": 2, "num_nextn_predict_layers": 0},
         [*MLA, "attention.latent_scale=true"],
+    ),
+    "DeepSeek-V3 with experts": (
+        transformers.DeepseekV3ForCausalLM,
+        {**LATENT, **EXPERTS, "n_routed_experts": 8, "n_shared_experts": 2, "n_group": 4, "topk_group": 2},
+        [
+            *("attention=mla", *MLA[1:], "feed_forward=experts", "model.feed_forward.scoring_func=sigmoid"),
+            *(f"model.feed_forward.{key}={value}" for key, value in EXPERTS.items()),
+            *("model.feed_forward.n_routed_experts=8", "model.feed_forward.n_shared_experts=2"),
+            *("model.feed_forward.n_group=4", "model.feed_forward.topk_group=2"),
+            *("model.feed_forward.routed_scaling_factor=2.5", "model.feed_forward.bias_update_speed=0.02"),
+        ],
+    ),
+    "Mixtral": (
+        transformers.MixtralForCausalLM,
+        {**GROUPED, "num_local_experts": 8, "num_experts_per_tok": 3, "rms_norm_eps": 1e-6},
+        [
+            *("attention=gqa", "feed_forward=experts", "model.feed_forward.n_shared_experts=0"),
+            *("model.feed_forward.n_routed_experts=8", "model.feed_forward.num_experts_per_tok=3"),
+            *("model.feed_forward.moe_intermediate_size=96", "attention.rope_theta=1e6"),
+        ],
     ),
 }
 """transformers' class, its config, and the same model here."""
@@ -107,8 +128,8 @@ def record_of(source) -> dict:
 def filled(config, source) -> LanguageModel:
     """Our model with the source's weights, each read in two parts, and these in several."""
     model = LanguageModel(config.model, attention_config(config.attention))
-    for name, parameter in model.named_parameters():
-        flat = parameter.data.view(-1)
+    for name, weight in weights_of_model(model).items():
+        flat = weight.data.view(-1)
         cut = len(flat) * 3 // 7
         source.read(name, 0, flat[:cut])
         source.read(name, cut, flat[cut:])
@@ -125,9 +146,9 @@ def test_weights_of_transformers_give_its_logits(name, theirs, tmp_path):
     model, overrides = theirs(name)
     config = configs.load(overrides)
     source = open_source(str(tmp_path / "theirs"), config)
-    assert require_same_model(source) == [
-        f"model.max_position_embeddings is 256 here and {model.config.max_position_embeddings} there"
-    ]
+    told = require_same_model(source)
+    assert told[0] == f"model.max_position_embeddings is 256 here and {model.config.max_position_embeddings} there"
+    assert all("bias_update_speed" in line for line in told[1:])
     tokens = torch.randint(0, 199, (2, 33), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model(input_ids=tokens).logits
@@ -172,7 +193,7 @@ def test_under_zero_3_two_ranks_read_their_own_part_and_give_the_logits_of_one(t
 def test_every_form_says_the_keys_of_its_own_config_json(overrides, small_model):
     config = configs.load([*SMALL, *overrides])
     for form in (*NATIVE, REMOTE):
-        if config.attention["name"] not in form.attentions:
+        if not form.has(config):
             continue
         settings = form(config).settings()
         keys = form_of(read := ConfigJson(json.loads(json.dumps(settings)))).overrides(read)
@@ -203,7 +224,7 @@ def test_every_form_is_read_back_as_the_same_function(overrides, small_model, tm
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     tokens = torch.randint(0, 199, (2, 33), generator=torch.Generator().manual_seed(0))
     for number, kind in enumerate((*NATIVE, REMOTE)):
-        if config.attention["name"] not in kind.attentions or (kind in NATIVE and overrides[-1].endswith("element")):
+        if not kind.has(config) or (kind in NATIVE and overrides[-1].endswith("element")):
             continue
         form, folder = kind(config), tmp_path / str(number)
         folder.mkdir()
@@ -270,7 +291,7 @@ def quantised(folder: Path) -> None:
         ("Llama", {"layer_types": 2}, "layer_types is 2, expected full_attention in every layer"),
         ("Qwen3, tied", {"use_sliding_window": True, "sliding_window": 64}, "sliding_window is 64, expected none"),
         ("Qwen3, tied", {"rms_norm_eps": 1e-5}, "model.rms_norm_eps=1e-05 with attention.qk_norm: Qwen3"),
-        ("DeepSeek-V3", {"first_k_dense_replace": 1}, "first_k_dense_replace is 1, expected 2 or more"),
+        ("DeepSeek-V3", {"first_k_dense_replace": 1}, "feed_forward is dense here and experts there; type feed_forw"),
         ("DeepSeek-V3", {"rope_interleave": False}, "rope_interleave is True here and False there"),
     ],
 )

@@ -1,7 +1,7 @@
 """What a form is: the keys of its config.json, and how our weights stand in it.
 
-Our names are Hugging Face's, so a form renames nothing; it may hold a weight in another order of rows, with a scale
-multiplied in, with more rows or columns, or a second time.
+Most of our names are Hugging Face's; a form may rename a weight, and hold it in another order of rows, with a scale
+multiplied in, with more rows or columns, a second time, or those of all experts as one (`stacked`).
 """
 
 import dataclasses
@@ -18,6 +18,8 @@ from mfa_train.attention.latent import LatentNorm
 from mfa_train.config import Config
 from mfa_train.errors import ConfigError
 from mfa_train.export.formats.config_json import ROPE, ConfigJson
+from mfa_train.feed_forward import feed_forward_config
+from mfa_train.feed_forward.names import on_disk
 from mfa_train.model.decoder import LanguageModel
 
 VLLM_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -33,15 +35,32 @@ class Format(ABC):
 
     attentions: ClassVar[tuple[str, ...]]
     """That have this form."""
+    feed_forwards: ClassVar[tuple[str, ...]] = ("dense", "experts")
+    """That it has, behind these attentions."""
     model_types: ClassVar[tuple[str, ...]] = ()
     """Of its config.json, where it is a form of others."""
     remote_code: ClassVar[bool] = False
     """Whether Python lies beside the weights, which transformers runs with trust_remote_code=True alone."""
+    stacked: ClassVar[bool] = False
+    """Whether a matrix of a layer's experts is one weight there, as in the model, or one for each, as on disk."""
 
     def __init__(self, config: Config):
         self.config, self.model = config, config.model
         self.attention: Any = attention_config(config.attention)
         """The variant's own config."""
+        self.feed_forward: Any = feed_forward_config(config.model.feed_forward)
+        """The kind's own config."""
+
+    @classmethod
+    def has(cls, config: Config) -> bool:
+        """Whether it is a form of the config's attention and feed-forward."""
+        return config.attention["name"] in cls.attentions and config.model.feed_forward["name"] in cls.feed_forwards
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether any layer is a mixture of experts."""
+        layers = range(self.model.num_hidden_layers)
+        return any(self.feed_forward.in_layer(layer) != "dense" for layer in layers)
 
     @property
     @abstractmethod
@@ -54,13 +73,22 @@ class Format(ABC):
 
     @classmethod
     def overrides(cls, settings: ConfigJson) -> dict[str, Any]:
-        """`settings` undone: our keys that make the model, attention=NAME among them. Raises ConfigError for what no
-        model here has."""
+        """`settings` undone: our keys that make the model, attention=NAME and feed_forward=NAME among them. Raises
+        ConfigError for what no model here has."""
         return settings.ours()
 
-    def sources(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-        """Which of our weights each of the form's is made of."""
-        return {name: name for name in shapes}
+    def sources(self, in_model: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+        """Which of our weights each of the form's is made of: by its name on disk, or in the model, whose weights have
+        the shapes `in_model`."""
+        return {name: name for name in (in_model if self.stacked else on_disk(in_model))}
+
+    def shapes(self, in_model: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Of the form's weights, by its names, where the model's have the shapes `in_model`."""
+        ours = {**in_model, **on_disk(in_model)}
+        return {
+            name: tuple(self.there(name, torch.empty(ours[source], device="meta")).shape)
+            for name, source in self.sources(in_model).items()
+        }
 
     def there(self, name: str, weight: Tensor) -> Tensor:
         """The form's `name` of our weight."""

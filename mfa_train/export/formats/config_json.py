@@ -13,6 +13,7 @@ from mfa_train.attention.rope import RopeScaling
 from mfa_train.config import typed
 from mfa_train.data.fields import shown
 from mfa_train.errors import ConfigError
+from mfa_train.feed_forward import feed_forward_config
 
 ROPE = {
     "default": (),
@@ -89,8 +90,13 @@ class ConfigJson:
         if not isinstance(node, dict) or not isinstance(node.get("name"), str):
             raise self.refused("attention", "its keys, as {name: mfa, …}")
         attention = dataclasses.asdict(attention_config(node))
-        return {"attention": attention["name"], **self.model()} | {
-            f"attention.{key}": value for key, value in attention.items() if key not in ("name", "kernel")
+        between = self.content.get("feed_forward", {"name": "dense"})  # exports from before it was a choice
+        if not isinstance(between, dict) or not isinstance(between.get("name"), str):
+            raise self.refused("feed_forward", "its keys, as {name: dense}")
+        feed_forward = dataclasses.asdict(feed_forward_config(between))
+        return {"attention": attention["name"], **self.model(), "feed_forward": feed_forward["name"]} | {
+            **{f"model.feed_forward.{key}": value for key, value in feed_forward.items() if key != "name"},
+            **{f"attention.{key}": value for key, value in attention.items() if key not in ("name", "kernel")},
         }
 
     def rope(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ ROTATED = ("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")
 
 class Llama(Format):
     attentions = ("mha", "gqa", "mqa")
+    feed_forwards = ("dense",)
     model_types = ("llama", "qwen3")
 
     @property

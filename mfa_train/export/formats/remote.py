@@ -11,6 +11,7 @@ from mfa_train.export.remote.files import AUTO_MAP, remote_files
 class Remote(Format):
     attentions = tuple(variants())
     remote_code = True
+    stacked = True
 
     @property
     def loads(self) -> str:
@@ -22,8 +23,8 @@ class Remote(Format):
             "architectures": [self.loads],
             "auto_map": AUTO_MAP,
             "attention": dataclasses.asdict(self.attention),
-            "feed_forward": self.model.feed_forward,
+            "feed_forward": dataclasses.asdict(self.feed_forward),
         }
 
     def files(self) -> dict[str, bytes]:
-        return remote_files(self.attention.name, self.model.feed_forward["name"])
+        return remote_files(self.attention.name, self.feed_forward.name)

@@ -1,4 +1,4 @@
-"""mfa as Step-3's text model with dense layers alone, which vLLM serves.
+"""mfa as Step-3's text model, which vLLM serves.
 
 What its class lacks is made good in the query's latent q, which it norms as
 
@@ -6,6 +6,7 @@ What its class lacks is made good in the query's latent q, which it norms as
 
 while ours has an eps of its own, and a rank r that its loader may cut wrongly. It gets rank R >= r with zeros behind
 ours, q times sqrt(rms_norm_eps / latent_norm_eps · R / r), and the norm's weight times sqrt(r / R): the same query.
+Experts stand there as in the model, one weight for each matrix of all, under names of its own.
 """
 
 import copy
@@ -22,7 +23,9 @@ from torch import Tensor
 
 from mfa_train.export.formats.base import VLLM_HEAD_DIMS, Format, FormatCannotSay, WithLatents
 from mfa_train.export.formats.config_json import ConfigJson
+from mfa_train.export.formats.mixtures import SOFTMAX, mixture, require, require_shared
 from mfa_train.export.formats.remote import Remote
+from mfa_train.export.remote.code.names import STEP3
 
 CLASS = "Step3TextForCausalLM"
 LATENT, NORM, HEADS = "q_proj.weight", "inter_norm.weight", "wq.weight"
@@ -33,6 +36,7 @@ class Step3(WithLatents):
     attentions = ("mfa",)
     model_types = ("step3_text",)
     remote_code = True
+    stacked = True
 
     @functools.cached_property
     def ours(self) -> Format:
@@ -99,21 +103,29 @@ class Step3(WithLatents):
             "num_key_value_heads": 1,
             "max_position_embedding": context,
             "max_seq_len": context,
-            "moe_layers_enum": "-1",  # no layer is a mixture of experts
-            "moe_num_experts": 0,
+            **self._experts(),
+        }
+
+    def _experts(self) -> dict[str, Any]:
+        if not self.has_experts:
+            return {"moe_layers_enum": "-1", "moe_num_experts": 0}
+        moe = self.feed_forward
+        require(self, CLASS, **SOFTMAX)
+        require_shared(self, CLASS)
+        return {
+            "moe_layers_enum": ",".join(map(str, range(moe.first_k_dense_replace, self.model.num_hidden_layers))),
+            "moe_num_experts": moe.n_routed_experts,
+            "moe_top_k": moe.num_experts_per_tok,
+            "moe_intermediate_size": moe.moe_intermediate_size,
+            "share_expert_dim": moe.n_shared_experts * moe.moe_intermediate_size,
+            "norm_expert_weight": moe.norm_topk_prob,
         }
 
     @classmethod
     def overrides(cls, settings: ConfigJson) -> dict[str, Any]:
         keys = settings.model()
-        layers = keys["model.num_hidden_layers"]
-        experts = settings.content.get("moe_layers_enum")  # null: in all layers but the first
-        if (
-            not isinstance(experts, str)
-            or not re.fullmatch(r"-1|\d+(,\d+)*", experts)
-            or any(-1 < int(layer) < layers for layer in experts.split(","))
-        ):
-            raise settings.refused("moe_layers_enum", "-1: dense layers alone, no experts")
+        if (first := _first_with_experts(settings, keys["model.num_hidden_layers"])) is not None:
+            keys |= _mixture(settings, first)
         head_dim = settings.count("head_dim", 256)
         return {
             "attention": "mfa",
@@ -133,9 +145,9 @@ class Step3(WithLatents):
             return None
         return self.attention.head_dim if name.endswith((HEADS, "k_proj.weight")) else 1
 
-    def sources(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    def sources(self, in_model: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
         tied = {HEAD: EMBEDDING} if self.model.tie_word_embeddings else {}  # there the head never is: it gets a copy
-        return super().sources(shapes) | tied
+        return {_of_step3(name): ours for name, ours in super().sources(in_model).items()} | tied
 
     def there(self, name: str, weight: Tensor) -> Tensor:
         weight = self._scaled(name, weight, 1)
@@ -163,6 +175,39 @@ class Step3(WithLatents):
         factor = next((factor for kind, factor in self.factors.items() if name.endswith(kind)), 1.0)
         factor *= self.latent_scales.get(name, 1.0)
         return weight if factor == 1 else weight * factor**power
+
+
+def _of_step3(name: str) -> str:
+    for theirs, ours in STEP3.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def _first_with_experts(settings: ConfigJson, layers: int) -> int | None:
+    """The first layer that is a mixture, behind which all are; None where none is."""
+    told = settings.content.get("moe_layers_enum")
+    if told is None:
+        return 1 if layers > 1 else None
+    if isinstance(told, str) and re.fullmatch(r"-1|\d{1,9}(,\d{1,9})*", told, re.ASCII):
+        numbers = sorted({int(layer) for layer in told.split(",") if -1 < int(layer) < layers})
+        if numbers == list(range(layers - len(numbers), layers)):
+            return numbers[0] if numbers else None
+    raise settings.refused("moe_layers_enum", f"-1, or the model's last layers, as {layers - 2},{layers - 1}")
+
+
+def _mixture(settings: ConfigJson, first: int) -> dict[str, Any]:
+    width, shared = settings.count("moe_intermediate_size"), settings.count("share_expert_dim")
+    if shared % width:
+        raise settings.refused("share_expert_dim", f"a multiple of moe_intermediate_size, {width}")
+    return mixture(
+        settings,
+        experts="moe_num_experts",
+        per_token="moe_top_k",
+        first=first,
+        n_shared_experts=shared // width,
+        moe_intermediate_size=width,
+        norm_topk_prob=settings.flag("norm_expert_weight", False),
+    )
 
 
 def rank_that_loads(rank: int, head_dim: int) -> int:

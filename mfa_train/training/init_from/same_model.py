@@ -1,7 +1,8 @@
 """Whether the config's model is the one whose weights `init_from` names, as told before anything expensive starts.
 
 What would make other outputs of the same weights is refused: every key of shape, the norms' eps, the rotated pairs, the
-tied head. What is changed on purpose where a context grows is told instead: how positions are rotated, and how many.
+tied head, how a router chooses. What is changed on purpose is told instead: where a context grows how positions are
+rotated, and how many; how experts are balanced.
 """
 
 import dataclasses
@@ -9,12 +10,14 @@ from typing import Any
 
 from mfa_train import config as configs
 from mfa_train.attention import attention_config
-from mfa_train.config import Config, default_attention
+from mfa_train.config import Config, default_attention, default_feed_forward
 from mfa_train.errors import ConfigError
 from mfa_train.training.init_from.source import Folder, Source
 
-TOLD = ("model.max_position_embeddings", "attention.rope_theta", "attention.rope_scaling")
-"""Keys that may differ."""
+BIAS = "model.feed_forward.bias_update_speed"
+BALANCING = (BIAS, "model.feed_forward.router_aux_loss_coef", "model.feed_forward.router_z_loss_coef")
+TOLD = ("model.max_position_embeddings", "attention.rope_theta", "attention.rope_scaling", *BALANCING)
+"""Keys that may differ; a bias only by how fast it moves."""
 MOST_LISTED = 10
 
 
@@ -38,14 +41,19 @@ def require_same_model(source: Source) -> list[str]:
         )
         if here != there:
             line = f"{key} is {configs.written(_plain(here))} here and {configs.written(_plain(there))} there"
-            if key in TOLD:
+            if key in TOLD and (key != BIAS or (here > 0) == (there > 0)):
                 told.append(line)
             else:
                 differing[key] = line
     lines = [] if fits else [f"attention is {ours.name} here and {theirs.name} there"]
     if kinds[0] != kinds[1]:
         differing["feed_forward"] = f"feed_forward is {kinds[0]} here and {kinds[1]} there"
-        differing |= {key: "" for key in source.overrides if key.startswith("model.feed_forward.")}
+        usual = default_feed_forward(kinds[1])
+        differing |= {
+            key: ""
+            for key, value in source.overrides.items()
+            if key.startswith("model.feed_forward.") and value != usual[key.rpartition(".")[2]]
+        }
     lines += [*filter(None, differing.values()), *_weights_that_differ(source)]
     if not lines:
         _require_sayable(source, dataclasses.replace(config, model=model, attention=attention))
@@ -60,8 +68,9 @@ def _its_model(source: Source) -> tuple[Any, dict[str, Any]]:
     """`model` and the node `attention` of the source's model, with the config's own where it says nothing."""
     parts = {name.partition(".")[2]: value for name, value in source.overrides.items() if name.startswith("model.")}
     of_kind = {name.partition(".")[2]: parts.pop(name) for name in list(parts) if name.startswith("feed_forward.")}
-    kind = source.overrides.get("feed_forward", "dense")
-    model = dataclasses.replace(source.config.model, **parts, feed_forward={"name": kind, **of_kind})
+    kind, ours = source.overrides.get("feed_forward", "dense"), source.config.model
+    usual = ours.feed_forward if ours.feed_forward["name"] == kind else default_feed_forward(kind)
+    model = dataclasses.replace(ours, **parts, feed_forward=usual | of_kind)
     node = default_attention(source.overrides["attention"], model)
     node["kernel"] = source.config.attention["kernel"]
     return model, node | {

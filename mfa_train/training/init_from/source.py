@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mfa_train import config as configs
@@ -77,7 +76,7 @@ class Source(ABC):
 
     @abstractmethod
     def read_weight(self, name: str, start: int, out: Tensor) -> None:
-        """The same of one weight, by our name on disk."""
+        """The same of one weight, by our name."""
 
     @abstractmethod
     def tokenizer(self) -> Tokenizer | None:
@@ -110,27 +109,26 @@ class Folder(Source):
             name: shape for name, shape in self.tensors.shapes.items() if not name.endswith((*NO_WEIGHTS, *tied))
         }
         self.form = form(config)
-        self.fits = config.attention["name"] in form.attentions
 
     @functools.cached_property
     def sources(self) -> dict[str, str]:
         """Our name of each of its weights."""
-        return self.form.sources(on_disk(self.in_model))
+        return self.form.sources(self.in_model)
 
     @functools.cached_property
     def names(self) -> dict[str, str]:
-        """Its name of each of our weights."""
-        return {ours: theirs for theirs, ours in self.sources.items()}
+        """Its name of each of our weights: of one that it holds twice the first."""
+        return {ours: theirs for theirs, ours in reversed(self.sources.items())}
 
     @functools.cached_property
     def expected(self) -> dict[str, tuple[int, ...]]:
-        shapes = on_disk(self.in_model)
-        if not self.fits:
-            return shapes
-        return {
-            theirs: tuple(self.form.there(theirs, torch.empty(shapes[ours], device="meta")).shape)
-            for theirs, ours in self.sources.items()
-        }
+        return self.form.shapes(self.in_model) if self.form.has(self.config) else on_disk(self.in_model)
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        if name in self.names:
+            self.read_weight(name, start, out)
+        else:
+            super().read(name, start, out)
 
     def read_weight(self, name: str, start: int, out: Tensor) -> None:
         theirs = self.names[name]

@@ -12,6 +12,7 @@ from transformers.utils import can_return_tuple
 
 from mfa_train.export.remote.code.cache import EntryCache
 from mfa_train.export.remote.code.configuration_mfa_train import MfaTrainConfig
+from mfa_train.export.remote.code.names import STEP3
 from mfa_train.export.remote.code.rows import rows_of
 from mfa_train.export.remote.code.variant import attention_class, attention_config
 from mfa_train.model.decoder import DecoderLayer
@@ -22,6 +23,10 @@ CACHE = (
 """What transformers calls the cache; before 5.24 past_key_values."""
 
 
+PLACE = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
+"""Choices of `from_pretrained` that say which config.json is meant."""
+
+
 class MfaTrainPreTrainedModel(PreTrainedModel):
     config_class = MfaTrainConfig
     base_model_prefix = "model"
@@ -29,6 +34,17 @@ class MfaTrainPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["DecoderLayer"]
     _skip_keys_device_placement = ["cache", "past_key_values"]
     _supports_sdpa = True
+    _keep_in_fp32_modules_strict = ["e_score_correction_bias"]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *further: Any, **choices: Any) -> Any:
+        """As every model's; a folder that says model_type step3_text has its names."""
+        if (config := choices.get("config")) is None:
+            place = {key: choices[key] for key in PLACE if key in choices}
+            config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **place)
+        if getattr(config, "known_as", {}).get("model_type") == "step3_text":
+            choices.setdefault("key_mapping", dict(STEP3))
+        return super().from_pretrained(pretrained_model_name_or_path, *further, **choices)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
