@@ -58,13 +58,11 @@ def test_totals_of_published_mixtures(overrides, total, multiplied, with_embeddi
     assert shape.ffn_flops == pytest.approx(ffn, rel=0.005)
 
 
-def test_the_papers_mixture_has_its_two_totals_with_every_attention_and_is_planned_in_seconds():
-    """arXiv 2412.19255: 6.9B parameters, 1.2B of them active."""
-    for attention in ("mha", "mla", "mfa_kr"):
-        config, _ = matched(configs.load(["experiment=mfa_paper_7b_moe", f"attention={attention}"]))
-        shape = measure(config.model, config.attention)
-        assert shape.params == pytest.approx(6.9e9, rel=0.01)
-        assert shape.active_params == pytest.approx(1.2e9, rel=0.11)
+def test_the_papers_mixture_has_its_two_totals_and_it_and_step3_are_planned_in_seconds():
+    """arXiv 2412.19255: 6.9B parameters, 1.2B of them active; with MHA, whose total match gives the others."""
+    config = configs.load(["experiment=mfa_paper_7b_moe", "attention=mha"])
+    shape = measure(config.model, config.attention)
+    assert (f"{shape.params / 1e9:.1f}", f"{shape.active_params / 1e9:.1f}") == ("6.9", "1.2")
     for overrides in (["experiment=mfa_paper_7b_moe"], STEP3):
         begun = time.process_time()
         plan = make_plan(configs.load([*overrides, "cluster.device=h100-80gb"]))
