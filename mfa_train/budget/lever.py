@@ -20,12 +20,12 @@ class Lever:
         return self.key != "n_routed_experts"
 
     def value(self, model: ModelConfig) -> int:
-        return model.feed_forward.get(self.key) or getattr(model, self.key)
+        return model.feed_forward.get(self.key, model.intermediate_size)
 
     def set_to(self, model: ModelConfig, value: int) -> ModelConfig:
         if self.key in model.feed_forward:
             return replace(model, feed_forward=model.feed_forward | {self.key: value})
-        return replace(model, **{self.key: value})
+        return replace(model, intermediate_size=value)
 
     def params_of_one(self, match: MatchConfig, model: ModelConfig, attention: dict) -> float:
         """Parameters that one more of it adds."""

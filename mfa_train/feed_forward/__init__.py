@@ -35,7 +35,7 @@ def feed_forwards() -> list[str]:
 def feed_forward_class(name: str) -> type[FeedForward]:
     """The kind's class. Raises ConfigError for a name without a file."""
     if name not in feed_forwards():
-        raise ConfigError(f"model.feed_forward.name={name}: no such kind.{did_you_mean(name, feed_forwards())}")
+        raise ConfigError(f"model.feed_forward.name={name!r}: no such kind.{did_you_mean(name, feed_forwards())}")
     module = import_module(f"mfa_train.feed_forward.family.{name}")
     return next(
         value

@@ -1,6 +1,8 @@
 """How busy each expert was, as W&B draws it: one histogram a layer and record, which W&B lays side by side over the
 tokens. A bin is an expert, its height the percent of the layer's mean that it was given."""
 
+import numpy as np
+
 LOADS = "experts/load"
 MOST_BINS = 512
 """W&B's own limit: of more experts neighbours share one."""
@@ -13,14 +15,14 @@ def with_heat_maps(record: dict) -> dict:
     import wandb
 
     by_layer = {
-        f"{LOADS}/layer_{number}": wandb.Histogram(np_histogram=(bins := _bins(loads), list(range(len(bins) + 1))))
+        f"{LOADS}/layer_{number}": wandb.Histogram(np_histogram=(bins := _bins(loads), np.arange(len(bins) + 1)))
         for number, loads in record[LOADS].items()
     }
     return {key: value for key, value in record.items() if key != LOADS} | by_layer
 
 
-def _bins(loads: list[int]) -> list[float]:
+def _bins(loads: list[int]) -> np.ndarray:
     """The mean of as many neighbours as leave MOST_BINS at most."""
     together = -(-len(loads) // MOST_BINS)
     groups = [loads[start : start + together] for start in range(0, len(loads), together)]
-    return [sum(group) / len(group) for group in groups]
+    return np.array([sum(group) / len(group) for group in groups])

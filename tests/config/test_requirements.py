@@ -10,6 +10,7 @@ from mfa_train import config as configs
 from mfa_train.attention import attention_config
 from mfa_train.config.typed import flat
 from mfa_train.errors import ConfigError
+from mfa_train.feed_forward import feed_forward_config
 
 CONFIG = configs.load([])
 NAN, INF = float("nan"), float("inf")
@@ -21,6 +22,8 @@ def with_value(key: str, value: object) -> object:
     node = CONFIG
     for name in nodes:
         node = node[name] if isinstance(node, dict) else getattr(node, name)
+    if nodes[-1:] == ["feed_forward"]:
+        return feed_forward_config(node | {field: value})
     if isinstance(node, dict):
         return attention_config(node | {field: value})
     return dataclasses.replace(node, **{field: value})

@@ -63,7 +63,7 @@ class ExpertLoads:
 
     def record(self, step: int) -> dict[str, Any]:
         """What the record of the `step` just taken holds; waits for the device, on all ranks."""
-        if self.load is None:
+        if self.load is None or self.told is None:
             return {}
         self._sum()
         load = self.load.double().cpu()
@@ -93,7 +93,7 @@ class ExpertLoads:
         return {LOADS: {str(number): of_layer for number, of_layer in zip(self.numbers, percent)}}
 
     def _sum(self) -> None:
-        if not self.summed:
+        if self.load is not None and not self.summed:
             self.load, self.summed = self.ranks.sum(self.load), True
 
 
