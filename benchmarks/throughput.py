@@ -51,6 +51,7 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     from mfa_train.training.steps.engine import build_engine
     from mfa_train.training.steps.guard import Guard
     from mfa_train.training.steps.loop import train
+    from mfa_train.training.steps.profiling import Profiling
     from mfa_train.training.steps.speed import Speed
     from mfa_train.training.steps.state import Progress, TrainingState
     from mfa_train.training.steps.step import TrainingStep
@@ -90,9 +91,10 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     speed = Speed(config, plan["flops"]["train_per_token"], peak, ranks.world_size)
     with StopSignals() as signals:
         save_points = SavePoints(config, ranks, 0, batches.identity(), log, signals, None)
-        for record in train(step, speed, lambda model: {}, save_points, log.advance):
-            log.log(record)
-            yield
+        with Profiling(config, ranks, save_points.agreed, done=0) as profiling:
+            for record in train(step, speed, lambda model: {}, save_points, log.advance, profiling):
+                log.log(record)
+                yield
 
 
 def hugging_face(compiled: bool) -> Iterator[None]:

@@ -138,6 +138,16 @@ def _act() -> None:
         help="the folder, or an archive of pack's; without it runs_dir, as train.py has it",
     )
     command.set_defaults(act=status)
+    command = commands.add_parser("profile", help="a trace of a running run's next steps, by torch's profiler")
+    command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mfa-nano")
+    command.add_argument("--steps", type=int, default=3, metavar="N", help="how many (default: 3)")
+    command.add_argument("--ranks", default="0", metavar="R[,R]", help="which ranks record them (default: 0)")
+    command.add_argument("--step", type=int, metavar="N", help="the first (default: the next that can be)")
+    command.add_argument(
+        "--timeout", type=float, default=600, metavar="SECONDS", help="to wait for it at most (default: 600)"
+    )
+    command.add_argument("--no-wait", action="store_true", help="ask, and tell where it will be")
+    command.set_defaults(act=profile, overrides=[])
     command = commands.add_parser("dashboard", help="the comparison as a workspace in W&B (docs/wandb.md)")
     command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of tracking: entity, project, group")
     command.add_argument("--json", action="store_true", help="print it and save nothing: needs no account")
@@ -365,6 +375,19 @@ def _runs_dir(words: list[str]) -> Path:
     if folders := [word for word in words if "=" not in word]:
         raise ConfigError(f"{folders[0]}: expected RUNS_DIR alone, the folder that holds the runs, or runs_dir=FOLDER")
     return Path(configs.load(words).runs_dir)
+
+
+def profile(arguments: argparse.Namespace) -> None:
+    if arguments.overrides:
+        raise ConfigError(f"{arguments.overrides[0]}: expected RUN and options alone, as --steps 3 --ranks 0,7")
+    from mfa_train.launch.profile import ask, wait
+
+    configs.require_number("--timeout", arguments.timeout, 0, 1e9, above=True)
+    request = ask(arguments.run, arguments.steps, arguments.ranks, arguments.step)
+    if arguments.no_wait:
+        say(f"asked for: {arguments.run}/profiles/step-N will be there when its ranks have written it")
+    else:
+        wait(arguments.run, request, arguments.timeout, say, say_aside)
 
 
 def dashboard(arguments: argparse.Namespace) -> None:

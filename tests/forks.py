@@ -5,15 +5,18 @@ what the commands import and then only forks. `subprocess.Popen`, and with it `s
 that `_script` knows; the child gets their words, folder, environment and file descriptors, its own process id and the
 signals sent to it, and tests are written as if there were no server. A forked launcher forks its ranks in the same way.
 
-What differs from the real command: modules are imported already, the seed of str's hash is the server's, and
-/proc/PID/cmdline too. So a command whose environment has another value for what is read at start and import (`READ`) is
-executed, and so are those of tests that are marked `real_command`.
+What differs from the real command: modules are imported and files of configs/ composed already, the seed of str's hash
+is the server's, and /proc/PID/cmdline too; a CPU's peak is measured for an eighth of a second instead of half of one,
+and what activations take is counted by the first command of a shape alone. So a command whose environment has another
+value for what is read at start and import (`READ`) is executed, and so are those of tests that are marked
+`real_command`.
 """
 
 import atexit
 import contextlib
 import fcntl
 import gc
+import hashlib
 import importlib
 import json
 import os
@@ -25,6 +28,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 import weakref
@@ -35,7 +39,14 @@ from typing import NoReturn
 import numpy
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = [str(ROOT / name) for name in ("train.py", "tests/end_to_end/poisoned.py", "tests/training/slow_ranks.py")]
+SCRIPTS = [
+    str(ROOT / script)
+    for script in (
+        *("train.py", "tests/end_to_end/poisoned.py", "tests/budget/real_memory.py"),
+        *("tests/training/engine_calls.py", "tests/training/engine_roundtrip.py", "tests/training/init_from_ranks.py"),
+        *("tests/training/slow_ranks.py", "tests/parallel/experts_ranks.py"),
+    )
+]
 MODULES = ["mfa_train.cli", "mfa_train.launch.rank", "torch.distributed.run"]
 READ = re.compile("(PYTHON|LD_|OMP_|GOMP_|KMP_|MKL_|DNNL_|ONEDNN_|ATEN_|TORCH_(?!NCCL)|CUDA|DS_|HF_|COLUMNS)")
 """Environment variables that are read as Python starts or a library is imported."""
@@ -171,13 +182,43 @@ def install() -> Server:
     return _server
 
 
+class _Shared(dict):
+    """Numbers by key, which processes that were forked from here find in `folder` as well."""
+
+    def __init__(self, folder: str):
+        self.folder = Path(folder)
+
+    def __contains__(self, key) -> bool:
+        if not super().__contains__(key) and (file := self._file(key)).exists():
+            super().__setitem__(key, int(file.read_text()))
+        return super().__contains__(key)
+
+    def __setitem__(self, key, value: int) -> None:
+        super().__setitem__(key, value)
+        partial = self._file(key).with_suffix(f".{os.getpid()}")
+        partial.write_text(str(value))
+        partial.rename(self._file(key))
+
+    def _file(self, key) -> Path:
+        return self.folder / hashlib.sha256(repr(key).encode()).hexdigest()
+
+
 def serve(descriptor: int) -> None:
     """Forks until pytest is gone."""
+    with tempfile.TemporaryDirectory() as folder:
+        _serve(descriptor, folder)
+
+
+def _serve(descriptor: int, folder: str) -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"  # as a run on a CPU does before it imports DeepSpeed
     for name in PRELOADED:
         importlib.import_module(name)
+    from mfa_train import config as configs
+    from mfa_train.budget import activations, peak
     from mfa_train.training.steps.engine import import_deepspeed
 
+    peak.BURSTS, activations._found = 2, _Shared(folder)
+    configs.load(["seed=1"])
     import_deepspeed()
     from wandb.sdk.data_types._private import MEDIA_TMP
 

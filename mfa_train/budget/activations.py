@@ -1,8 +1,9 @@
 """The most memory that activations take in a step, found by running the step on torch's meta device.
 
-One and two layers run forward and backward over one micro-batch, every storage counted from birth to death; each
-further layer of a kind adds the difference. A router sends as many tokens to each expert. Parameters and their
-gradients are not counted here (`mfa_train.budget.memory`).
+A layer of each kind runs forward and backward over one micro-batch, and again with one more of a kind, every storage
+counted from birth to death; each further layer of that kind adds the difference. A router sends as many tokens to each
+expert. Parameters and their gradients, once these are a layer's, are not counted here (`mfa_train.budget.memory`); on
+their way those of experts are, of which a rank has its share.
 
 What it leaves out: the allocator's fragmentation, a kernel's scratch memory but flash-attn's
 (`attention.kernels.causal`), and what torch.compile fuses away.
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_iter
 from mfa_train.budget.shape import countable, layers_of, meta_model
 from mfa_train.config import ModelConfig
 from mfa_train.feed_forward import layers_by_kind
+from mfa_train.feed_forward.names import STACKED
 from mfa_train.model.loss import CHUNK_LOGITS
 
 
@@ -35,6 +37,8 @@ class Pass:
     """cuda | cpu: they differ in the loss's chunks."""
     kernel: str
     """Of the attention, as `mfa_train.attention.kernels.causal.planned_kernel` says it."""
+    expert_ranks: int = 1
+    """How many share out each layer's experts."""
 
 
 _found: dict[tuple[str, str], int] = {}
@@ -45,10 +49,13 @@ _found: dict[tuple[str, str], int] = {}
 def activation_peak(pass_: Pass, checkpointing: str) -> int:
     """Bytes on one rank; checkpointing: none | selective | full."""
     if (key := (repr(pass_), checkpointing)) not in _found:
-        first, *_ = kinds = layers_by_kind(pass_.model)
-        one = _peak(pass_, [first], checkpointing)
-        further = {kind: _peak(pass_, [first, kind], checkpointing) - one for kind in kinds}
-        _found[key] = one - further[first] + sum(count * further[kind] for kind, count in kinds.items())
+        kinds = layers_by_kind(pass_.model)
+        one_each = _peak(pass_, [*kinds], checkpointing)
+        _found[key] = one_each + sum(
+            (count - 1) * (_peak(pass_, [*kinds, kind], checkpointing) - one_each)
+            for kind, count in kinds.items()
+            if count > 1
+        )
     return _found[key]
 
 
@@ -63,7 +70,7 @@ def _peak(pass_: Pass, layers: list[int], checkpointing: str) -> int:
     model.model.activation_checkpointing = checkpointing
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(_drop_gradient)
-    with _Storages(model) as storages:
+    with _Storages(model, pass_.expert_ranks) as storages:
         model(tokens, tokens).backward()
     return storages.peak
 
@@ -73,22 +80,26 @@ def _drop_gradient(parameter: torch.Tensor) -> None:
 
 
 class _Storages(TorchDispatchMode):
-    """Bytes of the storages that are alive, those of `model` left out, and the most there were at once."""
+    """Bytes of the storages that are alive, those of `model` left out, and the most there were at once; of what is
+    shaped like all experts' weights a share."""
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: torch.nn.Module, expert_ranks: int):
         super().__init__()
         self.alive = self.peak = 0
+        self.expert_ranks = expert_ranks
+        self.shared_out = {parameter.shape for name, parameter in model.named_parameters() if STACKED.fullmatch(name)}
         self.known = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for value in tree_iter(result):
             if isinstance(value, torch.Tensor):
-                self._count(value.untyped_storage())
+                share = self.expert_ranks if value.shape in self.shared_out else 1
+                self._count(value.untyped_storage(), share)
         return result
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
+    def _count(self, storage: torch.UntypedStorage, share: int) -> None:
+        key, size = storage._cdata, storage.nbytes() // share
         if key in self.known:
             return
         self.known.add(key)

@@ -21,23 +21,40 @@ and the node's network sets its pace.
 import torch
 
 from mfa_train.budget.devices import Device
-from mfa_train.budget.memory import LIVE_PARAMETERS, PERSISTENT_PARAMETER
+from mfa_train.budget.memory import LIVE_PARAMETERS, PERSISTENT_PARAMETER, held
 
 REACHED = 0.8
 """Share of a link that large collectives reach; assumed."""
 
 
 def traffic(
-    parameter_sizes: tuple[tuple[int, int], ...], dtype: torch.dtype, stage: int, ranks: int, passes: int
+    parameter_sizes: tuple[tuple[int, int], ...],
+    dtype: torch.dtype,
+    stage: int,
+    ranks: int,
+    passes: int,
+    expert_sizes: tuple[tuple[int, int], ...] = (),
+    expert_ranks: int = 1,
 ) -> int:
     """Bytes that each rank sends in a step of so many `passes`. parameter_sizes: (elements, how many parameters of that
-    size)."""
-    params, width = sum(size * count for size, count in parameter_sizes), dtype.itemsize
-    small = sum(size * count for size, count in parameter_sizes if size <= PERSISTENT_PARAMETER)
-    gradients = {0: 2 * 4 * params, 1: 2 * 4 * params, 2: passes * 2 * 4 * params, 3: passes * 4 * params}[stage]
+    size); `expert_sizes`, those of them that each `expert_ranks` ranks share out: the rest of the ranks have the same
+    ones, and sum their gradients."""
+    own = held(parameter_sizes, expert_sizes, expert_ranks)
+    params = sum(size * count for size, count in own)
+    small = sum(size * count for size, count in own if size <= PERSISTENT_PARAMETER)
     gathers = passes * (1 if params - small <= LIVE_PARAMETERS else 2)
-    gathered = {0: 0, 1: params, 2: params, 3: gathers * (params - small) + small}[stage]
-    return (gradients + width * gathered) * (ranks - 1) // ranks
+
+    def sent(sizes: tuple[tuple[int, int], ...], among: int) -> int:
+        all_of_them = sum(size * count for size, count in sizes)
+        kept = sum(size * count for size, count in sizes if size <= PERSISTENT_PARAMETER)
+        gradients = 4 * all_of_them * {0: 2, 1: 2, 2: passes * 2, 3: passes}[stage]
+        gathered = {0: 0, 1: all_of_them, 2: all_of_them, 3: gathers * (all_of_them - kept) + kept}[stage]
+        return (gradients + dtype.itemsize * gathered) * (among - 1) // among
+
+    if expert_ranks == 1:
+        return sent(own, ranks)
+    experts = tuple((size // expert_ranks, count) for size, count in expert_sizes)
+    return sent(own[: len(own) - len(experts)], ranks) + sent(experts, ranks // expert_ranks)
 
 
 def ring_speed(device: Device, nodes: int, devices_per_node: int, network: float | None = None) -> float | None:

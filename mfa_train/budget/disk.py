@@ -37,6 +37,7 @@ def disk_of(config: Config, params: int, dtype: torch.dtype, step_seconds: float
     newest = keys.keep_last if keys.every_minutes else min(keys.keep_last, by_steps)
     kept = newest + for_good
     at_once = kept + (1 if keys.every_minutes or by_steps > newest else 0)
+    at_once += config.checkpoint.upload is not None  # one stays till it is uploaded
     besides = {step for step in named if step != last and (not keys.every_steps or step % keys.every_steps)}
     in_an_hour = _saves_in_an_hour(
         config, step_seconds, times(step_seconds, last - branches_at), by_steps + len(besides)

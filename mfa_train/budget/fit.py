@@ -10,6 +10,7 @@ import torch
 
 from mfa_train.budget.activations import Pass, activation_peak
 from mfa_train.budget.devices import Device
+from mfa_train.budget.exchange import expert_ranks
 from mfa_train.budget.kernel import kernel_of
 from mfa_train.budget.memory import RESERVE, States, checkpoint_copy, model_states
 from mfa_train.budget.shape import Shape
@@ -62,6 +63,7 @@ class Fit:
             config.checkpoint.background,
         )
         self.batch_size, self.compiled = config.training.batch_size, config.training.compile
+        self.expert_ranks = expert_ranks(config)
         self.given_bucket, self.ema = given_bucket(config.deepspeed), config.training.ema is not None
         self.kernel = kernel_of(config.model, config.attention, dtype, device.type, config.training.sequence_length)
         self.pass_ = Pass(
@@ -72,6 +74,7 @@ class Fit:
             dtype,
             device.type,
             self.kernel.name,
+            self.expert_ranks,
         )
         self.usable_bytes = int(device.memory_bytes * (1 - RESERVE))
 
@@ -88,6 +91,8 @@ class Fit:
             setting.offload,
             self.given_bucket,
             self.ema,
+            self.shape.expert_sizes,
+            self.expert_ranks,
         )
         if self.device.type == "cuda":
             return states

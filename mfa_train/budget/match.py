@@ -3,8 +3,9 @@
     1. The variant's own key sets the cache: the largest of its `cache_choices` that is not above the budget. What has
        none keeps its cache, whatever the budget, and the report says so: MHA, the reference, unless `match.mha` names
        what it gives up, and FPBA.
-    2. `match.by` sets the parameters: the feed-forward's width, to the nearest multiple of `match.multiple_of`; or the
-       number of heads (as in arXiv 2412.19255), and the width only for what whole heads leave.
+    2. `match.by` sets the parameters, all or those that a token meets (`match.counted`): the feed-forward's width,
+       or its experts', to the nearest multiple of `match.multiple_of`; the number of experts; or that of heads (as in
+       arXiv 2412.19255), and the width only for what whole heads leave.
 
 What was chosen is measured on the chosen model, not computed: a cache that can be set is never above the budget, the
 parameters are within 0.5%.
@@ -16,6 +17,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from mfa_train.attention import attention_config
+from mfa_train.budget.lever import counted, lever_of
 from mfa_train.budget.match_report import report_of
 from mfa_train.budget.shape import cache_values, measure
 from mfa_train.config import Config, ModelConfig, default_attention
@@ -65,22 +67,25 @@ def _matched(config: Config) -> tuple[Config, dict | None]:
     if not match.wanted:
         return config, None
     target = _target_params(config)
-    if target is None or match.by == "intermediate_size":
+    if target is None or match.by != "num_attention_heads":
         _require_reachable(config)
     if target is None:
         model, attention = config.model, _with_cache(config, config.attention)
-    elif match.by == "intermediate_size":
+    elif match.by != "num_attention_heads":
         attention = _with_cache(config, config.attention)
         model = _with_width(config, config.model, attention, target)
     else:
         model, attention = _with_heads(config, target)
     shape = measure(model, attention)
-    if target is not None and abs(shape.params - target) > TOLERANCE * target:
+    if target is not None and abs((got := counted(match, shape)) - target) > TOLERANCE * target:
+        lever = lever_of(config)
+        told = f"the nearest {lever.key}, {lever.value(model)}, misses {target:,} parameters by {got / target - 1:+.2%}"
+        if not lever.is_width:
+            raise _Unmet(f"match.by={match.by}: {told}", {"by": "moe_intermediate_size"})
         raise _Unmet(
-            f"match.multiple_of={match.multiple_of}: the nearest width, {model.intermediate_size}, misses "
-            f"{target:,} parameters by {shape.params / target - 1:+.2%}",
+            f"match.multiple_of={match.multiple_of}: {told}",
             *_smaller_units(match.multiple_of),
-            {"params": shape.params, "reference": None},
+            {"params": got, "reference": None},
         )
     report = report_of(config, model, attention, shape, target, _role(config))
     # The target as a number: in this model the reference would have other parameters.
@@ -90,7 +95,7 @@ def _matched(config: Config) -> tuple[Config, dict | None]:
 
 def _target_params(config: Config) -> int | None:
     if config.match.reference is not None:
-        return measure(config.model, default_attention(config.match.reference, config.model)).params
+        return counted(config.match, measure(config.model, default_attention(config.match.reference, config.model)))
     return None if config.match.params is None else int(config.match.params)
 
 
@@ -160,20 +165,21 @@ def _require_reachable(config: Config) -> None:
 
 
 def _with_width(config: Config, model: ModelConfig, attention: dict, target: int) -> ModelConfig:
-    """`model` with the feed-forward's width that comes nearest to `target` parameters. Raises _Unmet."""
-    unit, shape = config.match.multiple_of, measure(model, attention)
-    per_width = shape.layers * shape.ffn_params_per_layer // model.intermediate_size
-    exact = model.intermediate_size + (target - shape.params) / per_width
-    width = round(exact / unit) * unit
-    if width < unit and exact >= 1:
+    """`model` with the feed-forward's width, or number of experts, that comes nearest to `target` parameters. Raises
+    _Unmet."""
+    lever, now = lever_of(config), counted(config.match, measure(model, attention))
+    value, of_one = lever.value(model), lever.params_of_one(config.match, model, attention)
+    exact = value + (target - now) / of_one
+    nearest, least = round(exact / lever.unit) * lever.unit, round(now - (value - lever.least) * of_one)
+    if nearest < lever.least and exact >= 1 and lever.is_width:
         raise _Unmet(
-            f"match.multiple_of={unit}: the width that gives {target:,} parameters is {exact:.0f}",
-            *_smaller_units(unit),
-            {"params": shape.params - (model.intermediate_size - unit) * per_width, "reference": None},
+            f"match.multiple_of={lever.unit}: the {lever.key} that gives {target:,} parameters is {exact:.0f}",
+            *_smaller_units(lever.unit),
+            {"params": least, "reference": None},
         )
-    if width < unit:
-        _impossible(config, attention, target, least=shape.params - (model.intermediate_size - unit) * per_width)
-    return replace(model, intermediate_size=width)
+    if nearest < lever.least:
+        _impossible(config, attention, target, least)
+    return lever.set_to(model, nearest)
 
 
 def _thinning(choices: list) -> list:
@@ -199,7 +205,7 @@ def _with_heads(config: Config, target: int) -> tuple[ModelConfig, dict]:
     @functools.cache
     def params(groups: int) -> int:
         try:
-            return measure(config.model, with_heads(groups)).params
+            return counted(config.match, measure(config.model, with_heads(groups)))
         except ConfigError:
             if groups == 1:
                 raise
@@ -220,19 +226,19 @@ def _with_heads(config: Config, target: int) -> tuple[ModelConfig, dict]:
 
 def _impossible(config: Config, attention: dict, target: int, least: int) -> NoReturn:
     """Raises _Unmet: `target` parameters cannot be met with `attention`, whose model has at least `least`."""
-    match, budget = config.match, config.match.kv_bytes_per_token
+    match, budget, lever = config.match, config.match.kv_bytes_per_token, lever_of(config)
     what = f"match.reference={match.reference}" if match.reference else f"match.params={target}"
     told = (
         f"{what}: {attention['name']} of model={config.model.name} has at least {least:,} parameters, the target is "
         f"{target:,}"
     )
-    if match.by == "intermediate_size":
-        model, fewest = replace(config.model, intermediate_size=match.multiple_of), config.attention
+    if match.by != "num_attention_heads":
+        model, fewest = lever.set_to(config.model, lever.least), config.attention
     else:
         model = config.model
         fewest = config.attention | {"num_attention_heads": attention_config(config.attention).heads_step}
     choices = _choices(config, fewest) if budget is not None else []
-    possible = bisect.bisect_right(choices, target, key=lambda choice: measure(model, fewest | choice).params)
+    possible = bisect.bisect_right(choices, target, key=lambda choice: counted(match, measure(model, fewest | choice)))
     least_params = {"params": least, "reference": None}
     if possible:
         caches = [
@@ -245,7 +251,7 @@ def _impossible(config: Config, attention: dict, target: int, least: int) -> NoR
             *({"kv_bytes_per_token": cache} for cache in caches),
             least_params,
         )
-    fewer_heads = [{"by": "num_attention_heads"}] if match.by == "intermediate_size" else []
+    fewer_heads = [{"by": "num_attention_heads"}] if match.by != "num_attention_heads" else []
     raise _Unmet(f"{told}. Nearest possible below: none; above: {least}", *fewer_heads, least_params)
 
 

@@ -1,5 +1,6 @@
 """What a matching has done to a variant: for plan.json, and in lines for a person."""
 
+from mfa_train.budget.lever import counted
 from mfa_train.budget.shape import Shape
 from mfa_train.config import Config, ModelConfig
 
@@ -22,8 +23,10 @@ def report_of(config: Config, model: ModelConfig, attention: dict, shape: Shape,
         params = {
             "target": target,
             "reference": config.match.reference,
+            "of": config.match.counted,
             "total": shape.params,
-            "difference": shape.params / target - 1,
+            "active": shape.active_params,
+            "difference": counted(config.match, shape) / target - 1,
         }
     changed = _changes(config, model, attention)
     return {"kv_cache": cache, "params": params, "changed": changed, "by": config.match.by}
@@ -33,8 +36,9 @@ def _changes(config: Config, model: ModelConfig, attention: dict) -> dict[str, l
     """[before, after] of every key that was set."""
     before = {f"attention.{key}": value for key, value in config.attention.items()}
     after = {f"attention.{key}": value for key, value in attention.items()}
-    before["model.intermediate_size"] = config.model.intermediate_size
-    after["model.intermediate_size"] = model.intermediate_size
+    for keys, of in ((before, config.model), (after, model)):
+        keys["model.intermediate_size"] = of.intermediate_size
+        keys |= {f"model.feed_forward.{key}": value for key, value in of.feed_forward.items()}
     return {key: [before[key], after[key]] for key in after if before[key] != after[key]}
 
 
@@ -48,6 +52,11 @@ def told(report: dict) -> list[str]:
         )
     if params := report["params"]:
         of = f" of {params['reference']}" if params["reference"] else ""
-        lines.append(f"{params['total']:,} parameters, target {params['target']:,}{of} ({params['difference']:+.3%})")
+        active = f", {params['active']:,} of them active" if params["active"] != params["total"] else ""
+        counted = " active" if params["of"] == "active" else ""
+        lines.append(
+            f"{params['total']:,} parameters{active}, target {params['target']:,}{counted}{of} "
+            f"({params['difference']:+.3%})"
+        )
     lines += [f"{key}: {before} -> {after}" for key, (before, after) in report["changed"].items()]
     return lines

@@ -13,6 +13,9 @@ tensors of real ranks):
     2       b                   4/W                           12/W
     3       b/W, small ones b   4/W and a bucket's 4          12/W
 
+Where `parallel.experts` = E ranks share out each layer's experts, a rank holds 1/E of them, which W/E ranks have: of
+these weights and gradients a rank has 1/E where the table says all, and 1/W where it says 1/W.
+
 training.ema keeps an average of the masters beside each of them: 4/W more of the optimizer, at stage 0 4.
 """
 
@@ -85,6 +88,20 @@ def reduce_bucket(params: int) -> int:
     return min(params, REDUCE_BUCKET)
 
 
+def held(
+    parameter_sizes: tuple[tuple[int, int], ...], expert_sizes: tuple[tuple[int, int], ...], expert_ranks: int
+) -> tuple[tuple[int, int], ...]:
+    """(elements, how many) of the parameters of one rank, before ZeRO shards them."""
+    if expert_ranks == 1:
+        return parameter_sizes
+    shared_out = dict(expert_sizes)
+    others = tuple((size, count - shared_out.get(size, 0)) for size, count in parameter_sizes)
+    return (
+        *((size, count) for size, count in others if count),
+        *((size // expert_ranks, n) for size, n in expert_sizes),
+    )
+
+
 def model_states(
     parameter_sizes: tuple[tuple[int, int], ...],
     dtype: torch.dtype,
@@ -93,12 +110,17 @@ def model_states(
     offload: str = "none",
     given_bucket: int | None = None,
     ema: bool = False,
+    expert_sizes: tuple[tuple[int, int], ...] = (),
+    expert_ranks: int = 1,
 ) -> States:
-    """parameter_sizes: (elements, how many parameters of that size). given_bucket: elements, where the config has
+    """parameter_sizes: (elements, how many parameters of that size); `expert_sizes`, those of them that each
+    `expert_ranks` ranks share out. given_bucket: elements, where the config has
     deepspeed.zero_optimization.reduce_bucket_size. ema: whether the weights' average is kept."""
-    params, width = sum(size * count for size, count in parameter_sizes), dtype.itemsize
+    share, width = -(-sum(size * count for size, count in parameter_sizes) // ranks), dtype.itemsize
+    parameter_sizes = held(parameter_sizes, expert_sizes, expert_ranks)
+    params = sum(size * count for size, count in parameter_sizes)
     half = dtype != torch.float32
-    share, bucket = -(-params // ranks), given_bucket or reduce_bucket(params)
+    bucket = given_bucket or reduce_bucket(params)
     kept = 16 if ema else 12  # bytes for each value that a rank updates
     summed = 4 * bucket if half or stage == 0 else 0  # a bucket's float32 copy, in which ranks sum
 

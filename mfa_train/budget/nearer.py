@@ -97,7 +97,7 @@ def _difference(config: Config, key: str, value: int) -> float | None:
     """From the budget with that value; None where no shape meets the targets."""
     changed = replace(config, attention=config.attention | {key: value})
     try:
-        if config.match.by == "intermediate_size":  # which does not change the cache: half of the work tells it
+        if config.match.by != "num_attention_heads":  # which does not change the cache: half of the work tells it
             alone = replace(changed, match=replace(config.match, params=None, reference=None))
             if (difference := _of_cache(matched(alone)[1])) < -FAR:
                 return difference

@@ -21,6 +21,7 @@ from mfa_train.budget.length import length_of
 from mfa_train.budget.peak import peak_flops
 from mfa_train.budget.shape import measure
 from mfa_train.budget.step_time import Devices, time_of
+from mfa_train.budget.units import together
 from mfa_train.config import Config
 from mfa_train.errors import ConfigError
 from mfa_train.feed_forward import feed_forward_config
@@ -82,6 +83,8 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
         "params": {
             "total": shape.params,
             "active": shape.active_params,
+            "active_without_input_embedding": shape.multiplied_params,
+            "experts": sum(size * number for size, number in shape.expert_sizes),
             "non_embedding": shape.params - shape.embedding_params,
             "attention_per_layer": shape.attention_params_per_layer,
             "ffn_per_layer": shape.ffn_params_per_layer,
@@ -99,6 +102,7 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
             "train_per_token": train_per_token,
             "train_total": train_per_token * length["tokens"],
             "decode_attention_per_token": shape.decode_attention_flops(context, config.plan.decode_counting),
+            "feed_forward_per_token": shape.ffn_flops,
             "decode_linear_per_token": shape.decode_linear_flops(),
             "decode_rest_per_token": shape.ffn_flops + shape.head_flops,
         },
@@ -108,7 +112,12 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
         "data": data,
         "disk": disk_of(config, shape.params, dtype, time["step_seconds"]),
         "model": {key: getattr(config.model, key) for key in MODEL_KEYS}
-        | {key: value for key, value in config.attention.items() if type(value) is int},
+        | {
+            key: value
+            for keys in (config.attention, config.model.feed_forward)
+            for key, value in keys.items()
+            if type(value) is int
+        },
         "match": match,
         "notes": [*shape.attention.notes(), *notes_of(data), *_notes_of_time(time, config, count)],
     }
@@ -116,7 +125,8 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
 
 def _notes_of_time(time: dict, config: Config, ranks: int) -> list[str]:
     """Of what is not in the step's time, and of what is most of it."""
-    if time["communication_seconds"] is None and time["computing_seconds"] is not None:
+    sending = together(time["communication_seconds"], time["expert_seconds"])
+    if sending is None and time["computing_seconds"] is not None:
         return ["what the ranks send each other is not in the step's time: the speed of their links is not known"]
     waiting, step = time["waiting_seconds"], time["step_seconds"]
     if waiting and step and waiting > MUCH_WAITING * step:
@@ -124,6 +134,8 @@ def _notes_of_time(time: dict, config: Config, ranks: int) -> list[str]:
         fewer = "a larger training.batch_size, or fewer devices"
         if config.zero == 2 and several_passes:
             fewer = "zero=1, which sums gradients once a step, or a larger training.micro_batch_size"
+        if (time["expert_seconds"] or 0.0) > waiting / 2:
+            fewer = "fewer parallel.experts, or those of one node"
         return [f"{waiting / step:.0%} of a step goes into what ranks send each other: {fewer} would leave less"]
     return []
 

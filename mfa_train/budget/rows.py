@@ -23,12 +23,15 @@ def match(plans: Sequence[dict]) -> list[Row]:
 
 def model(plans: Sequence[dict]) -> list[Row]:
     shapes = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    params = ["total", "non_embedding", "attention_per_layer", "ffn_per_layer"]
+    of_experts: list[str] = []
+    if any("n_routed_experts" in plan["model"] for plan in plans):
+        of_experts = ["n_routed_experts", "num_experts_per_tok", "n_shared_experts", "moe_intermediate_size"]
+        params[1:1] = ["active", "active_without_input_embedding"]
     return [
         *((key, [f"{plan['model'][key]:,}" for plan in plans]) for key in shapes),
-        *(
-            (f"parameters, {key.replace('_', ' ')}", [count(plan["params"][key]) for plan in plans])
-            for key in ("total", "non_embedding", "attention_per_layer", "ffn_per_layer")
-        ),
+        *((key, [_known(plan["model"].get(key)) for plan in plans]) for key in of_experts),
+        *((f"parameters, {key.replace('_', ' ')}", [count(plan["params"][key]) for plan in plans]) for key in params),
     ]
 
 
@@ -145,8 +148,14 @@ def time(plans: Sequence[dict]) -> list[Row]:
         found += [
             _row("sent by each device in a step", times, "communication_bytes", size_of),
             _row("step, sending", times, "communication_seconds", duration),
-            _row("  of it not beside computing", times, "waiting_seconds", duration),
         ]
+    if any(one["expert_bytes_per_token"] for one in times):
+        found += [
+            _row("sent to other ranks' experts, per token", times, "expert_bytes_per_token", size_of),
+            _row("step, sending to experts", times, "expert_seconds", duration),
+        ]
+    if any(one["communication_bytes"] for one in times):
+        found.append(_row("  of it not beside computing", times, "waiting_seconds", duration))
     found += [
         _row("step", times, "step_seconds", duration),
         _row("run", times, "run_seconds", duration),
@@ -163,6 +172,10 @@ def _row(name: str, parts: Sequence[dict], key: str, told: Callable) -> Row:
 
 def _whole(number: int) -> str:
     return f"{number:,}"
+
+
+def _known(number: int | None) -> str:
+    return UNKNOWN if number is None else f"{number:,}"
 
 
 def _rate(rate: float) -> str:

@@ -22,6 +22,7 @@ from mfa_train.config import ModelConfig
 from mfa_train.config.budget_schema import entry_bytes
 from mfa_train.errors import ConfigError
 from mfa_train.feed_forward import layers_by_kind
+from mfa_train.feed_forward.names import STACKED
 from mfa_train.model.decoder import DecoderLayer, LanguageModel
 
 Found = TypeVar("Found")
@@ -35,6 +36,8 @@ class Shape:
     active_params: int
     """That one token meets: of experts those that it goes to. All of them where there are none."""
     embedding_params: int
+    input_embedding_params: int
+    """Of a table that is not the head's too."""
     attention_params_per_layer: int
     ffn_params_per_layer: int
     """Of the last layer: of experts, all."""
@@ -55,6 +58,10 @@ class Shape:
     hidden_size: int
     parameter_sizes: tuple[tuple[int, int], ...]
     """(elements, how many of that size) of every parameter."""
+    expert_sizes: tuple[tuple[int, int], ...]
+    """Of them those that are a layer's experts, and that ranks may share out."""
+    values_to_experts: int
+    """That one token sends to experts, and that come back from them, all layers."""
 
     @functools.cached_property
     def decoding(self) -> "Decoding":
@@ -63,6 +70,11 @@ class Shape:
     @property
     def capacity(self) -> Capacity | None:
         return self.attention.capacity()
+
+    @property
+    def multiplied_params(self) -> int:
+        """That one token is multiplied with: `active_params` without an input embedding that is not the head too."""
+        return self.active_params - self.input_embedding_params
 
     def cache_bytes(self, cache_dtype: str) -> int:
         """Of one token in the cache."""
@@ -153,10 +165,12 @@ def measure(model: ModelConfig, attention: dict) -> Shape:
     around = _sizes(whole)
     for size in (size for layer in layers for size in _sizes(layer)):
         around.remove(size)
-    sizes = Counter(around)
+    sizes, expert_sizes = Counter(around), Counter[int]()
     for layer, times in zip(layers, kinds.values()):
-        for size in _sizes(layer):
-            sizes[size] += times
+        for name, parameter in layer.named_parameters():
+            sizes[parameter.numel()] += times
+            if STACKED.fullmatch(f"layer.{name}"):
+                expert_sizes[parameter.numel()] += times
     params = sum(size * times for size, times in sizes.items())
     ffn = sum(times * flops for times, flops in zip(kinds.values(), of_kinds))
     ffn_params = sum(times * sum(_sizes(layer.mlp)) for times, layer in zip(kinds.values(), layers))
@@ -165,6 +179,7 @@ def measure(model: ModelConfig, attention: dict) -> Shape:
         params=params,
         active_params=params - ffn_params + ffn // 2,  # a token is multiplied once with each weight that it meets
         embedding_params=sum(embeddings.values()),
+        input_embedding_params=whole.model.embed_tokens.weight.numel() if len(embeddings) > 1 else 0,
         attention_params_per_layer=sum(_sizes(layers[0].self_attn)),
         ffn_params_per_layer=sum(_sizes(layers[-1].mlp)),
         cache_values_per_layer=sum(part[0, 0].numel() for part in entry),
@@ -178,6 +193,9 @@ def measure(model: ModelConfig, attention: dict) -> Shape:
         rope=whole.model.rope,
         hidden_size=model.hidden_size,
         parameter_sizes=tuple(sizes.items()),
+        expert_sizes=tuple(expert_sizes.items()),
+        values_to_experts=model.hidden_size
+        * sum(times * layer.mlp.per_token for times, layer in zip(kinds.values(), layers)),
     )
 
 

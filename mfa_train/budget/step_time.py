@@ -5,7 +5,9 @@
                     no matrix product, but on a CPU the tiles' scores
     communication   the bytes of `communication` over the slowest link: after the computing, at stage 3 beside it
 
-A share that is typed or measured (plan.mfu) is of the whole step, with all three in it. Not counted: offloading's
+    experts         what tokens send to experts of other ranks (`exchange`), after the computing
+
+A share that is typed or measured (plan.mfu) is of the whole step, with all four in it. Not counted: offloading's
 transfers, loading, evaluation, saves.
 """
 
@@ -15,6 +17,7 @@ import torch
 
 from mfa_train.budget.communication import overlaps, ring_speed, traffic
 from mfa_train.budget.devices import PRECISIONS, Device
+from mfa_train.budget.exchange import expert_ranks, seconds, sent_per_token
 from mfa_train.budget.kernel import Kernel
 from mfa_train.budget.mfu import typed_or_measured
 from mfa_train.budget.shape import Shape
@@ -45,7 +48,7 @@ def time_of(config: Config, shape: Shape, devices: Devices) -> dict:
     )
     if typed:
         mfu, source = typed
-        parts |= dict.fromkeys(("computing_seconds", "recomputation_seconds", "waiting_seconds"))
+        parts |= dict.fromkeys(("computing_seconds", "recomputation_seconds", "waiting_seconds", "expert_seconds"))
         step = over(all_at_peak, mfu)
     else:
         source = "assumed"
@@ -86,11 +89,16 @@ def _parts(config: Config, shape: Shape, devices: Devices) -> dict:
     tiles = forward(0, scores) if devices.kernel.name == "tiled" else nothing  # which no policy sees into
     again = {"none": nothing, "selective": tiles, "full": layers}[training.activation_checkpointing]
     passes = training.batch_size // (training.micro_batch(devices.count) * devices.count)
-    sent = traffic(shape.parameter_sizes, devices.dtype, config.zero, devices.count, passes)
-    gbits = config.cluster.network_gbits
-    speed = ring_speed(devices.device, devices.nodes, devices.count // devices.nodes, gbits and gbits * 1e9 / 8)
+    among, per_node = expert_ranks(config), devices.count // devices.nodes
+    sent = traffic(shape.parameter_sizes, devices.dtype, config.zero, devices.count, passes, shape.expert_sizes, among)
+    network = config.cluster.network_gbits and config.cluster.network_gbits * 1e9 / 8
+    speed = ring_speed(devices.device, devices.nodes, per_node, network)
     moving = 0.0 if devices.count == 1 else over(sent, speed)
     beside = together(computing, again) if overlaps(config.zero) else 0.0
+    of_token = sent_per_token(
+        shape.values_to_experts, devices.dtype.itemsize, among, training.activation_checkpointing == "full"
+    )
+    exchange = seconds(of_token * tokens, among, devices.device, per_node, network)
     waiting = max(0.0, moving - beside) if moving is not None and beside is not None else None
     return {
         "computing_seconds": computing,
@@ -98,5 +106,8 @@ def _parts(config: Config, shape: Shape, devices: Devices) -> dict:
         "communication_bytes": sent,
         "ring_bytes_per_second": None if devices.count == 1 else speed,
         "communication_seconds": moving,
-        "waiting_seconds": waiting,
+        "waiting_seconds": together(waiting, exchange),
+        "expert_ranks": among,
+        "expert_bytes_per_token": of_token,
+        "expert_seconds": exchange,
     }

@@ -97,16 +97,21 @@ def plausible(checkpoint: Path) -> bool:
 
 
 def prune(checkpoints: Path, keep_last: int, keep_every: int | None, at_steps: Sequence[int] = ()) -> None:
-    """Removes all but the `keep_last` newest whole ones, those of steps that are multiples of `keep_every`, and those
-    `at_steps`. One that is damaged pushes none out. Raises OSError."""
-    whole = [checkpoint for checkpoint in newest_first(checkpoints) if plausible(checkpoint)]
-    oldest = step_of(whole[:keep_last][-1]) if len(whole) >= keep_last else 0
-    for checkpoint in newest_first(checkpoints):
-        step = step_of(checkpoint)
-        if step >= oldest:
-            continue
-        if (not keep_every or step % keep_every) and step not in at_steps:
-            remove(checkpoint)
+    """Removes those that are `outdated`. One that is damaged pushes none out. Raises OSError."""
+    there = newest_first(checkpoints)
+    whole = [step_of(checkpoint) for checkpoint in there if plausible(checkpoint)]
+    for step in outdated(map(step_of, there), whole, keep_last, keep_every, at_steps):
+        remove(folder_of(checkpoints, step))
+
+
+def outdated(
+    steps: Iterable[int], whole: Iterable[int], keep_last: int, keep_every: int | None, at_steps: Sequence[int]
+) -> list[int]:
+    """Of `steps` all but the `keep_last` newest `whole` ones, what is newer than these, multiples of `keep_every`, and
+    `at_steps`."""
+    newest = sorted(whole, reverse=True)[:keep_last]
+    oldest = newest[-1] if len(newest) == keep_last else 0
+    return [step for step in steps if step < oldest and (not keep_every or step % keep_every) and step not in at_steps]
 
 
 def remove(checkpoint: Path) -> None:

@@ -13,7 +13,7 @@ What is typed goes through these files, and each may refuse it (ConfigError, one
     run_config.py    a run's config.yaml, written and read again; yaml_file.py reads and writes YAML
 """
 
-from mfa_train.config.budget_schema import PlanConfig
+from mfa_train.config.budget_schema import MatchConfig, PlanConfig
 from mfa_train.config.choices import choices_of, of_other_choices
 from mfa_train.config.compose import default_attention, default_feed_forward, differences, load
 from mfa_train.config.data_schema import DataConfig
@@ -45,6 +45,7 @@ __all__ = [
     "GuardConfig",
     "InitializationConfig",
     "LadderConfig",
+    "MatchConfig",
     "Member",
     "ModelConfig",
     "PlanConfig",

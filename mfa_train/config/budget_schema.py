@@ -10,6 +10,7 @@ from mfa_train.errors import ConfigError
 
 CACHE_BYTES = {"bf16": 2, "fp8": 1, "fp32": 4}
 """Of one value in the KV cache, by plan.cache_dtype."""
+BY = ("intermediate_size", "num_attention_heads", "moe_intermediate_size", "n_routed_experts")
 SCALE_BYTES = {"bf16": 0, "fp8": 1, "fp32": 0}
 """Of what stands beside each tensor of a token's entry: in fp8 its scale, a power of two."""
 
@@ -30,9 +31,12 @@ class MatchConfig:
     reference: str | None
     """The attention whose parameters, in a model of this size, are the target."""
     by: str
-    """intermediate_size | num_attention_heads: the key that makes the parameters equal."""
+    """intermediate_size | num_attention_heads | moe_intermediate_size | n_routed_experts: the key that makes the
+    parameters equal."""
+    counted: str
+    """total | active: which parameters are equal, all or those that a token meets."""
     multiple_of: int
-    """Of intermediate_size."""
+    """Of intermediate_size and moe_intermediate_size."""
     mha: str
     """reference | head_dim | num_attention_heads: what MHA gives up for the cache's budget."""
 
@@ -48,7 +52,8 @@ class MatchConfig:
             raise ConfigError(
                 f"match.params={self.params:g} and match.reference={self.reference} are two targets: type one of them"
             )
-        require_choice("match.by", self.by, ("intermediate_size", "num_attention_heads"))
+        require_choice("match.by", self.by, BY)
+        require_choice("match.counted", self.counted, ("total", "active"))
         require_choice("match.mha", self.mha, ("reference", "head_dim", "num_attention_heads"))
         require_positive("match.multiple_of", self.multiple_of, 2**20)
         if self.mha == self.by == "num_attention_heads":

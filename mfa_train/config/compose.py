@@ -1,20 +1,16 @@
 """Hydra composes configs/ and what is typed into one tree; here it becomes, once, the plain objects of the schema."""
 
 import dataclasses
-import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from pathlib import PurePosixPath
+from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.file_config_source import FileConfigSource as HydrasFiles
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.global_hydra import GlobalHydra
-from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
+from mfa_train.config.composition import FileConfigSource, composed
 from mfa_train.config.hydra_errors import FORM, ComposeError, explained
+from mfa_train.config.launch_schema import SweepConfig
 from mfa_train.config.model_schema import ModelConfig
 from mfa_train.config.overrides import CONFIG_DIR, WORD, as_meant, holds_choice, key_of
 from mfa_train.config.schema import Config
@@ -35,29 +31,6 @@ OmegaConf.register_new_resolver(
 )
 
 
-class FileConfigSource(HydrasFiles):
-    """Hydra's, which opens what it finds with the checks of `read_yaml`. Of the same name, as Hydra wants it."""
-
-    opened: ClassVar[list[tuple[Path, bool]]] = []
-    """The files that were, and whether each sets keys of all groups."""
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        path = Path(self.path) / self._normalize_file_name(config_path)
-        tree = read_yaml(path)
-        with path.open(encoding="utf-8") as file:
-            header = self._get_header_dict(file.read(512))
-        self.opened.append((path, header.get("package") == "_global_"))
-        return ConfigResult(
-            config=OmegaConf.create(tree), path=f"file://{self.path}", provider=self.provider, header=header
-        )
-
-    def is_config(self, config_path: str) -> bool:
-        return os.path.exists(Path(self.path) / self._normalize_file_name(config_path))  # a folder of that name is told
-
-
-SourcesRegistry.instance().types["file"] = FileConfigSource
-
-
 def _tokenizer_name(tokenizer: str | None, vocab_size: int) -> str:
     """What the corpus's folder says of its tokens: the size of a vocabulary trained for it, or the tokenizer's file
     (`gpt2` of gpt2/tokenizer.json)."""
@@ -71,10 +44,7 @@ def load(overrides: Sequence[str]) -> Config:
     """Composes configs/train.yaml with `overrides` as train.py would. Raises ConfigError."""
     words = as_meant(overrides)
     try:
-        GlobalHydra.instance().clear()
-        FileConfigSource.opened.clear()
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            tree = compose("train", overrides=words)
+        tree = composed(words, CONFIG_DIR)
     except ComposeError as error:
         raise _with_place(explained(error), overrides) from error
     except (ValueError, TypeError, AttributeError, KeyError, AssertionError, RecursionError, OSError) as error:
@@ -96,9 +66,8 @@ def from_hydra(tree: DictConfig, words: Sequence[str] = ()) -> Config:
     for group in GLOBAL:
         if node.pop(group, None):
             raise ConfigError(_without_header(group, words))
-    if isinstance(node.get("sweep"), dict) and {field.name for field in dataclasses.fields(Config)} & set(
-        node["sweep"]
-    ):
+    ours, of_sweep = ({field.name for field in dataclasses.fields(one)} for one in (Config, SweepConfig))
+    if isinstance(node.get("sweep"), dict) and (ours - of_sweep) & set(node["sweep"]):
         raise ConfigError(_without_header("sweep", words))
     as_written = converted(Config, node | {"attention": _attention(node.get("attention"))}, unresolved=True)
     resolvable = OmegaConf.create(as_written)

@@ -16,6 +16,7 @@ BOOKKEEPING = (
     "checkpoint.",
     "cluster.",
     "evaluation.",
+    "profile.",
     "sample.",
     "sweep.",
     "tracking.",
@@ -24,6 +25,7 @@ BOOKKEEPING = (
 EXECUTION = (
     "zero",
     "offload",
+    "parallel.",
     "attention.kernel",
     "deepspeed.comms_logger",
     "deepspeed.memory_breakdown",

@@ -1,8 +1,14 @@
 """The part of the schema that is about surviving: what is kept on the way, and what a run does about bad numbers."""
 
+import re
 from dataclasses import dataclass
 
 from mfa_train.config.requirements import STEPS, require_choice, require_number, require_positive, require_whole
+from mfa_train.errors import ConfigError
+from mfa_train.words import brief
+
+UPLOAD = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?*#\[\]:]+(/[^\s?*#\[\]]*)?")
+"""A bucket and what is put in front of the names in it, without signs that would choose among several."""
 
 
 @dataclass
@@ -19,8 +25,13 @@ class CheckpointConfig:
     """Saved after these steps too, and these stay for good: what other runs branch off."""
     background: bool
     """Written while the steps go on, from a copy in host memory (12 bytes a parameter, shared by the ranks)."""
+    upload: str | None
+    """A URL below which each whole checkpoint, the final weights and the run's files are copied, as s3://BUCKET/PREFIX;
+    see `mfa_train.training.saving.uploads`."""
 
     def __post_init__(self):
+        if self.upload is not None and not UPLOAD.fullmatch(self.upload):
+            raise ConfigError(f"checkpoint.upload={brief(self.upload)}: expected a URL, as s3://BUCKET/PREFIX")
         for key in ("every_steps", "keep_every"):
             if getattr(self, key) is not None:
                 require_positive(f"checkpoint.{key}", getattr(self, key))

@@ -29,6 +29,7 @@ BEFORE: dict[str, Any] = {
     "attention.output_gate": "none",
     "model.initialization.draw": 1,
     "model.feed_forward.name": "dense",
+    "parallel.experts": 1,
     "training.ema": None,
     "data.files": [],
     "data.held_out_files": [],
@@ -52,6 +53,7 @@ BEFORE: dict[str, Any] = {
     "checkpoint.keep_every": None,
     "checkpoint.at_steps": [],
     "checkpoint.background": True,
+    "checkpoint.upload": None,
     "guard.nonfinite": "stop",
     "guard.spikes": "log",
     "guard.spike_factor": 6.0,
@@ -59,10 +61,14 @@ BEFORE: dict[str, Any] = {
     "guard.max_skips": 10,
     "guard.max_rollbacks": 3,
     "guard.hang_seconds": 1800.0,
+    "profile.step": None,
+    "profile.steps": 3,
+    "profile.ranks": [0],
     "match.kv_bytes_per_token": None,
     "match.params": None,
     "match.reference": None,
     "match.by": "intermediate_size",
+    "match.counted": "total",
     "match.multiple_of": 8,
     "match.mha": "reference",
     "plan.cache_dtype": "bf16",
@@ -108,7 +114,7 @@ DERIVED_BEFORE = {
 }
 
 
-OVER = ("optimizer", "checkpoint", "guard", "cluster", "sweep", "tracking", "sample", "cache", "evaluation")
+OVER = ("optimizer", "checkpoint", "guard", "profile", "cluster", "sweep", "tracking", "sample", "cache", "evaluation")
 """What is over when a run is read. Its values may be such as no start takes any more; the rest says what the weights
 are."""
 

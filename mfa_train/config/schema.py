@@ -14,7 +14,9 @@ from mfa_train.config.deepspeed_schema import require_deepspeed
 from mfa_train.config.evaluation_schema import EvaluationConfig
 from mfa_train.config.launch_schema import ClusterConfig, SweepConfig
 from mfa_train.config.model_schema import ModelConfig
+from mfa_train.config.parallel_schema import ParallelConfig
 from mfa_train.config.places import local
+from mfa_train.config.profile_schema import ProfileConfig
 from mfa_train.config.reliability_schema import CheckpointConfig, GuardConfig
 from mfa_train.config.requirements import (
     MOST_SEED,
@@ -115,12 +117,14 @@ class Config:
     """What waits in CPU memory: none | optimizer | parameters (optimizer state too; stage 3)."""
     deepspeed: dict[str, Any]
     """What goes into DeepSpeed's own JSON besides, in its words; see `mfa_train.config.deepspeed_schema`."""
+    parallel: ParallelConfig
     precision: str
     """Of weights, activations and gradients: auto (bf16 where the hardware multiplies it, else fp32) | bf16 | fp32.
     Master weights, moments and the loss are float32 always."""
     training: TrainingConfig
     checkpoint: CheckpointConfig
     guard: GuardConfig
+    profile: ProfileConfig
     match: MatchConfig
     plan: PlanConfig
     cluster: ClusterConfig

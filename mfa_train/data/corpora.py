@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mfa_train.config import Config, DataConfig
 from mfa_train.data.corpus import Corpus
@@ -12,30 +12,32 @@ from mfa_train.data.shards.cache import ShardCache, is_url
 from mfa_train.errors import ConfigError
 
 
-def prepare_all(data: DataConfig, say: Callable[[str], None] = print, check: bool = False) -> None:
+def prepare_all(data: DataConfig, say: Callable[[str], None] = print, check: bool = False) -> dict[str, dict]:
     """Makes the corpus in data.path where it isn't there yet; with `check` holds every file against its manifest, and
-    says what to type next. Corpora that only are read (data=prepared, data=mixture) are opened. Raises UserError."""
+    says what to type next. Corpora that only are read (data=prepared, data=mixture) are opened. Gives each one's
+    manifest, by name. Raises UserError."""
     if data.source in ("prepared", "mixture"):
-        for corpus in open_all(data, say, check).values():
+        corpora = open_all(data, say, check)
+        for corpus in corpora.values():
             if corpus.tokenizer.separator.in_texts:
                 say(f"warning: {corpus.path}: {corpus.tokenizer.separator.warning}")
             say(f"{corpus.path}: {corpus.train.num_tokens:,} tokens, a vocabulary of {corpus.vocab_size:,}")
-    elif is_url(data.path):
+        return {name: corpus.manifest for name, corpus in corpora.items()}
+    if is_url(data.path):
         raise ConfigError(
             f"data.path={data.path}: corpora are prepared on disk; prepare it in a folder, copy that there, and "
             "read it with data=prepared"
         )
-    else:
-        corpus = prepare(data, say, check)
-        if check:
-            say(
-                f"{corpus.path}: {corpus.train.num_tokens:,} tokens, a vocabulary of {corpus.vocab_size:,}; train on "
-                "it with"
-            )
-            say(
-                f"  python train.py data=prepared {_override('data.path', corpus.path)} "
-                f"data.vocab_size={corpus.vocab_size}"
-            )
+    corpus = prepare(data, say, check)
+    if check:
+        say(
+            f"{corpus.path}: {corpus.train.num_tokens:,} tokens, a vocabulary of {corpus.vocab_size:,}; train on "
+            "it with"
+        )
+        say(
+            f"  python train.py data=prepared {_override('data.path', corpus.path)} data.vocab_size={corpus.vocab_size}"
+        )
+    return {data.name: corpus.manifest}
 
 
 def _override(key: str, value: str) -> str:
@@ -47,9 +49,13 @@ def _override(key: str, value: str) -> str:
 
 
 def open_all(
-    data: DataConfig, say: Callable[[str], None] = lambda message: None, check: bool = False
+    data: DataConfig,
+    say: Callable[[str], None] = lambda message: None,
+    check: bool = False,
+    manifests: Mapping[str, dict] | None = None,
 ) -> dict[str, Corpus]:
-    """The corpora by name, in the order of the config: one, but for a mixture. Raises UserError."""
+    """The corpora by name, in the order of the config: one, but for a mixture. `manifests`: what `prepare_all` gave,
+    here or in another process; without it they are read. Raises UserError."""
     paths = {data.name: data.path}
     if data.source == "mixture":
         paths = data.corpora or {}
@@ -64,7 +70,7 @@ def open_all(
             raise ConfigError(f"{told}: expected the folder or URL of a prepared corpus")
         require_place(told, path)
     cache = ShardCache(data.cache_dir, data.cache_bytes, say)
-    return {name: Corpus(path, cache, check) for name, path in paths.items()}
+    return {name: Corpus(path, cache, check, (manifests or {}).get(name)) for name, path in paths.items()}
 
 
 def require_readable(config: Config, corpora: dict[str, Corpus]) -> None:

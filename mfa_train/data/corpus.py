@@ -21,14 +21,15 @@ from mfa_train.errors import ConfigError, DataError
 
 class Corpus:
     """The corpus at `path`, a folder or a URL; what lies behind URLs passes through `cache`. With `check` every file on
-    disk is read and held against the manifest's checksum now, instead of each shard when it is first read.
+    disk is read and held against the manifest's checksum now, instead of each shard when it is first read. `manifest`:
+    what another process has read of it just now, which need not be fetched again.
 
     Raises DataError where it is incomplete or damaged.
     """
 
-    def __init__(self, path: Path | str, cache: ShardCache, check: bool = False):
+    def __init__(self, path: Path | str, cache: ShardCache, check: bool = False, manifest: dict | None = None):
         self.path = str(path)
-        self.manifest = read_manifest(self.path, cache)
+        self.manifest = read_manifest(self.path, cache) if manifest is None else manifest
         self.store = ShardStore(self.path, cache)
         name, sha256 = self.manifest["tokenizer_file"], self.manifest["tokenizer_sha256"]
         if is_url(self.path):
@@ -74,7 +75,8 @@ class Corpus:
     def _vouch_for_all(self) -> None:
         paths = {}
         for entry in (entry for split in SPLITS for entry in self.entries(split)):
-            for suffix, sha256 in entry["sha256"].items():
+            parts = {"parts": entry["parts"]["sha256"]} if "parts" in entry else {}
+            for suffix, sha256 in (entry["sha256"] | parts).items():
                 location = self.store.location(Shard.of(entry), f".{suffix}")
                 if sha256 is not None and not is_url(location):
                     paths[Path(location)] = sha256

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from mfa_train.data import fields
 from mfa_train.data.shards.cache import ShardCache, is_url
 from mfa_train.data.shards.megatron_form import DTYPES
+from mfa_train.data.shards.parts import LEAST_BYTES
 from mfa_train.data.tokenizer import FILES
 from mfa_train.errors import DataError
 
@@ -101,6 +102,19 @@ def require_shard(split: str, entry: dict, path: str, elsewhere: bool) -> None:
             raise ValueError(f"{field}: sha256 of {fields.shown(suffix)}, expected bin and idx")
         if value is not None:
             fields.sha256(f"{field}: sha256 of {suffix}", value)
+    if "parts" in entry:
+        _require_parts(f"{field}: parts", entry)
+
+
+def _require_parts(field: str, entry: dict) -> None:
+    parts = fields.mapping(field, entry["parts"])
+    if unknown := sorted(set(parts) - {"bytes", "sha256"}):
+        raise ValueError(f"{field} has {fields.shown(unknown[0])}, expected bytes and sha256")
+    if fields.count(f"{field}: bytes", fields.of(field, parts, "bytes"), LEAST_BYTES) % LEAST_BYTES:
+        raise ValueError(f"{field}: bytes is {parts['bytes']}, expected a multiple of {LEAST_BYTES}")
+    fields.sha256(f"{field}: sha256", fields.of(field, parts, "sha256"))
+    if entry.get("first_token"):
+        raise ValueError(f"{field}: of a shard that begins at token {entry['first_token']}, expected none")
 
 
 def _require_place(field: str, name: str, path: str, elsewhere: bool) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mfa_train.config import choices_of, of_other_choices, typed, written
 from mfa_train.errors import ConfigError, did_you_mean
 from mfa_train.feed_forward.base import FeedForward, FeedForwardConfig, Routed
+from mfa_train.parallel.groups import ALONE, ExpertGroup
 
 if TYPE_CHECKING:
     from mfa_train.config import ModelConfig
@@ -53,10 +54,11 @@ def feed_forward_config(node: Mapping[str, Any]) -> FeedForwardConfig:
     return typed(schema, node, "model.feed_forward")
 
 
-def feed_forward_of(model: "ModelConfig", layer: int) -> FeedForward:
-    """What stands in the `layer` (from 0) of a model. Raises ConfigError."""
+def feed_forward_of(model: "ModelConfig", layer: int, group: ExpertGroup = ALONE) -> FeedForward:
+    """What stands in the `layer` (from 0) of a model, where the ranks of `group` share experts out. Raises
+    ConfigError."""
     config = feed_forward_config(model.feed_forward)
-    return feed_forward_class(config.in_layer(layer)).of(model.hidden_size, model.intermediate_size, config)
+    return feed_forward_class(config.in_layer(layer)).of(model.hidden_size, model.intermediate_size, config, group)
 
 
 def layers_by_kind(model: "ModelConfig") -> dict[int, int]:

@@ -45,11 +45,25 @@ def move_bias(bias: Tensor, load: Tensor, speed: float) -> None:
     bias.add_(torch.sign(load.mean() - load).to(bias.dtype), alpha=speed)
 
 
+def capacity(choices: int, count: int, factor: float) -> int:
+    """Of a sequence's `choices` the most that one of `count` experts takes: `factor` times its equal share."""
+    return -int(-factor * choices // count)
+
+
+def dropped(load: Tensor, choices: int, factor: float | None) -> Tensor:
+    """The share of all choices that is beyond the experts' capacity, (), float32. `load` (batch, experts), of as many
+    `choices` in each sequence."""
+    if factor is None:
+        return torch.zeros((), device=load.device)
+    beyond = (load - capacity(choices, load.shape[1], factor)).clamp(min=0)
+    return beyond.sum() / (len(load) * choices)
+
+
 def within_capacity(experts: Tensor, count: int, factor: float) -> Tensor:
     """Which choices an expert takes, (batch, tokens, choices): of each sequence the first `factor` times its equal
     share, in the order of the tokens."""
     batch, tokens, choices = experts.shape
-    most = -int(-factor * tokens * choices // count)
+    most = capacity(tokens * choices, count, factor)
     one_hot = torch.nn.functional.one_hot(experts.flatten(1), count)
     before = one_hot.cumsum(dim=1).gather(-1, experts.flatten(1).unsqueeze(-1)).squeeze(-1) - 1
     return (before < most).view(batch, tokens, choices)

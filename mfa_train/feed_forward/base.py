@@ -13,11 +13,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from mfa_train.parallel.groups import ALONE, ExpertGroup
+
 Routed = tuple[Tensor, ...]
-"""Of one layer's pass: (loss, load, entropy).
+"""Of one layer's pass: (loss, load, told).
 
 loss: what is added to the model's, in nats, float32, (). load: tokens that each expert was given, (experts,), whole
-numbers. entropy: of the router's probabilities, the mean over tokens in nats, float32, ().
+numbers. told: of the router's probabilities the entropy, the mean over tokens in nats, and the share of the tokens'
+choices that were dropped, float32, (2,).
 """
 
 
@@ -36,11 +39,14 @@ class FeedForward(nn.Module, ABC):
     """`Config` is the dataclass of the config node `model.feed_forward` where this kind is chosen."""
 
     Config: ClassVar[type[FeedForwardConfig]]
+    per_token: int = 0
+    """To how many experts, that may be another rank's, a token is sent."""
 
     @classmethod
     @abstractmethod
-    def of(cls, hidden_size: int, intermediate_size: int, config: Any) -> "FeedForward":
-        """One layer's. `intermediate_size`: the model's, of dense layers; `config`: the chosen kind's."""
+    def of(cls, hidden_size: int, intermediate_size: int, config: Any, group: ExpertGroup = ALONE) -> "FeedForward":
+        """One layer's. `intermediate_size`: the model's, of dense layers; `config`: the chosen kind's; `group`: with
+        which ranks this one shares experts out."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Routed]:

@@ -98,11 +98,8 @@ def grouped(x: Tensor, weights: Tensor, load: Tensor) -> Tensor:
 
 
 def rows_by_expert(load: Tensor, rows: int) -> list[int]:
-    """How many rows each expert has; without values, on the meta device, equally many."""
-    if not load.is_meta:
-        return load.tolist()
-    each, more = divmod(rows, len(load))
-    return [each + (expert < more) for expert in range(len(load))]
+    """How many rows each expert has; without values, on the meta device, the first has all: as much is multiplied."""
+    return [rows] if load.is_meta else load.tolist()
 
 
 class Looped(torch.autograd.Function):

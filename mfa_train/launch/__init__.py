@@ -9,4 +9,5 @@ requeue.py                    when SLURM queues a job again
 rank.py output.py             one rank, and where its words go
 environment.py lines.py family.py ports.py   what ranks are started with
 status.py                     how the runs stand
+profile.py                    `mfa-train profile`: a trace of a running run's steps
 """

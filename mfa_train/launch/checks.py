@@ -100,6 +100,10 @@ class Checks:
         if opened is not None:
             with found.asking():
                 _require_startable(config, opened, comes_later)
+        if config.checkpoint.upload is not None:
+            found.later.append(f"{config.checkpoint.upload} is written to as a trial when the run starts")
+            with found.asking(unless_refused=True):
+                _require_place_in_storage(config)
         with found.asking(unless_refused=True):
             _require_source(config, opened)
         with found.asking():
@@ -231,8 +235,24 @@ def _require_startable(config: Config, corpora: dict, comes_later: bool) -> None
 
     config, cluster = matched(config)[0], config.cluster
     batches, _ = read_order(config, corpora, Share(0, cluster.world_size, cluster.devices_per_node))
-    if not comes_later:
+    if not comes_later and not _comes_from_storage(config):
         find_resume_point(config, config.run_dir, batches.identity(), lambda _: None, vouch=manifest_of)
+
+
+def _comes_from_storage(config: Config) -> bool:
+    """Whether the run may go on from a checkpoint that is fetched when it starts."""
+    from mfa_train.checkpoints.folders import newest_first
+
+    asked = config.checkpoint.upload is not None and config.resume == "must"
+    return asked and not newest_first(config.run_dir / "checkpoints")
+
+
+def _require_place_in_storage(config: Config) -> None:
+    """With resume=never: the job, which goes on by itself, would go on from an older run's checkpoints there."""
+    if config.resume == "never":
+        from mfa_train.training.resuming.from_storage import require_nothing_there, stored_run
+
+        require_nothing_there(stored_run(config))
 
 
 def _require_source(config: Config, corpora: dict[str, Corpus] | None) -> None:

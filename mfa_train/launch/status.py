@@ -95,6 +95,11 @@ def table(found: list[Status]) -> str:
     return "\n".join(lines + [f"{printable(one.name)}: {printable(one.why)}" for one in found if one.why])
 
 
+def state_of(folder: Path) -> str:
+    """The state of the run in `folder`, as `status` tells it. Raises OSError."""
+    return _state(folder, _read(folder / LAUNCH / SUBMITTED))
+
+
 def _folders(place: AnyPath) -> list[AnyPath]:
     """What may hold a run, by name: the folders in it; of an archive also the run that was named. Raises OSError."""
     if isinstance(place, Archived):

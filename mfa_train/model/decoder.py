@@ -17,18 +17,19 @@ from mfa_train.config import ModelConfig
 from mfa_train.feed_forward import Routed, feed_forward_of
 from mfa_train.model.loss import LanguageModelHead
 from mfa_train.model.recompute import keeping
+from mfa_train.parallel.groups import ALONE, ExpertGroup
 
 
 class DecoderLayer(nn.Module):
     """Attention and feed-forward, each of the normed stream and added to it."""
 
-    def __init__(self, config: ModelConfig, attention: AttentionConfig, layer: int):
+    def __init__(self, config: ModelConfig, attention: AttentionConfig, layer: int, group: ExpertGroup = ALONE):
         super().__init__()
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         variant = attention_class(attention.name)
         self.self_attn = variant(config.hidden_size, attention)  # type: ignore[call-arg]  # a variant knows its widths
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = feed_forward_of(config, layer)
+        self.mlp = feed_forward_of(config, layer, group)
 
     def forward(
         self, x: Tensor, positions: Positions, cache: LayerCache | None = None, documents: Documents | None = None
@@ -45,12 +46,14 @@ class Decoder(nn.Module):
 
     routed: tuple[Tensor, Tensor, int] | None = None
     """Of the passes in training since it was taken, where there are experts: the tokens that each was given (layers,
-    experts), the sum over passes of the routers' entropy (layers,) in nats, and the passes."""
+    experts), the sum over passes of what else was told (layers, 2), and the passes."""
 
-    def __init__(self, config: ModelConfig, attention: AttentionConfig, layers: Iterable[int]):
+    def __init__(
+        self, config: ModelConfig, attention: AttentionConfig, layers: Iterable[int], group: ExpertGroup = ALONE
+    ):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, attention, layer) for layer in layers)
+        self.layers = nn.ModuleList(DecoderLayer(config, attention, layer, group) for layer in layers)
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rope = attention_class(attention.name).make_rope(attention)
         self.activation_checkpointing = "none"
@@ -80,14 +83,15 @@ class Decoder(nn.Module):
         return self.norm(x), self._loss_of(of_layers) if of_layers and self.training else None
 
     def _loss_of(self, of_layers: list[Routed]) -> Tensor:
-        losses, loads, entropies = map(torch.stack, zip(*of_layers))
-        load, entropy, passes = self.routed or (torch.zeros_like(loads), torch.zeros_like(entropies), 0)
-        self.routed = load + loads, entropy + entropies, passes + 1
+        losses, loads, of_pass = map(torch.stack, zip(*of_layers))
+        load, told, passes = self.routed or (torch.zeros_like(loads), torch.zeros_like(of_pass), 0)
+        self.routed = load + loads, told + of_pass, passes + 1
         return losses.sum()
 
 
 class LanguageModel(nn.Module):
-    """A language model: the decoder with its head. `layers`: which of the config's, where not all are wanted."""
+    """A language model: the decoder with its head. `layers`: which of the config's, where not all are wanted; `group`:
+    the ranks that share experts out."""
 
     def __init__(
         self,
@@ -95,9 +99,10 @@ class LanguageModel(nn.Module):
         attention: AttentionConfig,
         z_loss: float = 0.0,
         layers: Iterable[int] | None = None,
+        group: ExpertGroup = ALONE,
     ):
         super().__init__()
-        self.model = Decoder(config, attention, range(config.num_hidden_layers) if layers is None else layers)
+        self.model = Decoder(config, attention, range(config.num_hidden_layers) if layers is None else layers, group)
         self.lm_head = LanguageModelHead(config.hidden_size, config.vocab_size, z_loss)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight

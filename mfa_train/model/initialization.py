@@ -29,6 +29,7 @@ from torch.overrides import TorchFunctionMode
 
 from mfa_train.attention import Attention
 from mfa_train.config import InitializationConfig
+from mfa_train.parallel.parameters import first_value, whole_shape
 
 Gather = Callable[[Tensor], AbstractContextManager]
 BLOCK = 2**16
@@ -42,10 +43,7 @@ class InitialValues:
     def __init__(self, model: nn.Module, config: InitializationConfig, seed: int, num_layers: int):
         self.config, self.seed, self.num_layers = config, seed, num_layers
         self.uniform_bounds = _uniform_bounds(model)
-        self.shapes = {
-            name: tuple(getattr(parameter, "ds_shape", parameter.shape))  # of one that ZeRO 3 has shared out
-            for name, parameter in model.named_parameters()
-        }
+        self.shapes = {name: whole_shape(parameter) for name, parameter in model.named_parameters()}
 
     def read(self, name: str, start: int, out: Tensor) -> None:
         """Fills `out` (values,), on any device, with the values of the parameter `name` from `start` on. A vector is
@@ -93,18 +91,22 @@ def initialize(
     num_layers: int,
     gather: Gather = lambda parameter: nullcontext(),
 ) -> None:
-    """Fills every matrix of `model`, whole. `gather` makes a sharded parameter whole while it is written."""
+    """Fills every matrix of `model`, whole; of experts that ranks share out what it has. `gather` makes a sharded
+    parameter whole while it is written."""
     uniform_bounds, by_stretches = _uniform_bounds(model), InitialValues(model, config, seed, num_layers)
     for name, parameter in model.named_parameters():
         with gather(parameter):
             if parameter.ndim < 2:
                 continue
-            values = torch.empty(parameter.shape, dtype=torch.float32)
+            first = first_value(parameter)
             if config.draw == 1:
+                whole = torch.empty(whole_shape(parameter), dtype=torch.float32)
                 generator = torch.Generator().manual_seed(_seed_of(f"{seed}/{name}"))
-                _draw(values, generator, name, config, num_layers, uniform_bounds)
+                _draw(whole, generator, name, config, num_layers, uniform_bounds)
+                values = whole.view(-1)[first : first + parameter.numel()].view(parameter.shape)
             else:
-                by_stretches.read(name, 0, values.view(-1))
+                values = torch.empty(parameter.shape, dtype=torch.float32)
+                by_stretches.read(name, first, values.view(-1))
             parameter.copy_(values)
 
 

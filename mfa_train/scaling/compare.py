@@ -16,6 +16,7 @@ from mfa_train.scaling.report.thinning import ROWS, evenly, few_notices
 from mfa_train.scaling.study.data_orders import why_no_pairs
 from mfa_train.scaling.study.drawn import NOT_DRAWN
 from mfa_train.scaling.study.gather import PARAMETERS, Study
+from mfa_train.scaling.study.mixtures import COUNTED, is_mixture
 from mfa_train.scaling.study.plain_files import shown
 from mfa_train.scaling.study.runs import BOUNDS, Run
 from mfa_train.scaling.study.size_names import size_names
@@ -168,10 +169,11 @@ def _of_fits(fits: dict[str, VariantFit]) -> list[str]:
 
 def _conventions(study: Study) -> dict:
     from_points = all(not run.config for run in study.used)
+    of_mixtures = f", {COUNTED}" if any(map(is_mixture, study.used)) else ""
     return {
         "estimator": ESTIMATOR,
         "loss": f"held out, {study.loss_unit}" if not from_points else "as given",
-        "parameters": "as given" if from_points else PARAMETERS[study.parameters],
+        "parameters": "as given" if from_points else PARAMETERS[study.parameters] + of_mixtures,
         "compute": ACCOUNTINGS,
         "flops": "as given, where given; tokens that are not given are C / 6N"
         if from_points
@@ -248,13 +250,18 @@ def _run(run: Run, residual: float | None) -> dict:
         "shape",
     )
     trace = defaultdict(lambda: None, run.trace)
-    return {key: getattr(run, key) for key in keys} | {
-        "residual": residual,
-        "config_sha256": trace["config_sha256"],
-        "data": trace["data"],
-        "code_commit": trace["code_commit"],
-        "versions": trace["versions"],
-    }
+    of_mixture = {"total_params": run.total_params} if is_mixture(run) else {}
+    return (
+        {key: getattr(run, key) for key in keys}
+        | of_mixture
+        | {
+            "residual": residual,
+            "config_sha256": trace["config_sha256"],
+            "data": trace["data"],
+            "code_commit": trace["code_commit"],
+            "versions": trace["versions"],
+        }
+    )
 
 
 def _versions() -> dict[str, str]:

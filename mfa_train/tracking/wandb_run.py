@@ -16,6 +16,7 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 from mfa_train.config import TrackingConfig, hidden
+from mfa_train.tracking.heat_maps import with_heat_maps
 from mfa_train.tracking.terminal import say
 
 INIT_TIMEOUT_SECONDS = 30
@@ -112,7 +113,7 @@ class WandbRun:
         if self.run is None or record["step"] <= self.logged_to:
             return
         try:
-            self.run.log(record, step=record["step"])
+            self.run.log(with_heat_maps(record), step=record["step"])
         except Exception as error:
             self._give_up(error)
 

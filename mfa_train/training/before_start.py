@@ -12,12 +12,14 @@ from mfa_train.budget.devices import Device, planned_device, resolve_precision
 from mfa_train.budget.plan import ACTIVATIONS, make_plan, require_fit
 from mfa_train.config import Config
 from mfa_train.config.budget_schema import entry_bytes
+from mfa_train.config.profile_schema import FIRST, require_ranks
 from mfa_train.data.corpora import require_readable
 from mfa_train.data.corpus import Corpus
 from mfa_train.data.reading.batches import Batches, Share
 from mfa_train.data.reading.held_out import HeldOut
 from mfa_train.errors import ConfigError
 from mfa_train.evaluation.installed import require_lm_eval
+from mfa_train.parallel.requirements import require_parallel
 from mfa_train.training.steps.deepspeed_node import require_known
 from mfa_train.training.steps.schedule import check_schedule
 
@@ -50,9 +52,12 @@ def checks_before_plan(config: Config, device: Device | None = None, world_size:
     """Of `checked_plan`, those that need no plan. Each raises ConfigError."""
     return [
         lambda: _require_batch(config, world_size or config.cluster.world_size),
+        lambda: require_parallel(config, world_size or config.cluster.world_size),
         lambda: require_known(config),
         lambda: check_schedule(config.schedule, config.training.total_steps),
+        lambda: _require_upload(config),
         lambda: _require_kernel(config, _dtype(config, device)),
+        lambda: _require_profile(config, world_size or config.cluster.world_size),
     ]
 
 
@@ -98,12 +103,28 @@ def _require_batch(config: Config, world_size: int) -> None:
     config.training.micro_batch(world_size)  # which raises
 
 
+def _require_upload(config: Config) -> None:
+    if config.checkpoint.upload is not None:
+        from mfa_train.checkpoints.object_storage import require_known
+
+        require_known(config.checkpoint.upload)
+
+
 def _require_kernel(config: Config, dtype: torch.dtype) -> None:
     if dtype == torch.float32 and config.attention["kernel"] in ("flash", "tiled"):
         raise ConfigError(
             f"attention.kernel={config.attention['kernel']} works in 16 bit alone, and precision="
             f"{config.precision} is fp32 here: type precision=bf16, or attention.kernel=auto"
         )
+
+
+def _require_profile(config: Config, world_size: int) -> None:
+    step, steps = config.profile.step, config.training.total_steps
+    if step is None:
+        return
+    require_ranks("profile.ranks", config.profile.ranks, world_size)
+    if step > steps:
+        raise ConfigError(f"profile.step={step}: the run ends after step {steps}: type one from {FIRST} to it, or null")
 
 
 def _require_sample(config: Config, plan: dict, dtype: torch.dtype) -> None:

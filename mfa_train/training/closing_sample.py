@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mfa_train.attention.cache import DecodeCache
 from mfa_train.attention.cache_types import cache_dtype, held_in
@@ -20,6 +21,7 @@ from mfa_train.data.tokenizer.growing_text import GrowingText
 from mfa_train.errors import ConfigError, UserError
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.generation import decode
+from mfa_train.training.processes.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,12 @@ def make_samples(
     num_samples: int = 1,
     stop: Sequence[str] = (),
     on_token: Callable[[list[GrowingText]], None] = lambda texts: None,
+    agree: Callable[[Tensor], Any] = lambda tokens: None,
 ) -> Samples:
     """Each of `prompts`, as the start of a document, and what the model makes of it, `num_samples` times, all decoded
     in one batch. A text ends with its document, before one of the texts `stop`, or after sample.max_new_tokens.
-    `on_token` is called before the first step, after every one, and once nothing follows.
+    `on_token` is called before the first step, after every one, and once nothing follows; `agree` with each step's
+    tokens before they count: where several ranks decode one text together, all must take the same.
 
     Ids that are no token of the tokenizer (a model's vocabulary may be larger) are never drawn. Raises ConfigError for
     a prompt that is no text, more of them than the memory holds and a cache.dtype that the device cannot hold,
@@ -100,6 +104,7 @@ def make_samples(
         ended=ended,
         cache=cache,
     ):
+        agree(tokens)
         first = first or time.perf_counter() - begin
         for row, token in enumerate(tokens.tolist()):
             if not texts[row].ended:
@@ -113,12 +118,15 @@ def make_samples(
     return Samples(texts, seconds, first, cache)
 
 
-def closing_sample(config: Config, model: LanguageModel, tokenizer: Tokenizer, device: torch.device) -> str:
-    """A sample as a paragraph, where a run closes and asks for one; the run is whole without it."""
+def closing_sample(config: Config, model: LanguageModel, tokenizer: Tokenizer, ranks: Ranks) -> str:
+    """A sample as a paragraph, where a run closes and asks for one; the run is whole without it. All ranks decode it,
+    in equally many passes: these may be collectives."""
     if not config.sample.max_new_tokens:
         return ""
     try:
-        text = make_samples(config, model, tokenizer, device, [config.sample.prompt]).texts[0].text
+        prompts = [config.sample.prompt]
+        samples = make_samples(config, model, tokenizer, ranks.device, prompts, agree=ranks.as_on_rank_zero)
+        text = samples.texts[0].text
     except UserError as error:
         text = f"(none: {error})"
     return f"A sample:\n\n{text}\n\n"

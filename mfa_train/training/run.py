@@ -6,7 +6,7 @@
 3. Build: model, optimizer and DeepSpeed engine; the run folder is made, or made ready to go on from the newest whole
    checkpoint, which is read into the engine.
 4. Steps, with an evaluation and a checkpoint every so often; every record goes to metrics.jsonl, the terminal and W&B.
-5. Close: final weights, summary, closing table and a sample of text.
+5. Close: final weights, summary, closing table and a sample of text; what is being uploaded is waited for.
 """
 
 import os
@@ -30,6 +30,7 @@ from mfa_train.training.processes.ranks import join, local_rank, local_world_siz
 from mfa_train.training.processes.signals import StopSignals
 from mfa_train.training.processes.watchdog import Watchdog
 from mfa_train.training.resuming.build import build_to_resume, restored
+from mfa_train.training.resuming.from_storage import fetch_what_is_newer, open_storage
 from mfa_train.training.resuming.roll_back import roll_back
 from mfa_train.training.run_data import open_run_data
 from mfa_train.training.run_folder.closing import (
@@ -44,10 +45,12 @@ from mfa_train.training.run_folder.opening import open_log
 from mfa_train.training.run_folder.provenance import provenance
 from mfa_train.training.saving.final_weights import save_final_weights
 from mfa_train.training.saving.save_points import SavePoints
+from mfa_train.training.saving.uploads import STOP_SECONDS, Uploads
 from mfa_train.training.steps.evaluation import Evaluator
 from mfa_train.training.steps.garbage import GarbageInStep
 from mfa_train.training.steps.guard import Poisoned
 from mfa_train.training.steps.loop import train
+from mfa_train.training.steps.profiling import Profiling
 from mfa_train.training.steps.speed import Speed
 from mfa_train.training.steps.step import TrainingStep
 from mfa_train.training.steps.task_scores import TaskScorer
@@ -66,7 +69,12 @@ def run(config: Config) -> dict:
     wait_longer_than_watchdog(config.guard.hang_seconds)
     if match:
         ranks.say("\n".join(f"matched: {line}" for line in told(match)))
-    if finished := ranks.on_rank_zero(folder.open):
+    finished = ranks.on_rank_zero(folder.open)
+    if stored := open_storage(config, ranks):
+        finished = finished or fetch_what_is_newer(stored, folder, ranks)
+    if finished:
+        if stored:  # what the start before may have left
+            Uploads(stored, config.checkpoint, folder.path, ranks, "finished").finish(config.guard.hang_seconds)
         again = f"{folder.path} holds this run, finished before. To train it again: resume=never"
         ranks.say(f"{closing_table(finished)}\n\n{where_to_look(folder)}\n{again}")
         return finished
@@ -91,6 +99,7 @@ def run(config: Config) -> dict:
     score = TaskScorer(config, tasks, data.tokenizer, folder.path, ranks, commit) if tasks else None
     speed = Speed(config, plan["flops"]["train_per_token"], Peak(device, dtype, ranks.say), ranks.world_size)
     log = open_log(config, folder.path, plan, resume_point, state.init_from) if ranks.is_rank_zero else SilentLog()
+    uploads = Uploads(stored, config.checkpoint, folder.path, ranks, str(earlier_starts)) if stored else None
 
     # 4. Steps
     status, record = "failed", log.last_record()
@@ -98,18 +107,21 @@ def run(config: Config) -> dict:
         watched = Watchdog(ranks, config.guard.hang_seconds, folder.path / LOGS)
         with StopSignals() as signals, watched as watchdog, GarbageInStep() as garbage:
             identity = data.batches.identity()
-            save_points = SavePoints(config, ranks, earlier_starts, identity, log, signals, commit)
+            save_points = SavePoints(config, ranks, earlier_starts, identity, log, signals, commit, uploads)
             evaluate.on_pass = lambda: watchdog.alive(watchdog.step)
             if score:
                 score.on_pass = evaluate.on_pass
             if source:
                 loss_to_begin_with(engine, evaluate, state, ranks)
-            for record in _records(step, speed, evaluate, score, save_points, log, watchdog, garbage):
-                log.log(record)
+            with Profiling(config, ranks, save_points.agreed, state.progress.step) as profiling:
+                for record in _records(step, speed, evaluate, score, save_points, log, watchdog, garbage, profiling):
+                    log.log(record)
             save_points.finish()
 
         # 5. Close: the weights, the summary however the steps ended, and what a person is shown
         save_final_weights(engine, data.tokenizer, folder.path, ranks, averaged=config.training.ema is not None)
+        if uploads and ranks.is_rank_zero:
+            uploads.saved_final_weights()
         status = "finished"
     except Stopped:
         status = "stopped"
@@ -121,10 +133,16 @@ def run(config: Config) -> dict:
         log.close(summary)
         if ranks.is_rank_zero:
             folder.close(summary)
+        if uploads and status == "stopped":
+            uploads.finish(min(STOP_SECONDS, config.guard.hang_seconds))
+        elif uploads and status == "failed":
+            uploads.give_up()
 
-    sample = closing_sample(config, engine.module, data.tokenizer, ranks.device)
+    sample = closing_sample(config, engine.module, data.tokenizer, ranks)
     if ranks.is_rank_zero:  # the others have no record where a run goes on behind its last step
         ranks.say(f"\n{closing_table(summary)}\n\n{sample}{where_to_look(folder)}")
+    if uploads:
+        uploads.finish(config.guard.hang_seconds)
     return summary
 
 
@@ -137,6 +155,7 @@ def _records(
     log: RunLog | SilentLog,
     watchdog: Watchdog,
     garbage: GarbageInStep,
+    profiling: Profiling,
 ) -> Iterator[dict]:
     """The records of all steps that are left; a run that is poisoned goes back and on."""
 
@@ -147,7 +166,7 @@ def _records(
 
     while True:
         try:
-            yield from train(step, speed, evaluate, save_points, on_step, score)
+            yield from train(step, speed, evaluate, save_points, on_step, profiling, score)
             return
         except Poisoned as poisoned:
             roll_back(poisoned, step, save_points)

@@ -33,9 +33,12 @@ class RunData:
 
 
 def open_run_data(config: Config, ranks: Ranks) -> RunData:
-    """Prepares the corpus where it isn't yet, on rank 0 while the others wait, and opens it. Raises UserError."""
-    ranks.on_rank_zero(lambda: prepare_all(config.data, ranks.say))
-    corpora = open_all(config.data, ranks.say)
+    """Prepares the corpus where it isn't yet, on rank 0 while the others wait, and opens it. Raises UserError.
+
+    Rank 0 alone reads the manifests: a thousand ranks would all ask for the same large file at once, and might find
+    another one there."""
+    manifests = ranks.on_rank_zero(lambda: prepare_all(config.data, ranks.say))
+    corpora = open_all(config.data, ranks.say, manifests=manifests)
     tokenizer = next(iter(corpora.values())).tokenizer
     batches, held_out = read_order(config, corpora, Share(ranks.rank, ranks.world_size, local_world_size()))
     inputs_of = ModelInputs(ranks.device, tokenizer.eos_id if config.data.document_mask else None)

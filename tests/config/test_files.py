@@ -5,6 +5,7 @@ import re
 import pytest
 
 from mfa_train import config as configs
+from mfa_train.config import composition
 from mfa_train.errors import ConfigError
 from tests.conftest import ROOT
 
@@ -110,3 +111,26 @@ def test_what_hydra_only_names_the_kind_of_is_told(text, told):
             configs.load(["experiment=zz-odd"])
     finally:
         file.unlink()
+
+
+def test_what_is_remembered_of_files_is_what_they_say_now(configs_here):
+    """Members of a sweep are composed of the same files again and again: one that changed, came or went is read anew,
+    and what is set of one member stays with it."""
+    habits, words = configs_here / "local" / "default.yaml", ("experiment=mine", "optimizer.lr=2e-3")
+    (configs_here / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
+    assert [configs.load(words).seed for _ in range(2)] == [7, 7]
+    (configs_here / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 11\n")
+    assert configs.load(words).seed == 11
+    habits.parent.mkdir()
+    habits.write_text("# @package _global_\nruns_dir: elsewhere\n")
+    assert configs.load(words).runs_dir == "elsewhere"
+    habits.unlink()
+    again = configs.load(words[:1])
+    assert (again.runs_dir, again.optimizer.lr) == ("runs", configs.load([]).optimizer.lr)
+    for wrong in ("seed=1,2", "optimizer.rl=1", "experiment=yours", "~seed", "attention@model=mla"):
+        with pytest.raises(ConfigError) as told:
+            configs.load([*words, wrong])
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(ConfigError) as by_hydra:
+            patch.setattr(composition, "_is_plain", lambda override: False)
+            configs.load([*words, wrong])
+        assert str(told.value) == str(by_hydra.value)

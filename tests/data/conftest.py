@@ -5,8 +5,8 @@ import pytest
 def object_storage():
     pytest.importorskip("moto.server", reason="moto's server is not installed")
     pytest.importorskip("s3fs", reason="s3fs is not installed")
-    from tests.data.object_storage import ObjectStorage
+    from tests.data.counted_storage import CountedStorage
 
-    storage = ObjectStorage()
+    storage = CountedStorage()
     yield storage
     storage.close()

@@ -1,5 +1,6 @@
 """A real S3 server (moto's) on loopback, in front of which requests can be made to fail."""
 
+import socket
 import threading
 import time
 
@@ -8,12 +9,15 @@ from werkzeug.serving import make_server
 
 
 class ObjectStorage:
-    """`faults` befall the GETs of objects in turn: 500, 403, reset, slow, hang; None lets one through."""
+    """`faults` befall the GETs of objects in turn: 500, 403, reset, slow, hang; None lets one through. `faults_of_puts`
+    likewise: 500, 403, reset, slow. `puts` and `gets` are what was asked for."""
 
     def __init__(self):
         self.moto = DomainDispatcherApplication(create_backend_app)
         self.faults: list[str | None] = []
         self.gets: list[str] = []
+        self.faults_of_puts: list[str | None] = []
+        self.puts: list[str] = []
         self.server = make_server("127.0.0.1", 0, self._answer, threaded=True)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -41,6 +45,20 @@ class ObjectStorage:
                 return [b"<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>"]
             if fault in ("reset", "slow", "hang"):
                 return self._body(environ, start_response, fault)
+        if environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].count("/") > 1:
+            self.puts.append(environ["PATH_INFO"])
+            fault = self.faults_of_puts.pop(0) if self.faults_of_puts else None
+            if fault == "reset":  # in the middle of what is sent
+                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0) // 2)
+                environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+                raise ConnectionResetError
+            if fault == "slow":
+                time.sleep(1.0)
+            elif fault:
+                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+                status = "500 Internal Server Error" if fault == "500" else "403 Forbidden"
+                start_response(status, [("Content-Length", "0")])
+                return [b""]
         return self.moto(environ, start_response)
 
     def _body(self, environ, start_response, fault):

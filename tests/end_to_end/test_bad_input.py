@@ -57,7 +57,6 @@ def test_a_mistake_is_told_in_one_line(typed, train, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.real_command
 def test_under_a_launcher_the_first_rank_tells_it_once(train, tmp_path):
     done = train("training.batch_size=3", processes=2)
     told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -138,10 +138,11 @@ def test_masked_documents_give_one_curve(overrides, processes, short_documents, 
         assert abs(crossing[-1]["val/loss"] - curve[-1]["val/loss"]) > 1e-3
 
 
-@pytest.mark.real_command  # with a seed of str's hash each
-def test_the_same_command_twice_gives_the_same_metrics(train, tmp_path):
+def test_the_same_command_twice_gives_the_same_metrics(train, tmp_path, monkeypatch):
     command = ("attention=mla", "precision=bf16")
-    assert train(*command, "name=one").returncode == train(*command, "name=two").returncode == 0
+    assert train(*command, "name=one").returncode == 0
+    monkeypatch.setenv("PYTHONHASHSEED", "7")  # with a seed of str's hash each
+    assert train(*command, "name=two").returncode == 0
     one, two = ([without_timings(record) for record in metrics(tmp_path / name)] for name in ("one", "two"))
     assert one == two
     one, two = (without_timings(json.loads((tmp_path / name / "summary.json").read_text())) for name in ("one", "two"))

@@ -98,16 +98,17 @@ def test_many_shards_of_jsonl_train_on_2_processes_then_1_then_2_on_one_curve(be
     size = 0
     with open(tmp_path / "sources.jsonl", "w", encoding="utf-8") as file:
         for path in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")):
-            if size < 20_000_000 and "\0" not in (text := path.read_text(encoding="utf-8", errors="ignore")):
+            if size < 6_000_000 and "\0" not in (text := path.read_text(encoding="utf-8", errors="ignore")):
                 size += file.write(json.dumps({"text": text}) + "\n")
-    assert (tmp_path / "sources.jsonl").stat().st_size >= 20_000_000
+    assert (tmp_path / "sources.jsonl").stat().st_size >= 6_000_000
     run = [
         "data=files",
         f"data.files=[{tmp_path}/sources.jsonl]",
         f"data_dir={tmp_path}",
-        "data.tokenizer_bytes=2000000",
-        "data.shard_bytes=1600000",
+        "data.tokenizer_bytes=1000000",
+        "data.shard_bytes=500000",
         *COMMON,
+        "training.steps=90",
     ]
     undisturbed = train(*run, "name=undisturbed", processes=2)
     assert undisturbed.returncode == 0, undisturbed.stderr

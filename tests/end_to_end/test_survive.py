@@ -3,15 +3,19 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from benchmarks.kills import curve, ranks_of, study
+from mfa_train.checkpoints.manifest import manifest_of
+from mfa_train.checkpoints.object_storage import StoredRun, is_whole
 from tests.conftest import ROOT
 from tests.end_to_end.conftest import COMMON, STEPS, metrics
 
@@ -26,6 +30,68 @@ def studied(prepared_data, tmp_path_factory) -> tuple[Path, dict]:
 def test_a_run_killed_twice_leaves_the_undisturbed_curve_bit_for_bit(studied):
     _, result = studied
     assert result == result | {"kills": 2, "each_step_once": True, "equal": True}
+
+
+@pytest.mark.ranks
+def test_a_run_killed_amid_uploads_goes_on_elsewhere_from_object_storage_bit_for_bit(
+    studied, begin, tmp_path, monkeypatch
+):
+    """2 processes; storage fails and cuts connections. Both are killed with an upload on its way, and of their folder
+    nothing stays; the same command, in another one."""
+    pytest.importorskip("moto.server", reason="moto's server is not installed")
+    from tests.data.object_storage import ObjectStorage
+
+    storage = ObjectStorage()
+    for key, value in (storage.environment() | {"AWS_MAX_ATTEMPTS": "1"}).items():
+        monkeypatch.setenv(key, value)
+    filesystem = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
+    filesystem.mkdir("s3://saved")
+    # The first checkpoint gets there after a while, and then all takes long.
+    storage.faults_of_puts[:] = [None] * 8 + ["500"] * 6 + ["reset", None, None, None] + ["slow"] * 60
+    upload, stored = "checkpoint.upload=s3://saved/runs", StoredRun("s3://saved/runs", "run")
+    first = begin(upload, "training.ema=0.99", processes=2)
+    deadline = time.monotonic() + 100
+    while not any(name.endswith("manifest.json") for name in storage.puts) or "rank-" not in storage.puts[-1]:
+        assert first.poll() is None and time.monotonic() < deadline, first.communicate()
+        time.sleep(0.005)
+    for process in [*ranks_of(first, 2), first.pid]:
+        os.kill(process, signal.SIGKILL)
+    output, _ = first.communicate(timeout=60)
+    assert output.count("warning: an upload to s3://saved/runs/run failed") >= 1
+    whole = {step: files for step, files in stored.checkpoints().items() if is_whole(files)}
+    for step, files in whole.items():
+        stored.get(f"checkpoints/step-{step:08d}/manifest.json", tmp_path / "manifest.json")
+        entries = manifest_of(tmp_path)["files"]
+        assert len(entries) == 2 and len(files) == 3
+        for entry in entries:
+            assert stored.get(f"checkpoints/step-{step:08d}/{entry['name']}", tmp_path / "file") == entry["sha256"]
+    shutil.rmtree(tmp_path / "run")
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    storage.faults_of_puts[:] = [None] * 4 + ["500"] * 6 + [None, "403", None, "reset"]
+    second = subprocess.run(
+        [f"runs_dir={elsewhere}" if word.startswith("runs_dir=") else word for word in first.args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    output, errors = second.stdout, second.stderr
+    assert second.returncode == 0, errors
+    assert f"fetches step-{max(whole):08d}" in output and f"after step {max(whole)}\n" in output
+    assert curve(elsewhere / "run") == curve(studied[0] / "undisturbed")
+    assert max(stored.checkpoints()) == STEPS and len(stored.checkpoints()) == 2
+    everything = {name: stored.read(name) for name in stored.sizes()}
+    last = elsewhere / "run" / "checkpoints" / f"step-{STEPS:08d}"
+    for name, content in everything.items():
+        if "step-" not in name or last.name in name:
+            assert content == (elsewhere / "run" / name).read_bytes()
+    # Two checkpoints, final weights and their average, the tokenizer, the run's own files.
+    assert len(everything) == 2 * 3 + 2 * 4 + 2 + 5
+    assert "very-secret" not in output + errors and not any(b"very-secret" in each for each in everything.values())
+    storage.close()
 
 
 def test_the_average_of_the_weights_is_the_same_bits_after_kills_and_has_a_loss_of_its_own(studied):

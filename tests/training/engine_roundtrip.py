@@ -53,25 +53,25 @@ def check(zero: int, dtype: torch.dtype, *overrides: str) -> None:
     config = configs.load([*SMALL, *typed])
     engine, fresh = (build_engine(config, ranks, dtype) for _ in range(2))
     initial = build_model(config).state_dict()
-    for piece in pieces(fresh, ranks.rank):
+    for piece in pieces(fresh):
         expected = initial[piece.name].flatten()[piece.start : piece.start + len(piece)]
         assert torch.equal(piece.tensors["master"], expected), (zero, dtype, piece.name)
     steps(engine, 0, 2)
     saved = {
         (piece.name, piece.start): {kind: tensor.clone() for kind, tensor in piece.tensors.items()}
-        for piece in pieces(engine, ranks.rank)
+        for piece in pieces(engine)
     }
     made = updates(engine)
     owned = ranks.sum(torch.tensor(sum(map(len, own_pieces(engine, ranks.rank, ranks.world_size))))).item()
     assert owned == sum(getattr(p, "ds_numel", p.numel()) for p in weights_of_model(engine.module).values())
     numbers = steps(engine, 2, 4)
-    for piece in pieces(fresh, ranks.rank):
+    for piece in pieces(fresh):
         for kind, tensor in piece.tensors.items():
             tensor.copy_(saved[piece.name, piece.start][kind])
     set_updates(fresh, made)
     derive_weights(fresh)
     assert (found := steps(fresh, 2, 4)) == numbers, (zero, dtype, overrides, found, numbers)
-    for one, other in zip(pieces(engine, ranks.rank), pieces(fresh, ranks.rank), strict=True):
+    for one, other in zip(pieces(engine), pieces(fresh), strict=True):
         assert torch.equal(one.tensors[EMA], other.tensors[EMA]), (zero, dtype, overrides, one.name)
         learnt = one.name in dict(engine.module.named_parameters())  # a router's bias has no average of its own
         assert learnt != torch.equal(one.tensors[EMA], one.tensors["master"]), (zero, dtype, overrides, one.name)

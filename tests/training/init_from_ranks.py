@@ -22,7 +22,7 @@ for zero, dtype in ((1, torch.float32), (3, torch.float32), (3, torch.bfloat16))
     config = configs.load([*overrides, f"zero={zero}", f"training.batch_size={ranks.world_size}"])
     source = open_source(folder, config)
     engine = build_engine(config, ranks, dtype, fresh=False)
-    fill(engine, source, ranks.rank)
+    fill(engine, source)
     found = torch.zeros(())
     for piece in own_pieces(engine, ranks.rank, ranks.world_size):
         expected = torch.empty(len(piece))

@@ -83,7 +83,10 @@ def test_no_forged_field_of_a_manifest_is_a_bug_or_a_hang(tmp_path):
         ),
         ({"stretches": {"w": [0, 4, 1, 4]}}, "the ends in the stretches of 'w' are not in order"),
         ({"stretches": {"w": [0, True, 1, 10]}}, "expected .file, end, …. in whole numbers"),
-        ({"format": 3}, "is of format 3, this version reads 1, 2"),
+        ({"format": 4}, "is of format 4, this version reads 1, 2, 3"),
+        ({"format": 3}, "ema is missing in format 3"),
+        ({"ema": 0.9}, "ema is there in format 2"),
+        ({"format": 3, "ema": 1.5}, "ema is 1.5, expected a number between 0 and 1"),
     ],
 )
 def test_a_forged_manifest_is_damaged_and_the_field_is_named(fields, told, tmp_path):

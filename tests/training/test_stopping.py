@@ -35,11 +35,18 @@ def test_a_second_ctrl_c_stops_at_once():
 def test_an_order_is_for_the_same_step_on_every_rank():
     ranks = dataclasses.replace(join(), world_size=2)
     first, second = AgreedSteps(ranks), AgreedSteps(ranks)
+
+    def look() -> None:
+        first.look(), second.look()
+
+    look()
     assert not first.due("stop-a", 7)
     first.call_for("stop-a", 7)
     second.call_for("stop-a", 8)  # too late: the first counts
+    look()
     assert not second.due("stop-a", 7) and first.due("stop-a", 8) and second.due("stop-a", 8)
     first.go_back("stop-a", 3)  # a rollback: what was ordered is not put off until step 8 comes again
+    look()
     assert not second.due("stop-a", 3) and second.due("stop-a", 4)
     first.go_back("stop-b", 3)
     assert not second.due("stop-b", 9)

@@ -26,6 +26,7 @@ from mfa_train.data.preparing.finish import finish, settings_of, write_bytes
 from mfa_train.data.preparing.sources import Document, Source, Tally
 from mfa_train.data.preparing.sources.ends import EndsHeldOut
 from mfa_train.data.shards.megatron_form import ShardWriter
+from mfa_train.data.shards.parts import write_parts
 from mfa_train.data.shards.store import sha256_of
 from mfa_train.data.tokenizer import FILES, Tokenizer, file_name, open_tokenizer, train_sentencepiece
 from mfa_train.errors import ConfigError
@@ -175,6 +176,7 @@ class Encoding:
         for split in (split for split in SPLITS if split in writers):
             writer = writers[split]
             writer.finish()
+            parts = write_parts(writer.bin_path)
             part["splits"][split] = {
                 "name": writer.bin_path.stem,
                 "documents": len(writer.lengths),
@@ -182,7 +184,7 @@ class Encoding:
                 "bytes": sizes[split],
                 "dtype": writer.dtype.name,
                 "sha256": {"bin": sha256_of(writer.bin_path), "idx": sha256_of(writer.idx_path)},
-            }
+            } | ({"parts": vars(parts)} if parts else {})
         return part
 
     def _finish(self, parts: list[dict], tokenizer: Tokenizer) -> None:

@@ -118,7 +118,7 @@ def _checked(name: str, file: OpenFile, tokenizer: Tokenizer) -> tuple[dict, np.
     for start in np.unique(np.linspace(0, max(0, index.num_tokens - WINDOW), WINDOWS, dtype=np.int64)).tolist():
         stop = min(start + WINDOW, index.num_tokens)
         with reach.reaching(name, DataError):
-            part = file.fs.cat_file(file.path, start * index.dtype.itemsize, stop * index.dtype.itemsize)
+            part = _span(file, file.path, start * index.dtype.itemsize, stop * index.dtype.itemsize)
         tokens = np.frombuffer(part, index.dtype)
         outside = tokens[(tokens < 0) | (tokens >= tokenizer.vocab_size)]
         if len(outside):
@@ -140,7 +140,7 @@ def _index(name: str, file: OpenFile) -> bytes:
     """The .idx beside a .bin, read whole only where its size is what its header tells."""
     path = file.path.removesuffix(".bin") + ".idx"
     with reach.reaching(name, DataError):
-        size, head = file.fs.size(path), file.fs.cat_file(path, 0, HEADER.size)
+        size, head = file.fs.size(path), _span(file, path, 0, HEADER.size)
     if size is not None and len(head) == HEADER.size and head.startswith(MAGIC):
         *_, sequences, bounds = HEADER.unpack(head)
         if size != (expected := index_bytes(sequences, bounds)):
@@ -153,6 +153,10 @@ def _index(name: str, file: OpenFile) -> bytes:
         raise DataError(f"{name}: not a Megatron index (it does not start with MMIDIDX)")
     with reach.reaching(name, DataError):
         return file.fs.cat_file(path)
+
+
+def _span(file: OpenFile, path: str, begin: int, end: int) -> bytes:
+    return file.fs.cat_file(path, start=begin, end=end)  # by name: s3fs has a version's id before them
 
 
 def _as_two(ends: np.ndarray, fraction: float) -> np.ndarray:

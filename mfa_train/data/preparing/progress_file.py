@@ -47,6 +47,7 @@ def _has(work: Path, parts: list[dict]) -> bool:
             if split not in SPLITS or entry["name"] != f"{split}-{number:05}":
                 return False
             require_shard(split, entry, str(work), False)
-            if not all((work / f"{entry['name']}.{suffix}").is_file() for suffix in ("bin", "idx")):
+            suffixes = ("bin", "idx", "parts") if "parts" in entry else ("bin", "idx")
+            if not all((work / f"{entry['name']}.{suffix}").is_file() for suffix in suffixes):
                 return False
     return True

@@ -8,6 +8,9 @@ from mfa_train.data.reading.order import Order, Place
 from mfa_train.data.shards.shards import Shards, TokenRun
 from mfa_train.errors import ConfigError
 
+NEAREST = 256
+"""Samples whose own parts come first: further ones lie in the blocks that follow."""
+
 
 class Samples:
     """Windows of `shards`, which an error calls the `what` data. Raises ConfigError for a sequence longer than the
@@ -41,11 +44,18 @@ class Samples:
         self._require_known(out, place)
         return out
 
-    def shards_ahead(self, indices: np.ndarray) -> list[int]:
-        """The shards that the lanes of samples `indices` read in their blocks now and next, those of now first."""
+    def parts_ahead(self, indices: np.ndarray, turn: float = 0.0) -> list[int]:
+        """The parts of shards that samples `indices` read, the first NEAREST of them in their order, then those that
+        their lanes read in their blocks now, and then next. A block's parts begin at the share `turn` of them: whoever
+        shares a cache begins elsewhere than the others."""
         wanted: dict[int, None] = {}
+        place = self.order.place(indices[:NEAREST])
+        for epoch, start in zip(place.epoch.tolist(), place.start.tolist()):
+            wanted |= dict.fromkeys(self.run(epoch).parts_between(start, start + self.sequence_length + 1))
         for epoch, start, stop in self.order.read_soon(indices):
-            wanted |= dict.fromkeys(self.run(epoch).shards_between(start, stop))
+            parts = self.run(epoch).parts_between(start, stop)
+            first = int(turn * len(parts))
+            wanted |= dict.fromkeys(parts[first:] + parts[:first])
         return list(wanted)
 
     def _read(self, epoch: int, starts: np.ndarray) -> np.ndarray:

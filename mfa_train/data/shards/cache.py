@@ -1,40 +1,52 @@
-"""Files behind URLs, fetched into a folder of bounded size that all processes of a node share.
+"""Files behind URLs, or spans of them, fetched into a folder of bounded size that all processes of a node share.
 
-1. A file is fetched in a thread of its own. A fetch that fails or stands still is tried again, later each time; one
-   whose checksum is wrong is fetched once more and then named.
+1. A file, or a span of one by a single request, is fetched in a thread of its own. A fetch that fails or stands still
+   is tried again, later each time; one whose checksum is wrong is fetched once more and then named.
 2. It gets its name in the folder when it is whole and checked; of two processes that want it one fetches.
 3. Before a file is fetched, the files that were used longest ago make room for it. Whoever has one of them mapped keeps
-   it.
+   it. How many bytes there are is counted on in `room.lock`, so that the folder is looked through only where they no
+   longer fit; what was removed by others, or given up, is found out then.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
-import fsspec
+from fsspec import AbstractFileSystem
 
 from mfa_train.data.reach import really
+from mfa_train.data.shards.file_systems import FileSystems
 from mfa_train.errors import DataError
 
 Result = TypeVar("Result")
+Span = tuple[int, int]
+"""Bytes [begin, end) of a file."""
 
 ATTEMPTS = 6
 ATTEMPTS_TO_OPEN = 3
 """Of a corpus that is opened, where no server answers: its URL may be wrong. A shard is wanted by a run that goes
 on."""
 FIRST_PAUSE_SECONDS = 0.5
-"""Before the second attempt; doubled for each further one."""
+"""Before the second attempt, doubled for each further one; half of it to one and a half times it, by chance: a thousand
+processes that failed at once would else come back at once."""
+LOCKS = 1024
+"""Files that processes wait for each other at, one for some of the cached ones."""
+SPARE = 64
+"""Where room is needed, this share of the capacity is made: the folder is not looked through for each part."""
 STALL_SECONDS = 60.0
 """Without a byte, after which a fetch is given up."""
 PART_BYTES = 2**22
 FINAL = (FileNotFoundError, PermissionError, ImportError, ValueError)
 """What waiting doesn't mend: no such file, wrong credentials, a protocol that isn't installed or known."""
+CHANCE = random.Random()
+"""Apart from the run's own seed."""
 UNANSWERED = (
     "Name or service not known",
     "Temporary failure in name resolution",
@@ -54,26 +66,29 @@ class ShardCache:
 
     def __init__(self, folder: Path | str, capacity: int, say: Callable[[str], None] = lambda message: None):
         self.folder, self.capacity, self.say = Path(folder), capacity, say
+        self.file_systems = FileSystems()
 
-    def fetch(self, url: str, sha256: str | None) -> Path:
-        """The file of `url` here, with that checksum where one is given. Raises DataError naming it, or the folder that
-        cannot be written."""
-        path = self._place(url, sha256)
-        with self._alone(path):
+    def fetch(self, url: str, sha256: str | None, span: Span | None = None) -> Path:
+        """The file of `url` here, or the span of it, with that checksum where one is given. Raises DataError naming
+        it, or the folder that cannot be written."""
+        path = self._place(url, sha256, span)
+        with self._alone(f"{int(path.name[:8], 16) % LOCKS:03x}"):
             try:
                 os.utime(path)  # used now
             except FileNotFoundError:
-                self._fetch(url, sha256, path)
+                self._fetch(url, sha256, span, path)
         return path
 
-    def _place(self, url: str, sha256: str | None) -> Path:
-        return self.folder / hashlib.sha256(f"{url} {sha256}".encode()).hexdigest()[:32]
+    def _place(self, url: str, sha256: str | None, span: Span | None = None) -> Path:
+        what = f"{url} {sha256}" if span is None else f"{url} {sha256} {span}"
+        return self.folder / hashlib.sha256(what.encode()).hexdigest()[:32]
 
     @contextlib.contextmanager
-    def _alone(self, path: Path) -> Iterator[None]:
+    def _alone(self, name: str) -> Iterator[TextIO]:
+        """Holds the lock of that name."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(path.with_suffix(".lock"), "w")
+            lock = open(self.folder / f"{name}.lock", "a+")
         except OSError as error:
             raise DataError(
                 f"data.cache_dir={self.folder}: cannot be written ({error.strerror}); type data.cache_dir=FOLDER "
@@ -81,25 +96,23 @@ class ShardCache:
             ) from error
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            yield lock
 
     def read(self, url: str) -> bytes:
         """The content of `url` as it is there now; nothing of it is kept. Raises DataError, for a file that isn't
         there from FileNotFoundError."""
         path = self._place(url, None)
-        partial, _ = self._patiently(
-            url, lambda again: _Fetch(url, path, self._make_room, again).result(), ATTEMPTS_TO_OPEN
-        )
+        partial, _ = self._patiently(url, lambda again: _Fetch(self, url, None, path, again).result(), ATTEMPTS_TO_OPEN)
         content = partial.read_bytes()
         partial.unlink(missing_ok=True)
         return content
 
-    def _fetch(self, url: str, sha256: str | None, path: Path) -> None:
+    def _fetch(self, url: str, sha256: str | None, span: Span | None, path: Path) -> None:
         damaged = False
 
         def attempt(again: bool) -> Path:
             nonlocal damaged
-            partial, found = _Fetch(url, path, self._make_room, again).result()
+            partial, found = _Fetch(self, url, span, path, again).result()
             if sha256 in (None, found):
                 return partial
             partial.unlink()
@@ -111,7 +124,7 @@ class ShardCache:
             raise OSError("damaged")
 
         partial = self._patiently(url, attempt)
-        with self._alone(self.folder / "room"):  # a file that gets its name while others are counted may be missed
+        with self._alone("room"):  # a file that gets its name while others are counted may be missed
             partial.rename(path)
 
     def _patiently(self, url: str, attempt: Callable[[bool], Result], unanswered: int = ATTEMPTS) -> Result:
@@ -119,7 +132,7 @@ class ShardCache:
         server answers. Raises DataError."""
         for number in range(ATTEMPTS):
             if number:
-                time.sleep(FIRST_PAUSE_SECONDS * 2 ** (number - 1))
+                time.sleep(FIRST_PAUSE_SECONDS * 2 ** (number - 1) * CHANCE.uniform(0.5, 1.5))
             try:
                 return attempt(number > 0)
             except FINAL as error:
@@ -131,27 +144,41 @@ class ShardCache:
                     break
         raise DataError(f"{url}: could not be fetched in {number + 1} attempts ({reason(failure)})")
 
-    def _make_room(self, partial: Path, size: int) -> None:
+    def make_room(self, partial: Path, size: int) -> None:
         """Makes `partial`, of `size` bytes, and before that removes the files used longest ago until it fits."""
-        with self._alone(self.folder / "room"):
-            files = sorted((stat.st_mtime, stat.st_size, path) for path, stat in _files(self.folder))
-            total = size + sum(used for _, used, _ in files)
-            for touched, used, path in files:
-                if total <= self.capacity:
-                    break
-                if path.suffix == ".partial" and time.time() - touched < 2 * STALL_SECONDS:
-                    continue  # another fetch is at it; older ones belong to processes that were killed
-                path.unlink(missing_ok=True)
-                total -= used
+        with self._alone("room") as room:
+            room.seek(0)
+            told = room.read(32)
+            total = size + (int(told) if told.isdecimal() else self.capacity)
+            if total > self.capacity:
+                total = size + self._remove_oldest(size)
             with partial.open("wb") as file:
                 file.truncate(size)
+            room.truncate(0)
+            room.write(str(total))
+
+    def _remove_oldest(self, size: int) -> int:
+        """Removes files until `size` bytes fit, and some more; how many bytes are left."""
+        files = sorted((stat.st_mtime, stat.st_size, path) for path, stat in _files(self.folder))
+        left = sum(used for _, used, _ in files)
+        if left + size <= self.capacity:
+            return left
+        for touched, used, path in files:
+            if left + size <= self.capacity - self.capacity // SPARE:
+                break
+            if path.suffix == ".partial" and time.time() - touched < 2 * STALL_SECONDS:
+                continue  # another fetch is at it; older ones belong to processes that were killed
+            path.unlink(missing_ok=True)
+            left -= used
+        return left
 
 
 class _Fetch:
     """One attempt, in a thread that can be left behind when it stands still."""
 
-    def __init__(self, url: str, path: Path, make_room: Callable[[Path, int], None], again: bool):
-        self.url, self.make_room, self.again = url, make_room, again
+    def __init__(self, cache: ShardCache, url: str, span: Span | None, path: Path, again: bool):
+        self.file_systems, self.make_room = cache.file_systems, cache.make_room
+        self.url, self.span, self.again = url, span, again
         self.partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.partial")
         self.digest = hashlib.sha256()
         self.failure: BaseException | None = None
@@ -173,17 +200,11 @@ class _Fetch:
 
     def _run(self) -> None:
         try:
-            # Where an attempt has failed its file system may still be waiting: a new one, then.
-            filesystem, path = fsspec.url_to_fs(self.url, skip_instance_cache=self.again, use_listings_cache=False)
-            with filesystem.open(path, "rb", block_size=PART_BYTES, cache_type="readahead") as source:
-                self.make_room(self.partial, source.size or 0)
-                with self.partial.open("r+b") as file:
-                    while part := source.read(PART_BYTES):
-                        self.moved = time.monotonic()
-                        self.digest.update(part)
-                        file.write(part)
-                    if source.size and file.tell() != source.size:
-                        raise OSError(f"ended after {file.tell()} of {source.size} bytes")
+            with self.file_systems.of(self.url, self.again) as (filesystem, path):
+                if self.span is None:
+                    self._stream(filesystem, path)
+                else:
+                    self._take(filesystem, path, *self.span)
         except Exception as error:  # told by `result` in the caller's thread; fsspec's backends have no common type
             error = really(error)
             if "NoCredentials" in type(error).__name__:
@@ -191,6 +212,28 @@ class _Fetch:
             if isinstance(error, TypeError):  # a URL that lacks what its protocol needs
                 error = ValueError(str(error))
             self.failure = error if isinstance(error, (OSError, *FINAL)) else OSError(reason(error))
+
+    def _stream(self, filesystem: AbstractFileSystem, path: str) -> None:
+        with filesystem.open(path, "rb", block_size=PART_BYTES, cache_type="readahead") as source:
+            self.make_room(self.partial, source.size or 0)
+            with self.partial.open("r+b") as file:
+                while part := source.read(PART_BYTES):
+                    self.moved = time.monotonic()
+                    self.digest.update(part)
+                    file.write(part)
+                if source.size and file.tell() != source.size:
+                    raise OSError(f"ended after {file.tell()} of {source.size} bytes")
+
+    def _take(self, filesystem: AbstractFileSystem, path: str, begin: int, end: int) -> None:
+        """A span, by one request."""
+        content = filesystem.cat_file(path, start=begin, end=end)
+        if len(content) != end - begin:
+            raise OSError(f"ended after {len(content)} of {end - begin} bytes")
+        self.moved = time.monotonic()
+        self.digest.update(content)
+        self.make_room(self.partial, len(content))
+        with self.partial.open("r+b") as file:
+            file.write(content)
 
 
 def reason(error: BaseException) -> str:

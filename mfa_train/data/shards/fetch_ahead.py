@@ -1,4 +1,4 @@
-"""Shards made ready before they are read: fetched, or hashed for the first time, while steps go on."""
+"""Shards, or parts of them, made ready before they are read: fetched, or hashed the first time, while steps go on."""
 
 import threading
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ THREADS = 4
 
 
 class FetchAhead:
-    """Makes shards of `corpora` ready in threads of its own, which run only while there is something to do."""
+    """Makes parts of `corpora` ready in threads of its own, which run only while there is something to do."""
 
     def __init__(self, corpora: Sequence[Shards]):
         self.corpora = corpora
@@ -20,7 +20,7 @@ class FetchAhead:
         self.idle = not any(shards.store.needs_time(shard) for shards in corpora for shard in shards.shards)
 
     def towards(self, wanted: Sequence[tuple[int, int]]) -> None:
-        """Has `wanted`, pairs (corpus, shard), made ready in that order; forgets what was wanted before."""
+        """Has `wanted`, pairs (corpus, part), made ready in that order; forgets what was wanted before."""
         with self.lock:
             if not self.asked.issuperset(wanted):
                 self.queue = list(wanted)  # those that are ready, too: the cache keeps what was used last
@@ -36,8 +36,8 @@ class FetchAhead:
                 if not self.queue:
                     self.running -= 1
                     return
-                corpus, shard = self.queue.pop(0)
+                corpus, part = self.queue.pop(0)
             try:
-                self.corpora[corpus].store.ready(self.corpora[corpus].shards[shard])
+                self.corpora[corpus].ready(part)
             except (DataError, OSError):
-                pass  # whoever reads the shard tries again, and tells
+                pass  # whoever reads it tries again, and tells

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfa_train.feed_forward.base import FeedForward, FeedForwardConfig, Routed
+from mfa_train.parallel.groups import ALONE, ExpertGroup
 
 
 class Dense(FeedForward):
@@ -12,7 +13,9 @@ class Dense(FeedForward):
     Config = FeedForwardConfig
 
     @classmethod
-    def of(cls, hidden_size: int, intermediate_size: int, config: FeedForwardConfig) -> "Dense":
+    def of(
+        cls, hidden_size: int, intermediate_size: int, config: FeedForwardConfig, group: ExpertGroup = ALONE
+    ) -> "Dense":
         return cls(hidden_size, intermediate_size)
 
     def __init__(self, hidden_size: int, intermediate_size: int):
@@ -22,4 +25,8 @@ class Dense(FeedForward):
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routed]:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x)), ()
+        return self.down_proj(self.hidden(x)), ()
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """What `down_proj` takes, (batch, tokens, intermediate_size)."""
+        return F.silu(self.gate_proj(x)) * self.up_proj(x)

@@ -15,11 +15,21 @@ from torch import Tensor, nn
 
 from mfa_train.config import require_choice, require_number, require_positive, require_whole
 from mfa_train.errors import ConfigError
-from mfa_train.feed_forward.balancing import auxiliary_loss, entropy, tokens_of_experts, within_capacity, z_loss
+from mfa_train.feed_forward.balancing import (
+    auxiliary_loss,
+    dropped,
+    entropy,
+    tokens_of_experts,
+    within_capacity,
+    z_loss,
+)
 from mfa_train.feed_forward.base import FeedForward, FeedForwardConfig, Routed
 from mfa_train.feed_forward.family.dense import Dense
 from mfa_train.feed_forward.products import Combine, Dispatch, arranged, grouped, weights_of_rows
 from mfa_train.feed_forward.router import Router
+from mfa_train.parallel.exchange import Journey
+from mfa_train.parallel.groups import ALONE, ExpertGroup
+from mfa_train.parallel.parameters import share_out
 
 MOST_EXPERTS = 2**14
 WIDTH = 2**24
@@ -89,13 +99,13 @@ class ExpertsConfig(FeedForwardConfig):
 
 
 class Stacked(nn.Module):
-    """One matrix of every expert."""
+    """One matrix of every expert; where the ranks of `group` share them out, of this rank's."""
 
-    def __init__(self, experts: int, inputs: int, outputs: int):
+    def __init__(self, experts: int, inputs: int, outputs: int, group: ExpertGroup):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(experts, outputs, inputs))
-        for weight in self.weight.detach():
-            nn.init.kaiming_uniform_(weight, a=5**0.5)  # as nn.Linear starts
+        self.weight = nn.Parameter(torch.empty(experts // group.size, outputs, inputs))
+        share_out(self.weight, group.first_of(experts), experts)
+        nn.init.kaiming_uniform_(self.weight.detach().flatten(0, 1), a=5**0.5)  # as nn.Linear starts
 
     def forward(self, x: Tensor, load: Tensor) -> Tensor:
         """Each expert's `load` (experts,) rows of x (rows, inputs) times its matrix: (rows, outputs)."""
@@ -103,13 +113,13 @@ class Stacked(nn.Module):
 
 
 class RoutedExperts(nn.Module):
-    """The SwiGLUs that a token is sent to."""
+    """The SwiGLUs that a token is sent to; this rank's of them."""
 
-    def __init__(self, hidden_size: int, experts: int, intermediate_size: int):
+    def __init__(self, hidden_size: int, experts: int, intermediate_size: int, group: ExpertGroup):
         super().__init__()
-        self.gate_proj = Stacked(experts, hidden_size, intermediate_size)
-        self.up_proj = Stacked(experts, hidden_size, intermediate_size)
-        self.down_proj = Stacked(experts, intermediate_size, hidden_size)
+        self.gate_proj = Stacked(experts, hidden_size, intermediate_size, group)
+        self.up_proj = Stacked(experts, hidden_size, intermediate_size, group)
+        self.down_proj = Stacked(experts, intermediate_size, hidden_size, group)
 
     def forward(self, rows: Tensor, weights: Tensor, load: Tensor) -> Tensor:
         """rows (choices, hidden_size), sorted by expert, `load` (experts,) of each, to the same shape: each expert's
@@ -124,11 +134,14 @@ class Experts(FeedForward):
     Config = ExpertsConfig
 
     @classmethod
-    def of(cls, hidden_size: int, intermediate_size: int, config: ExpertsConfig) -> "Experts":
-        return cls(hidden_size, config)
+    def of(
+        cls, hidden_size: int, intermediate_size: int, config: ExpertsConfig, group: ExpertGroup = ALONE
+    ) -> "Experts":
+        return cls(hidden_size, config, group)
 
-    def __init__(self, hidden_size: int, config: ExpertsConfig):
+    def __init__(self, hidden_size: int, config: ExpertsConfig, group: ExpertGroup = ALONE):
         super().__init__()
+        self.group = group
         self.count, self.per_token = config.n_routed_experts, config.num_experts_per_tok
         self.aux_loss_coef, self.z_loss_coef = config.router_aux_loss_coef, config.router_z_loss_coef
         self.bias_update_speed, self.capacity_factor = config.bias_update_speed, config.capacity_factor
@@ -143,29 +156,54 @@ class Experts(FeedForward):
             chosen_groups=config.topk_group,
             biased=config.bias_update_speed > 0,
         )
-        self.experts = RoutedExperts(hidden_size, config.n_routed_experts, config.moe_intermediate_size)
+        self.experts = RoutedExperts(hidden_size, config.n_routed_experts, config.moe_intermediate_size, group)
         if config.n_shared_experts:
             self.shared_experts = Dense(hidden_size, config.n_shared_experts * config.moe_intermediate_size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routed]:
         chosen = self.gate(x)
         load = tokens_of_experts(chosen.experts.flatten(1), self.count)
-        y = self._routed(x.flatten(0, 1), chosen.experts, chosen.weights, load.sum(dim=0)).view_as(x)
-        if hasattr(self, "shared_experts"):
-            shared, _ = self.shared_experts(x)
-            y = y + shared
+        weights = chosen.weights
+        if self.capacity_factor is not None:
+            weights = weights * within_capacity(chosen.experts, self.count, self.capacity_factor)
+        way = self.exchanged if self.group.size > 1 else self.here
+        y = way(x, chosen.experts.flatten(), weights.flatten(), load.sum(dim=0))
         loss = torch.zeros((), device=x.device)
         if self.training and self.aux_loss_coef:
             loss = loss + self.aux_loss_coef * auxiliary_loss(chosen, load)
         if self.training and self.z_loss_coef:
             loss = loss + self.z_loss_coef * z_loss(chosen.logits)
-        return y, (loss, load.sum(dim=0), entropy(chosen.scores))
+        told = entropy(chosen.scores), dropped(load, chosen.experts[0].numel(), self.capacity_factor)
+        return y, (loss, load.sum(dim=0), torch.stack(told))
 
-    def _routed(self, x: Tensor, experts: Tensor, weights: Tensor, load: Tensor) -> Tensor:
-        """Of x (tokens, hidden_size) the sum over each token's experts."""
-        if self.capacity_factor is not None:
-            weights = weights * within_capacity(experts, self.count, self.capacity_factor)
-        order, inverse, load = arranged(experts.flatten(), load, x)
-        rows = Dispatch.apply(x, order, inverse, self.per_token)
-        rows = self.experts(rows, weights_of_rows(weights.flatten(), order), load)
-        return Combine.apply(rows, order, inverse, self.per_token)
+    def here(self, x: Tensor, experts: Tensor, weights: Tensor, load: Tensor) -> Tensor:
+        """y of x (batch, tokens, hidden_size), where this rank has all experts. `experts` and `weights`
+        (choices,): each token's, end to end."""
+        order, inverse, load = arranged(experts, load, x)
+        rows = Dispatch.apply(x.flatten(0, 1), order, inverse, self.per_token)
+        rows = self.experts(rows, weights_of_rows(weights, order), load)
+        y = Combine.apply(rows, order, inverse, self.per_token).view_as(x)
+        if hasattr(self, "shared_experts"):
+            shared, _ = self.shared_experts(x)
+            y = y + shared
+        return y
+
+    def exchanged(self, x: Tensor, experts: Tensor, weights: Tensor, load: Tensor) -> Tensor:
+        """`here`, where each rank of the group has its experts: rows go there with their weights, and their products
+        back. The two halves of the shared experts are computed meanwhile."""
+        order, inverse = sorted_by(experts)
+        journey, shared = Journey(load, self.group), getattr(self, "shared_experts", None)
+        rows = Dispatch.apply(x.flatten(0, 1), order, inverse, self.per_token)
+        rows, weights = journey.leave(rows, weights.index_select(0, order).to(rows.dtype))
+        hidden = shared.hidden(x) if shared else None
+        rows, weights = journey.arrive(rows, weights)
+        rows = journey.leave_back(self.experts(rows, weights, journey.load))
+        of_all = shared.down_proj(hidden) if shared else None
+        y = Combine.apply(journey.arrive_back(rows), order, inverse, self.per_token).view_as(x)
+        return y if of_all is None else y + of_all
+
+
+def sorted_by(experts: Tensor) -> tuple[Tensor, Tensor]:
+    """The order of `experts` (choices,) in which each expert's stand together, and what undoes it."""
+    order = experts.argsort(stable=True)
+    return order, torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))

@@ -3,6 +3,7 @@
 import contextlib
 from typing import Any
 
+from mfa_train.config import choices_of
 from mfa_train.config.quantities import bytes_of
 from mfa_train.errors import ConfigError
 from mfa_train.scaling.study.plain_files import shown
@@ -12,6 +13,7 @@ NUMBERS = (
     "model.num_hidden_layers",
     "model.hidden_size",
     "model.head_dim",
+    "model.initialization.draw",
     "model.num_attention_heads",
     "optimizer.lr",
     "training.steps",
@@ -38,6 +40,9 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
     for key in WORDS:
         if config.get(key) is not None:
             config[key] = word(f"config.yaml: {key}", config[key])
+    kind = config.get("model.feed_forward.name", "dense")
+    if kind not in choices_of("feed_forward"):
+        raise ValueError(f"config.yaml: model.feed_forward.name is {shown(kind)}, expected a kind of feed-forward")
     seed = config.get("seed")
     if seed is not None and not (isinstance(seed, int) and not isinstance(seed, bool) and abs(seed) < 2**64):
         raise ValueError(f"config.yaml: seed is {shown(seed)}, expected a whole number")

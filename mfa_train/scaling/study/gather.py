@@ -11,6 +11,7 @@ from mfa_train.scaling.study.continued import leave_out_continued
 from mfa_train.scaling.study.data_orders import of_one_corpus
 from mfa_train.scaling.study.drawn import draw
 from mfa_train.scaling.study.found import TYPE, found, is_table
+from mfa_train.scaling.study.mixtures import set_apart
 from mfa_train.scaling.study.notices import out_of_the_ordinary
 from mfa_train.scaling.study.plain_files import shown
 from mfa_train.scaling.study.points_file import MOST_ROWS, read_points
@@ -77,7 +78,7 @@ def gather(paths: Iterable[Path], parameters: str = "total", per_byte: bool = Fa
             f"{len(named):,} variants ({', '.join(sorted(named)[:3])}, …), of which each two would be compared: name "
             f"runs of {MOST_VARIANTS} at most, or type --by KEY with the one that was varied"
         )
-    notices += require_comparable(study.used, per_byte)
+    notices += require_comparable(study.used, per_byte) + set_apart(study.used, by)
     notices += out_of_the_ordinary(runs)
     if drawn := draw(study.used):
         notices.insert(0, drawn)
@@ -104,7 +105,10 @@ def _read(paths: Iterable[Path], notices: list[str]) -> list[Run]:
 def _count(run: Run, study: Study) -> None:
     """Sets the run's `loss` and `params` as the study counts them; one that lacks them takes no part."""
     if run.config:
-        run.params = run.total_params if study.parameters == "total" else run.non_embedding_params
+        run.params = run.active_params
+        if study.parameters == "non_embedding" and run.active_params and run.total_params:
+            of_others = run.total_params - run.active_params
+            run.params = run.non_embedding_params and run.non_embedding_params - of_others
         run.loss = run.nats_per_token
     if study.per_byte:
         run.loss = run.bits_per_byte

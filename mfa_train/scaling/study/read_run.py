@@ -15,6 +15,7 @@ from mfa_train.errors import ConfigError
 from mfa_train.scaling.study.config_values import checked, word
 from mfa_train.scaling.study.curve import read_curve
 from mfa_train.scaling.study.evaluations import read_evaluations
+from mfa_train.scaling.study.mixtures import is_mixture
 from mfa_train.scaling.study.plain_files import json_object, one_line, shown
 from mfa_train.scaling.study.runs import TOKENS_WITHIN, DataOrder, HeldOut, Run, beyond
 from mfa_train.scaling.study.splices import steps_of, why_not_its_config
@@ -56,6 +57,8 @@ def _read(folder: AnyPath, run: Run) -> None:
     run.attention = _attention(config, plan, summary)
     run.total_params = _above_zero(summary.get("params", counts.get("total")))
     run.non_embedding_params = _above_zero(summary.get("non_embedding_params", counts.get("non_embedding")))
+    active = _above_zero(summary.get("active_params", counts.get("active")))
+    run.active_params = active if is_mixture(run) else run.total_params
     run.kv_bytes_per_token = _above_zero(summary.get("kv_bytes_per_token", cache.get("bytes_per_token")))
     decode = [number(_object("plan.json", plan, "flops").get(key)) for key in DECODING]
     run.decode_flops_per_token = None if None in decode else _above_zero(sum(filter(None, decode)))

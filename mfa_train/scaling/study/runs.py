@@ -68,9 +68,11 @@ class Run:
     attention: str | None = None
     variant: str = ""
     params: float | None = None
-    """N as the study counts it (`Study.parameters`): one of the next two, or as a table has it."""
+    """N as the study counts it (`Study.parameters`): of the next three, or as a table has it."""
     total_params: float | None = None
     non_embedding_params: float | None = None
+    active_params: float | None = None
+    """That one token meets: of a dense model all."""
     tokens: float | None = None
     flops: float | None = None
     loss: float | None = None

@@ -12,6 +12,7 @@ from mfa_train.config.budget_schema import CACHE_BYTES, entry_bytes
 from mfa_train.config.effects import BOOKKEEPING, EXECUTION, OBSERVATION
 from mfa_train.config.quantities import bytes_of
 from mfa_train.errors import ConfigError, did_you_mean
+from mfa_train.scaling.study.mixtures import KEY as KIND
 from mfa_train.scaling.study.plain_files import shown
 from mfa_train.scaling.study.runs import Run
 from mfa_train.tracking.records import number
@@ -28,7 +29,13 @@ NOT_VARIED = (
     "training.tokens",
 )
 """Keys that make no variant: a run's budget, its bookkeeping, and what changes no number."""
-SHAPED = ("model.intermediate_size", "attention.", "match.params")
+SHAPED = (
+    "model.intermediate_size",
+    "model.feed_forward.moe_intermediate_size",
+    "model.feed_forward.n_routed_experts",
+    "attention.",
+    "match.params",
+)
 """Keys that follow from `match`, and differ from size to size."""
 WIDTHS = ("_lora_rank", "head_dim")
 """Ends of the attention's keys that go with head_dim from size to size."""
@@ -142,6 +149,8 @@ def _wording(runs: list[Run]) -> Wording:
 
     def word_of(key: str, run: Run) -> str:
         value = run.config.get(key)
+        if key == KIND:
+            return shown(value)
         if key == BUDGET:
             return _share(run, value)
         if key == RATE and value and rates_known:

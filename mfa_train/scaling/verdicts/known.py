@@ -1,6 +1,11 @@
 """Numbers of a run that is compared: those are known, or the run would have been left out."""
 
-from mfa_train.scaling.study.runs import Run
+from collections.abc import Sequence
+
+import numpy as np
+
+from mfa_train.scaling.study.mixtures import is_mixture
+from mfa_train.scaling.study.runs import PARAMS_WITHIN, Run
 
 
 def _known(run: Run, what: str, value: float | None) -> float:
@@ -17,6 +22,17 @@ def loss_of(run: Run) -> float:
 def params_of(run: Run) -> float:
     """N, as the study counts it."""
     return _known(run, "number of parameters", run.params)
+
+
+def of_one_size(own: Sequence[Run], others: Sequence[Run]) -> bool:
+    """Whether the means of their parameters are those of one size: N, or of mixtures of experts all parameters."""
+    counts = [params_of]
+    if all(is_mixture(run) and run.total_params for run in (*own, *others)):
+        counts.append(lambda run: _known(run, "number of parameters", run.total_params))
+    return any(
+        abs(np.log(np.mean([count(run) for run in own]) / np.mean([count(run) for run in others]))) <= PARAMS_WITHIN
+        for count in counts
+    )
 
 
 def tokens_of(run: Run) -> float:

@@ -15,7 +15,7 @@ from mfa_train.scaling.laws.fits import VariantFit
 from mfa_train.scaling.study.runs import FLOPS_WITHIN, PARAMS_WITHIN, Run
 from mfa_train.scaling.study.size_names import count_name
 from mfa_train.scaling.verdicts.cells import by_seed, cells_of, measured_rows, set_intervals
-from mfa_train.scaling.verdicts.known import cache_of, flops_of, loss_of, params_of, tokens_of
+from mfa_train.scaling.verdicts.known import cache_of, flops_of, loss_of, of_one_size, params_of, tokens_of
 from mfa_train.scaling.verdicts.measured import Measured
 from mfa_train.scaling.verdicts.on_frontier import mark_frontier
 
@@ -36,11 +36,7 @@ def loss_over_kv(
         if not members:
             continue
         base = members.get(reference) or next(iter(members.values()))
-        matched = {
-            name: own
-            for name, own in members.items()
-            if abs(np.log(_mean(own, params_of) / _mean(base, params_of))) <= PARAMS_WITHIN
-        }
+        matched = {name: own for name, own in members.items() if of_one_size(own, base)}
         unmatched |= {(name, size) for name in members.keys() - matched.keys()}
         for accounting in ("parameters", "flops"):
             found = [

@@ -18,12 +18,12 @@ from scipy import stats
 from mfa_train.scaling.laws.bootstrap import CONFIDENCE, DRAWS, ROUNDING, SEED, finite, interval
 from mfa_train.scaling.laws.fits import VariantFit
 from mfa_train.scaling.laws.frontier import tokens_for
-from mfa_train.scaling.study.runs import PARAMS_WITHIN, Run
+from mfa_train.scaling.study.runs import Run
 from mfa_train.scaling.study.variants import settings_that_differ
 from mfa_train.scaling.verdicts.by_size import by_size, sizes_differ
 from mfa_train.scaling.verdicts.enough import LEAST_SEEDS, SHOWN, seeds_for
 from mfa_train.scaling.verdicts.holm import corrected
-from mfa_train.scaling.verdicts.known import cache_of, flops_of, loss_of, params_of, tokens_of
+from mfa_train.scaling.verdicts.known import cache_of, flops_of, loss_of, of_one_size, params_of, tokens_of
 from mfa_train.scaling.verdicts.measured import Measured, difference_at_equal_flops, tokens_at_equal_loss
 from mfa_train.scaling.verdicts.said import SAME_CACHE
 
@@ -134,11 +134,7 @@ def by_key(runs: list[Run]) -> dict[tuple, list[Run]]:
 
 def pairs_of(first: dict[tuple, list[Run]], second: dict[tuple, list[Run]]) -> list[tuple[list[Run], list[Run]]]:
     """Of each key that both have, the runs on either side."""
-    return [
-        (own, second[key])
-        for key, own in first.items()
-        if key in second and abs(np.log(params_of(_mean(own)) / params_of(_mean(second[key])))) <= PARAMS_WITHIN
-    ]
+    return [(own, second[key]) for key, own in first.items() if key in second and of_one_size(own, second[key])]
 
 
 def _mean(runs: list[Run]) -> Run:

@@ -7,6 +7,7 @@ word of where the ranks stand. So every group, those there and those to come, wa
 and the engine is built, no watchdog looks, and this timeout is what ends a run that stands still.
 """
 
+import sys
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -33,4 +34,13 @@ def leave() -> None:
     are gone then. After a failure nothing is ended in order, as it could wait for a rank that has died."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    forget_expert_groups()
     join.cache_clear()
+
+
+def forget_expert_groups() -> None:
+    """Lets DeepSpeed make groups of experts anew; by itself it takes those of that name which are gone."""
+    if groups := sys.modules.get("deepspeed.utils.groups"):
+        for kind in ("_EXPERT_PARALLEL_GROUP", "_EXPERT_DATA_PARALLEL_GROUP"):
+            getattr(groups, kind, {}).clear()
+            getattr(groups, f"{kind}_RANKS", {}).clear()

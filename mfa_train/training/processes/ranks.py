@@ -49,6 +49,18 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def largest(self, value: float) -> float:
+        """Of all ranks', on each of them."""
+        values = torch.tensor(value, dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values.item()
+
+    def as_on_rank_zero(self, values: torch.Tensor) -> None:
+        """Makes `values` those of rank 0, on every rank."""
+        if self.world_size > 1:
+            dist.broadcast(values, 0)
+
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """Every rank's `values` (...), as (world_size, ...) on each of them."""
         if self.world_size == 1:

@@ -46,7 +46,7 @@ def build_to_resume(
     if source and summing:
         shares = ranks.on_each(summing.result)
         record = source.record({name: summed for sums in shares for name, summed in sums.items()})
-        fill(engine, source, ranks.rank)
+        fill(engine, source)
     return engine, point, record
 
 

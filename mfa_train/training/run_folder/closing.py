@@ -20,11 +20,14 @@ from mfa_train.training.run_folder.folder import SUMMARY, RunFolder
 
 def make_summary(status: str, plan: dict, record: dict, zlib_bits: float) -> dict:
     """summary.json, from the plan and the last metrics record (empty before the first)."""
+    total = plan["params"]["total"]
+    active = plan["params"].get("active", total)  # an older plan has none
     return {
         "status": status,
         "attention": plan["attention"],
-        "params": plan["params"]["total"],
+        "params": total,
         "non_embedding_params": plan["params"]["non_embedding"],
+        **({"active_params": active} if active != total else {}),
         "kv_bytes_per_token": plan["kv_cache"]["bytes_per_token"],
         "tokens": record.get("tokens", 0),
         "flops": record.get("flops", 0),
@@ -104,6 +107,8 @@ def closing_table(summary: dict) -> str:
         ("held-out bits per byte", value_of("val_bits_per_byte", ".3f")),
         ("zlib -9, same bytes", value_of("zlib_bits_per_byte", ".3f")),
     ]
+    if "active_params" in summary:
+        rows.insert(2, ("  that a token meets", value_of("active_params", ",")))
     if "val_ema_loss" in summary:
         rows.append(("of averaged weights", f"held-out loss {value_of('val_ema_loss', '.4f')} nats per token"))
     width = max(len(name) for name, _ in rows)

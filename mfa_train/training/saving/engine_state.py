@@ -11,17 +11,19 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from mfa_train.checkpoints.tensor_files import EMA, Piece
 from mfa_train.model.decoder import weights_of_model
+from mfa_train.parallel.parameters import first_value, stretch_of
 from mfa_train.training.steps.optimizer import inner_optimizer
 
 
-def pieces(engine, rank: int) -> Iterator[Piece]:
-    """All pieces that `rank`, this one, holds."""
+def pieces(engine) -> Iterator[Piece]:
+    """All pieces that this rank holds."""
     average = inner_optimizer(engine).average
-    for name, flat, offset, start, length in _located(engine, rank):
+    for name, flat, offset, start, length in _located(engine):
         state = _moments(engine, flat)
         tensors = {"master": flat.detach(), "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
         if average is not None:
@@ -36,10 +38,11 @@ def pieces(engine, rank: int) -> Iterator[Piece]:
 def own_pieces(engine, rank: int, world_size: int) -> Iterator[Piece]:
     """The pieces that `rank` answers for: over all ranks each value once. Of what every rank holds, as all at stage 0,
     its share."""
-    everywhere = dict(_learnt_otherwise(engine))
-    for piece in pieces(engine, rank):
+    everywhere, learnt = dict(_learnt_otherwise(engine)), dict(engine.module.named_parameters())
+    for piece in pieces(engine):
         if engine.zero_optimization_stage() == 0 or piece.name in everywhere:
-            piece = piece.part(len(piece) * rank // world_size, len(piece) * (rank + 1) // world_size)
+            place, copies = _place_among_copies(learnt.get(piece.name), rank, world_size)
+            piece = piece.part(len(piece) * place // copies, len(piece) * (place + 1) // copies)
         if len(piece):
             yield piece
 
@@ -51,10 +54,10 @@ class Values(Protocol):
         """Fills `out` (values,) with those of the parameter `name`, flattened, from `start` on."""
 
 
-def fill(engine, values: Values, rank: int) -> None:
+def fill(engine, values: Values) -> None:
     """Puts weights into a new engine, each rank into what it holds; AdamW has seen nothing yet. Raises what
     reading raises."""
-    for name, flat, offset, start, length in _located(engine, rank):  # the moments begin with the first step
+    for name, flat, offset, start, length in _located(engine):  # the moments begin with the first step
         values.read(name, start, flat.detach().view(-1)[offset : offset + length])
     for name, buffer in _learnt_otherwise(engine):
         values.read(name, 0, buffer)
@@ -111,14 +114,22 @@ def derive_weights(engine) -> None:
                 weight.copy_(master)
 
 
-def _located(engine, rank: int) -> Iterator[tuple[str, Tensor, int, int, int]]:
+def _place_among_copies(parameter: Tensor | None, rank: int, world_size: int) -> tuple[int, int]:
+    """The place of `rank` among the ranks that have all that it has of a parameter, and how many these are."""
+    stretch = None if parameter is None else stretch_of(parameter)
+    return (rank, world_size) if stretch is None else (rank // stretch.ranks, world_size // stretch.ranks)
+
+
+def _located(engine) -> Iterator[tuple[str, Tensor, int, int, int]]:
+    """Where this rank has what it holds: (parameter, flat tensor, place in it, place in the whole parameter, length) of
+    each piece. A stage tells the place in what the rank's model has, which of experts may be a stretch."""
     locate = (_of_stage_0, _of_stages_1_and_2, _of_stages_1_and_2, _of_stage_3)[engine.zero_optimization_stage()]
-    return locate(engine, rank)
+    parameters = dict(engine.module.named_parameters())
+    for name, flat, offset, start, length in locate(engine):
+        yield name, flat, offset, first_value(parameters[name]) + start, length
 
 
-def _of_stage_0(engine, rank: int) -> Iterator[tuple[str, Tensor, int, int, int]]:
-    """Where `rank` has what it holds at stage 0: (parameter, flat tensor, place in it, place in the parameter, length)
-    of each piece; so for the other stages."""
+def _of_stage_0(engine) -> Iterator[tuple[str, Tensor, int, int, int]]:
     masters = {}
     if hasattr(engine.optimizer, "fp32_groups"):  # bf16
         masters = {
@@ -130,7 +141,7 @@ def _of_stage_0(engine, rank: int) -> Iterator[tuple[str, Tensor, int, int, int]
         yield name, masters.get(id(parameter), parameter), 0, 0, parameter.numel()
 
 
-def _of_stages_1_and_2(engine, rank: int) -> Iterator[tuple[str, Tensor, int, int, int]]:
+def _of_stages_1_and_2(engine) -> Iterator[tuple[str, Tensor, int, int, int]]:
     optimizer = engine.optimizer
     # Stage 1 in bf16 is another class of DeepSpeed's, with another name for the same.
     flats = getattr(optimizer, "single_partition_of_fp32_groups", None) or optimizer.fp32_groups_flat_partition
@@ -145,11 +156,11 @@ def _of_stages_1_and_2(engine, rank: int) -> Iterator[tuple[str, Tensor, int, in
             )
 
 
-def _of_stage_3(engine, rank: int) -> Iterator[tuple[str, Tensor, int, int, int]]:
+def _of_stage_3(engine) -> Iterator[tuple[str, Tensor, int, int, int]]:
     optimizer = engine.optimizer
     for name, parameter in engine.module.named_parameters():
         group, offset, length = optimizer.grad_position[optimizer.get_param_id(parameter)]
-        start = rank * length
+        start = dist.get_rank(parameter.ds_process_group) * length
         inside = min(length, parameter.ds_numel - start)  # the last ranks' shares are padded
         if inside > 0:
             yield name, optimizer.fp32_partitioned_groups_flat[group], offset, start, inside

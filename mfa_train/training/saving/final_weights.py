@@ -3,18 +3,21 @@ training.ema their average in checkpoints/final-ema, likewise.
 
     1. The weights are divided over files of at most SHARD bytes; one, where they fit. File i is of rank i, around.
     2. Each rank writes its files, a tensor at a time. Under ZeRO 3 all gather the tensors in order, and each lets go of
-       one before the next: no host holds more than that, however large the model.
+       one before the next: no host holds more than that, however large the model. Experts that ranks share out are
+       sent, a rank's part at a time, to the one that writes them.
     3. Rank 0 writes the index, the checksums and the tokenizer, and renames: the folder appears whole or not at all.
 
 What it gives up: under ZeRO 3 one file is written after the other, as gathering takes all ranks.
 """
 
+import contextlib
 import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from mfa_train.checkpoints.safetensors_folder import divided, write_index
@@ -25,8 +28,11 @@ from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import TrainingError
 from mfa_train.feed_forward.names import held_in, in_model, on_disk
 from mfa_train.model.decoder import weights_of_model
+from mfa_train.parallel.groups import expert_groups
+from mfa_train.parallel.parameters import Stretch, stretch_of, whole_shape
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.saving.engine_state import averaged_weights
+from mfa_train.training.steps.shared_experts import expert_group_handle
 
 SHARD = 5 * 10**9
 """Bytes."""
@@ -48,7 +54,7 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
     """Writes the model as it was evaluated, and the tokenizer beside it. Every rank takes part. Raises TrainingError,
     on all of them, where there is no room."""
     weights = weights_of_model(engine.module)
-    shapes = on_disk({name: tuple(getattr(weight, "ds_shape", weight.shape)) for name, weight in weights.items()})
+    shapes = on_disk({name: whole_shape(weight) for name, weight in weights.items()})
     (dtype,) = {parameter.dtype for parameter in engine.module.parameters()}
     files = divided(shapes, dtype, SHARD)
     partial = folder.with_name(f"{folder.name}.partial")
@@ -64,8 +70,9 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
     sums: dict[str, str] = {}
     failed: Exception | None = None
     for number, (file, part) in enumerate(files.items()):
-        mine = number % ranks.world_size == ranks.rank and failed is None
-        turns = _Turns(weights, part, mine)
+        writer = number % ranks.world_size
+        mine = writer == ranks.rank and failed is None
+        turns = _Turns(weights, part, mine, writer)
         if mine:
             try:
                 forms = {name: (held_in(name, dtype), shape) for name, shape in part.items()}
@@ -95,11 +102,13 @@ def save_weights(engine, tokenizer: Tokenizer, folder: Path, ranks: Ranks) -> No
 
 class _Turns:
     """The weights of one file, by their names and shapes on disk. The model's parameters that hold them are gathered
-    one after the other by all ranks; where they are `wanted`, for their values. What is whole on every rank is taken
-    from there."""
+    one after the other by all ranks; where they are `wanted`, for their values, on the rank `writer` at most. What is
+    whole on every rank is taken from there."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], part: Mapping[str, tuple[int, ...]], wanted: bool):
-        self.parameters, self.part, self.wanted = parameters, part, wanted
+    def __init__(
+        self, parameters: Mapping[str, Tensor], part: Mapping[str, tuple[int, ...]], wanted: bool, writer: int
+    ):
+        self.parameters, self.part, self.wanted, self.writer = parameters, part, wanted, writer
         self.left = list(dict.fromkeys(in_model(name, shape).parameter for name, shape in part.items()))
         """Parameters whose turn has not come."""
         self.gathered: tuple[str, Tensor] = "", torch.empty(0)
@@ -120,16 +129,34 @@ class _Turns:
         parameter = self.parameters[name]
         self.left.remove(name)
         self.gathered = "", torch.empty(0)  # before there is another
-        if not hasattr(parameter, "ds_id"):
+        stretch, sharded = stretch_of(parameter), hasattr(parameter, "ds_id")
+        if not sharded and stretch is None:
             self.gathered = name, parameter.detach().cpu()
             return
-        with deepspeed.zero.GatheredParameters(parameter):
-            self.gathered = name, parameter.detach().cpu().clone() if self.wanted else torch.empty(0)
+        with deepspeed.zero.GatheredParameters(parameter) if sharded else contextlib.nullcontext():
+            if stretch is not None:
+                self.gathered = name, self._of_all_ranks(parameter.detach(), stretch)
+            else:
+                self.gathered = name, parameter.detach().cpu().clone() if self.wanted else torch.empty(0)
+
+    def _of_all_ranks(self, part: Tensor, stretch: Stretch) -> Tensor:
+        """The whole of a parameter of which this rank has `part`, where it is wanted. The ranks of the writer's expert
+        group send theirs, one after the other."""
+        (group,) = (group for group in expert_groups(dist.get_world_size(), stretch.ranks) if self.writer in group)
+        if dist.get_rank() not in group:
+            return torch.empty(0)
+        whole = torch.empty((stretch.experts, *part.shape[1:]), dtype=part.dtype) if self.wanted else torch.empty(0)
+        for place, rank in enumerate(group):
+            sent = part.contiguous() if rank == dist.get_rank() else torch.empty_like(part)
+            dist.broadcast(sent, rank, group=expert_group_handle(stretch.ranks))
+            if self.wanted:
+                whole[place * len(part) : (place + 1) * len(part)].copy_(sent)
+        return whole
 
     def pass_by(self) -> None:
         """Takes part in gathering those whose turn has not come here."""
         for name in list(self.left):
-            if hasattr(self.parameters[name], "ds_id"):
+            if hasattr(self.parameters[name], "ds_id") or stretch_of(self.parameters[name]) is not None:
                 self._gather(name)
 
 

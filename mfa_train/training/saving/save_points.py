@@ -12,6 +12,7 @@ from mfa_train.tracking.starts import versions
 from mfa_train.training.processes.agreed_steps import AgreedSteps
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.processes.signals import StopSignals
+from mfa_train.training.saving.uploads import Uploads
 from mfa_train.training.saving.writer import CheckpointWriter
 from mfa_train.training.steps.state import TrainingState
 
@@ -29,12 +30,15 @@ class SavePoints:
         log: RunLog | SilentLog,
         signals: StopSignals,
         code_commit: str | None,
+        uploads: Uploads | None = None,
     ):
         self.config, self.ranks, self.data, self.log, self.signals = config, ranks, data, log, signals
         self.code_commit = code_commit
         self.agreed = AgreedSteps(ranks)
         self.folder = config.run_dir / "checkpoints"
-        self.writer = CheckpointWriter(config.checkpoint, self.folder, earlier_starts, ranks, config.guard.hang_seconds)
+        self.writer = CheckpointWriter(
+            config.checkpoint, self.folder, earlier_starts, ranks, config.guard.hang_seconds, uploads
+        )
         self.saved_at, self.stopping, self.blocking_seconds = time.monotonic(), False, 0.0
 
     def due(self, done: int) -> bool:
@@ -45,6 +49,7 @@ class SavePoints:
         minutes = (time.monotonic() - self.saved_at) / 60
         if keys.every_minutes is not None and self.ranks.is_rank_zero and minutes > keys.every_minutes:
             self.agreed.call_for(by_clock, done)
+        self.agreed.look()
         self.stopping = self.agreed.due("stop", done)
         return (
             self.stopping

@@ -26,6 +26,7 @@ from mfa_train.config import CheckpointConfig
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.saving.engine_state import own_pieces, updates
 from mfa_train.training.saving.rng import rng_state
+from mfa_train.training.saving.uploads import Uploads
 
 POLL_SECONDS = 0.02
 
@@ -35,9 +36,17 @@ class CheckpointWriter:
     writers, dead or dying, are not mistaken for this one's. `patience` is how many seconds rank 0 waits for the others'
     files."""
 
-    def __init__(self, config: CheckpointConfig, checkpoints: Path, earlier_starts: int, ranks: Ranks, patience: float):
+    def __init__(
+        self,
+        config: CheckpointConfig,
+        checkpoints: Path,
+        earlier_starts: int,
+        ranks: Ranks,
+        patience: float,
+        uploads: Uploads | None = None,
+    ):
         self.config, self.checkpoints, self.earlier_starts = config, checkpoints, earlier_starts
-        self.ranks, self.patience = ranks, patience
+        self.ranks, self.patience, self.uploads = ranks, patience, uploads
         self.buffers: dict[str, torch.Tensor] = {}
         """The copy in host memory, kept from save to save where steps go on meanwhile."""
         self.thread: threading.Thread | None = None
@@ -46,6 +55,9 @@ class CheckpointWriter:
         self.saved = 0
         self.seconds: list[float] = []
         """That each save took until its checkpoint was visible, of rank 0's since they were last told."""
+        self.pruning = threading.Lock()
+        if uploads:
+            uploads.let_go = self._prune
 
     def save(self, engine, step: int, content: dict) -> None:
         """Every rank calls it after the same step. `content` is what the manifest holds beside step, updates and
@@ -106,8 +118,10 @@ class CheckpointWriter:
         failed = [entry["failed"] for entry in entries if "failed" in entry]
         if not failed:
             try:
-                publish(partial, folder_of(self.checkpoints, step), entries, content)
+                publish(partial, checkpoint := folder_of(self.checkpoints, step), entries, content)
                 self.seconds.append(time.monotonic() - begun)
+                if self.uploads:
+                    self.uploads.saved(checkpoint)
                 self._prune()
                 return
             except OSError as error:
@@ -121,7 +135,9 @@ class CheckpointWriter:
 
     def _prune(self) -> None:
         try:
-            prune(self.checkpoints, self.config.keep_last, self.config.keep_every, self.config.at_steps)
+            with self.pruning:
+                stay = [*self.config.at_steps, *(self.uploads.held() if self.uploads else [])]
+                prune(self.checkpoints, self.config.keep_last, self.config.keep_every, stay)
         except OSError as error:
             self.ranks.say(f"warning: an older checkpoint could not be removed ({error}); the run goes on")
 

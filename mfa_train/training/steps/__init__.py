@@ -7,6 +7,7 @@ average.py          the weights' exponential moving average
 losses.py guard.py  the losses, read when they are needed; what is done about NaN and spikes
 state.py speed.py   how far a run is; how fast
 phases.py           where a step's time goes, peak memory, the slowest rank
+profiling.py trace.py   traces of some steps, where they are asked for
 gathers.py          what a forward pass waits for under ZeRO 3
 evaluation.py task_scores.py   held-out loss; scores on tasks
 """

@@ -17,10 +17,20 @@ from mfa_train.config import Config
 from mfa_train.config.deepspeed_schema import merged
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.initialization import EmptyWeights, Gather, InitialValues, initialize
+from mfa_train.parallel.groups import ALONE, ExpertGroup
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.saving.engine_state import fill
 from mfa_train.training.steps.average import WeightAverage
 from mfa_train.training.steps.optimizer import make_optimizer
+from mfa_train.training.steps.shared_experts import (
+    compile_around_exchanges,
+    join_expert_group,
+    known_to_deepspeed,
+    mark,
+    mark_in,
+    mend_norm_of_stage_0,
+    require_known_to,
+)
 
 UNCLIPPED = 1e30
 """A norm that no gradient exceeds: DeepSpeed keeps the norm only where it clips, and the guard needs it always."""
@@ -30,17 +40,18 @@ def build_model(
     config: Config,
     sharded: contextlib.AbstractContextManager = contextlib.nullcontext(),
     gather: Gather = lambda parameter: contextlib.nullcontext(),
+    group: ExpertGroup = ALONE,
 ) -> LanguageModel:
     """The config's model with its initial weights, in float32 on the CPU; or as `sharded` makes and `gather` opens
-    it."""
+    it. The ranks of `group` share experts out."""
     with sharded:
-        model = _model(config)
+        model = _model(config, group)
     initialize(model, config.model.initialization, config.seed, config.model.num_hidden_layers, gather)
     return model
 
 
-def _model(config: Config) -> LanguageModel:
-    return LanguageModel(config.model, attention_config(config.attention), config.training.z_loss)
+def _model(config: Config, group: ExpertGroup) -> LanguageModel:
+    return LanguageModel(config.model, attention_config(config.attention), config.training.z_loss, group=group)
 
 
 def import_deepspeed() -> ModuleType:
@@ -78,35 +89,47 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool =
     settings = deepspeed_config(config, ranks, dtype)
     # DeepSpeed prints its memory here, whatever its log level, and looks for garbage first, six times.
     with contextlib.redirect_stdout(io.StringIO()), _nothing_is_garbage():
+        group = join_expert_group(config.parallel.experts, ranks)
         sharded = deepspeed.zero.Init(config_dict_or_path=settings) if config.zero == 3 else contextlib.nullcontext()
+        if config.zero == 3:
+            mark_in(sharded)
         by_parts = fresh and config.model.initialization.draw > 1
         if fresh and not by_parts:
             model = build_model(
-                config, sharded, lambda parameter: deepspeed.zero.GatheredParameters(parameter, modifier_rank=0)
+                config, sharded, lambda parameter: deepspeed.zero.GatheredParameters(parameter, modifier_rank=0), group
             )
         else:  # each rank's share of the masters is set below, or from a checkpoint, and the weights are made of them
             if config.zero == 3:
                 _share_out_in_silence(sharded)
             with sharded, EmptyWeights(dtype, ranks.device):
-                model = _model(config)
+                model = _model(config, group)
         model.model.activation_checkpointing = config.training.activation_checkpointing
         if config.training.compile:
+            compile_around_exchanges(model)
             for layer in model.model.layers:
                 layer.compile()
             model.lm_head.compile()
+        if config.zero < 3:
+            for parameter in model.parameters():
+                mark(parameter)
         optimizer = make_optimizer(model, config)
         bucket = reduce_bucket(
             sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
         )
         settings["zero_optimization"].setdefault("reduce_bucket_size", bucket)
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+        with known_to_deepspeed(model):
+            engine, *_ = deepspeed.initialize(
+                model=model, optimizer=optimizer, config=settings, dist_init_required=False
+            )
+    require_known_to(engine)
     if config.zero == 0:
         _mend_stage_0(engine, optimizer, dtype)
+        mend_norm_of_stage_0(engine, dtype)
     if config.training.ema is not None:  # now that stage 0 has taken its step before the first
         optimizer.average = WeightAverage(config.training.ema)
     if by_parts:
         values = InitialValues(model, config.model.initialization, config.seed, config.model.num_hidden_layers)
-        fill(engine, values, ranks.rank)
+        fill(engine, values)
     if ranks.world_size == 1 and isinstance(engine.optimizer, BF16_Optimizer):
         # It would flatten all gradients, sum them over one process and copy them back. (Other wrappers work in that
         # pass.)

@@ -2,16 +2,24 @@
 
 With a bias (model.feed_forward.bias_update_speed) the ranks add up their loads each step, on the device; without one,
 where a record is made. A record tells of its own step alone, so a run that was killed and resumed logs the same.
+
+An expert that no record finds with a token for a while is dead: the router no longer finds it, and only balancing will
+bring it back. That is told in a line.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mfa_train.feed_forward.balancing import move_bias
+from mfa_train.tracking.heat_maps import LOADS
 from mfa_train.training.processes.ranks import Ranks
+
+RECORDS = 10
+"""In a row without a token: then an expert is dead."""
 
 
 class ExpertLoads:
@@ -26,8 +34,14 @@ class ExpertLoads:
         """Of the step under way or just taken: tokens that each expert was given (layers, experts)."""
         self.summed = False
         """Whether that is over all ranks."""
-        self.entropy: Tensor | None = None
-        """Of the routers' probabilities, the mean over this rank's tokens (layers,) in nats."""
+        self.told: Tensor | None = None
+        """What else the layers told, the mean over this rank's tokens (layers, 2): the entropy of the router's
+        probabilities in nats, and the share of choices dropped."""
+        mixtures = {number: layer.mlp for number, layer in enumerate(self.decoder.layers) if layer.mlp.per_token}
+        self.numbers = list(mixtures)
+        """Of the layers with experts, from 0."""
+        self.drops = any(getattr(mlp, "capacity_factor", None) is not None for mlp in mixtures.values())
+        self.dead = DeadExperts(self.numbers, ranks.say)
 
     def begin(self) -> None:
         """A step begins."""
@@ -38,8 +52,8 @@ class ExpertLoads:
         self.load = None
         if self.decoder.routed is None:
             return
-        self.load, entropy, passes = self.decoder.routed
-        self.entropy, self.summed, self.decoder.routed = entropy / passes, False, None
+        self.load, told, passes = self.decoder.routed
+        self.told, self.summed, self.decoder.routed = told / passes, False, None
         if not self.biased:
             return
         self._sum()
@@ -47,25 +61,62 @@ class ExpertLoads:
             if applied:
                 move_bias(mlp.gate.e_score_correction_bias, load, mlp.bias_update_speed)
 
-    def record(self) -> dict[str, Any]:
-        """What the record of the step just taken holds; waits for the device, on all ranks."""
+    def record(self, step: int) -> dict[str, Any]:
+        """What the record of the `step` just taken holds; waits for the device, on all ranks."""
         if self.load is None:
             return {}
         self._sum()
         load = self.load.double().cpu()
+        self.dead.look_at(step, load)
+        entropy, dropped = self.ranks.sum(self.told.double()).mean(dim=0) / self.ranks.world_size
         share = load / load.sum(dim=1, keepdim=True)
         count = load.shape[1]
         record = {
             "experts/max_load": float((share.max(dim=1).values * count).max()),
             "experts/load_entropy": float(torch.special.entr(share).sum(dim=1).mean()) / math.log(max(2, count)),
             "experts/dead": float((load == 0).double().mean()),
-            "experts/router_entropy": float(self.ranks.sum(self.entropy.double()).mean()) / self.ranks.world_size,
+            "experts/router_entropy": float(entropy),
         }
+        if self.drops:
+            record["experts/dropped"] = float(dropped)
         if self.biased:
             biases = torch.stack([mlp.gate.e_score_correction_bias for mlp in self.biased])
             record["experts/bias_range"] = float((biases.max(dim=1).values - biases.min(dim=1).values).max())
         return record
 
+    def by_layer(self) -> dict[str, Any]:
+        """Of the step of the last record, by the layer's number how busy each expert was, in percent of the mean."""
+        if self.load is None:
+            return {}
+        load = self.load.double().cpu()
+        percent = (100 * load / load.mean(dim=1, keepdim=True)).round().int().tolist()
+        return {LOADS: {str(number): of_layer for number, of_layer in zip(self.numbers, percent)}}
+
     def _sum(self) -> None:
         if not self.summed:
             self.load, self.summed = self.ranks.sum(self.load), True
+
+
+class DeadExperts:
+    """Which experts of the `layers` records have found without a token; `say` is given a line when there are some, and
+    when they are twice as many as were told of."""
+
+    def __init__(self, layers: list[int], say: Callable[[str], None]):
+        self.layers, self.say, self.told = layers, say, 0
+        self.idle: Tensor | None = None
+        """Records in a row without a token, (layers, experts)."""
+
+    def look_at(self, step: int, load: Tensor) -> None:
+        """`load` (layers, experts) of a step, over all ranks."""
+        before = torch.zeros_like(load) if self.idle is None else self.idle
+        self.idle = torch.where(load == 0, before + 1, 0)
+        dead = self.idle >= RECORDS
+        count = int(dead.sum())
+        if not count or count < 2 * self.told:
+            return
+        self.told, worst = count, int(dead.sum(dim=1).argmax())
+        self.say(
+            f"warning: step {step}: {count} of {dead.numel()} experts had no token in the last {RECORDS} records, most "
+            f"of them in layer {self.layers[worst]}: a larger model.feed_forward.router_aux_loss_coef or "
+            "bias_update_speed would bring them back"
+        )

@@ -10,6 +10,7 @@ import torch
 
 from mfa_train.training.saving.save_points import SavePoints
 from mfa_train.training.steps.evaluation import of_average
+from mfa_train.training.steps.profiling import Profiling
 from mfa_train.training.steps.speed import Speed
 from mfa_train.training.steps.step import Taken, TrainingStep
 from mfa_train.training.steps.task_scores import TaskScorer
@@ -21,6 +22,7 @@ def train(
     evaluate: Callable[[torch.nn.Module], dict],
     save_points: SavePoints,
     on_step: Callable[[int], None],
+    profiling: Profiling,
     score: TaskScorer | None = None,
 ) -> Iterator[dict]:
     """Takes `step` from where its state is to the last step of the run, and yields a metrics record for each logged one
@@ -32,6 +34,7 @@ def train(
     """
     training, state = step.config.training, step.state
     speed.begin(state.progress)
+    profiling.between(state.progress.step)
     for done in range(state.progress.step + 1, training.total_steps + 1):
         taken = step.take()
         on_step(done)
@@ -40,7 +43,7 @@ def train(
         if evaluating or scoring or done % training.log_every == 0 or done == 1:
             record = _record(step, taken, speed) | save_points.told()
             if evaluating:
-                record |= evaluate(step.engine)
+                record |= evaluate(step.engine) | step.expert_loads.by_layer()
                 on_step(done)
             if evaluating and training.ema is not None:
                 record |= of_average(step.engine, evaluate)
@@ -55,6 +58,7 @@ def train(
             state.progress.seconds = speed.seconds()
             save_points.save(step.engine, state)
         save_points.stop_if_asked(done)
+        profiling.between(done)
 
 
 def _record(step: TrainingStep, taken: Taken, speed: Speed) -> dict:
@@ -74,5 +78,5 @@ def _record(step: TrainingStep, taken: Taken, speed: Speed) -> dict:
         "spikes": guard.spikes,
         **step.batches.progress(taken.samples),
         **step.phases.take(told),
-        **step.expert_loads.record(),
+        **step.expert_loads.record(progress.step),
     }

@@ -1,11 +1,14 @@
 """AdamW (arXiv 1711.05101), with a last word on whether a step's update is applied, and an average that follows it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from mfa_train.config import Config
+from mfa_train.parallel.parameters import local_shape
 from mfa_train.training.steps.average import WeightAverage
+from mfa_train.training.steps.shared_experts import group_name, shared_experts
 
 
 class GuardedAdamW(torch.optim.AdamW):
@@ -37,14 +40,18 @@ class GuardedAdamW(torch.optim.AdamW):
 
 def make_optimizer(model: torch.nn.Module, config: Config) -> GuardedAdamW:
     """The optimizer of `model`; its learning rate is 0 until it is set. Matrices are decayed, vectors (norms) not."""
-    parameters = list(model.parameters())
-    # Under ZeRO 3 a parameter's own shape is that of this rank's shard.
-    matrices = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) >= 2]
-    vectors = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) < 2]
-    groups = [
+    shared = shared_experts(model)
+    mine = {id(parameter) for parameter in shared}
+    parameters = [parameter for parameter in model.parameters() if id(parameter) not in mine]
+    matrices = [parameter for parameter in parameters if len(local_shape(parameter)) >= 2]
+    vectors = [parameter for parameter in parameters if len(local_shape(parameter)) < 2]
+    groups: list[dict[str, Any]] = [
         {"params": matrices, "weight_decay": config.optimizer.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
+    if shared:  # DeepSpeed reduces a group of experts over the ranks that have the same
+        name = group_name(config.parallel.experts)
+        groups.append({"params": shared, "weight_decay": config.optimizer.weight_decay, "moe": True, "name": name})
     beta1, beta2 = config.optimizer.betas
     return GuardedAdamW(groups, lr=0.0, betas=(beta1, beta2), eps=config.optimizer.eps, fused=True)
 

@@ -20,6 +20,7 @@ from mfa_train.training.steps.losses import Losses
 from mfa_train.training.steps.optimizer import gradient_norm, inner_optimizer
 from mfa_train.training.steps.phases import BACKWARD, DATA, FORWARD, OPTIMIZER, Phases
 from mfa_train.training.steps.schedule import learning_rate
+from mfa_train.training.steps.shared_experts import time_exchanges
 from mfa_train.training.steps.state import TrainingState
 
 
@@ -53,9 +54,12 @@ class TrainingStep:
         micro_batch = config.training.micro_batch(ranks.world_size)
         self.passes = config.training.batch_size // (micro_batch * ranks.world_size)
         self.expert_loads = ExpertLoads(engine, ranks)
+        self.norm: float | None = None
+        """Of the gradient of the step under way, once it was read."""
         self.phases = Phases(ranks)
         if config.zero == 3 and ranks.world_size > 1:
             time_gathers(engine, self.phases)
+        time_exchanges(engine, self.phases)
         self.go_on_from(state)
         inner_optimizer(engine).update_applies = self.update_applies
 
@@ -68,6 +72,7 @@ class TrainingStep:
         where too many steps in a row were skipped."""
         config, progress = self.config, self.state.progress
         self.phases.begin()
+        self.norm = None
         lr = learning_rate(config.schedule, config.optimizer.lr, progress.step, config.training.total_steps)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
@@ -79,7 +84,7 @@ class TrainingStep:
         self.expert_loads.end(self.state.guard.applied)
         progress.step += 1
         grad_norm = self.losses.end_step(
-            progress.step, gradient_norm(self.engine), f"samples {begin} to {end - 1} of the order"
+            progress.step, self._gradient_norm(), f"samples {begin} to {end - 1} of the order"
         )
         return Taken(lr, grad_norm, end)
 
@@ -101,4 +106,14 @@ class TrainingStep:
 
     def update_applies(self) -> bool:
         """What the optimizer asks before it makes the update."""
-        return self.state.guard.applies(gradient_norm(self.engine), self.losses.upcoming)
+        return self.state.guard.applies(self._gradient_norm(), self.losses.upcoming)
+
+    def _gradient_norm(self) -> float:
+        """Of the step's whole gradient, the same number on every rank, read off the device once a step: read again
+        behind the update, it would wait for that. Where experts are shared out DeepSpeed adds up its parts in groups of
+        some ranks each, and links of several kinds may round differently."""
+        if self.norm is None:
+            self.norm = gradient_norm(self.engine)
+            if self.config.parallel.experts > 1:
+                self.norm = self.ranks.largest(self.norm)
+        return self.norm

@@ -112,7 +112,7 @@ def test_a_batch_draws_from_all_over_the_corpus(tmp_path):
 def test_what_is_read_ahead_is_what_will_be_read(tmp_path):
     samples = Samples(shards_of(tmp_path, [97] * 40), 10, seed=3, lanes=4, shuffle_tokens=60)
     for index in range(0, 900, 4):
-        ahead = samples.shards_ahead(np.arange(index, index + 8))  # all lanes, also where a round of them is cut short
+        ahead = samples.parts_ahead(np.arange(index, index + 8))  # all lanes, also where a round of them is cut short
         for later in range(index, index + 12):
             place = samples.order.place(np.array([later]))
             start = int(place.start[0])

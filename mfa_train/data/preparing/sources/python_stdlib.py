@@ -5,6 +5,7 @@ that an installation generates for itself are left out.
 """
 
 import io
+import os
 import platform
 import sysconfig
 import tokenize
@@ -46,16 +47,14 @@ def held_out(document: Document, fraction: float) -> bool:
 
 
 def _paths() -> dict[str, Path]:
-    root = Path(sysconfig.get_path("stdlib"))
-    paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
-    return {name: paths[name] for name in sorted(paths) if _is_wanted(name)}
-
-
-def _is_wanted(name: str) -> bool:
-    *folders, file = name.split("/")
-    if LEFT_OUT_FOLDERS.intersection(folders) or any(folder.startswith("config-") for folder in folders):
-        return False
-    return not file.startswith(LEFT_OUT_FILES)
+    root, paths = Path(sysconfig.get_path("stdlib")), {}
+    for folder, folders, files in os.walk(root):
+        # Not looked into at all: in site-packages there can be a hundred times as many.
+        folders[:] = [name for name in folders if name not in LEFT_OUT_FOLDERS and not name.startswith("config-")]
+        for path in (Path(folder, name) for name in files if name.endswith(".py")):
+            if not path.name.startswith(LEFT_OUT_FILES):
+                paths[path.relative_to(root).as_posix()] = path
+    return dict(sorted(paths.items()))
 
 
 def _decoded(source: bytes) -> str | None:

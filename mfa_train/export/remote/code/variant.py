@@ -10,6 +10,7 @@ from mfa_train.export.remote.code.configuration_mfa_train import MfaTrainConfig
 from mfa_train.feed_forward.base import FeedForward
 from mfa_train.feed_forward.family.dense import Dense
 from mfa_train.feed_forward.family.dense import Dense as Kind
+from mfa_train.parallel.groups import ALONE, ExpertGroup
 
 
 def attention_class(name: str) -> type[Attention]:
@@ -23,8 +24,8 @@ def attention_config(node: Mapping[str, Any]) -> AttentionConfig:
     return Variant.Config(**{**node, "rope_scaling": None if scaling is None else RopeScaling(**scaling)})
 
 
-def feed_forward_of(config: MfaTrainConfig, layer: int) -> FeedForward:
+def feed_forward_of(config: MfaTrainConfig, layer: int, group: ExpertGroup = ALONE) -> FeedForward:
     """What stands in the `layer` (from 0) of config.json's model."""
     kind = Kind.Config(**config.feed_forward)
     made = Kind if kind.in_layer(layer) == kind.name else Dense
-    return made.of(config.hidden_size, config.intermediate_size, kind)
+    return made.of(config.hidden_size, config.intermediate_size, kind, group)

@@ -1,0 +1,18 @@
+"""The node `parallel`: what ranks share out among them beside the batch and ZeRO's shards."""
+
+from dataclasses import dataclass
+
+from mfa_train.config.requirements import require_positive
+
+
+@dataclass
+class ParallelConfig:
+    """Each key is a number of ranks, 1: nothing is shared out. Whether the model, the ranks and DeepSpeed can it:
+    `mfa_train.parallel.requirements`."""
+
+    experts: int
+    """Consecutive ranks that share each layer's experts out among them: each holds its part of the routed experts, and
+    tokens are sent to the rank that has theirs."""
+
+    def __post_init__(self):
+        require_positive("parallel.experts", self.experts, 2**14)

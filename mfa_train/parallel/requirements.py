@@ -1,0 +1,55 @@
+"""What `parallel.experts` is refused for, before anything starts."""
+
+from mfa_train.config import Config
+from mfa_train.errors import ConfigError
+
+YES, NO = ("true", "1", "1.0", "yes", "on", "y", "t"), ("false", "0", "0.0", "no", "off", "n", "f")
+WHOLE = {"contiguous_gradients": YES, "reduce_scatter": YES}
+"""DeepSpeed 0.19.8 sums experts over all ranks at stage 1 without contiguous gradients, without a word."""
+HARMLESS: dict[int, dict[str, tuple[str, ...]]] = {
+    0: {},
+    1: WHOLE,
+    2: WHOLE,
+    3: {"zero_hpz_partition_size": ("1", "1.0"), "zero_quantized_gradients": NO, "zero_quantized_weights": NO},
+}
+"""By stage, keys of deepspeed.zero_optimization and the values that may stand beside experts that are shared out."""
+
+
+def require_parallel(config: Config, world_size: int) -> None:
+    """Raises ConfigError where the model has no experts to share out, they don't divide, the ranks don't, or DeepSpeed
+    would train something else with what the node `deepspeed` says."""
+    experts = config.parallel.experts
+    if experts == 1:
+        return
+    given = f"parallel.experts={experts}"
+    count = config.model.feed_forward.get("n_routed_experts")
+    if count is None or config.model.feed_forward["first_k_dense_replace"] >= config.model.num_hidden_layers:
+        raise ConfigError(f"{given}: the model has no experts to share out: type parallel.experts=1")
+    if experts > world_size:
+        raise ConfigError(f"{given}: there {_are(world_size)}: type parallel.experts={_most(world_size, count)}")
+    instead = f"type parallel.experts={_most(world_size, count, experts)}"
+    if world_size % experts:
+        raise ConfigError(f"{given} does not divide the {world_size:,} ranks: {instead}")
+    if count % experts:
+        raise ConfigError(f"{given} does not divide model.feed_forward.n_routed_experts={count}: {instead}")
+    _require_deepspeed(config, given)
+
+
+def _require_deepspeed(config: Config, given: str) -> None:
+    """Of DeepSpeed's settings those that it refuses with experts, or with which it trains wrongly without a word."""
+    node = config.deepspeed.get("zero_optimization", {})
+    for key, harmless in HARMLESS[config.zero].items():
+        if key in node and str(node[key]).lower() not in harmless:
+            raise ConfigError(
+                f"deepspeed.zero_optimization.{key}={str(node[key]).lower()}: DeepSpeed cannot do that with {given}: "
+                "leave it out, or type parallel.experts=1"
+            )
+
+
+def _are(world_size: int) -> str:
+    return "is 1 rank" if world_size == 1 else f"are {world_size:,} ranks"
+
+
+def _most(world_size: int, count: int, below: int = 2**30) -> int:
+    """The largest number up to `below` that divides both."""
+    return max(one for one in range(1, min(world_size, count, below) + 1) if world_size % one == count % one == 0)

@@ -1,0 +1,3 @@
+from tests.data.conftest import object_storage
+
+__all__ = ["object_storage"]
