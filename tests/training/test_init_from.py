@@ -20,7 +20,7 @@ from mfa_train.config import Member, default_attention
 from mfa_train.data.tokenizer import open_tokenizer
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.export.export import export
-from mfa_train.export.formats import NATIVE, REMOTE, ConfigJson, form_of
+from mfa_train.export.formats import NATIVE, REMOTE, ConfigJson, DeepseekV3, form_of
 from mfa_train.launch.checks import Checks
 from mfa_train.launch.plans import plan_of
 from mfa_train.model.decoder import LanguageModel, weights_of_model
@@ -35,6 +35,7 @@ from tests.conftest import ROOT, SMALL
 from tests.data.corpora import opened
 from tests.data.tokenizers import saved
 from tests.end_to_end.conftest import SHORT
+from tests.export.remote_folders import weights_there
 from tests.scaling.synthetic import VARIANTS, write_ladder
 
 YARN = "attention.rope_scaling={rope_type: yarn, factor: 4.0, original_max_position_embeddings: 64}"
@@ -336,7 +337,10 @@ def test_a_launch_and_a_plan_say_what_the_run_would_be_refused_for(theirs, tmp_p
 
 
 def test_an_exported_run_begins_where_it_ended_and_goes_on_without_its_source(prepared_data, tmp_path):
-    common = [*SHORT, f"data_dir={prepared_data}", f"runs_dir={tmp_path}", "attention=mla", "sample.max_new_tokens=0"]
+    """A mixture of experts with a bias, which moves at each step."""
+    mixture = ["feed_forward=experts", "model.feed_forward.scoring_func=sigmoid"]
+    mixture += ["model.feed_forward.bias_update_speed=0.01", "model.feed_forward.moe_intermediate_size=24"]
+    common = [*SHORT, f"data_dir={prepared_data}", f"runs_dir={tmp_path}", "attention=mla", *mixture]
 
     def train(*overrides: str) -> tuple[str, dict]:
         done = subprocess.run(
@@ -373,9 +377,10 @@ def test_an_exported_run_begins_where_it_ended_and_goes_on_without_its_source(pr
         config = configs.load([*common, "name=three", f"init_from={place}", "training.steps=9"])
         opened_source = open_source(config.init_from, config)
         assert require_same_model(opened_source) == [] and record_of(opened_source)["step"] == 3
-        parameters = dict(filled(config, opened_source).named_parameters())
-        assert parameters.keys() == final.keys()
-        assert all(torch.equal(parameters[name], weight) for name, weight in final.items())
+        found = weights_there(DeepseekV3(config), filled(config, opened_source))
+        assert found.keys() == final.keys() and any(name.endswith("experts.3.down_proj.weight") for name in found)
+        assert all(torch.equal(found[name], weight) for name, weight in final.items())
+        assert all(weight.any() for name, weight in final.items() if name.endswith("bias"))
     resuming = dataclasses.replace(config, resume=str(checkpoint))
     with pytest.raises(ConfigError, match="init_from begins a run anew with weights alone: type one of them"):
         find_resume_point(resuming, tmp_path / "three", {}, print)
