@@ -25,6 +25,7 @@ from mfa_train.budget.units import together
 from mfa_train.config import Config
 from mfa_train.errors import ConfigError
 from mfa_train.feed_forward import feed_forward_config
+from mfa_train.parallel.requirements import require_parallel
 
 MODEL_KEYS = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
 ACTIVATIONS = {"none": "activations", "selective": "activations_selective", "full": "activations_checkpointed"}
@@ -48,7 +49,7 @@ def make_plan(
 
     By default for cluster.device and the cluster's devices; with `ranks` for so many, no longer to be chosen, of which
     `ranks_per_node` share a node (by default cluster.devices_per_node). Raises ConfigError where the model can't be
-    built, the device is unknown or the batch does not divide.
+    built, the device is unknown, or the batch or the experts do not divide.
     """
     try:
         return _made(config, device, ranks, match, ranks_per_node or config.cluster.devices_per_node)
@@ -65,6 +66,7 @@ def make_plan(
 def _made(config: Config, device: Device | None, ranks: int | None, match: dict | None, ranks_per_node: int) -> dict:
     attention_config(config.attention)
     feed_forward_config(config.model.feed_forward)
+    require_parallel(config, ranks or config.cluster.world_size)
     per_node = config.cluster.devices_per_node if device is None else 1  # a rank at hand measures its own threads
     device = device or planned_device(config.cluster.device, per_node)
     dtype = resolve_precision(config.precision, device)

@@ -105,6 +105,13 @@ def test_ranks_that_share_experts_out_hold_and_send_their_share():
     assert traffic(sizes, torch.float32, 0, 4, 1, experts, 4) == 2 * 4 * 64 * 3 // 4
 
 
+@pytest.mark.parametrize("devices, experts, told", [(1, 2, "there is 1 rank"), (4, 3, "does not divide the 4 ranks")])
+def test_a_plan_is_refused_where_its_devices_cannot_share_the_experts_out(devices, experts, told):
+    typed = ["model=nano_moe", f"cluster.devices_per_node={devices}", f"parallel.experts={experts}"]
+    with pytest.raises(ConfigError, match=f"^parallel.experts={experts}.*{told}.*: type parallel.experts="):
+        make_plan(configs.load(typed))
+
+
 def test_what_tokens_send_to_experts_and_how_long_it_takes():
     """Step-3: 56 layers of three experts, there and back in both passes, 15 of 16 to other ranks; on H100s eight share
     a node of 450 GB/s, and each has 50 GB/s to others."""

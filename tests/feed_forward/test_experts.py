@@ -145,6 +145,14 @@ def test_beyond_its_capacity_an_expert_takes_no_more_of_a_sequence_the_first_com
     assert (y[0].abs().sum(dim=-1) > 0).tolist() == [True] * 2 + [False] * 14
 
 
+def test_what_is_evaluated_drops_no_token_so_that_none_depends_on_those_behind_it(defaults):
+    ours = experts(defaults, num_experts_per_tok=1, capacity_factor=1.0).eval()
+    x = torch.randn(1, 1, HIDDEN).expand(1, 16, HIDDEN).contiguous()
+    whole, first, one = (ours(x[:, :count])[0] for count in (16, 8, 1))
+    torch.testing.assert_close(whole[:, :8], first)
+    torch.testing.assert_close(whole, one.expand_as(whole))
+
+
 @pytest.mark.parametrize(
     ("keys", "told"),
     [

@@ -3,7 +3,8 @@ shared ones (DeepSeekMoE, arXiv 2401.06066), which all tokens meet.
 
     y = shared(x) + Σ weight · expert(x)      over the chosen experts
 
-No token is dropped, unless `capacity_factor` says so. An expert's weights are a slice of one tensor for all of a layer;
+No token is dropped, unless `capacity_factor` says so, and then in training alone: of a text that is decoded or padded
+a sequence's share is not known. An expert's weights are a slice of one tensor for all of a layer;
 on disk they stand under Hugging Face's names, `experts.N.gate_proj.weight` (`mfa_train.feed_forward.names`).
 """
 
@@ -164,7 +165,7 @@ class Experts(FeedForward):
         chosen = self.gate(x)
         load = tokens_of_experts(chosen.experts.flatten(1), self.count)
         weights = chosen.weights
-        if self.capacity_factor is not None:
+        if self.training and self.capacity_factor is not None:  # else what follows a token would change its output
             weights = weights * within_capacity(chosen.experts, self.count, self.capacity_factor)
         way = self.exchanged if self.group.size > 1 else self.here
         y = way(x, chosen.experts.flatten(), weights.flatten(), load.sum(dim=0))
