@@ -51,7 +51,7 @@ def checks_before_plan(config: Config, device: Device | None = None, world_size:
     """Of `checked_plan`, those that need no plan. Each raises ConfigError."""
     return [
         lambda: _require_batch(config, world_size or config.cluster.world_size),
-        lambda: require_known(config),
+        lambda: require_known(config, world_size or config.cluster.world_size),
         lambda: check_schedule(config.schedule, config.training.total_steps),
         lambda: _require_upload(config),
         lambda: _require_kernel(config, _dtype(config, device)),
