@@ -58,8 +58,9 @@ def work(job: Job, member: int, start: str) -> int:
 
     try:
         status = report(train)
-    except Exception:
+    except Exception as error:
         print(traceback.format_exc(), file=sys.__stderr__, flush=True)  # the log: of those that fail the first is shown
+        output.lost(error)
         output.failed()
         return 1
     if reported and status != Stopped.exit_status:
