@@ -205,6 +205,11 @@ def test_profile_step_is_held_against_the_runs_steps_and_ranks():
         (["profile.ranks=[]"], "profile.ranks=: expected numbers of ranks"),
         (["profile.step=800"], "profile.step=800: the run ends after step 700"),
         (["profile.step=8", "profile.ranks=[0,2]"], "profile.ranks=0,2: the run has 2 ranks"),
+        (["profile.ranks=[5]"], "profile.ranks=5: the run has 2 ranks"),
+        (
+            ["profile.step=699", "profile.steps=5"],
+            "profile.steps=5: .* ends at step 700, has 2: type profile.steps=2",
+        ),
     ):
         with pytest.raises(ConfigError, match=told):
             for check in checks_before_plan(configs.load(overrides), world_size=2):
