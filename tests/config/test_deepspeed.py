@@ -12,7 +12,7 @@ from mfa_train.config.deepspeed_schema import TYPED_INSTEAD
 from mfa_train.errors import ConfigError
 from mfa_train.training.processes.ranks import join
 from mfa_train.training.steps.deepspeed_node import require_known
-from mfa_train.training.steps.engine import deepspeed_config
+from mfa_train.training.steps.engine import deepspeed_config, import_deepspeed
 
 ZERO = "+deepspeed.zero_optimization."
 
@@ -108,6 +108,14 @@ def test_the_plan_counts_the_bucket_that_is_given():
 
     # Gradients of a bucket and their sum, float32.
     assert total(f"{ZERO}reduce_bucket_size=200_000_000") - total(f"{ZERO}reduce_bucket_size=100_000_000") == 8 * 10**8
+
+
+def test_deepspeed_compiles_nothing_to_find_out_what_it_could_compile(monkeypatch):
+    import deepspeed.ops
+
+    monkeypatch.setattr(deepspeed.ops, "_probe_compatible_ops", lambda: pytest.fail("it compiles and links"))
+    monkeypatch.delitem(vars(deepspeed.ops), "__compatible_ops__", raising=False)
+    assert not import_deepspeed().ops.__compatible_ops__["deepspeed_shm_comm"]
 
 
 def test_a_run_of_before_the_node_gave_nothing():

@@ -5,6 +5,7 @@ import gc
 import io
 import logging
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -49,9 +50,10 @@ def import_deepspeed() -> ModuleType:
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
-    # An extension for sums between processes of one CPU. It is compiled at the first start, and a start that is killed
-    # then leaves a lock for which every later one waits for ever (torch.utils.file_baton).
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # Which of its extensions could be compiled, asked by compiling and linking at every start, all for one: that for
+    # sums between processes of one CPU. It would be compiled at the first start, and a start that is killed then leaves
+    # a lock for which every later one waits for ever (torch.utils.file_baton). None can, then.
+    deepspeed.ops.__compatible_ops__ = defaultdict(bool)
     # Whatever the optimizer is, DeepSpeed imports its Muon, which torch.compile decorates: a second, for Inductor.
     names = vars(torch)
     compile, names["compile"] = names["compile"], _not_compiled
