@@ -19,7 +19,7 @@ from mfa_train.launch.family import die_with_parent
 from mfa_train.launch.job import Job, read_job
 from mfa_train.launch.output import RankOutput
 from mfa_train.tracking.wandb_run import forget_run
-from mfa_train.training.processes.device_kind import CUDA, prepare_environment, require_device
+from mfa_train.training.processes.device_kind import CUDA, choose_allocator, prepare_environment, require_device
 
 
 def main() -> int:
@@ -46,6 +46,7 @@ def work(job: Job, member: int, start: str) -> int:
             os.environ.update(environment(job.environment))
             # The ranks share the node's cores; torch alone would start as many threads as cores in each.
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // job.devices_per_node)))
+            choose_allocator()  # `require_device` imports torch
             if job.device is not None:
                 prepare_environment(job.device)
                 if job.device == CUDA:
