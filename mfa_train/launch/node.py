@@ -8,7 +8,8 @@ that stopped (75, requeue it) from one that failed.
 
     - A signal that asks to stop (SIGTERM, SIGUSR1, SIGINT) is passed on; the ranks have all the time they need to save.
       A second SIGINT, whatever came before the first, kills them.
-    - A rank that fails takes the others along after a few seconds, in which they may say what they saw.
+    - A rank that fails takes the others along after a few seconds, in which they may say what they saw. One that was
+      killed is told of at once: those that fail because of it give way to it (`rank`).
     - The status is 0; 75 where all stopped as asked; else that of the first rank to fail.
 """
 
@@ -69,6 +70,8 @@ class Node:
         if failed is not None:
             if (first := self.ranks[failed].returncode) not in ASKED:
                 note_crash(self.run_dir, self.start, first, self.first_rank + failed)
+                if first < 0:
+                    self._show(failed, log_begins[failed])
             self._end_the_others()
         statuses = [rank.wait() for rank in self.ranks]
         if failed is None:
@@ -81,19 +84,23 @@ class Node:
         if noted is not None and 0 <= noted - self.first_rank < len(statuses) and statuses[noted - self.first_rank]:
             failed = noted - self.first_rank
         status = statuses[failed]
-        if status < 0 or not failure_file(self.run_dir, self.start).exists():
-            words = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-            show_failure(self.run_dir, self.start, self.first_rank + failed, log_begins[failed], sys.stderr, words)
+        self._show(failed, log_begins[failed])
         return status if status > 0 else 128 - status
+
+    def _show(self, failed: int, log_begin: int) -> None:
+        """How rank number `failed` of this node ended, where no failure is known yet."""
+        status = self.ranks[failed].returncode
+        words = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        show_failure(self.run_dir, self.start, self.first_rank + failed, log_begin, sys.stderr, words)
 
     def _first_to_fail(self) -> int | None:
         """Waits for all ranks to end well, or for the first that does not, and gives its number on this node; None
-        where all did."""
+        where all did. Of several a killed one: it can be what the others fail of."""
         while True:
             statuses = [rank.poll() for rank in self.ranks]
-            for local, status in enumerate(statuses):
-                if status not in (None, 0):
-                    return local
+            ended = [local for local, status in enumerate(statuses) if status not in (None, 0)]
+            if ended:
+                return next((local for local in ended if statuses[local] == -signal.SIGKILL), ended[0])
             if None not in statuses:
                 return None
             time.sleep(0.05)

@@ -7,7 +7,9 @@ LOCAL_RANK are theirs. It exits with the run's own status.
 """
 
 import os
+import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -17,9 +19,13 @@ from mfa_train.errors import Stopped, UserError
 from mfa_train.launch.environment import environment
 from mfa_train.launch.family import die_with_parent
 from mfa_train.launch.job import Job, read_job
-from mfa_train.launch.output import RankOutput
+from mfa_train.launch.output import RankOutput, failure_file
 from mfa_train.tracking.wandb_run import forget_run
 from mfa_train.training.processes.device_kind import CUDA, prepare_environment, require_device
+
+GIVE_WAY_SECONDS = 1.0
+"""That a rank which fails leaves the launcher of one that was killed, which can say nothing itself and of whose end the
+others die at once."""
 
 
 def main() -> int:
@@ -60,11 +66,22 @@ def work(job: Job, member: int, start: str) -> int:
         status = report(train)
     except Exception:
         print(traceback.format_exc(), file=sys.__stderr__, flush=True)  # the log: of those that fail the first is shown
+        _give_way(run_dir, start)
         output.failed()
         return 1
     if reported and status != Stopped.exit_status:
         output.failed(shown=rank == 0)
     return status
+
+
+def _give_way(run_dir: Path, start: str) -> None:
+    """Waits until another failure of `start` is known, or can be taken for none."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # DeepSpeed's launcher ends the others with it: this one has to speak
+    deadline = time.monotonic() + GIVE_WAY_SECONDS
+    while time.monotonic() < deadline and not failure_file(run_dir, start).exists():
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from mfa_train.launch.environment import environment
 from mfa_train.launch.hostfile import read_hosts
 from mfa_train.launch.job import make_job, read_job
 from mfa_train.launch.local import require_one_node
-from mfa_train.launch.node import Node
+from mfa_train.launch.node import STOP_SIGNALS, Node
 from mfa_train.launch.ssh import _Run
 from mfa_train.launch.status import statuses
 from mfa_train.launch.sweep import _Attempt, _Sweep
@@ -72,6 +72,40 @@ def test_the_traceback_of_the_first_rank_to_fail_is_shown_once_whichever_it_is(l
     assert re.search(r"^rank 1 on \S+ failed; its log is .*rank-00001.log:$", done.stderr, re.M)
     assert "Traceback" in (tmp_path / "run" / "logs" / "rank-00000.log").read_text()  # it lost the connection
     assert summary(tmp_path / "run")["status"] == "failed"
+
+
+LOST = """
+import os, signal, sys, time, types
+if "RANK" in os.environ:
+    killed = "{folder}/killed"
+    def run(config):
+        if os.environ["RANK"] == "1":
+            open(killed, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        while not os.path.exists(killed):
+            time.sleep(0.01)
+        raise RuntimeError("Connection reset by peer")
+    sys.modules["mfa_train.training.run"] = types.SimpleNamespace(run=run)
+"""
+
+
+def test_a_rank_that_was_killed_is_the_failure_and_those_that_lose_it_are_in_their_logs(tmp_path, monkeypatch, capfd):
+    (tmp_path / "sitecustomize.py").write_text(LOST.format(folder=tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    members = configs.members([f"runs_dir={tmp_path}", "name=run", "cluster.devices_per_node=2"])
+    job, before = make_job(members, tmp_path), {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    job.write()
+    try:
+        assert Node(job, 0, "now", 0, "127.0.0.1", 1).run() == 137
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    told = capfd.readouterr().err
+    assert re.search(r"^rank 1 on \S+ failed \(killed by SIGKILL\); its log is .*rank-00001.log:$", told, re.M)
+    assert "rank 0" not in told and "Traceback" not in told
+    logs = tmp_path / "run" / "logs"
+    assert (logs / "failure-now.txt").read_text().startswith("rank 1 ")
+    assert "RuntimeError: Connection reset by peer" in (logs / "rank-00000.log").read_text()
 
 
 def test_a_run_says_how_it_stands_from_its_files_alone(tmp_path):
