@@ -62,6 +62,14 @@ def planned_device(name: str, ranks_per_node: int, local_rank: int = 0) -> Devic
     return known[name]
 
 
+def note_of_named(name: str, found: Device) -> str | None:
+    """What there is to say where `cluster.device=name` is of another kind than the device that was `found`, on which
+    is trained. Raises ConfigError for a name that is in no table."""
+    if name == "auto" or planned_device(name, 1).type == found.type:
+        return None
+    return f"cluster.device={name} is for plans and launches: train.py trains on what it finds, {found.name}"
+
+
 def _gpu_here(number: int) -> Device:
     """Its memory as the driver tells it."""
     properties = torch.cuda.get_device_properties(number)

@@ -1,8 +1,8 @@
 """What is checked before a job is handed over, so that no queue is waited in vain. A launch raises the first refusal,
 `--dry-run` tells them all: both go through the same list.
 
-    1. The job's devices are named, where they are not this machine's. The variant is matched, the batch divides over
-       the ranks, the schedule fits, and so does the model; the devices can what is asked of them
+    1. The job's devices are named, where they are not this machine's, else they are here. The variant is matched, the
+       batch divides over the ranks, the schedule fits, and so does the model; the devices can what is asked of them
        (training.before_start, as the run itself asks).
     2. The tasks that it is scored on are there, where it is (evaluation.every_steps).
     3. The corpus is there, made with these settings, its tokens are the model's, and it is long enough.
@@ -24,7 +24,7 @@ from pathlib import Path
 from mfa_train.config import Config, Member
 from mfa_train.data.corpus import Corpus
 from mfa_train.errors import ConfigError
-from mfa_train.launch.devices import kind_of
+from mfa_train.launch.devices import kind_of, require_here
 from mfa_train.tracking.wandb_run import forget_run
 
 
@@ -183,6 +183,8 @@ def _planned(member: Member) -> Checked:
     found = Checked(member)
     with found.asking(), found.planning():
         kind_of(member.config.cluster)
+    with found.asking():
+        require_here(member.config.cluster)
     with found.asking():
         with found.planning():
             config, match = matched(member.config)

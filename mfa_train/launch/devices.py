@@ -2,7 +2,7 @@
 
 from mfa_train.config import ClusterConfig
 from mfa_train.errors import ConfigError
-from mfa_train.training.processes.device_kind import CPU, CUDA
+from mfa_train.training.processes.device_kind import CPU, CUDA, seen
 
 
 def is_decided(cluster: ClusterConfig) -> bool:
@@ -22,3 +22,22 @@ def kind_of(cluster: ClusterConfig) -> str:
     if cluster.device != "auto":
         return CPU if cluster.device == "cpu" else CUDA
     return planned_device("auto", 1).type
+
+
+def require_here(cluster: ClusterConfig) -> None:
+    """Raises ConfigError where ranks of this machine are to train on GPUs that it doesn't have."""
+    if cluster.launcher != "local" or kind_of(cluster) == CPU:
+        return
+    import torch
+
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not here:
+        raise ConfigError(
+            f"cluster.device={cluster.device}: cluster=local trains on this machine, which has no CUDA device ({seen()}"
+            f"): type cluster.device=auto for what is here; mfa-train plan cluster.device={cluster.device} plans for it"
+        )
+    if cluster.devices_per_node > here:
+        raise ConfigError(
+            f"cluster.devices_per_node={cluster.devices_per_node}: this machine has {here} CUDA devices ({seen()}): "
+            f"type cluster.devices_per_node={here}, or cluster.device=cpu"
+        )

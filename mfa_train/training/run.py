@@ -12,7 +12,7 @@
 import os
 from collections.abc import Iterator
 
-from mfa_train.budget.devices import planned_device, resolve_precision
+from mfa_train.budget.devices import note_of_named, planned_device, resolve_precision
 from mfa_train.budget.match import matched
 from mfa_train.budget.match_report import told
 from mfa_train.budget.peak import Peak
@@ -63,10 +63,12 @@ def run(config: Config) -> dict:
         forget_run(os.environ)
     config, match = matched(config)
     device = planned_device("auto", local_world_size(), local_rank())
-    dtype = resolve_precision(config.precision, device)
+    note, dtype = note_of_named(config.cluster.device, device), resolve_precision(config.precision, device)
     plan = checked_plan(config, match, device, world_size(), local_world_size())
     folder, ranks = RunFolder(config), join()
     wait_longer_than_watchdog(config.guard.hang_seconds)
+    if note:
+        ranks.say(f"warning: {note}")
     if match:
         ranks.say("\n".join(f"matched: {line}" for line in told(match)))
     finished = ranks.on_rank_zero(folder.open)

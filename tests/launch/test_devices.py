@@ -8,6 +8,7 @@ import pytest
 import torch.distributed as dist
 
 from mfa_train import config as configs
+from mfa_train.budget.devices import note_of_named, planned_device
 from mfa_train.doors import trainer
 from mfa_train.errors import ConfigError
 from mfa_train.launch.job import make_job, read_job
@@ -50,6 +51,15 @@ def test_a_rank_that_should_have_a_gpu_says_which_node_has_none_and_what_it_saw(
     require_device(1)
     with pytest.raises(ConfigError, match=r"^host n3: .*rank 2 .*device_count\(\) is 2, CUDA_VISIBLE_DEVICES=0,1: "):
         require_device(2)
+
+
+def test_a_device_that_is_named_and_not_trained_on_is_told():
+    cpu, gpu = planned_device("cpu", 1), planned_device("h200-141gb", 1)
+    assert "h100-80gb is for plans and launches: train.py trains on what it finds, cpu" in note_of_named(
+        "h100-80gb", cpu
+    )
+    assert "cluster.device=cpu" in note_of_named("cpu", gpu)
+    assert note_of_named("auto", gpu) is note_of_named("h100-80gb", gpu) is note_of_named("cpu", cpu) is None
 
 
 def test_a_job_for_cpus_hides_gpus_and_whoever_trains_leaves_an_allocator_that_was_chosen(monkeypatch):
