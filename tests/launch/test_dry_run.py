@@ -2,6 +2,7 @@
 
 import re
 
+import fsspec
 import pytest
 
 from mfa_train import config as configs
@@ -77,6 +78,24 @@ def test_a_corpus_that_the_run_itself_prepares_is_said_to_be_looked_at_later(dry
     assert status == 0 and "is prepared when the run starts" in told
     status, told = dry(*SLURM, f"data_dir={tmp_path}/nowhere")
     assert status == 2 and "no prepared corpus is there" in told
+
+
+@pytest.mark.parametrize("way", [["cluster=local"], SLURM])
+def test_a_corpus_behind_a_url_is_a_refusal_beside_the_plan_or_what_is_not_looked_at(way, dry, prepared_data, tmp_path):
+    [folder] = [path.parent for path in prepared_data.glob("*/manifest.json")]
+    near = fsspec.filesystem("memory")
+    for file in ("manifest.json", "tokenizer.model", "tokenizer.json"):
+        if (folder / file).exists():
+            near.pipe(f"/far/{file}", (folder / file).read_bytes())
+    typed = [*way, "data=prepared", f"data.cache_dir={tmp_path}/cache", "training.steps=5", "schedule.warmup_steps=1"]
+    status, told = dry(*typed, "data.path=memory://far")
+    assert status == 0 and "nothing would be refused" in told
+    assert "not looked at: memory://far beyond its manifest and tokenizer" in told
+    status, told = dry(*typed, "data.path=nosuch://bucket/py")
+    assert status == 2 and re.search("^would be refused: data.path=nosuch://bucket/py: .*rotocol", told, re.M)
+    assert re.search("^run +", told, re.M) and "not looked at: nosuch://bucket/py" in told
+    status, told = dry(*typed, "data.path=memory://nothing", "seed=1,2", multirun=True)
+    assert status == 2 and len(re.findall("would be refused: .* 1 more: memory://nothing: no prepared", told)) == 1
 
 
 def test_hosts_are_not_asked_and_that_is_said(dry, tmp_path):
