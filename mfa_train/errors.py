@@ -47,6 +47,10 @@ class Stopped(UserError):
     everywhere = True
 
 
+HUNG_STATUS = 70
+"""What a rank ends with that found no step to end (guard.hang_seconds): EX_SOFTWARE of sysexits.h. It waited for
+another one, so its node is not the one to leave out."""
+
 MOST_KNOWN = 16
 """Names that are listed where none is near."""
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,12 +37,24 @@ class Placed(NamedTuple):
     """Of its bytes in the file."""
 
 
+class Opened:
+    """A file that is open as long as someone has this."""
+
+    def __init__(self, path: Path):
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
 class TensorFile:
-    """A safetensors file that is opened for each reading: any number of them may be held. Raises OSError or
-    SafetensorError where it is none, Damaged where another has taken its place since."""
+    """A safetensors file that is opened for each reading, unless someone has its `opened`: any number of them may be
+    held. Raises OSError or SafetensorError where it is none, Damaged where another has taken its place since."""
 
     def __init__(self, path: Path):
         self.path = path
+        self.last: weakref.ref[Opened] | None = None
         with safe_open(path, framework="pt"):  # holds the header against the file's size
             pass
         with self._open() as file:
@@ -87,13 +100,18 @@ class TensorFile:
                 raise Damaged(f"{self.path.name} ends after {begin + done:,} bytes")
             done += count
 
+    def opened(self) -> Opened:
+        """The file, which readings use as long as it is kept. Raises OSError."""
+        opened = self.last() if self.last else None
+        if opened is None:
+            opened = Opened(self.path)
+            self.last = weakref.ref(opened)
+        return opened
+
     @contextlib.contextmanager
     def _open(self) -> Iterator[int]:
-        file = os.open(self.path, os.O_RDONLY)
-        try:
-            yield file
-        finally:
-            os.close(file)
+        opened = self.opened()
+        yield opened.descriptor
 
 
 def write_tensors(

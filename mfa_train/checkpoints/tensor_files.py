@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mfa_train.checkpoints.manifest import MANIFEST, OLDER, Damaged, stretches_of
-from mfa_train.checkpoints.streamed import TensorFile, write_mixed
+from mfa_train.checkpoints.streamed import Opened, TensorFile, write_mixed
 from mfa_train.data.fields import shown
 
 RNG = "rng"
@@ -69,13 +69,17 @@ class CheckpointReader:
 
     `content` is what `manifest_of` gave, `kinds` what that says there is. Raises Damaged where files and manifest do
     not make a whole. A manifest of format 1 does not say what is where, so of that all files are opened.
+
+    The `keep` files that were read last stay open: whoever reads thousands of pieces would else open each file as
+    often, on a server that a thousand ranks ask.
     """
 
-    def __init__(self, checkpoint: Path, content: dict):
+    def __init__(self, checkpoint: Path, content: dict, keep: int = 0):
         self.checkpoint, self.entries = checkpoint, content["files"]
         self.kinds = (*KINDS, EMA) if EMA in content else KINDS
         self.opened: dict[int, TensorFile] = {}
         """By the file's number."""
+        self.keep, self.kept = keep, dict[int, Opened]()
         stretches = content["stretches"] if content["format"] not in OLDER else self._found()
         self.stretches = {name: (numbers[::2], numbers[1::2]) for name, numbers in stretches.items()}
         """Of each parameter the files that hold it, end to end, and where what each holds ends."""
@@ -105,9 +109,17 @@ class CheckpointReader:
             if key not in opened.tensors:
                 raise Damaged(f"{opened.path.name} has no {shown(key)}, which {MANIFEST} says is there")
             try:
+                self._keep_open(file)
                 opened.read(key, here - begin, out[here - start : until - start])
             except OSError as error:
                 raise Damaged(f"{opened.path.name} cannot be read ({error.strerror})") from error
+
+    def _keep_open(self, number: int) -> None:
+        if self.keep:
+            held = self.kept.pop(number) if number in self.kept else self.opened[number].opened()
+            self.kept[number] = held  # behind the others: the first is the one that was asked for longest ago
+            if len(self.kept) > self.keep:
+                self.kept.pop(next(iter(self.kept)))
 
     def where(self, name: str, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(file, start, stop) of each stretch that holds any of the values `start` to `stop`. Raises Damaged where not

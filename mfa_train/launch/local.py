@@ -51,10 +51,13 @@ def launch(member: Member, job: Job) -> int:
     run_dir = Path(job.members[0]["run_dir"])
     restarts = Restarts(run_dir, job.max_restarts)
     restarts.forget()
-    number = 0
+    number, status = 0, 0
+    node: Node | None = None
     while True:
         this = f"{start}.{number}" if number else start
         restarts.begin()
+        if node and node.asked:  # to stop, when its ranks had crashed already
+            return status
         node = Node(job, 0, this, 0, "127.0.0.1", job.port or free_port())
         status = node.run()
         if status in FINAL or node.asked or not restarts.again(words_of(crash_of(run_dir, this), status)):

@@ -21,7 +21,7 @@ from mfa_train.launch.family import die_with_parent
 from mfa_train.launch.job import Job, read_job
 from mfa_train.launch.output import RankOutput, failure_file
 from mfa_train.tracking.wandb_run import forget_run
-from mfa_train.training.processes.device_kind import CUDA, prepare_environment, require_device
+from mfa_train.training.processes.device_kind import CUDA, choose_allocator, prepare_environment, require_device
 
 GIVE_WAY_SECONDS = 1.0
 """That a rank which fails leaves the launcher of one that was killed, which can say nothing itself and of whose end the
@@ -52,6 +52,7 @@ def work(job: Job, member: int, start: str) -> int:
             os.environ.update(environment(job.environment))
             # The ranks share the node's cores; torch alone would start as many threads as cores in each.
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // job.devices_per_node)))
+            choose_allocator()  # `require_device` imports torch
             if job.device is not None:
                 prepare_environment(job.device)
                 if job.device == CUDA:

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from mfa_train.checkpoints.folders import newest_first, plausible, step_of
-from mfa_train.errors import ConfigError, Stopped
+from mfa_train.errors import HUNG_STATUS, ConfigError, Stopped
 from mfa_train.launch.job import Job, read_job
 from mfa_train.launch.requeue import NodeError
 from mfa_train.run_files import LAUNCH
@@ -114,6 +114,8 @@ def words_of(crash: dict, status: int) -> str:
         return f"the run ended with status {status}"
     status = crash.get("status", status)
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    if status == HUNG_STATUS:
+        how = "found that no step ended (guard.hang_seconds)"
     return f"rank {crash.get('rank')} on {crash['node']} {how}"
 
 
@@ -138,7 +140,8 @@ def queue_again(job: Job, status: int) -> None:
         return
     if not Restarts(run_dir, job.max_restarts).again(words_of(crash, status)):
         return
-    excluded = _excluding(job, crash.get("node"), shown)
+    # Of a rank that stands still the others speak, on nodes that are as good as any.
+    excluded = None if crash.get("status") == HUNG_STATUS else _excluding(job, crash.get("node"), shown)
     # Queued again, the job is sent SIGTERM, and SIGKILL half a minute (KillWait) later; of one that is not queued yet
     # SLURM takes no node to leave out.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -116,8 +116,9 @@ def launch(member: Member, job: Job) -> int:
         if status not in FINAL and not run.asked and restarts.again(why):
             try:
                 port = require_ready(hosts, member.config, job, job.device == CUDA, print)
-                number += 1
-                continue
+                if not run.asked:  # to stop, meanwhile
+                    number += 1
+                    continue
             except ConfigError as refused:
                 print(f"=== not started again after all: {refused}", flush=True)
         if lost:

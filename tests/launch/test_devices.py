@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from unittest.mock import Mock
 
 import pytest
 import torch.distributed as dist
@@ -11,6 +12,7 @@ from mfa_train import config as configs
 from mfa_train.budget.devices import note_of_named, planned_device
 from mfa_train.doors import trainer
 from mfa_train.errors import ConfigError
+from mfa_train.launch import rank
 from mfa_train.launch.job import make_job, read_job
 from mfa_train.training.processes import device_kind
 from mfa_train.training.processes.device_kind import prepare_environment, require_device, require_one_kind
@@ -20,10 +22,10 @@ def verdicts(kinds: list[str]) -> list[str]:
     """What each rank says, of `kinds` that meet in one store; "" where it goes on."""
     server = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=20), wait_for_workers=False)
 
-    def of(rank: int) -> str:
-        mine = server if rank == 0 else dist.TCPStore("127.0.0.1", server.port, timeout=timedelta(seconds=20))
+    def of(number: int) -> str:
+        mine = server if number == 0 else dist.TCPStore("127.0.0.1", server.port, timeout=timedelta(seconds=20))
         try:
-            require_one_kind(mine, rank, len(kinds), kinds[rank])
+            require_one_kind(mine, number, len(kinds), kinds[number])
             return ""
         except ConfigError as error:
             return str(error)
@@ -77,6 +79,24 @@ def test_a_job_for_cpus_hides_gpus_and_whoever_trains_leaves_an_allocator_that_w
     assert device_kind.os.environ["CUDA_VISIBLE_DEVICES"] == "0"
     prepare_environment("cpu")
     assert {device_kind.os.environ[name] for name in device_kind.VISIBLE} == {""}
+
+
+def test_a_launched_rank_has_chosen_its_allocator_before_torch_is_imported_to_look_for_its_gpu(tmp_path, monkeypatch):
+    for name in (*device_kind.ALLOCATOR, "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")  # and as it was, in the end
+    for name in device_kind.ALLOCATOR:
+        monkeypatch.delenv(name)
+    seen = []
+
+    def look(local_rank: int) -> None:
+        seen.append(device_kind.os.environ.get("PYTORCH_ALLOC_CONF"))
+        raise ConfigError("there is none")
+
+    monkeypatch.setattr(rank, "require_device", look)
+    monkeypatch.setattr(rank, "RankOutput", Mock())
+    [member] = configs.members([f"runs_dir={tmp_path}", "cluster=slurm", "cluster.device=h100-80gb"])
+    assert rank.work(make_job([member], tmp_path), 0, "0") == ConfigError.exit_status
+    assert seen == ["expandable_segments:True"]
 
 
 @pytest.mark.parametrize("device, kind", {"h100-80gb": "cuda", "mi300x-192gb": "cuda", "cpu": "cpu"}.items())

@@ -3,13 +3,15 @@
 import json
 import os
 import re
+import subprocess
 
 import pytest
 
 from mfa_train import config as configs
-from mfa_train.launch import local
+from mfa_train.errors import HUNG_STATUS
+from mfa_train.launch import local, restart, ssh
 from mfa_train.launch.job import make_job
-from mfa_train.launch.restart import Restarts
+from mfa_train.launch.restart import Restarts, note_crash
 from tests.conftest import ROOT
 from tests.launch.conftest import curve
 
@@ -84,6 +86,42 @@ def test_a_mistake_of_the_config_and_a_stop_are_never_started_again(status, star
     assert len(made) == starts
 
 
+@pytest.mark.parametrize("launcher", ["local", "ssh"])
+def test_a_run_that_is_asked_to_stop_between_two_starts_is_not_started(launcher, tmp_path, monkeypatch):
+    made = []
+
+    class Crashed:
+        asked = False
+
+        def __init__(self, *_):
+            made.append(self)
+
+        def run(self) -> int:
+            return 137
+
+        watch = lambda self, command: 137  # noqa: E731
+
+    def again(self, why: str) -> bool:
+        if launcher == "local":
+            made[-1].asked = True
+        return True
+
+    def ready(*_):  # asks all hosts, which takes its time
+        if made:
+            made[-1].asked = True
+        return 29500
+
+    monkeypatch.setattr(Restarts, "again", again)
+    monkeypatch.setattr(local, "Node", Crashed)
+    monkeypatch.setattr(ssh, "_Run", Crashed)
+    monkeypatch.setattr(ssh, "read_hosts", lambda cluster: ["a"])
+    monkeypatch.setattr(ssh, "require_ready", ready)
+    monkeypatch.setattr(ssh, "command_of", lambda *_: [])
+    [member] = configs.members([f"runs_dir={tmp_path}", "cluster.max_restarts=1"])
+    way = {"local": local, "ssh": ssh}[launcher]
+    assert way.launch(member, make_job([member], tmp_path)) == 137 and len(made) == 1
+
+
 @pytest.fixture
 def known(tmp_path, monkeypatch):
     """`known(saved, reached)`: restarts of a run that has saved and got there."""
@@ -120,3 +158,34 @@ def test_what_is_counted_survives_a_damaged_file(known, tmp_path):
     (tmp_path / "launch" / "restarts.json").write_text('{"done": ')
     assert known(5, 7).again("killed")
     assert json.loads((tmp_path / "launch" / "restarts.json").read_text())["done"] == 1
+
+
+@pytest.mark.parametrize("status, left_out", [(-9, "n2"), (1, "n2"), (HUNG_STATUS, None)])
+def test_the_node_of_a_rank_that_crashed_is_left_out_and_that_of_one_that_waited_in_vain_is_not(
+    status, left_out, known, tmp_path, monkeypatch, capsys
+):
+    [member] = configs.members([f"runs_dir={tmp_path}", "cluster.max_restarts=1"])
+    job, run_dir = make_job([member], tmp_path), member.config.run_dir
+    (run_dir / "launch").mkdir(parents=True)
+    for name, value in (("SLURM_JOB_ID", "17"), ("SLURMD_NODENAME", "n2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    known(5, 7)
+    note_crash(run_dir, "17.0", status, 3)
+    commands = []
+
+    def scontrol(command, **_):
+        commands.append(" ".join(command))
+        told = {"show job": "JobState=RUNNING Partition=p ExcNodeList=(null)", "sinfo": "n1 n2 n3"}
+        return subprocess.CompletedProcess(
+            command, 0, next((told[key] for key in told if key in " ".join(command)), ""), ""
+        )
+
+    monkeypatch.setattr(restart.subprocess, "run", scontrol)
+    monkeypatch.setattr(restart.signal, "signal", lambda *_: None)
+    restart.queue_again(job, 78)
+    assert "scontrol requeue 17" in commands
+    assert [command for command in commands if "ExcNodeList" in command] == (
+        [f"scontrol update JobId=17 ExcNodeList={left_out}"] if left_out else []
+    )
+    assert "rank 3 on n2" in capsys.readouterr().out

@@ -113,6 +113,13 @@ def test_draw_1_draws_each_weight_whole_by_its_name():
     assert not torch.equal(found, weights()["lm_head.weight"])
 
 
+def test_draw_2_draws_each_block_by_its_name_and_number():
+    """Written out here: every run's start rests on it."""
+    seed = int.from_bytes(hashlib.blake2b(b"1/weight/2", digest_size=7).digest(), "little")
+    block = torch.empty(2**16).normal_(0.0, 0.02, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(values(2 * 2**16, 3 * 2**16), block)
+
+
 @pytest.mark.parametrize("attention", VARIANTS)
 def test_a_model_whose_weights_are_about_to_be_set_draws_nothing(attention):
     config, before = configs.load([*SMALL, f"attention={attention}"]), torch.get_rng_state()

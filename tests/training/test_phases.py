@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from mfa_train.training.processes.ranks import Ranks
-from mfa_train.training.steps.phases import BACKWARD, DATA, FORWARD, OPTIMIZER, RECORDS, Phases
+from mfa_train.training.steps.phases import BACKWARD, DATA, FORWARD, MOST_EVENTS, OPTIMIZER, RECORDS, Phases
 
 
 @pytest.fixture
@@ -45,3 +45,29 @@ def test_a_rank_that_stays_slow_is_named_with_its_host_once(ranks):
     for _ in range(2 * RECORDS):
         phases.take(slow)
     assert len(said) == 1 and "rank 2 on node-7 is slow" in said[0] and "1.50 times" in said[0]
+
+
+def test_a_gpus_events_are_read_on_the_way_where_no_record_does_it_for_long(ranks, monkeypatch):
+    class Event:
+        """Of a device that is done with all that it was given."""
+
+        def __init__(self):
+            self.at = time.perf_counter()
+
+        def query(self) -> bool:
+            return True
+
+        def elapsed_time(self, other: "Event") -> float:
+            return 1000 * (other.at - self.at)
+
+    phases = Phases(ranks[0])
+    phases.on_gpu = True
+    monkeypatch.setattr(Phases, "_now", lambda self: Event())
+    begun = time.perf_counter()
+    for _ in range(MOST_EVENTS):
+        phases.begin()
+        for phase in (DATA, FORWARD, BACKWARD, OPTIMIZER):
+            phases.end(phase)
+    assert len(phases.events) <= MOST_EVENTS + 4
+    phases._read()
+    assert phases.steps == MOST_EVENTS and 0 < sum(phases.seconds.values()) < time.perf_counter() - begun

@@ -1,5 +1,6 @@
 """What each rank reads of a checkpoint, however many wrote it."""
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,23 @@ def test_a_rank_opens_the_files_that_hold_its_share_however_many_wrote(world_siz
     opened = {file for name, (start, stop) in own.items() for file, _, _ in reader.where(name, start, stop)}
     assert time.process_time() - begun < 2
     assert len(opened) <= wrote // world_size + 6 and rank * wrote // world_size in opened
+
+
+def test_a_file_whose_pieces_are_read_one_after_the_other_is_opened_once_and_closed_in_the_end(tmp_path, monkeypatch):
+    checkpoint = save(tmp_path / "checkpoints", 2, (0, 4, 10))
+    opened, really = [], os.open
+    monkeypatch.setattr(os, "open", lambda path, *flags, **kept: opened.append(path) or really(path, *flags, **kept))
+    before = len(os.listdir("/proc/self/fd"))
+    for keep, most in ((2, 4), (1, 10), (0, 10)):  # the header of each is read at first
+        opened.clear()
+        reader = CheckpointReader(checkpoint, manifest_of(checkpoint), keep=keep)
+        for kind, values in VALUES.items():
+            reader.read(kind, "w", 1, out := torch.empty(8))
+            assert out.equal(values[1:9])
+        assert len([path for path in opened if str(path).endswith(".safetensors")]) <= most
+        assert len(os.listdir("/proc/self/fd")) == before + keep
+        del reader
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_damaged_share_of_any_rank_is_every_ranks_and_the_one_before_is_taken(tmp_path):

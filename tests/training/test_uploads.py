@@ -201,6 +201,77 @@ def test_a_fresh_machine_fetches_the_newest_whole_one_and_the_records_up_to_ther
     folder.lock.release()
 
 
+def test_a_checkpoint_of_which_a_file_was_removed_there_is_passed_over_for_the_one_before(bucket, run, capsys):
+    stored = StoredRun(bucket, "run")
+    everyones = begun(run, stored)
+    for step in (2, 3):
+        everyones[0].saved(run(step))
+        while everyones[0].held():
+            time.sleep(0.01)
+    finished(everyones)
+    stored.remove(["checkpoints/step-00000003/rank-00001.safetensors"])
+    shutil.rmtree(run.folder)
+    folder = RunFolder(of(run.config, bucket))
+    assert fetch_what_is_newer(stored, folder, join()) is None
+    assert "step-00000003 is damaged there: rank-00001.safetensors is missing" in capsys.readouterr().out
+    assert [verified(path)["step"] for path in newest_first(run.folder / "checkpoints")] == [2]
+    folder.lock.release()
+
+
+def test_what_is_to_stay_for_good_is_tried_again_though_a_newer_one_waits(bucket, run, monkeypatch):
+    stored = StoredRun(bucket, "run")
+    (uploads,) = begun(run, stored)
+    failed, copy = [], Uploads._copy
+
+    def failing_once(self, folder):
+        if folder.name.endswith("3") and not failed:
+            self.saved(run(5))  # meanwhile
+            failed.append(folder)
+            raise uploading._ByOthers("storage was down")
+        copy(self, folder)
+
+    monkeypatch.setattr(Uploads, "_copy", failing_once)
+    uploads.saved(run(3))  # of at_steps
+    while len(stored.checkpoints()) < 2 and uploads.held():
+        time.sleep(0.01)
+    finished([uploads])
+    assert failed and sorted(stored.checkpoints()) == [3, 5]
+
+
+def test_where_the_first_rank_can_upload_no_more_the_others_do_not_wait_for_it(bucket, run, monkeypatch, capsys):
+    def broken(self):
+        raise ImportError("no s3fs")
+
+    monkeypatch.setattr(Uploads, "_begin", broken)
+    everyones = begun(run, StoredRun(bucket, "run"), world_size=2)
+    at = time.monotonic()
+    finished(everyones, seconds=20)
+    assert time.monotonic() - at < 10 and "nothing more is uploaded" in capsys.readouterr().out
+
+
+def test_a_rank_whose_disk_fails_while_it_fetches_tells_all(bucket, run, monkeypatch):
+    stored = StoredRun(bucket, "run")
+    everyones = begun(run, stored)
+    everyones[0].saved(run(2))
+    finished(everyones)
+    shutil.rmtree(run.folder)
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mfa_train.training.resuming.from_storage.flush", full)
+    with pytest.raises(DataError, match="has no room here") as refused:
+        fetch_checkpoint(stored, run.folder / "checkpoints" / "step-00000002", join())
+    assert refused.value.everywhere
+
+
+def fetch_checkpoint(stored, checkpoint, ranks):
+    from mfa_train.training.resuming import from_storage
+
+    entries = from_storage._manifest(stored, checkpoint)
+    return from_storage._fetch_folder(stored, checkpoint, {one["name"]: one["sha256"] for one in entries}, ranks)
+
+
 def test_of_a_finished_run_the_final_weights_come_and_of_another_run_nothing(bucket, object_storage, run):
     stored = StoredRun(bucket, "run")
     run(2)

@@ -4,7 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from pickle import dumps
+from types import SimpleNamespace
 
+import torch
+from torch.distributed.flight_recorder.components.loader import read_dir
+
+from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.processes.watchdog import Watchdog
 from tests.conftest import ROOT
 
 
@@ -25,3 +32,14 @@ def test_a_rank_that_is_slow_under_zero_3_is_found_and_the_stacks_of_one_that_st
     waits, stands = ((tmp_path / f"stacks-rank-0000{rank}.txt").read_text() for rank in (0, 1))
     assert "in all_reduce" in waits and "in sum" in waits and "in standing_still" not in waits
     assert "in standing_still" in stands and "in all_reduce" not in stands
+
+
+def test_torchs_own_reader_finds_the_flight_recorders_last_words_among_the_logs(tmp_path, monkeypatch):
+    trace = dumps({"entries": [], "version": "2.10", "pg_config": {}})
+    monkeypatch.setattr(torch._C._distributed_c10d, "_dump_nccl_trace", lambda: trace, raising=False)
+    for rank in (0, 13):
+        Watchdog(Ranks(rank, 14, torch.device("cpu"), None), 60, tmp_path)._dump_nccl()
+        (tmp_path / f"rank-{rank:05}.log").write_text("words")
+        (tmp_path / f"stacks-rank-{rank:05}.txt").write_text("stacks")
+    found, _ = read_dir(SimpleNamespace(prefix="nccl-rank-", trace_dir=str(tmp_path)))
+    assert sorted(one["rank"] for one in found.values()) == [0, 13]

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from mfa_train.errors import HUNG_STATUS
 from mfa_train.tracking.terminal import unbroken
 from mfa_train.training.processes.ranks import Ranks
 
-EXIT_STATUS = 1
 OTHERS_SECONDS = 2.0
 """That the other ranks have to write their stacks down, when this one has told them."""
 HANGS = "hangs"
@@ -88,10 +88,11 @@ class Watchdog:
             print(f"warning: {error}", file=sys.stderr)
 
     def _dump_nccl(self) -> None:
-        """Writes NCCL's flight recorder (the last collectives) down, as torch's fr_trace reads it, where it can."""
+        """Writes NCCL's flight recorder (the last collectives) down, where it can. The name ends in the rank, as
+        torch's fr_trace wants it: `python -m torch.distributed.flight_recorder.fr_trace LOGS --prefix nccl-rank-`."""
         try:
             dump = torch._C._distributed_c10d._dump_nccl_trace  # type: ignore[attr-defined]  # in builds with NCCL
-            (self.logs / f"nccl-rank-{self.ranks.rank:05}.pickle").write_bytes(dump())
+            (self.logs / f"nccl-rank-{self.ranks.rank:05}").write_bytes(dump())
         except Exception as error:  # last words are no place to fail
             print(f"warning: no NCCL trace: {error!r}", file=sys.stderr)
 
@@ -113,7 +114,7 @@ class Watchdog:
         faulthandler.dump_traceback()
         self._dump()
         self._tell_others()
-        os._exit(EXIT_STATUS)
+        os._exit(HUNG_STATUS)
 
     def _others(self) -> str:
         """How far the ranks had come that have fallen behind or silent."""

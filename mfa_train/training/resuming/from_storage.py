@@ -188,6 +188,7 @@ def _final_sums(stored: StoredRun, folder: str) -> dict[str, str | None]:
     """The files of the final weights there, with their checksums where they have one; none where they are not whole."""
     within = f"{CHECKPOINTS}/{folder}"
     names = [name.removeprefix(f"{within}/") for name in _reached(stored, lambda: stored.sizes(within))]
+    names = [name for name in names if "/" not in name]  # the weights and what lies with them, in no other folder
     if SUM not in names:
         return {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -207,6 +208,8 @@ def _fetch_folder(stored: StoredRun, folder: Path, sums: Mapping[str, str | None
             damage = damage or _fetch(stored, f"{CHECKPOINTS}/{folder.name}/{name}", beside / name, sha256)
     except DataError as error:
         failure = str(error)
+    except OSError as error:  # of this machine's disk; the other ranks wait
+        failure = _unreachable(stored, error)
     found = ranks.gather_objects((damage, failure))
     if told := next((failure for _, failure in found if failure), None):
         refusal = DataError(told)
@@ -230,7 +233,12 @@ def _fetch(stored: StoredRun, name: str, path: Path, sha256: str | None) -> str 
     if sha256 and path.is_file() and sha256_of(path) == sha256:
         return None
     for _ in range(2):  # what was spoilt on the way is whole when it comes again
-        found = _reached(stored, lambda: stored.get(name, path))
+        try:
+            found = _reached(stored, lambda: stored.get(name, path))
+        except DataError as error:
+            if isinstance(error.__cause__, FileNotFoundError) and path.parent.is_dir():
+                return f"{path.name} is missing"
+            raise
         if sha256 in (None, found):
             flush(path)
             return None

@@ -18,6 +18,9 @@ from mfa_train.training.saving.rng import set_rng_state
 from mfa_train.training.steps.guard import Guard
 from mfa_train.training.steps.state import Progress, TrainingState
 
+KEEP_OPEN = 64
+"""Files of a checkpoint: a rank that reads its own pieces has two or three."""
+
 
 @dataclass(frozen=True)
 class ResumePoint:
@@ -87,7 +90,7 @@ def find_resume_point(
 def restore(engine, point: ResumePoint, ranks: Ranks) -> None:
     """Puts weights, optimizer and random generators of every rank back, and the average of the weights, which begins
     with these weights where the checkpoint holds none. Raises Damaged."""
-    reader = CheckpointReader(point.checkpoint, point.content)
+    reader = CheckpointReader(point.checkpoint, point.content, keep=KEEP_OPEN)
     for piece in pieces(engine, ranks.rank):
         reader.fill(piece)
     if EMA not in reader.kinds:

@@ -123,10 +123,14 @@ class Uploads:
 
     def _work(self) -> None:
         try:
-            if self.ranks.is_rank_zero:
-                self._lead()
-            else:
+            if not self.ranks.is_rank_zero:
                 self._follow()
+                return
+            try:
+                self._lead()
+            finally:  # however it ended: the others would wait for more
+                if self.ranks.world_size > 1:
+                    self.ranks.store.set(f"{self.prefix}/{self.number + 1}", json.dumps(None))
         except Exception as error:  # whatever it is, it ends no run
             if self.ranks.is_rank_zero and not self.given_up:
                 say(f"warning: nothing more is uploaded to {self.stored.url} by this start ({why(error)})")
@@ -137,7 +141,9 @@ class Uploads:
             done = self._until_done(lambda: self._copy(folder))
             with self.changed:
                 self.current = None
-                if not done and not self.waiting and folder.is_dir():  # once more, unless a newer one comes
+                # Once more, unless a newer one takes its place.
+                again = not done and folder not in self.waiting and (self._stays(folder) or not self.waiting)
+                if again and folder.is_dir():
                     self.waiting.append(folder)
                     self.changed.wait_for(lambda: self.given_up or len(self.waiting) > 1, LONGEST_PAUSE_SECONDS)
             self.let_go()
@@ -145,8 +151,6 @@ class Uploads:
                 self._good_again(folder)
         if not self.given_up:
             self._until_done(lambda: self._copy_run_files(SUMMARY))
-        if self.ranks.world_size > 1:
-            self.ranks.store.set(f"{self.prefix}/{self.number + 1}", json.dumps(None))
 
     def _until_done(self, act: Callable[[], None]) -> bool:
         """Whether `act` came to its end, in as many attempts as `patiently` makes."""

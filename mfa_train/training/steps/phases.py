@@ -22,6 +22,8 @@ WAITED = "waited"
 STRAGGLER, RECORDS = 1.25, 3
 """A rank whose own work takes so many times the median's, in so many records one behind the other, is told by its
 host."""
+MOST_EVENTS = 4096
+"""That wait to be read: of a run that logs seldom, or of ZeRO 3's fetches, they would pile up on the device."""
 
 
 class Phases:
@@ -43,6 +45,8 @@ class Phases:
     def begin(self) -> None:
         """A step begins."""
         self.steps += 1
+        if len(self.events) > MOST_EVENTS:
+            self._read()
         self.last = self._now()
 
     def end(self, phase: str) -> None:

@@ -51,6 +51,8 @@ class TrainingStep:
         self.batches, self.inputs_of = batches, inputs_of
         micro_batch = config.training.micro_batch(ranks.world_size)
         self.passes = config.training.batch_size // (micro_batch * ranks.world_size)
+        self.norm: float | None = None
+        """Of the gradient of the step under way, once it was read."""
         self.phases = Phases(ranks)
         if config.zero == 3 and ranks.world_size > 1:
             time_gathers(engine, self.phases)
@@ -66,6 +68,7 @@ class TrainingStep:
         where too many steps in a row were skipped."""
         config, progress = self.config, self.state.progress
         self.phases.begin()
+        self.norm = None
         lr = learning_rate(config.schedule, config.optimizer.lr, progress.step, config.training.total_steps)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
@@ -75,7 +78,7 @@ class TrainingStep:
         self._passes_and_update(self.batches.of(begin))
         progress.step += 1
         grad_norm = self.losses.end_step(
-            progress.step, gradient_norm(self.engine), f"samples {begin} to {end - 1} of the order"
+            progress.step, self._gradient_norm(), f"samples {begin} to {end - 1} of the order"
         )
         return Taken(lr, grad_norm, end)
 
@@ -97,4 +100,10 @@ class TrainingStep:
 
     def update_applies(self) -> bool:
         """What the optimizer asks before it makes the update."""
-        return self.state.guard.applies(gradient_norm(self.engine), self.losses.upcoming)
+        return self.state.guard.applies(self._gradient_norm(), self.losses.upcoming)
+
+    def _gradient_norm(self) -> float:
+        """Read off the device once a step: read again behind the update, it would wait for that."""
+        if self.norm is None:
+            self.norm = gradient_norm(self.engine)
+        return self.norm
