@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from mfa_train.checkpoints.manifest import MANIFEST
-from mfa_train.data.reach import really
+from mfa_train.data.reach import of_the_system
 from mfa_train.data.shards.cache import FINAL, reason
 from mfa_train.errors import ConfigError
 
@@ -234,12 +234,7 @@ def require_known(url: str) -> None:
 
 def _of_the_system(error: BaseException) -> Exception:
     """As one of FINAL or another OSError."""
-    if isinstance(error, Exception):
-        error = really(error)
-    if "NoCredentials" in type(error).__name__:
-        return PermissionError(str(error))
-    if "NoSuchBucket" in f"{type(error).__name__} {error}":
-        return FileNotFoundError("no such bucket")
+    error = of_the_system(error)
     if isinstance(error, (OSError, *FINAL)):
         return error
     return ValueError(str(error)) if isinstance(error, TypeError) else OSError(reason(error))

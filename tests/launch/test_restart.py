@@ -48,6 +48,7 @@ def test_a_killed_rank_is_started_again_and_leaves_the_undisturbed_curve(launch,
     assert done.returncode == 0, done.stderr
     [told] = re.findall("^=== .*started again.*$", done.stdout, re.M)
     assert re.match(r"=== rank 1 on \S+ was killed by SIGKILL: started again from step [36], restart 1 of 1", told)
+    assert re.search(r"^rank 1 on \S+ failed \(killed by SIGKILL\)", done.stderr, re.M) and "rank 0" not in done.stderr
     assert launch("name=undisturbed", *typed).returncode == 0
     assert curve(tmp_path / "run") == curve(tmp_path / "undisturbed")
 
