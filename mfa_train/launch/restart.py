@@ -46,9 +46,12 @@ class Restarts:
         self.path.unlink(missing_ok=True)
 
     def begin(self) -> None:
-        """Notes from which step a start, which is about to be made, goes on."""
+        """Notes from which step a start, which is about to be made, goes on. A disk that takes no note stops none."""
         if self.most:
-            self._write(self._read() | {"from_step": self._saved()})
+            try:
+                self._write(self._read() | {"from_step": self._saved()})
+            except OSError as error:
+                _say(f"warning: {self.path} cannot be written ({error.strerror})")
 
     def again(self, why: str, without_node: bool = False) -> bool:
         """Whether the start, which crashed as `why` says, is followed by another; counts it. Prints one line that says
@@ -68,7 +71,11 @@ class Restarts:
         if refusal:
             _say(f"{why}: not started again: {refusal}")
             return False
-        self._write(known | {"done": done + 1, "reached": reached})
+        try:
+            self._write(known | {"done": done + 1, "reached": reached})
+        except OSError as error:  # uncounted, it might be started for ever
+            _say(f"{why}: not started again: {self.path} cannot be written ({error.strerror})")
+            return False
         _say(f"{why}: started again from step {saved}, restart {done + 1} of {self.most}")
         return True
 

@@ -162,6 +162,14 @@ def test_what_is_counted_survives_a_damaged_file(known, tmp_path):
     assert json.loads((tmp_path / "launch" / "restarts.json").read_text())["done"] == 1
 
 
+def test_where_no_count_can_be_kept_a_start_is_made_and_no_other_behind_it(known, tmp_path, capsys):
+    (tmp_path / "launch").touch()  # for a disk that is full
+    known(0, 0).begin()
+    assert "restarts.json cannot be written (File exists)" in capsys.readouterr().out
+    assert not known(5, 7).again("killed")
+    assert "killed: not started again: " in (told := capsys.readouterr().out) and "cannot be written" in told
+
+
 def test_for_a_node_that_has_no_gpu_another_takes_its_place_where_the_run_got_on_before(known, capsys):
     known(0, 0).begin()
     assert not known(0, 0).again("no GPU", without_node=True)  # a cluster that never had one
