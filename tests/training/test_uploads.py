@@ -115,6 +115,7 @@ def test_faults_are_told_once_and_in_the_end_all_is_there(bucket, object_storage
     told = capsys.readouterr().out.splitlines()
     assert len([line for line in told if "an upload to" in line and "failed (" in line]) == 1, told
     assert f"uploads work again: step-00000002 is whole in {stored.url}" in told
+    assert everyones[0].ranks.store.num_keys() == 1  # that no more comes; what was read has gone
     assert {name: stored.read(name) for name in stored.sizes("checkpoints")} == {
         str(path.relative_to(run.folder)): path.read_bytes()
         for path in (run.folder / "checkpoints").rglob("*")
