@@ -4,6 +4,10 @@ is whole.
 
 Each call stands alone: what goes wrong on the way is an OSError, a server that lets nothing through for STALL_SECONDS a
 TimeoutError, and `patiently` makes it again. Nothing here is a collective; credentials are those of the environment.
+
+What it gives up: an attempt that stood still and was given up may come to its end later, and put what the run's own
+files held then (metrics.jsonl) over what they hold now, until the next copy of them. A checkpoint's files are held
+against its manifest.
 """
 
 import contextlib

@@ -90,7 +90,9 @@ def run(config: Config) -> dict:
             ranks.say(f"init_from: {line}")
 
     # 3. Build
-    engine, resume_point, record_of_source = build_to_resume(config, folder.path, data.batches, ranks, dtype, source)
+    engine, resume_point, record_of_source = build_to_resume(
+        config, folder.path, data.batches, ranks, dtype, source, stored
+    )
     earlier_starts = ranks.on_rank_zero(lambda: folder.create(plan, resume_point, data.tokenizer))
     state = restored(engine, resume_point, config, ranks, dtype, record_of_source)
     step = TrainingStep(engine, config, ranks, data.batches, data.inputs_of, state)

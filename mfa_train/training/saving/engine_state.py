@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from mfa_train.checkpoints.tensor_files import EMA, Piece
@@ -50,6 +51,15 @@ def fill(engine, values: Values, rank: int) -> None:
     reading raises."""
     for name, flat, offset, start, length in _located(engine, rank):  # the moments begin with the first step
         values.read(name, start, flat.detach().view(-1)[offset : offset + length])
+    derive_weights(engine)
+
+
+@torch.no_grad()
+def take_those_of_rank_zero(engine, rank: int) -> None:
+    """Makes the masters of all ranks rank 0's, to the bit, at stage 0, where each rank holds and drew them all:
+    processors of another kind may round another way, and nothing later would bring the copies together."""
+    for _, flat, *_ in _located(engine, rank):
+        dist.broadcast(flat.detach(), src=0)
     derive_weights(engine)
 
 

@@ -19,7 +19,7 @@ from mfa_train.config.deepspeed_schema import merged
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.initialization import EmptyWeights, Gather, InitialValues, initialize
 from mfa_train.training.processes.ranks import Ranks
-from mfa_train.training.saving.engine_state import fill
+from mfa_train.training.saving.engine_state import fill, take_those_of_rank_zero
 from mfa_train.training.steps.average import WeightAverage
 from mfa_train.training.steps.optimizer import make_optimizer
 
@@ -109,6 +109,8 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool =
     if by_parts:
         values = InitialValues(model, config.model.initialization, config.seed, config.model.num_hidden_layers)
         fill(engine, values, ranks.rank)
+        if config.zero == 0 and ranks.world_size > 1:
+            take_those_of_rank_zero(engine, ranks.rank)
     if ranks.world_size == 1 and isinstance(engine.optimizer, BF16_Optimizer):
         # It would flatten all gradients, sum them over one process and copy them back. (Other wrappers work in that
         # pass.)
