@@ -51,6 +51,17 @@ HUNG_STATUS = 70
 """What a rank ends with that found no step to end (guard.hang_seconds): EX_SOFTWARE of sysexits.h. It waited for
 another one, so its node is not the one to leave out."""
 
+
+class NoDevice(ConfigError):
+    """A node, as the scheduler calls it, that has not the GPUs that its job is for: another one may have them.
+
+    69 is EX_UNAVAILABLE of sysexits.h.
+    """
+
+    exit_status = 69
+    everywhere = False
+
+
 MOST_KNOWN = 16
 """Names that are listed where none is near."""
 

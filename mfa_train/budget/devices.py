@@ -58,7 +58,11 @@ def planned_device(name: str, ranks_per_node: int, local_rank: int = 0) -> Devic
         return Device("cpu", "cpu", memory // ranks_per_node, None)  # the ranks share the machine's
     known = {device.name: device for device in KNOWN}
     if name not in known:
-        raise ConfigError(f"cluster.device={name}: no such device.{did_you_mean(name, [*known, 'auto', 'cpu'])}")
+        if name.lower() in ("cuda", "gpu"):
+            raise ConfigError(f"cluster.device={name}: expected auto, cpu, or which GPU it is: {', '.join(known)}")
+        raise ConfigError(
+            f"cluster.device={name}: no such device.{did_you_mean(name.lower(), [*known, 'auto', 'cpu'])}"
+        )
     return known[name]
 
 

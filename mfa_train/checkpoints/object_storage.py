@@ -4,6 +4,10 @@ is whole.
 
 Each call stands alone: what goes wrong on the way is an OSError, a server that lets nothing through for STALL_SECONDS a
 TimeoutError, and `patiently` makes it again. Nothing here is a collective; credentials are those of the environment.
+
+What it gives up: an attempt that stood still and was given up may come to its end later, and put what the run's own
+files held then (metrics.jsonl) over what they hold now, until the next copy of them. A checkpoint's files are held
+against its manifest.
 """
 
 import contextlib
@@ -18,7 +22,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from mfa_train.checkpoints.manifest import MANIFEST
-from mfa_train.data.reach import really
+from mfa_train.data.reach import of_the_system
 from mfa_train.data.shards.cache import FINAL, reason
 from mfa_train.errors import ConfigError
 
@@ -234,12 +238,7 @@ def require_known(url: str) -> None:
 
 def _of_the_system(error: BaseException) -> Exception:
     """As one of FINAL or another OSError."""
-    if isinstance(error, Exception):
-        error = really(error)
-    if "NoCredentials" in type(error).__name__:
-        return PermissionError(str(error))
-    if "NoSuchBucket" in f"{type(error).__name__} {error}":
-        return FileNotFoundError("no such bucket")
+    error = of_the_system(error)
     if isinstance(error, (OSError, *FINAL)):
         return error
     return ValueError(str(error)) if isinstance(error, TypeError) else OSError(reason(error))

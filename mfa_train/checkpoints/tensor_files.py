@@ -116,7 +116,8 @@ class CheckpointReader:
 
     def _keep_open(self, number: int) -> None:
         if self.keep:
-            self.kept[number] = self.kept.pop(number, None) or self.opened[number].opened()
+            held = self.kept.pop(number) if number in self.kept else self.opened[number].opened()
+            self.kept[number] = held  # behind the others: the first is the one that was asked for longest ago
             if len(self.kept) > self.keep:
                 self.kept.pop(next(iter(self.kept)))
 

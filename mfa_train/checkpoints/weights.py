@@ -194,10 +194,11 @@ def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bo
 
 
 def _no_average(run: Path, config: Config, checkpoint: str) -> str:
-    """That what `checkpoint` asks for is not there, and what to type."""
+    """That the average that `checkpoint` asks for, by its own name or by --ema, is not there, and what to type."""
+    ema = "null" if config.training.ema is None else config.training.ema
     return (
-        f"--checkpoint {checkpoint}: {run} has no average of these weights (training.ema={config.training.ema}); type "
-        f"--checkpoint {checkpoint.removesuffix(AVERAGED)}, without --ema"
+        f"{run} has no average of the weights of {checkpoint.removesuffix(AVERAGED)} (training.ema={ema}); leave "
+        "--ema, or -ema behind --checkpoint, out"
     )
 
 

@@ -63,6 +63,8 @@ NODES = (
     "zero_optimization",
 )
 """What may be given."""
+MOST_ELEMENTS = 10**12
+"""Of a bucket: more than any model has parameters on one device."""
 
 
 def require_deepspeed(node: Mapping[str, Any]) -> None:
@@ -76,6 +78,12 @@ def require_deepspeed(node: Mapping[str, Any]) -> None:
             raise ConfigError(f"deepspeed.{name}: no such key.{did_you_mean(str(name), NODES)}")
     if not isinstance(node.get("zero_optimization", {}), Mapping):
         raise ConfigError(f"deepspeed.zero_optimization={node['zero_optimization']}: expected keys with values")
+    for key, value in node.get("zero_optimization", {}).items():
+        if str(key).endswith("bucket_size") and (whole(value) or 0) > MOST_ELEMENTS:
+            raise ConfigError(
+                f"deepspeed.zero_optimization.{key}={value}: expected a number of elements, {MOST_ELEMENTS:,} at most, "
+                "as 200_000_000"
+            )
 
 
 def given_bucket(node: Mapping[str, Any]) -> int | None:

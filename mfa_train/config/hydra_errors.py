@@ -2,6 +2,7 @@
 
 import functools
 import re
+import unicodedata
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -9,6 +10,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mfa_train.config.choices import of_other_choices
+from mfa_train.config.deepspeed_schema import require_deepspeed
 from mfa_train.config.ladder_schema import LadderConfig
 from mfa_train.config.overrides import CONFIG_DIR
 from mfa_train.config.schema import Config
@@ -44,11 +46,17 @@ def explained(error: Exception) -> ConfigError:
         because = error.__cause__  # tells the key within a mapping that was typed
         if isinstance(because, OmegaConfBaseException) and because.full_key:
             typed = re.search(rf"use \+({re.escape(because.full_key)}=.*)", str(error))
+            if because.full_key.startswith("deepspeed."):
+                appended = re.search(rf"use \+({re.escape(because.full_key)}.*)", str(error))
+                return _without_plus(appended[1] if appended else f"{because.full_key}=…")
             return _no_such_key(because.full_key, typed[1] if typed else because.full_key, because.parent_node)
         return _no_such_key(named[1], named[1], None)
     if merging := re.match("Error merging override (.*)", str(error), re.DOTALL):
         because = error.__cause__ or error
         return ConfigError(f"{merging[1]}: {first_line(because)}{_advice(because)}")
+    if there := re.search(r"already at '([^']+)'\.\nEither remove \+ prefix: '(.*?)'\nOr add", str(error), re.DOTALL):
+        instead = "+deepspeed.KEY=VALUE" if there[1] == "deepspeed" else there[2]
+        return ConfigError(f"+{there[2]}: {there[1]} is there already: type {instead}")
     if "raised while composing config" in str(error):
         lines = str(error).splitlines()
         return ConfigError(
@@ -60,6 +68,11 @@ def explained(error: Exception) -> ConfigError:
             "-m …"
         )
     if isinstance(error, OverrideParseException) and "=" in error.override:
+        if odd := _not_plain(error.override):
+            return ConfigError(
+                f"{error.override}: cannot be read: {odd!r} ({unicodedata.name(odd, 'no name')}) is none of the plain "
+                "letters, digits and signs that keys and numbers are written in"
+            )
         return ConfigError(
             f"{error.override}: cannot be read: a value with spaces or signs stands in quotes of its own, as "
             "'sample.prompt=\"a (b); c\"'"
@@ -77,6 +90,26 @@ def _no_such_key(key: str, given: str, node: Any) -> ConfigError:
     if isinstance(node, DictConfig) and (told := of_other_choices(given, key, str(node.get("name")))):
         return told
     return ConfigError(f"{key}: no such key.{did_you_mean(key, known)}")
+
+
+def _without_plus(given: str) -> ConfigError:
+    """Of `given`, deepspeed.KEY=VALUE, which needs a + where it may be given at all."""
+    key, _, value = given.partition("=")
+    node: Any = value
+    for name in reversed(key.split(".")[1:]):
+        node = {name: node}
+    try:
+        require_deepspeed(node)
+    except ConfigError as refused:
+        return refused
+    return ConfigError(f"{given}: it gains a key by this: type +{given}")
+
+
+def _not_plain(override: str) -> str | None:
+    """The first character beyond ASCII that no quotes would help: of the key, or of a value without spaces or signs."""
+    key, _, value = override.partition("=")
+    looked_at = key if set(value) & set(" ()[]{}'\"\\,") else override
+    return next((character for character in looked_at if not character.isascii()), None)
 
 
 def _advice(error: BaseException) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from mfa_train.config import Config, DataConfig
 from mfa_train.data.corpus import Corpus
 from mfa_train.data.preparing.prepare import prepare
-from mfa_train.data.reach import require_place
-from mfa_train.data.shards.cache import ShardCache, is_url
-from mfa_train.errors import ConfigError
+from mfa_train.data.reach import NoBucket, require_place
+from mfa_train.data.shards.cache import OutOfReach, ShardCache, is_url
+from mfa_train.errors import ConfigError, UserError
 
 
 def prepare_all(data: DataConfig, say: Callable[[str], None] = print, check: bool = False) -> dict[str, dict]:
@@ -64,13 +64,39 @@ def open_all(
                 "data.corpora: expected a name and the folder or URL of each prepared corpus, as "
                 "data.corpora='{code: data/code-16384, web: s3://bucket/web-16384}'"
             )
+    told = {
+        name: f"data.corpora.{name}={path}" if data.source == "mixture" else f"data.path={path}"
+        for name, path in paths.items()
+    }
     for name, path in paths.items():
-        told = f"data.corpora.{name}={path}" if data.source == "mixture" else f"data.path={path}"
         if not path.strip() or "\0" in path:
-            raise ConfigError(f"{told}: expected the folder or URL of a prepared corpus")
-        require_place(told, path)
+            raise ConfigError(f"{told[name]}: expected the folder or URL of a prepared corpus")
+        require_place(told[name], path)
     cache = ShardCache(data.cache_dir, data.cache_bytes, say)
-    return {name: Corpus(path, cache, check, (manifests or {}).get(name)) for name, path in paths.items()}
+    corpora = {}
+    for name, path in paths.items():
+        try:
+            corpora[name] = Corpus(path, cache, check, (manifests or {}).get(name))
+        except OutOfReach as error:
+            raise _refused(told[name], path, error) from error
+    return corpora
+
+
+def _refused(told: str, path: str, error: OutOfReach) -> UserError:
+    """Why the corpus at `path`, named as `told` says, can't be opened: of a place that isn't there or isn't open to
+    these credentials a ConfigError, of one that lacks a file the error itself."""
+    cause, mend = error.__cause__, ""
+    if isinstance(cause, FileNotFoundError) and not isinstance(cause, NoBucket):
+        return error
+    if isinstance(cause, ImportError) and path.startswith("s3"):
+        mend = "; type pip install -e '.[s3]'"
+    elif isinstance(cause, NoBucket):
+        mend = f"; type {told.partition('=')[0]}=URL of a prepared corpus"
+    elif isinstance(cause, PermissionError):
+        mend = "; credentials belong in the environment, as AWS_ACCESS_KEY_ID or AWS_PROFILE"
+    refusal = ConfigError(f"{told}: {str(error).removeprefix(f'{path}/')}{mend}")
+    refusal.everywhere = False  # one node's environment may lack what the others' have
+    return refusal
 
 
 def require_readable(config: Config, corpora: dict[str, Corpus]) -> None:

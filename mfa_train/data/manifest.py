@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mfa_train.data import fields
+from mfa_train.data.reach import NoBucket
 from mfa_train.data.shards.cache import ShardCache, is_url
 from mfa_train.data.shards.megatron_form import DTYPES
 from mfa_train.data.shards.parts import LEAST_BYTES
@@ -33,7 +34,8 @@ def read_manifest(path: Path | str, cache: ShardCache | None = None) -> dict:
     try:
         content = cache.read(file) if cache is not None and is_url(file) else _on_disk(Path(file))
     except (DataError, OSError) as error:
-        if is_url(file) and not isinstance(error.__cause__, FileNotFoundError):
+        missing = isinstance(error.__cause__, FileNotFoundError) and not isinstance(error.__cause__, NoBucket)
+        if is_url(file) and not missing:
             raise
         raise DataError(f"{path}: no prepared corpus here (manifest.json is missing); type mfa-train prepare") from None
     try:

@@ -22,6 +22,8 @@ ANSWER_SECONDS = 60.0
 """After which a server that says nothing is given up."""
 SHORT = 64
 """Bytes that are waited for: what a file is shows in its first ones."""
+DENIED = ("NoCredentials", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
+"""In what botocore raises, or names: wrong credentials, or none."""
 TOKENIZER_BYTES = 2**28
 """More is no tokenizer: `content` reads no further."""
 
@@ -64,6 +66,23 @@ def really(error: Exception) -> Exception:
     ):
         return error
     return error if getattr(cause, "status", None) in (404, 410) else cause
+
+
+class NoBucket(FileNotFoundError):
+    """No bucket of that name is there."""
+
+
+def of_the_system(error: BaseException) -> BaseException:
+    """What a backend raised, as Python's own where it says that something isn't there or isn't allowed: not each of
+    fsspec's translates all that its server answers."""
+    if isinstance(error, Exception):
+        error = really(error)
+    told = f"{type(error).__name__} {error}"
+    if "NoSuchBucket" in told or "bucket does not exist" in told:
+        return NoBucket("no such bucket")
+    if not isinstance(error, OSError) and any(sign in told for sign in DENIED):
+        return PermissionError(str(error))
+    return error
 
 
 def require_place(what: str, url: str) -> None:

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from mfa_train.config import Config, Member
 from mfa_train.data.corpus import Corpus
-from mfa_train.errors import ConfigError
+from mfa_train.data.shards.cache import is_url
+from mfa_train.errors import ConfigError, DataError, UserError
 from mfa_train.launch.devices import kind_of
 from mfa_train.tracking.wandb_run import forget_run
 
@@ -38,18 +39,18 @@ class Checked:
     """Why none can be made."""
     finished: bool = False
     """Before: then nothing else is asked."""
-    refusals: list[ConfigError] = field(default_factory=list)
+    refusals: list[UserError] = field(default_factory=list)
     """In the words of a run alone, which don't name the member."""
     later: list[str] = field(default_factory=list)
     """What can't be known before the run is there."""
 
     @contextlib.contextmanager
     def asking(self, unless_refused: bool = False) -> Iterator[None]:
-        """A ConfigError in the block is a refusal. `unless_refused`: not where there is one already, from which it
-        follows."""
+        """A ConfigError in the block is a refusal, and a DataError, as of a corpus out of reach. `unless_refused`: not
+        where there is one already, from which it follows."""
         try:
             yield
-        except ConfigError as error:
+        except (ConfigError, DataError) as error:
             if unless_refused and self.refusals:
                 return
             self.refusals.append(error)
@@ -66,7 +67,7 @@ class Checked:
     def refuse(self) -> None:
         """Raises the first refusal, where there is one; that of a sweep's member names it."""
         for error in self.refusals:
-            raise ConfigError(f"{self.member.label}: {error}") if self.member.swept else error
+            raise type(error)(f"{self.member.label}: {error}") if self.member.swept else error
 
 
 class Checks:
@@ -75,7 +76,8 @@ class Checks:
     def __init__(self, members: Sequence[Member]):
         self.launched = {member.config.run_dir for member in members}
         self.planned: dict[str, Checked] = {}
-        self.corpora: dict[str, dict[str, Corpus]] = {}
+        self.corpora: dict[str, dict[str, Corpus] | UserError] = {}
+        """Or why they can't be opened."""
         self.scored: set[str] = set()
         """Tasks that were found to be there."""
 
@@ -95,6 +97,10 @@ class Checks:
         else:
             with found.asking():
                 opened = self._opened(config)
+        for path in _far_corpora(config):
+            found.later.append(
+                f"{path} beyond its manifest and tokenizer: what is fetched is held against its checksum"
+            )
         if comes_later := member.after in self.launched:
             found.later.append(f"{config.resume} comes from a run of this launch")
         if opened is not None:
@@ -130,8 +136,14 @@ class Checks:
     def _opened(self, config: Config) -> dict[str, Corpus]:
         key = str(dataclasses.asdict(config.data))
         if key not in self.corpora:
-            self.corpora[key] = _opened(config)
-        return self.corpora[key]
+            try:
+                self.corpora[key] = _opened(config)
+            except (ConfigError, DataError) as error:
+                self.corpora[key] = error
+        found = self.corpora[key]
+        if isinstance(found, UserError):
+            raise found
+        return found
 
 
 def unfinished(members: Sequence[Member]) -> list[Member]:
@@ -140,7 +152,7 @@ def unfinished(members: Sequence[Member]) -> list[Member]:
 
 
 def require_trainable(members: Sequence[Member]) -> list[Checked]:
-    """Raises ConfigError, which names the member, for the first that can't be trained on the cluster it asks for."""
+    """Raises UserError, which names the member, for the first that can't be trained on the cluster it asks for."""
     checks, found = Checks(members), []
     for member in members:
         found.append(checks.of(member))
@@ -210,6 +222,12 @@ def _comes_with_the_run(config: Config) -> bool:
     data = config.data
     there = "://" in data.path or (Path(data.path) / "manifest.json").is_file()
     return config.cluster.launcher == "local" and data.source not in ("prepared", "mixture") and not there
+
+
+def _far_corpora(config: Config) -> list[str]:
+    data = config.data
+    paths = (data.corpora or {}).values() if data.source == "mixture" else [data.path]
+    return [path for path in paths if is_url(path)]
 
 
 def _opened(config: Config) -> dict:

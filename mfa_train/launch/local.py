@@ -12,6 +12,7 @@ from mfa_train.launch.node import Node
 from mfa_train.launch.ports import free_port, require_free
 from mfa_train.launch.rank import work
 from mfa_train.launch.restart import FINAL, Restarts, crash_of, words_of
+from mfa_train.training.processes.device_kind import CPU, CUDA
 
 
 def describe(member: Member, job: Job) -> str:
@@ -37,6 +38,24 @@ def require_one_node(member: Member) -> None:
                 f"cluster.devices_per_node={ranks}: this machine has {torch.cuda.device_count()} GPUs and "
                 f"{len(os.sched_getaffinity(0))} cores: type cluster.devices_per_node={torch.cuda.device_count() or 1}"
             )
+
+
+def require_devices(member: Member) -> None:
+    """Raises ConfigError for a job for GPUs that this machine, which would train it, lacks."""
+    cluster = member.config.cluster
+    if cluster.device in ("auto", CPU):
+        return
+    import torch
+
+    from mfa_train.budget.devices import planned_device
+
+    named = planned_device(cluster.device, 1)  # which raises for a name that is in no table
+    if named.type == CUDA and (there := torch.cuda.device_count()) < cluster.devices_per_node:
+        ranks = "one rank" if cluster.devices_per_node == 1 else f"{cluster.devices_per_node} ranks"
+        raise ConfigError(
+            f"cluster.device={cluster.device}: cluster=local trains on this machine, which has {there or 'no'} GPU"
+            f"{'s' if there > 1 else ''} for {ranks}: type cluster.device=auto, or cluster=slurm or cluster=ssh"
+        )
 
 
 def launch(member: Member, job: Job) -> int:

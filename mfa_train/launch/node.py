@@ -33,6 +33,11 @@ ASKED = (0, Stopped.exit_status, -signal.SIGTERM, -signal.SIGUSR1)
 """Statuses of a rank that was asked to stop; the signals' own before its first step."""
 
 
+def is_kill(status: int | None) -> bool:
+    """Whether it is that of a rank that a signal ended which doesn't ask to stop."""
+    return status is not None and status < 0 and status not in ASKED
+
+
 class Node:
     """The ranks of node number `node` that train member number `member` of `job`; all nodes' ranks meet at
     `address`:`port`. `start` names this start of the run."""
@@ -69,6 +74,8 @@ class Node:
         if failed is not None:
             if (first := self.ranks[failed].returncode) not in ASKED:
                 note_crash(self.run_dir, self.start, first, self.first_rank + failed)
+                if is_kill(first) and not self.asked:  # at once: the others will tell of the connection they lost
+                    self._show(failed, log_begins[failed])
             self._end_the_others()
         statuses = [rank.wait() for rank in self.ranks]
         if failed is None:
@@ -82,18 +89,23 @@ class Node:
             failed = noted - self.first_rank
         status = statuses[failed]
         if status < 0 or not failure_file(self.run_dir, self.start).exists():
-            words = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-            show_failure(self.run_dir, self.start, self.first_rank + failed, log_begins[failed], sys.stderr, words)
+            self._show(failed, log_begins[failed])
         return status if status > 0 else 128 - status
+
+    def _show(self, failed: int, log_begin: int) -> None:
+        """Shows the failure of the node's rank `failed`, which has ended; nothing where another's was shown."""
+        status = self.ranks[failed].returncode
+        words = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        show_failure(self.run_dir, self.start, self.first_rank + failed, log_begin, sys.stderr, words)
 
     def _first_to_fail(self) -> int | None:
         """Waits for all ranks to end well, or for the first that does not, and gives its number on this node; None
-        where all did."""
+        where all did. Of several between two looks one that was killed comes before those that could say why."""
         while True:
             statuses = [rank.poll() for rank in self.ranks]
-            for local, status in enumerate(statuses):
-                if status not in (None, 0):
-                    return local
+            failed = [local for local, status in enumerate(statuses) if status not in (None, 0)]
+            if failed:
+                return min(failed, key=lambda local: (not is_kill(statuses[local]), local))
             if None not in statuses:
                 return None
             time.sleep(0.05)

@@ -2,7 +2,8 @@
 
 Of a start that fails, the first rank to fail shows the end of its log on the terminal, whichever rank it is, and no
 other does: those that fail after it mostly tell of the connection they lost. That the first is first rests on one file
-that only one process can create.
+that only one process can create. A rank that was killed can't; its node does it in its place (`launch.node`), for which
+those that lost a connection wait a moment.
 
 What it gives up: what C libraries of rank 0 print goes to its log alone, and its progress bar to the terminal alone.
 """
@@ -10,6 +11,7 @@ What it gives up: what C libraries of rank 0 print goes to its log alone, and it
 import contextlib
 import io
 import os
+import re
 import socket
 import sys
 import time
@@ -18,6 +20,14 @@ from typing import TextIO
 
 from mfa_train.run_files import LOGS
 
+LOST_CONNECTION = re.compile(
+    "(reset|closed) by peer|broken pipe|likely closed|recv, got 0 bytes|remote process exited|ncclRemoteError"
+    "|communicator was aborted",
+    re.IGNORECASE,
+)
+"""What gloo, NCCL and torch's store say to the others of a rank that has gone."""
+MOMENT = 1.0
+"""Seconds that its node, which looks 20 times a second, has to say so first."""
 LINES = 40
 """Of a log that are shown; a traceback is shown whole."""
 
@@ -51,6 +61,14 @@ class RankOutput:
         )
         if rank == 0:
             sys.stdout, sys.stderr = Both(output, sys.stdout), Both(self.terminal, sys.stderr)
+
+    def lost(self, error: Exception) -> None:
+        """Where `error` tells of a lost connection: waits until another failure of this start is told, not for long."""
+        deadline = time.monotonic() + MOMENT
+        while LOST_CONNECTION.search(str(error)) and time.monotonic() < deadline:
+            if failure_file(self.run_dir, self.start).exists():
+                return
+            time.sleep(0.02)
 
     def failed(self, shown: bool = False) -> None:
         """This rank has failed: what its log ends with goes to the terminal, where no rank was faster, unless it has

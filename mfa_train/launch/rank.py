@@ -18,6 +18,7 @@ from mfa_train.launch.environment import environment
 from mfa_train.launch.family import die_with_parent
 from mfa_train.launch.job import Job, read_job
 from mfa_train.launch.output import RankOutput
+from mfa_train.launch.restart import note_crash
 from mfa_train.tracking.wandb_run import forget_run
 from mfa_train.training.processes.device_kind import CUDA, choose_allocator, prepare_environment, require_device
 
@@ -38,10 +39,10 @@ def work(job: Job, member: int, start: str) -> int:
         forget_run(os.environ)
     os.environ["LOCAL_WORLD_SIZE"] = str(job.devices_per_node)  # not every launcher says it
     rank = int(os.environ.get("RANK", 0))
-    output, reported = RankOutput(run_dir, rank, start), False
+    output, reported, shared = RankOutput(run_dir, rank, start), False, False
 
     def train() -> None:
-        nonlocal reported
+        nonlocal reported, shared
         try:
             os.environ.update(environment(job.environment))
             # The ranks share the node's cores; torch alone would start as many threads as cores in each.
@@ -54,15 +55,18 @@ def work(job: Job, member: int, start: str) -> int:
             config = configs.load(overrides)
             trainer()(config)
         except UserError as error:
-            reported = rank == 0 or not error.everywhere
+            reported, shared = rank == 0 or not error.everywhere, error.everywhere
             raise
 
     try:
         status = report(train)
-    except Exception:
+    except Exception as error:
         print(traceback.format_exc(), file=sys.__stderr__, flush=True)  # the log: of those that fail the first is shown
+        output.lost(error)
         output.failed()
         return 1
+    if shared and job.max_restarts and status != Stopped.exit_status:
+        note_crash(run_dir, start, status, rank, everywhere=True)  # before this process's end, of which the node tells
     if reported and status != Stopped.exit_status:
         output.failed(shown=rank == 0)
     return status

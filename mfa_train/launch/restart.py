@@ -3,8 +3,9 @@
     python -m mfa_train.launch.restart JOB STATUS      # as launch/slurm.sbatch ends with, where srun failed
 
 It can where the run has a newer whole checkpoint than when it was started, and got to another step than the start that
-crashed before. Never started again: a mistake of the config (2), something wrong with a node (78), a run that was asked
-to stop. Preemptions and time limits, which queue a job again with 75, are not counted.
+crashed before; or, after a node of SLURM's that had no GPU (69), any checkpoint. Never started again: a mistake of the
+config (2), something else wrong with a node (78), a run that was asked to stop. Preemptions and time limits, which
+queue a job again with 75, are not counted.
 
 What is counted lies in launch/restarts.json of the run's folder, and how a start crashed, as the first node to notice
 says, in launch/crash-START.json. A new launch counts anew.
@@ -19,7 +20,7 @@ import time
 from pathlib import Path
 
 from mfa_train.checkpoints.folders import newest_first, plausible, step_of
-from mfa_train.errors import HUNG_STATUS, ConfigError, Stopped
+from mfa_train.errors import HUNG_STATUS, ConfigError, NoDevice, Stopped
 from mfa_train.launch.job import Job, read_job
 from mfa_train.launch.requeue import NodeError
 from mfa_train.run_files import LAUNCH
@@ -45,28 +46,36 @@ class Restarts:
         self.path.unlink(missing_ok=True)
 
     def begin(self) -> None:
-        """Notes from which step a start, which is about to be made, goes on."""
+        """Notes from which step a start, which is about to be made, goes on. A disk that takes no note stops none."""
         if self.most:
-            self._write(self._read() | {"from_step": self._saved()})
+            try:
+                self._write(self._read() | {"from_step": self._saved()})
+            except OSError as error:
+                _say(f"warning: {self.path} cannot be written ({error.strerror})")
 
-    def again(self, why: str) -> bool:
+    def again(self, why: str, without_node: bool = False) -> bool:
         """Whether the start, which crashed as `why` says, is followed by another; counts it. Prints one line that says
-        so; none where cluster.max_restarts is 0."""
+        so; none where cluster.max_restarts is 0. `without_node`: a node could not begin at all and another takes its
+        place, which needs no progress of this start, but some of the run."""
         if not self.most:
             return False
         known, saved, reached = self._read(), self._saved(), self._reached()
         begun, done = known.get("from_step", 0), known.get("done", 0)
-        refusal = None
-        if reached == known.get("reached"):
+        refusal = f"cluster.max_restarts={self.most} were made" if done >= self.most else None
+        if without_node and saved:
+            reached = known.get("reached", -1)  # not this start's
+        elif reached == known.get("reached"):
             refusal = f"it got to step {reached} as the start before did, so that another would most likely end there"
         elif saved <= begun:
             refusal = f"it got to step {reached} and saved nothing since step {begun}, from which it was started"
-        elif done >= self.most:
-            refusal = f"cluster.max_restarts={self.most} were made"
         if refusal:
             _say(f"{why}: not started again: {refusal}")
             return False
-        self._write(known | {"done": done + 1, "reached": reached})
+        try:
+            self._write(known | {"done": done + 1, "reached": reached})
+        except OSError as error:  # uncounted, it might be started for ever
+            _say(f"{why}: not started again: {self.path} cannot be written ({error.strerror})")
+            return False
         _say(f"{why}: started again from step {saved}, restart {done + 1} of {self.most}")
         return True
 
@@ -92,18 +101,19 @@ class Restarts:
         os.replace(beside, self.path)
 
 
-def note_crash(run_dir: Path, start: str, status: int, rank: int | None = None) -> None:
-    """Leaves how `start` crashed, here, as that of the start; nothing where another was faster or there is no room."""
+def note_crash(run_dir: Path, start: str, status: int, rank: int | None = None, everywhere: bool = False) -> None:
+    """Leaves how `start` crashed, here or `everywhere` alike, as that of the start; nothing where another was faster or
+    there is no room."""
     node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
     try:
         with _crash_file(run_dir, start).open("x", encoding="utf-8") as file:
-            json.dump({"node": node, "rank": rank, "status": status}, file)
+            json.dump({"node": node, "rank": rank, "status": status, "everywhere": everywhere}, file)
     except OSError:
         pass
 
 
 def crash_of(run_dir: Path, start: str) -> dict:
-    """`node`, `rank` and `status` of the first to crash; empty where nobody could say."""
+    """`node`, `rank`, `status` and `everywhere` of the first to crash; empty where nobody could say."""
     path = _crash_file(run_dir, start)
     return (read_object(path) if path.is_file() else None) or {}
 
@@ -116,6 +126,8 @@ def words_of(crash: dict, status: int) -> str:
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     if status == HUNG_STATUS:
         how = "found that no step ended (guard.hang_seconds)"
+    if crash.get("everywhere"):
+        return f"all ranks {how}"
     return f"rank {crash.get('rank')} on {crash['node']} {how}"
 
 
@@ -138,10 +150,13 @@ def queue_again(job: Job, status: int) -> None:
     final = crash["status"] in FINAL if "status" in crash else status in FINAL
     if final or shown.get("JobState") not in ("RUNNING", "COMPLETING"):  # CANCELLED: by a person
         return
-    if not Restarts(run_dir, job.max_restarts).again(words_of(crash, status)):
+    no_device = crash.get("status") == NoDevice.exit_status
+    if not Restarts(run_dir, job.max_restarts).again(words_of(crash, status), without_node=no_device):
         return
-    # Of a rank that stands still the others speak, on nodes that are as good as any.
-    excluded = None if crash.get("status") == HUNG_STATUS else _excluding(job, crash.get("node"), shown)
+    # Of a rank that stands still the others speak, on nodes that are as good as any; so are those of an error that all
+    # ranks share.
+    no_nodes_fault = crash.get("status") == HUNG_STATUS or crash.get("everywhere")
+    excluded = None if no_nodes_fault else _excluding(job, crash.get("node"), shown)
     # Queued again, the job is sent SIGTERM, and SIGKILL half a minute (KillWait) later; of one that is not queued yet
     # SLURM takes no node to leave out.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -39,6 +39,7 @@ def launch(overrides: Sequence[str], multirun: bool, dry_run: bool) -> int:
     if launcher == "local":
         for member in members:
             local.require_one_node(member)
+            local.require_devices(member)
         if all(member.config.cluster.device == CPU for member in members):
             prepare_environment(CPU)  # a single rank is this process, and may look at GPUs while it is checked
     if members[0].swept:
@@ -133,7 +134,8 @@ def _say_no_plan(left: Sequence[Checked]) -> None:
     if without := [one for one in left if one.no_plan]:
         first, more = without[0], len(without) - 1
         which = f" of {first.member.label}{f' and {more} more' if more else ''}" if first.member.swept else ""
-        _say_wrapped(f"no plan{which}: {first.no_plan}")
+        refused = first.no_plan in map(str, first.refusals)
+        _say_wrapped(f"no plan{which}: {'for what is refused below' if refused else first.no_plan}")
 
 
 def _refusals_of(left: Sequence[Checked]) -> list[str]:
@@ -181,8 +183,10 @@ def _tell_runs(left: Sequence[Checked]) -> list[str]:
                 ssh.require_way(member)
             else:
                 local.require_one_node(member)
-            if not is_decided(member.config.cluster):
-                continue  # which is told with the plan's
+                local.require_devices(member)
+        if not is_decided(member.config.cluster):
+            continue  # which is told with the plan's
+        with one.asking():  # what would run is told beside what it would be refused for
             told = way.describe(member, make_job([member], Path.cwd()))
             described.append(f"=== {member.config.run_dir}\n{told}\n")
     for told in first_few(described):

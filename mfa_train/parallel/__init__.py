@@ -6,5 +6,5 @@ of ranks and of the node `parallel` alone.
     exchange.py       rows on their way to the rank that has their expert, and back
     requirements.py   what is refused before anything starts
 
-DeepSpeed's side: `mfa_train.training.steps.shared_experts`.
+DeepSpeed's side: `mfa_train.training.steps.expert_parallel`.
 """

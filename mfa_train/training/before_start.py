@@ -48,12 +48,22 @@ def checked_plan(
     return plan
 
 
+def of_another_kind(config: Config, device: Device) -> str | None:
+    """What to say of a cluster.device that is not what the run, started without a launcher, found here."""
+    if planned_device(config.cluster.device, 1).type == device.type:
+        return None
+    here = "the CPU" if device.type == "cpu" else "a GPU"
+    return (
+        f"cluster.device={config.cluster.device} names what a launch trains on; without one this run trains on {here}"
+    )
+
+
 def checks_before_plan(config: Config, device: Device | None = None, world_size: int | None = None) -> list[Check]:
     """Of `checked_plan`, those that need no plan. Each raises ConfigError."""
     return [
         lambda: _require_batch(config, world_size or config.cluster.world_size),
         lambda: require_parallel(config, world_size or config.cluster.world_size),
-        lambda: require_known(config),
+        lambda: require_known(config, world_size or config.cluster.world_size),
         lambda: check_schedule(config.schedule, config.training.total_steps),
         lambda: _require_upload(config),
         lambda: _require_kernel(config, _dtype(config, device)),
@@ -120,11 +130,16 @@ def _require_kernel(config: Config, dtype: torch.dtype) -> None:
 
 def _require_profile(config: Config, world_size: int) -> None:
     step, steps = config.profile.step, config.training.total_steps
+    require_ranks("profile.ranks", config.profile.ranks, world_size)
     if step is None:
         return
-    require_ranks("profile.ranks", config.profile.ranks, world_size)
     if step > steps:
         raise ConfigError(f"profile.step={step}: the run ends after step {steps}: type one from {FIRST} to it, or null")
+    if (left := steps - step + 1) < config.profile.steps:
+        raise ConfigError(
+            f"profile.steps={config.profile.steps}: from profile.step={step} on the run, which ends at step {steps}, "
+            f"has {left}: type profile.steps={left}, or an earlier profile.step"
+        )
 
 
 def _require_sample(config: Config, plan: dict, dtype: torch.dtype) -> None:

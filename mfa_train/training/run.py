@@ -21,7 +21,7 @@ from mfa_train.errors import Stopped
 from mfa_train.run_files import LOGS
 from mfa_train.tracking.run_log import RunLog, SilentLog
 from mfa_train.tracking.wandb_run import forget_run
-from mfa_train.training.before_start import checked_plan, checked_tasks
+from mfa_train.training.before_start import checked_plan, checked_tasks, of_another_kind
 from mfa_train.training.closing_sample import closing_sample
 from mfa_train.training.init_from.begin import loss_to_begin_with, source_to_begin_with
 from mfa_train.training.init_from.same_tokenizer import require_same_tokenizer
@@ -67,6 +67,8 @@ def run(config: Config) -> dict:
     plan = checked_plan(config, match, device, world_size(), local_world_size())
     folder, ranks = RunFolder(config), join()
     wait_longer_than_watchdog(config.guard.hang_seconds)
+    if told_of_device := of_another_kind(config, device):
+        ranks.say(told_of_device)
     if match:
         ranks.say("\n".join(f"matched: {line}" for line in told(match)))
     finished = ranks.on_rank_zero(folder.open)
@@ -88,7 +90,9 @@ def run(config: Config) -> dict:
             ranks.say(f"init_from: {line}")
 
     # 3. Build
-    engine, resume_point, record_of_source = build_to_resume(config, folder.path, data.batches, ranks, dtype, source)
+    engine, resume_point, record_of_source = build_to_resume(
+        config, folder.path, data.batches, ranks, dtype, source, stored
+    )
     earlier_starts = ranks.on_rank_zero(lambda: folder.create(plan, resume_point, data.tokenizer))
     state = restored(engine, resume_point, config, ranks, dtype, record_of_source)
     step = TrainingStep(engine, config, ranks, data.batches, data.inputs_of, state)

@@ -149,6 +149,15 @@ def test_whole_numbers_have_exponents_and_bytes_units_wherever_one_is_expected()
         ("attention={a: 1}", "attention.a: no such key"),
         (f"model={'x' * 300}", "no such choice"),
         ("sample.prompt=a ${", "type \\${"),
+        ("deepspeed.wall_clock_breakdown=true", "type +deepspeed.wall_clock_breakdown=true"),
+        ("deepspeed.zero_optimization.overlap_comm=true", "type +deepspeed.zero_optimization.overlap_comm=true"),
+        ("deepspeed={wall_clock_breakdown: true}", "type +deepspeed.wall_clock_breakdown=…"),
+        ("deepspeed.optimizer.lr=3", "deepspeed.optimizer.lr=3: expected nothing here, as the run sets it"),
+        ("deepspeed.walclock=1", "deepspeed.walclock: no such key. Did you mean 'wall_clock_breakdown'?"),
+        ("+deepspeed=5", "+deepspeed=5: deepspeed is there already: type +deepspeed.KEY=VALUE"),
+        ("+seed=5", "+seed=5: seed is there already: type seed=5"),
+        ("training.steps=１２", "'１' (FULLWIDTH DIGIT ONE) is none of the plain letters, digits"),
+        ("+deepspeed.é=1", "'é' (LATIN SMALL LETTER E WITH ACUTE) is none of the plain letters"),
     ],
 )
 def test_what_cannot_be_read_is_told_in_one_short_line(typed, told):

@@ -177,3 +177,13 @@ def test_no_file_of_a_corpus_is_looked_at_before_it_is_read(tmp_path):
         (tmp_path / ".corpus.verified.json").write_text(json.dumps(notes))
         store = Tokens(str(folder), shards, ShardCache(tmp_path, 0)).train
         assert FetchAhead([store]).idle == (noted == 3)  # though none of the files is there
+
+
+def test_a_file_system_that_fails_takes_no_other_with_it_that_is_equal_to_fsspec(tmp_path):
+    clients, url = FileSystems(), f"file://{tmp_path}/shard"
+    with pytest.raises(TimeoutError), clients.of(url, False) as (failing, _):
+        with clients.of(url, False) as (other, _):
+            assert other is not failing and other == failing
+        raise TimeoutError
+    with clients.of(url, False) as (next, _):
+        assert next is other

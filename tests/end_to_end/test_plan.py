@@ -70,6 +70,8 @@ def test_a_sweep_with_an_impossible_member_trains_none(train, tmp_path):
 
 
 MISTAKES = {
+    "cluster.device=H100": "cluster.device=H100: no such device. Did you mean 'h100-80gb'?",
+    "cluster.device=cuda": "cluster.device=cuda: expected auto, cpu, or which GPU it is: a100-40gb",
     "cluster.device=h100": "cluster.device=h100: no such device. Did you mean 'h100-80gb'?",
     "cluster.devices_per_node=3": "training.batch_size=8 is not a multiple of 3 ranks",
     "cluster.nodes=0": "cluster.nodes=0: expected a whole number of at least 1",

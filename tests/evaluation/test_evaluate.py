@@ -133,7 +133,9 @@ def test_the_command_gives_the_scores_that_the_run_ended_with_and_changes_nothin
     assert (limited["checkpoint"], averaged["checkpoint"]) == ("final", "final-ema") and scores(run, 12) == of_two
     assert averaged["metrics"] != limited["metrics"]
     status, _, told = door(runs["plain"].parent.parent, *words, "--ema")
-    assert status == 2 and "runs/mfa has no average of these weights (training.ema=None)" in told
+    assert (
+        status == 2 and "runs/mfa has no average of the weights of final (training.ema=null); leave --ema, or" in told
+    )
     assert json.loads((run / "summary.json").read_text()) == summary  # which keeps to those of more documents
 
 

@@ -10,9 +10,10 @@ import torch.distributed as dist
 
 from mfa_train import config as configs
 from mfa_train.doors import trainer
-from mfa_train.errors import ConfigError
+from mfa_train.errors import ConfigError, NoDevice
 from mfa_train.launch import rank
 from mfa_train.launch.job import make_job, read_job
+from mfa_train.launch.restart import FINAL
 from mfa_train.training.processes import device_kind
 from mfa_train.training.processes.device_kind import prepare_environment, require_device, require_one_kind
 
@@ -50,8 +51,14 @@ def test_a_rank_that_should_have_a_gpu_says_which_node_has_none_and_what_it_saw(
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     require_device(1)
-    with pytest.raises(ConfigError, match=r"^host n3: .*rank 2 .*device_count\(\) is 2, CUDA_VISIBLE_DEVICES=0,1: "):
+    with pytest.raises(
+        ConfigError, match=r"^host n3: .*rank 2 .*device_count\(\) is 2, CUDA_VISIBLE_DEVICES=0,1: "
+    ) as here:
         require_device(2)
+    monkeypatch.setenv("SLURMD_NODENAME", "n3")
+    with pytest.raises(NoDevice, match="^host n3: ") as of_slurm:
+        require_device(2)
+    assert (here.value.exit_status, of_slurm.value.exit_status) == (2, 69) and 69 not in FINAL
 
 
 def test_a_job_for_cpus_hides_gpus_and_whoever_trains_leaves_an_allocator_that_was_chosen(monkeypatch):

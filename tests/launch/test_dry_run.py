@@ -2,6 +2,7 @@
 
 import re
 
+import fsspec
 import pytest
 
 from mfa_train import config as configs
@@ -79,6 +80,44 @@ def test_a_corpus_that_the_run_itself_prepares_is_said_to_be_looked_at_later(dry
     assert status == 2 and "no prepared corpus is there" in told
 
 
+def test_gpus_that_this_machine_lacks_are_refused_before_anything_is_written(dry, prepared_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    typed = ["cluster.device=h100-80gb", "cluster.devices_per_node=2"]
+    status, told = dry(*typed)
+    refusal = "cluster.device=h100-80gb: cluster=local trains on this machine, which has 1 GPU for 2 ranks: type"
+    assert status == 2 and f"would be refused: {refusal}" in told and "2 ranks of train.py on this machine" in told
+    with pytest.raises(ConfigError, match=refusal):
+        launch([f"data_dir={prepared_data}", f"runs_dir={tmp_path}/runs", *typed], multirun=False, dry_run=False)
+    assert not (tmp_path / "runs").exists()
+    assert dry(typed[0])[0] == 0
+
+
+def test_over_ssh_what_would_run_is_told_beside_a_refusal(dry, tmp_path):
+    (tmp_path / "hosts").write_text("a slots=1\nb slots=1\n")
+    (tmp_path / "bin" / "pdsh").unlink()
+    typed = ["cluster=ssh", f"cluster.hostfile={tmp_path}/hosts", "cluster.device=h100-80gb", "cluster.nodes=2"]
+    status, told = dry(*typed, "cluster.devices_per_node=1")
+    assert status == 2 and "pdsh is not installed here" in told and "on a, b, each rank with" in told
+
+
+@pytest.mark.parametrize("way", [["cluster=local"], SLURM])
+def test_a_corpus_behind_a_url_is_a_refusal_beside_the_plan_or_what_is_not_looked_at(way, dry, prepared_data, tmp_path):
+    [folder] = [path.parent for path in prepared_data.glob("*/manifest.json")]
+    near = fsspec.filesystem("memory")
+    for file in ("manifest.json", "tokenizer.model", "tokenizer.json"):
+        if (folder / file).exists():
+            near.pipe(f"/far/{file}", (folder / file).read_bytes())
+    typed = [*way, "data=prepared", f"data.cache_dir={tmp_path}/cache", "training.steps=5", "schedule.warmup_steps=1"]
+    status, told = dry(*typed, "data.path=memory://far")
+    assert status == 0 and "nothing would be refused" in told
+    assert "not looked at: memory://far beyond its manifest and tokenizer" in told
+    status, told = dry(*typed, "data.path=nosuch://bucket/py")
+    assert status == 2 and re.search("^would be refused: data.path=nosuch://bucket/py: .*rotocol", told, re.M)
+    assert re.search("^run +", told, re.M) and "not looked at: nosuch://bucket/py" in told
+    status, told = dry(*typed, "data.path=memory://nothing", "seed=1,2", multirun=True)
+    assert status == 2 and len(re.findall("would be refused: .* 1 more: memory://nothing: no prepared", told)) == 1
+
+
 def test_hosts_are_not_asked_and_that_is_said(dry, tmp_path):
     (tmp_path / "hosts").write_text("a slots=8\nb slots=8\n")
     typed = ["cluster=ssh", f"cluster.hostfile={tmp_path}/hosts", "cluster.device=h100-80gb", "training.batch_size=16"]
@@ -134,6 +173,21 @@ def test_a_launch_on_this_machine_refuses_before_it_writes_anything(typed, told,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_gpus_that_this_machine_has_not_are_refused_before_anything_is_written(gpus, dry, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    typed = ["cluster.device=h100-80gb", "cluster.devices_per_node=2", "cluster=local"]
+    status, told = dry(*typed)
+    refused = (
+        "cluster.devices_per_node=2: this machine has 1 CUDA devices" if gpus else "cluster.device=h100-80gb: .* no"
+    )
+    assert status == 2 and re.search(f"^would be refused: {refused}", told, re.M) and re.search("^run +", told, re.M)
+    with pytest.raises(ConfigError, match=refused):
+        launch([f"runs_dir={tmp_path}/runs", *typed], multirun=False, dry_run=False)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_launch_on_this_machine_leaves_a_corpus_that_is_not_there_to_its_run(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "launch", lambda member, job: 0)
     assert launch([f"data_dir={tmp_path}/nowhere", f"runs_dir={tmp_path}"], multirun=False, dry_run=False) == 0
@@ -148,10 +202,10 @@ def test_a_plan_warns_of_what_a_launch_would_refuse_in_its_words():
     )
 
 
-def test_where_no_plan_can_be_made_a_dry_run_says_why(dry):
+def test_where_no_plan_can_be_made_a_dry_run_says_why_once(dry):
     status, told = dry("training.batch_size=7", "cluster.devices_per_node=2")
     why = "training.batch_size=7 is not a multiple of 2 ranks; the nearest that is: training.batch_size=6"
-    assert status == 2 and told.endswith(f"\nno plan: {why}\nwould be refused: {why}\n")
+    assert status == 2 and told.endswith(f"\nno plan: for what is refused below\nwould be refused: {why}\n")
 
 
 def test_the_dry_run_of_a_long_sweep_names_few_members_and_ends_with_plan_and_refusals(dry):

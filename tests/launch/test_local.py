@@ -7,6 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -20,6 +23,7 @@ from mfa_train.launch.hostfile import read_hosts
 from mfa_train.launch.job import make_job, read_job
 from mfa_train.launch.local import require_one_node
 from mfa_train.launch.node import Node
+from mfa_train.launch.output import RankOutput, first_to_fail, log_of
 from mfa_train.launch.ssh import _Run
 from mfa_train.launch.status import statuses
 from mfa_train.launch.sweep import _Attempt, _Sweep
@@ -72,6 +76,29 @@ def test_the_traceback_of_the_first_rank_to_fail_is_shown_once_whichever_it_is(l
     assert re.search(r"^rank 1 on \S+ failed; its log is .*rank-00001.log:$", done.stderr, re.M)
     assert "Traceback" in (tmp_path / "run" / "logs" / "rank-00000.log").read_text()  # it lost the connection
     assert summary(tmp_path / "run")["status"] == "failed"
+
+
+def test_a_killed_rank_is_the_failure_and_those_that_lost_the_connection_wait_for_its_node_to_say_so(tmp_path, capsys):
+    job = make_job(configs.members([f"runs_dir={tmp_path}", "name=run"]), tmp_path)
+    node = Node(job, 0, "now", 0, "127.0.0.1", 1)
+    node.ranks = [SimpleNamespace(poll=lambda: 1), SimpleNamespace(poll=lambda: -9, returncode=-9)]
+    assert node._first_to_fail() == 1
+    log = log_of(tmp_path / "run", 0)
+    log.parent.mkdir(parents=True)
+    log.write_text("=== a start\nTraceback\n")
+    victim = RankOutput.__new__(RankOutput)
+    victim.run_dir, victim.rank, victim.start, victim.begin, victim.terminal = log.parents[1], 0, "now", 0, sys.stderr
+    began = time.monotonic()
+    victim.lost(KeyError("its own mistake"))
+    assert time.monotonic() - began < 0.5
+    later = threading.Timer(0.1, node._show, (1, 0))
+    later.start()
+    victim.lost(RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"))
+    later.join()
+    victim.failed()
+    told = capsys.readouterr().err
+    assert "rank 1 on " in told and "(killed by SIGKILL)" in told and "rank 0" not in told and "Traceback" not in told
+    assert first_to_fail(log.parents[1], "now") == 1
 
 
 def test_a_run_says_how_it_stands_from_its_files_alone(tmp_path):

@@ -4,14 +4,17 @@ import json
 import os
 import re
 import subprocess
+from unittest.mock import Mock
 
 import pytest
 
 from mfa_train import config as configs
-from mfa_train.errors import HUNG_STATUS
+from mfa_train.errors import HUNG_STATUS, DataError, NoDevice, TrainingError
 from mfa_train.launch import local, restart, ssh
+from mfa_train.launch import rank as launched
 from mfa_train.launch.job import make_job
-from mfa_train.launch.restart import Restarts, note_crash
+from mfa_train.launch.restart import Restarts, crash_of, note_crash, words_of
+from mfa_train.training.processes.device_kind import VISIBLE
 from tests.conftest import ROOT
 from tests.launch.conftest import curve
 
@@ -48,6 +51,7 @@ def test_a_killed_rank_is_started_again_and_leaves_the_undisturbed_curve(launch,
     assert done.returncode == 0, done.stderr
     [told] = re.findall("^=== .*started again.*$", done.stdout, re.M)
     assert re.match(r"=== rank 1 on \S+ was killed by SIGKILL: started again from step [36], restart 1 of 1", told)
+    assert re.search(r"^rank 1 on \S+ failed \(killed by SIGKILL\)", done.stderr, re.M) and "rank 0" not in done.stderr
     assert launch("name=undisturbed", *typed).returncode == 0
     assert curve(tmp_path / "run") == curve(tmp_path / "undisturbed")
 
@@ -159,9 +163,56 @@ def test_what_is_counted_survives_a_damaged_file(known, tmp_path):
     assert json.loads((tmp_path / "launch" / "restarts.json").read_text())["done"] == 1
 
 
-@pytest.mark.parametrize("status, left_out", [(-9, "n2"), (1, "n2"), (HUNG_STATUS, None)])
-def test_the_node_of_a_rank_that_crashed_is_left_out_and_that_of_one_that_waited_in_vain_is_not(
-    status, left_out, known, tmp_path, monkeypatch, capsys
+def test_where_no_count_can_be_kept_a_start_is_made_and_no_other_behind_it(known, tmp_path, capsys):
+    (tmp_path / "launch").touch()  # for a disk that is full
+    known(0, 0).begin()
+    assert "restarts.json cannot be written (File exists)" in capsys.readouterr().out
+    assert not known(5, 7).again("killed")
+    assert "killed: not started again: " in (told := capsys.readouterr().out) and "cannot be written" in told
+
+
+def test_for_a_node_that_has_no_gpu_another_takes_its_place_where_the_run_got_on_before(known, capsys):
+    known(0, 0).begin()
+    assert not known(0, 0).again("no GPU", without_node=True)  # a cluster that never had one
+    assert known(10, 12).again("killed")
+    known(10, 12).begin()  # on a node without
+    assert known(10, 12).again("no GPU", without_node=True) and "restart 2 of 2" in capsys.readouterr().out
+    known(10, 12).begin()
+    assert not known(10, 12).again("no GPU", without_node=True) and "=2 were made" in capsys.readouterr().out
+    known(10, 12).begin()
+    assert not known(10, 12).again("killed") and "as the start before did" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error, shared", [(TrainingError("NaN"), True), (DataError("torn"), False)])
+def test_an_error_that_all_ranks_share_is_noted_as_no_nodes_fault(error, shared, tmp_path, monkeypatch):
+    def failing(config):
+        raise error
+
+    for name in ("PYTORCH_ALLOC_CONF", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", *VISIBLE):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))  # and as it was, in the end
+    monkeypatch.setattr(launched, "trainer", lambda: failing)
+    monkeypatch.setattr(launched, "RankOutput", Mock())
+    [member] = configs.members([f"runs_dir={tmp_path}", "cluster.max_restarts=1"])
+    (member.config.run_dir / "launch").mkdir(parents=True)
+    assert launched.work(make_job([member], tmp_path), 0, "7") == 1
+    note_crash(member.config.run_dir, "7", 1, 0)  # its node, behind it
+    crash = crash_of(member.config.run_dir, "7")
+    assert crash["everywhere"] == shared
+    assert words_of(crash, 1).startswith("all ranks ended with" if shared else "rank 0 on ")
+
+
+@pytest.mark.parametrize(
+    "status, everywhere, left_out",
+    [
+        (-9, False, "n2"),
+        (1, False, "n2"),
+        (1, True, None),
+        (NoDevice.exit_status, False, "n2"),
+        (HUNG_STATUS, False, None),
+    ],
+)
+def test_the_node_of_a_rank_that_crashed_is_left_out_and_that_of_one_that_is_not_at_fault_is_not(
+    status, everywhere, left_out, known, tmp_path, monkeypatch, capsys
 ):
     [member] = configs.members([f"runs_dir={tmp_path}", "cluster.max_restarts=1"])
     job, run_dir = make_job([member], tmp_path), member.config.run_dir
@@ -170,7 +221,7 @@ def test_the_node_of_a_rank_that_crashed_is_left_out_and_that_of_one_that_waited
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
     known(5, 7)
-    note_crash(run_dir, "17.0", status, 3)
+    note_crash(run_dir, "17.0", status, 3, everywhere)
     commands = []
 
     def scontrol(command, **_):
@@ -187,4 +238,4 @@ def test_the_node_of_a_rank_that_crashed_is_left_out_and_that_of_one_that_waited
     assert [command for command in commands if "ExcNodeList" in command] == (
         [f"scontrol update JobId=17 ExcNodeList={left_out}"] if left_out else []
     )
-    assert "rank 3 on n2" in capsys.readouterr().out
+    assert ("all ranks" if everywhere else "rank 3 on n2") in capsys.readouterr().out

@@ -12,7 +12,7 @@ from mfa_train.errors import ConfigError, TrainingError
 from mfa_train.parallel.groups import ExpertGroup, expert_groups, same_experts
 from mfa_train.parallel.requirements import require_parallel
 from mfa_train.training.steps.engine import import_deepspeed
-from mfa_train.training.steps.shared_experts import require_known_deepspeed
+from mfa_train.training.steps.expert_parallel import require_known_deepspeed
 from tests.conftest import ROOT
 from tests.end_to_end.conftest import COMMON
 

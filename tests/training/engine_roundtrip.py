@@ -18,6 +18,7 @@ from mfa_train.checkpoints.safetensors_folder import TensorFolder
 from mfa_train.checkpoints.tensor_files import EMA
 from mfa_train.checkpoints.weights import SUM
 from mfa_train.model.decoder import weights_of_model
+from mfa_train.model.initialization import InitialValues
 from mfa_train.training.processes.ranks import join
 from mfa_train.training.saving import final_weights
 from mfa_train.training.saving.engine_state import derive_weights, own_pieces, pieces, set_updates, updates
@@ -51,7 +52,10 @@ def steps(engine, first: int, last: int) -> list[tuple[float, float]]:
 def check(zero: int, dtype: torch.dtype, *overrides: str) -> None:
     typed = [f"zero={zero}", f"training.batch_size={2 * ranks.world_size}", "training.ema=0.5", *overrides]
     config = configs.load([*SMALL, *typed])
+    if zero == 0 and ranks.rank:  # as a processor that rounds another way
+        InitialValues.read = read_a_bit_off
     engine, fresh = (build_engine(config, ranks, dtype) for _ in range(2))
+    InitialValues.read = read
     initial = build_model(config).state_dict()
     for piece in pieces(fresh):
         expected = initial[piece.name].flatten()[piece.start : piece.start + len(piece)]
@@ -76,6 +80,14 @@ def check(zero: int, dtype: torch.dtype, *overrides: str) -> None:
         learnt = one.name in dict(engine.module.named_parameters())  # a router's bias has no average of its own
         assert learnt != torch.equal(one.tensors[EMA], one.tensors["master"]), (zero, dtype, overrides, one.name)
     check_final_weights(fresh)
+
+
+read = InitialValues.read
+
+
+def read_a_bit_off(self: InitialValues, name: str, start: int, out: torch.Tensor) -> None:
+    read(self, name, start, out)
+    out.mul_(1 + 2**-22)
 
 
 def check_final_weights(engine) -> None:

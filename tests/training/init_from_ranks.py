@@ -2,6 +2,7 @@
 must be those of one process alone, and the logits too; each rank reads a share of the files for their checksums. Each
 process exits 0 where they are."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -55,3 +56,24 @@ except DataError as error:
     assert error.everywhere and str(error) == "rank 1's share"
 else:
     raise AssertionError("nobody was told")
+
+
+class Unsendable(Exception):
+    """Is made of two words, which pickle does not know."""
+
+    def __init__(self, one: str, other: str):
+        super().__init__(f"{one} {other}")
+
+
+def unsendable(failing: int) -> None:
+    if ranks.rank == failing:
+        raise Unsendable("torn", "apart")
+
+
+for failing, together in ((1, ranks.on_each), (0, ranks.on_rank_zero)):
+    try:
+        together(functools.partial(unsendable, failing))
+    except RuntimeError as error:
+        assert str(error) == "Unsendable('torn apart')"
+    else:
+        raise AssertionError("nobody was told")

@@ -94,6 +94,31 @@ def test_a_rank_that_cannot_write_says_so_and_the_run_goes_on(steps, monkeypatch
     assert "rank 0's is missing ([Errno 28] No space left on device)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_the_end_asks_for_another_ranks_part_and_leaves_the_store_to_the_watchdog_meanwhile(
+    late, steps, monkeypatch, capsys
+):
+    class Full(Trace):
+        def write(self, folder, rank):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "Trace", Full)
+    monkeypatch.setattr(module, "LAST_SECONDS", 0.1 if late else 20)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    profiling, end_step = steps(
+        "profile.step=3", "profile.steps=1", "profile.ranks=[0,1]", "cluster.devices_per_node=2"
+    )
+    with profiling:
+        for _ in range(5):
+            end_step()
+        if not late:
+            threading.Timer(0.05, profiling.ranks.store.set, ("profile/config/1", '{"error": "none"}')).start()
+    assert not profiling.ranks.store.calls["wait"] and profiling.ranks.store.calls["check"] > 3
+    told = capsys.readouterr().out
+    assert ("not all ranks have written their profile of step 3" in told) == late
+    assert ("rank 1's is missing (none)" in told) != late
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_gpus_memory_is_watched_from_the_warm_up_to_the_last_step_and_no_longer(whole, tmp_path, monkeypatch):
     called = []
@@ -205,6 +230,11 @@ def test_profile_step_is_held_against_the_runs_steps_and_ranks():
         (["profile.ranks=[]"], "profile.ranks=: expected numbers of ranks"),
         (["profile.step=800"], "profile.step=800: the run ends after step 700"),
         (["profile.step=8", "profile.ranks=[0,2]"], "profile.ranks=0,2: the run has 2 ranks"),
+        (["profile.ranks=[5]"], "profile.ranks=5: the run has 2 ranks"),
+        (
+            ["profile.step=699", "profile.steps=5"],
+            "profile.steps=5: .* ends at step 700, has 2: type profile.steps=2",
+        ),
     ):
         with pytest.raises(ConfigError, match=told):
             for check in checks_before_plan(configs.load(overrides), world_size=2):

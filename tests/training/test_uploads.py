@@ -19,12 +19,13 @@ from mfa_train.errors import ConfigError, DataError
 from mfa_train.tracking.metrics_file import MetricsFile
 from mfa_train.training.before_start import checks_before_plan
 from mfa_train.training.processes.ranks import Ranks, join
-from mfa_train.training.resuming.from_storage import fetch_what_is_newer, open_storage
+from mfa_train.training.resuming.agreement import find_verified
+from mfa_train.training.resuming.from_storage import fetch_again, fetch_what_is_newer, open_storage
 from mfa_train.training.run_folder.folder import RunFolder
 from mfa_train.training.saving import uploads as uploading
 from mfa_train.training.saving.uploads import Uploads
 from tests.conftest import SMALL
-from tests.training.checkpoints import save
+from tests.training.checkpoints import DATA, flipped, save
 
 KEEP = ["checkpoint.keep_last=2", "checkpoint.at_steps=[3]"]
 
@@ -115,6 +116,7 @@ def test_faults_are_told_once_and_in_the_end_all_is_there(bucket, object_storage
     told = capsys.readouterr().out.splitlines()
     assert len([line for line in told if "an upload to" in line and "failed (" in line]) == 1, told
     assert f"uploads work again: step-00000002 is whole in {stored.url}" in told
+    assert everyones[0].ranks.store.num_keys() == 1  # that no more comes; what was read has gone
     assert {name: stored.read(name) for name in stored.sizes("checkpoints")} == {
         str(path.relative_to(run.folder)): path.read_bytes()
         for path in (run.folder / "checkpoints").rglob("*")
@@ -216,6 +218,34 @@ def test_a_checkpoint_of_which_a_file_was_removed_there_is_passed_over_for_the_o
     assert "step-00000003 is damaged there: rank-00001.safetensors is missing" in capsys.readouterr().out
     assert [verified(path)["step"] for path in newest_first(run.folder / "checkpoints")] == [2]
     folder.lock.release()
+
+
+def test_a_checkpoint_that_is_damaged_here_comes_again_from_storage_where_the_same_one_is_whole(bucket, run, capsys):
+    stored = StoredRun(bucket, "run")
+    everyones = begun(run, stored)
+    for step in (2, 3):
+        everyones[0].saved(run(step))
+        while everyones[0].held():
+            time.sleep(0.01)
+    finished(everyones)
+    name = "checkpoints/step-00000003/rank-00001.safetensors"
+
+    def found() -> int:
+        flipped(run.folder / name)
+
+        def mend(checkpoint, damage):
+            return fetch_again(stored, run.folder, checkpoint, damage, join())
+
+        return find_verified(run.config, run.folder, DATA, join(), mend=mend).step
+
+    assert found() == 3 and verified(run.folder / "checkpoints" / "step-00000003")["step"] == 3
+    assert "rank-00001.safetensors differs from its checksum; fetches it from" in capsys.readouterr().out
+    stored.write(name, (run.folder / name).read_bytes()[:-1] + b"?")
+    assert found() == 2 and "step-00000003 is damaged there: rank-00001" in capsys.readouterr().out
+    run(3)  # not the one that is there
+    manifest = stored.read("checkpoints/step-00000003/manifest.json")
+    stored.write("checkpoints/step-00000003/manifest.json", manifest + b" ")
+    assert found() == 2 and "fetches" not in capsys.readouterr().out
 
 
 def test_what_is_to_stay_for_good_is_tried_again_though_a_newer_one_waits(bucket, run, monkeypatch):

@@ -5,9 +5,10 @@ integer, and any step costs the same as the first. A rank takes its part of each
 so that it reads, and fetches, from its own part of the shards.
 """
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,20 +60,11 @@ class Batches:
         weights = data.weights if data.source == "mixture" else dict.fromkeys(corpora, 1)
         self.phases = phases_of(weights, self.names, sequence_length)
         self.mixture = Mixture(self.phases)
-        self.samples = [
-            Samples(
-                corpus.train,
-                sequence_length,
-                seed,
-                data.lanes,
-                data.shuffle_tokens,
-                f"{name} training" if len(corpora) > 1 else "training",
-            )
-            for name, corpus in corpora.items()
-        ]
+        self.samples = self._samples(corpora, data, sequence_length, seed, data.lanes)
         self.fetch_ahead = FetchAhead([corpus.train for corpus in corpora.values()])
         self.ahead = Ahead(self.mixture, self.phases, self.samples, batch_size, mine.world_size)
-        self._require_room(data.cache_bytes, max(1, mine.world_size // mine.local_world_size))
+        with_lanes = functools.partial(self._samples, corpora, data, sequence_length, seed)
+        self._require_room(data, max(1, mine.world_size // mine.local_world_size), with_lanes)
         self._identity = {
             f"{key} of corpus {number}": value
             for number, corpus in enumerate(corpora.values(), start=1)
@@ -143,14 +135,36 @@ class Batches:
             }
         return told
 
-    def _require_room(self, cache_bytes: int, nodes: int) -> None:
-        """Raises ConfigError, on all ranks alike, for a cache that cannot hold what a node reads side by side and
-        next."""
-        if (needed := self.ahead.room(nodes)) > cache_bytes:
-            raise ConfigError(
-                f"data.cache_bytes={cache_bytes}: the shards that a node reads side by side and next have {needed} "
-                f"bytes; type data.cache_bytes={2 * needed}, or data.lanes={max(1, self.samples[0].order.lanes // 4)}"
+    @staticmethod
+    def _samples(
+        corpora: Mapping[str, Corpus], data: DataConfig, sequence_length: int, seed: int, lanes: int
+    ) -> list[Samples]:
+        return [
+            Samples(
+                corpus.train,
+                sequence_length,
+                seed,
+                lanes,
+                data.shuffle_tokens,
+                f"{name} training" if len(corpora) > 1 else "training",
             )
+            for name, corpus in corpora.items()
+        ]
+
+    def _require_room(self, data: DataConfig, nodes: int, with_lanes: Callable[[int], list[Samples]]) -> None:
+        """Raises ConfigError, on all ranks alike, for a cache that cannot hold what a node reads side by side and
+        next. Fewer lanes are proposed where they would fit."""
+        if (needed := self.ahead.room(nodes)) <= data.cache_bytes:
+            return
+        fewer, lanes = "", self.samples[0].order.lanes // 4
+        while lanes and not fewer:
+            ahead = Ahead(self.mixture, self.phases, with_lanes(lanes), self.batch_size, self.mine.world_size)
+            fewer = f", or data.lanes={lanes}" if ahead.room(nodes) <= data.cache_bytes else ""
+            lanes //= 4
+        raise ConfigError(
+            f"data.cache_bytes={data.cache_bytes}: the shards that a node reads side by side and next have {needed} "
+            f"bytes; type data.cache_bytes={2 * needed}{fewer}"
+        )
 
 
 def _require_one_tokenizer(corpora: Mapping[str, Corpus]) -> None:

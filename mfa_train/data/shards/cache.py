@@ -21,7 +21,7 @@ from typing import TextIO, TypeVar
 
 from fsspec import AbstractFileSystem
 
-from mfa_train.data.reach import really
+from mfa_train.data.reach import NoBucket, of_the_system
 from mfa_train.data.shards.file_systems import FileSystems
 from mfa_train.errors import DataError
 
@@ -55,6 +55,10 @@ UNANSWERED = (
     "Could not connect",
     "Cannot connect",
 )
+
+
+class OutOfReach(DataError):
+    """A URL that cannot be read, raised from one of FINAL: whoever typed it, or its credentials, has to mend it."""
 
 
 def is_url(location: str) -> bool:
@@ -136,7 +140,7 @@ class ShardCache:
             try:
                 return attempt(number > 0)
             except FINAL as error:
-                raise DataError(f"{url}: {reason(error)}") from error
+                raise OutOfReach(f"{url}: {reason(error)}") from error
             except OSError as error:
                 failure = error
                 self.say(f"{url}: {reason(error)}; attempt {number + 1} of {ATTEMPTS}")
@@ -206,12 +210,10 @@ class _Fetch:
                 else:
                     self._take(filesystem, path, *self.span)
         except Exception as error:  # told by `result` in the caller's thread; fsspec's backends have no common type
-            error = really(error)
-            if "NoCredentials" in type(error).__name__:
-                error = PermissionError(str(error))
-            if isinstance(error, TypeError):  # a URL that lacks what its protocol needs
-                error = ValueError(str(error))
-            self.failure = error if isinstance(error, (OSError, *FINAL)) else OSError(reason(error))
+            found = of_the_system(error)
+            if isinstance(found, TypeError):  # a URL that lacks what its protocol needs
+                found = ValueError(str(found))
+            self.failure = found if isinstance(found, (OSError, *FINAL)) else OSError(reason(found))
 
     def _stream(self, filesystem: AbstractFileSystem, path: str) -> None:
         with filesystem.open(path, "rb", block_size=PART_BYTES, cache_type="readahead") as source:
@@ -239,7 +241,7 @@ class _Fetch:
 def reason(error: BaseException) -> str:
     """Why a URL can't be read, for a person, in one line without credentials."""
     if isinstance(error, FileNotFoundError):
-        return "not found"
+        return "no such bucket" if isinstance(error, NoBucket) else "not found"
     if isinstance(error, PermissionError) or "credentials" in type(error).__name__.lower():
         return "access denied: are the credentials of this environment the right ones?"
     line = (str(error).strip().splitlines() or [""])[0]

@@ -39,8 +39,8 @@ class FileSystems:
             yield found, path
         except Exception:
             with self.lock:
-                if found in self.idle[key]:
-                    self.idle[key].remove(found)
+                # By what it is: to fsspec all of one storage are equal.
+                self.idle[key] = [other for other in self.idle[key] if other is not found]
             raise
         if not found.async_impl:
             with self.lock:

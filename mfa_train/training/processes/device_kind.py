@@ -12,7 +12,7 @@ import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from mfa_train.errors import ConfigError
+from mfa_train.errors import ConfigError, NoDevice
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # an import of seconds, before the environment is prepared
@@ -41,12 +41,14 @@ def choose_allocator() -> None:
 
 
 def require_device(local_rank: int) -> None:
-    """Raises ConfigError, which names this node, where rank `local_rank` of the node has no CUDA device."""
+    """Raises ConfigError, which names this node, where rank `local_rank` of the node has no CUDA device; NoDevice where
+    a scheduler chose the node."""
     import torch
 
     if torch.cuda.is_available() and local_rank < torch.cuda.device_count():
         return
-    error = ConfigError(
+    kind = NoDevice if "SLURMD_NODENAME" in os.environ else ConfigError
+    error = kind(
         f"host {host()}: the job is for GPUs, and rank {local_rank} of the node has no CUDA device: {seen()}: mend the "
         "node or leave it out, or type cluster.device=cpu for a job on CPUs"
     )

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pickle
 import re
 import socket
 from collections.abc import Callable
@@ -92,7 +93,7 @@ class Ranks:
             try:
                 box[0] = action()
             except Exception as error:
-                box[1] = error
+                box[1] = _sendable(error)
         if self.world_size > 1:
             dist.broadcast_object_list(box, src=0)
         return _given([box])[0]
@@ -104,8 +105,20 @@ class Ranks:
         try:
             box[0] = action()
         except Exception as error:
-            box[1] = error
+            box[1] = _sendable(error)
         return _given(self.gather_objects(box))
+
+
+def _sendable(error: Exception) -> Exception:
+    """`error`, or in place of one that other processes could not be sent, or could not make anew, its words: it would
+    fail inside the collective, on some ranks."""
+    try:
+        pickle.loads(pickle.dumps(error))  # its own, as torch sends it
+        return error
+    except Exception:
+        told = RuntimeError(repr(error))
+        told.__cause__ = error
+        return told
 
 
 def _given(boxes: list[list]) -> list:

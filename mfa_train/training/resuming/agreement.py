@@ -20,11 +20,14 @@ def find_verified(
     data: dict[str, Any],
     ranks: Ranks,
     meanwhile: Callable[[ResumePoint | None], None] = lambda point: None,
+    mend: Callable[[Path, str], bool] = lambda checkpoint, damage: False,
 ) -> ResumePoint | None:
     """`find_resume_point` by all ranks. `meanwhile` gets the newest checkpoint with a whole manifest, once, while its
-    files are read; that there is one at all does not change then. Raises as `find_resume_point`, on every rank."""
+    files are read; that there is one at all does not change then. `mend` gets one of which files are damaged, once, by
+    all ranks, and says whether it is whole now. Raises as `find_resume_point`, on every rank."""
     damaged: dict[Path, str] = {}
     told: list[str] = []
+    tried: set[Path] = set()
 
     def vouch(checkpoint: Path) -> dict:
         if checkpoint in damaged:
@@ -53,7 +56,9 @@ def find_verified(
             if told:
                 ranks.say("\n".join(told))
             return point
-        damaged[point.checkpoint] = damage
+        if point.checkpoint in tried or not mend(point.checkpoint, damage):
+            damaged[point.checkpoint] = damage
+        tried.add(point.checkpoint)
 
 
 def _damage(point: ResumePoint, ranks: Ranks) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mfa_train.checkpoints.object_storage import StoredRun
 from mfa_train.checkpoints.tensor_files import EMA
 from mfa_train.config import Config
 from mfa_train.config.model_schema import DRAWS
@@ -14,6 +15,7 @@ from mfa_train.training.init_from.source import Source
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.resuming.agreement import find_verified
 from mfa_train.training.resuming.changes import curve_settings
+from mfa_train.training.resuming.from_storage import fetch_again
 from mfa_train.training.resuming.resume_point import ResumePoint, restore
 from mfa_train.training.resuming.stretches import continued
 from mfa_train.training.saving.engine_state import fill
@@ -23,22 +25,31 @@ from mfa_train.training.steps.state import Progress, TrainingState
 
 
 def build_to_resume(
-    config: Config, folder: Path, batches: Batches, ranks: Ranks, dtype: torch.dtype, source: Source | None = None
+    config: Config,
+    folder: Path,
+    batches: Batches,
+    ranks: Ranks,
+    dtype: torch.dtype,
+    source: Source | None = None,
+    stored: StoredRun | None = None,
 ):
     """(engine, ResumePoint | None, record | None): with a point the engine's weights are not set yet, `restored` does
     that; without one they are the `source`'s, of which the record tells, or new.
 
-    The files of either are read for their checksums while the engine is built, by all ranks, each its share. Raises
-    UserError.
+    The files of either are read for their checksums while the engine is built, by all ranks, each its share; a
+    checkpoint that is damaged here and whole in `stored` is fetched. Raises UserError.
     """
     built = []
+
+    def mend(checkpoint: Path, damage: str) -> bool:
+        return stored is not None and fetch_again(stored, folder, checkpoint, damage, ranks)
 
     def build(point: ResumePoint | None) -> None:
         built.append(build_engine(config, ranks, dtype, fresh=point is None and source is None))
 
     with ThreadPoolExecutor(1) as beside:
         summing = beside.submit(source.sums, slice(ranks.rank, None, ranks.world_size)) if source else None
-        point = find_verified(config, folder, batches.identity(), ranks, meanwhile=build)
+        point = find_verified(config, folder, batches.identity(), ranks, meanwhile=build, mend=mend)
     (engine,) = built
     if point and point.draw in DRAWS:  # what is written down of the run says how its weights began
         config.model.initialization.draw = point.draw

@@ -6,6 +6,7 @@ and from then on it is started as any other.
        held against the config before anything is left here), then that checkpoint: every rank fetches its share and
        holds it against the manifest's checksums. One that is damaged there is told of, and the one before it taken.
     3. It gets its name when all of it is here. Of a finished run the final weights come instead.
+    4. A checkpoint that turns out to be damaged here is fetched, where the same one is there (`fetch_again`).
 """
 
 import dataclasses
@@ -110,6 +111,29 @@ def fetch_what_is_newer(stored: StoredRun, folder: RunFolder, ranks: Ranks) -> d
         f"{stored.url}: no checkpoint that is newer than those here is whole there; without checkpoint.upload the run "
         "goes on from what is here"
     )
+
+
+def fetch_again(stored: StoredRun, run: Path, checkpoint: Path, damage: str, ranks: Ranks) -> bool:
+    """Fetches a checkpoint of the run's own, of which files have the `damage` here and the manifest has none, where the
+    one there has the same manifest; every rank takes part. Gives whether it is whole now. Raises DataError, on every
+    rank."""
+    name = f"{CHECKPOINTS}/{checkpoint.name}"
+
+    def entries() -> list[dict] | str:
+        if checkpoint.parent != run / CHECKPOINTS or not is_whole(_reached(stored, lambda: stored.sizes(name))):
+            return "is not there"
+        if _reached(stored, lambda: stored.read(f"{name}/{MANIFEST}")) != (checkpoint / MANIFEST).read_bytes():
+            return "is another one there"
+        return _manifest(stored, checkpoint)
+
+    found = ranks.on_rank_zero(entries)
+    if isinstance(found, str):
+        return False
+    ranks.say(f"warning: {checkpoint} is damaged: {damage}; fetches it from {stored.url}")
+    spoilt = _fetch_folder(stored, checkpoint, {entry["name"]: entry["sha256"] for entry in found}, ranks)
+    if spoilt:
+        ranks.say(f"warning: {stored.url}: {checkpoint.name} is damaged there: {spoilt}")
+    return spoilt is None
 
 
 def _newer_steps(stored: StoredRun, run: Path) -> list[int]:

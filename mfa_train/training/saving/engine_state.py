@@ -64,6 +64,18 @@ def fill(engine, values: Values) -> None:
     derive_weights(engine)
 
 
+@torch.no_grad()
+def take_those_of_first_rank(engine) -> None:
+    """Makes masters that several ranks hold those of the first of these, to the bit, at stage 0, where each rank drew
+    all that it holds: processors of another kind may round another way, and nothing later would bring the copies
+    together."""
+    parameters = dict(engine.module.named_parameters())
+    for name, flat, *_ in _located(engine):
+        alike = getattr(parameters[name], "ds_zero_partition_process_group", dist.group.WORLD)  # of experts some ranks
+        dist.broadcast(flat.detach(), dist.get_process_group_ranks(alike)[0], group=alike)
+    derive_weights(engine)
+
+
 def updates(engine) -> int:
     """How many updates AdamW has made: fewer than steps where some were skipped. Its bias correction counts them."""
     return max((int(state["step"].item()) for state in _states(engine)), default=0)

@@ -32,7 +32,7 @@ from mfa_train.parallel.groups import expert_groups
 from mfa_train.parallel.parameters import Stretch, stretch_of, whole_shape
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.saving.engine_state import averaged_weights
-from mfa_train.training.steps.shared_experts import expert_group_handle
+from mfa_train.training.steps.expert_parallel import expert_group_handle
 
 SHARD = 5 * 10**9
 """Bytes."""

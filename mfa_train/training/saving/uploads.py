@@ -234,6 +234,9 @@ class Uploads:
                 time.sleep(POLL_SECONDS)
             if told := self.ranks.store.get(key).decode():
                 failed.append(f"rank {rank}: {told}")
+            self.ranks.store.delete_key(key)
+        if size > 1:  # all have read it
+            self.ranks.store.delete_key(place)
         if failed:
             raise _ByOthers(failed[0])
 

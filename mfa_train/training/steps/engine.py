@@ -5,6 +5,7 @@ import gc
 import io
 import logging
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -19,10 +20,9 @@ from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.initialization import EmptyWeights, Gather, InitialValues, initialize
 from mfa_train.parallel.groups import ALONE, ExpertGroup
 from mfa_train.training.processes.ranks import Ranks
-from mfa_train.training.saving.engine_state import fill
+from mfa_train.training.saving.engine_state import fill, take_those_of_first_rank
 from mfa_train.training.steps.average import WeightAverage
-from mfa_train.training.steps.optimizer import make_optimizer
-from mfa_train.training.steps.shared_experts import (
+from mfa_train.training.steps.expert_parallel import (
     compile_around_exchanges,
     join_expert_group,
     known_to_deepspeed,
@@ -31,6 +31,7 @@ from mfa_train.training.steps.shared_experts import (
     mend_norm_of_stage_0,
     require_known_to,
 )
+from mfa_train.training.steps.optimizer import make_optimizer
 
 UNCLIPPED = 1e30
 """A norm that no gradient exceeds: DeepSpeed keeps the norm only where it clips, and the guard needs it always."""
@@ -60,9 +61,10 @@ def import_deepspeed() -> ModuleType:
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
-    # An extension for sums between processes of one CPU. It is compiled at the first start, and a start that is killed
-    # then leaves a lock for which every later one waits for ever (torch.utils.file_baton).
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # Which of its extensions could be compiled, asked by compiling and linking at every start, all for one: that for
+    # sums between processes of one CPU. It would be compiled at the first start, and a start that is killed then leaves
+    # a lock for which every later one waits for ever (torch.utils.file_baton). None can, then.
+    deepspeed.ops.__compatible_ops__ = defaultdict(bool)
     # Whatever the optimizer is, DeepSpeed imports its Muon, which torch.compile decorates: a second, for Inductor.
     names = vars(torch)
     compile, names["compile"] = names["compile"], _not_compiled
@@ -130,6 +132,8 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool =
     if by_parts:
         values = InitialValues(model, config.model.initialization, config.seed, config.model.num_hidden_layers)
         fill(engine, values)
+        if config.zero == 0 and ranks.world_size > 1:
+            take_those_of_first_rank(engine)
     if ranks.world_size == 1 and isinstance(engine.optimizer, BF16_Optimizer):
         # It would flatten all gradients, sum them over one process and copy them back. (Other wrappers work in that
         # pass.)

@@ -8,7 +8,7 @@ import torch
 from mfa_train.config import Config
 from mfa_train.parallel.parameters import local_shape
 from mfa_train.training.steps.average import WeightAverage
-from mfa_train.training.steps.shared_experts import group_name, shared_experts
+from mfa_train.training.steps.expert_parallel import group_name, shared_experts
 
 
 class GuardedAdamW(torch.optim.AdamW):

@@ -15,12 +15,12 @@ from mfa_train.data.reading.batches import Batches
 from mfa_train.data.reading.documents import ModelInputs
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.steps.expert_loads import ExpertLoads
+from mfa_train.training.steps.expert_parallel import time_exchanges
 from mfa_train.training.steps.gathers import time_gathers
 from mfa_train.training.steps.losses import Losses
 from mfa_train.training.steps.optimizer import gradient_norm, inner_optimizer
 from mfa_train.training.steps.phases import BACKWARD, DATA, FORWARD, OPTIMIZER, Phases
 from mfa_train.training.steps.schedule import learning_rate
-from mfa_train.training.steps.shared_experts import time_exchanges
 from mfa_train.training.steps.state import TrainingState
 
 

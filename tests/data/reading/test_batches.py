@@ -122,6 +122,18 @@ def test_of_a_corpus_with_a_small_share_all_lanes_are_fetched_ahead_and_have_roo
         Batches(corpora, dataclasses.replace(data, cache_bytes=13000), 8, 1, 64)
 
 
+@pytest.mark.parametrize("lengths, advice", [([50] * 64, ", or data.lanes=16"), ([3200], "")])
+def test_fewer_lanes_are_proposed_where_they_need_less_room(lengths, advice, tmp_path):
+    """Of one shard that is fetched whole they don't."""
+    data = dataclasses.replace(DATA, lanes=64, weights={"far": 1})
+    corpora = {"far": far(tmp_path, lengths)}
+    with pytest.raises(ConfigError, match=f"bytes; type data.cache_bytes=[0-9]+{advice}$") as error:
+        Batches(corpora, dataclasses.replace(data, cache_bytes=5000), 8, 1, 64)
+    if advice:
+        Batches(corpora, dataclasses.replace(data, cache_bytes=5000, lanes=16), 8, 1, 64)
+    assert ("lanes" in str(error.value)) == bool(advice)
+
+
 def test_a_node_needs_room_for_its_own_lanes_alone(tmp_path):
     corpora = {"a": far(tmp_path, [100] * 64)}
     data = dataclasses.replace(DATA, lanes=64, shuffle_tokens=40, weights={"a": 1})

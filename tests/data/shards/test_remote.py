@@ -155,3 +155,15 @@ def test_a_cache_that_is_too_small_is_refused_before_the_first_step(remote, tmp_
 def test_no_corpus_there_is_told(remote, tmp_path):
     with pytest.raises(DataError, match="s3://corpora/nothing: no prepared corpus here"):
         batches("s3://corpora/nothing", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("fault, told", [(None, "no such bucket"), ("403", "access denied")])
+def test_a_bucket_that_is_not_there_or_not_open_is_refused_at_once(
+    fault, told, remote, object_storage, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(shard_cache, "FIRST_PAUSE_SECONDS", 1e9)  # nothing is tried again
+    object_storage.faults[:] = [fault] * 9
+    path = remote if fault else "s3://nobucket/text"
+    with pytest.raises(ConfigError, match=f"^data.path={path}: manifest.json: {told}") as error:
+        batches(path, tmp_path / "cache")
+    assert "\n" not in str(error.value) and not error.value.everywhere

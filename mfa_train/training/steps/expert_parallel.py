@@ -89,7 +89,7 @@ def _unknown(what: str) -> TrainingError:
     )
 
 
-def shared_experts(model: nn.Module) -> list[nn.Parameter]:
+def shared_out(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of which this rank has a stretch."""
     return [parameter for parameter in model.parameters() if stretch_of(parameter) is not None]
 
@@ -122,7 +122,7 @@ def mark_in(sharded: Any) -> None:
 def known_to_deepspeed(model: nn.Module) -> Iterator[None]:
     """Within the block, where an engine is made, DeepSpeed finds the model's layers of shared experts to be of its
     own kind (engine.has_moe_layers)."""
-    if not (parameters := shared_experts(model)):
+    if not (parameters := shared_out(model)):
         yield
         return
     import deepspeed.module_inject.auto_ep_layer as layers
