@@ -85,7 +85,7 @@ def theirs(precision: str, implementation: str) -> Callable[[], Any]:
         vocab_size=VOCAB,
         max_position_embeddings=SEQUENCE,
         use_cache=False,
-        experts_implementation=implementation,
+        experts_implementation=implementation,  # type: ignore[call-arg]  # of every config
     )
     model = MixtralForCausalLM(config)
     assert model.config._experts_implementation == implementation

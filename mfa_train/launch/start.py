@@ -134,7 +134,7 @@ def _say_no_plan(left: Sequence[Checked]) -> None:
     if without := [one for one in left if one.no_plan]:
         first, more = without[0], len(without) - 1
         which = f" of {first.member.label}{f' and {more} more' if more else ''}" if first.member.swept else ""
-        refused = first.no_plan in map(str, first.refusals)
+        refused = str(first.no_plan) in map(str, first.refusals)
         _say_wrapped(f"no plan{which}: {'for what is refused below' if refused else first.no_plan}")
 
 

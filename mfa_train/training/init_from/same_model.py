@@ -35,13 +35,13 @@ def require_same_model(source: Source) -> list[str]:
         of_kind = name.startswith("feed_forward.")
         if not name or (group == "attention" and not fits) or (of_kind and kinds[0] != kinds[1]):
             continue
+        parts: tuple[Any, Any] = (config.model, model) if group == "model" else (ours, theirs)
         here, there = (
-            part.feed_forward.get(name.partition(".")[2]) if of_kind else getattr(part, name, None)
-            for part in ((config.model, model) if group == "model" else (ours, theirs))
+            part.feed_forward.get(name.partition(".")[2]) if of_kind else getattr(part, name, None) for part in parts
         )
         if here != there:
             line = f"{key} is {configs.written(_plain(here))} here and {configs.written(_plain(there))} there"
-            if key in TOLD and (key != BIAS or (here > 0) == (there > 0)):
+            if key in TOLD and (key != BIAS or bool(here) == bool(there)):
                 told.append(line)
             else:
                 differing[key] = line

@@ -146,7 +146,7 @@ def _nothing_to_set(*_, **__) -> None:
 
 def require_known_to(engine) -> None:
     """Raises TrainingError where the engine has not taken experts for shared out."""
-    parameters = shared_experts(engine.module)
+    parameters = shared_out(engine.module)
     if not parameters:
         return
     if not engine.has_moe_layers:
@@ -160,7 +160,7 @@ def require_known_to(engine) -> None:
 def mend_norm_of_stage_0(engine, dtype: torch.dtype) -> None:
     """Makes stage 0 clip by the norm of the whole gradient. DeepSpeed's own has of the experts only this rank's
     (float32), or none (bf16)."""
-    if not shared_experts(engine.module):
+    if not shared_out(engine.module):
         return
     if dtype == torch.float32:
 

@@ -8,7 +8,7 @@ import torch
 from mfa_train.config import Config
 from mfa_train.parallel.parameters import local_shape
 from mfa_train.training.steps.average import WeightAverage
-from mfa_train.training.steps.expert_parallel import group_name, shared_experts
+from mfa_train.training.steps.expert_parallel import group_name, shared_out
 
 
 class GuardedAdamW(torch.optim.AdamW):
@@ -40,7 +40,7 @@ class GuardedAdamW(torch.optim.AdamW):
 
 def make_optimizer(model: torch.nn.Module, config: Config) -> GuardedAdamW:
     """The optimizer of `model`; its learning rate is 0 until it is set. Matrices are decayed, vectors (norms) not."""
-    shared = shared_experts(model)
+    shared = shared_out(model)
     mine = {id(parameter) for parameter in shared}
     parameters = [parameter for parameter in model.parameters() if id(parameter) not in mine]
     matrices = [parameter for parameter in parameters if len(local_shape(parameter)) >= 2]
