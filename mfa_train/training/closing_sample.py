@@ -62,7 +62,7 @@ def make_samples(
     num_samples: int = 1,
     stop: Sequence[str] = (),
     on_token: Callable[[list[GrowingText]], None] = lambda texts: None,
-    agree: Callable[[Tensor], Any] = lambda tokens: None,
+    agree: Callable[[Tensor], Any] | None = None,
 ) -> Samples:
     """Each of `prompts`, as the start of a document, and what the model makes of it, `num_samples` times, all decoded
     in one batch. A text ends with its document, before one of the texts `stop`, or after sample.max_new_tokens.
@@ -104,7 +104,8 @@ def make_samples(
         ended=ended,
         cache=cache,
     ):
-        agree(tokens)
+        if agree is not None:
+            agree(tokens)
         first = first or time.perf_counter() - begin
         for row, token in enumerate(tokens.tolist()):
             if not texts[row].ended:
@@ -125,7 +126,9 @@ def closing_sample(config: Config, model: LanguageModel, tokenizer: Tokenizer, r
         return ""
     try:
         prompts = [config.sample.prompt]
-        samples = make_samples(config, model, tokenizer, ranks.device, prompts, agree=ranks.as_on_rank_zero)
+        together = config.zero == 3 or config.parallel.experts > 1  # else no rank's pass waits for another's
+        agree = ranks.as_on_rank_zero if together else None
+        samples = make_samples(config, model, tokenizer, ranks.device, prompts, agree=agree)
         text = samples.texts[0].text
     except UserError as error:
         text = f"(none: {error})"

@@ -143,7 +143,7 @@ def test_whole_numbers_have_exponents_and_bytes_units_wherever_one_is_expected()
         ("training.lr=1", "Did you mean 'optimizer.lr'?"),
         ("zzz=1", " in all)."),
         ("model=null", "model=null: "),
-        ("~model", "model is missing"),
+        ("~model", "model.name is missing"),
         ("training=5", "training=5: expected keys"),
         ("hydra.run.dir=x", "Hydra's own settings are fixed here"),
         ("attention={a: 1}", "attention.a: no such key"),

@@ -145,12 +145,19 @@ class _Turns:
         (group,) = (group for group in expert_groups(dist.get_world_size(), stretch.ranks) if self.writer in group)
         if dist.get_rank() not in group:
             return torch.empty(0)
-        whole = torch.empty((stretch.experts, *part.shape[1:]), dtype=part.dtype) if self.wanted else torch.empty(0)
+        whole, failed = torch.empty(0), None
+        try:
+            if self.wanted:
+                whole = torch.empty((stretch.experts, *part.shape[1:]), dtype=part.dtype)
+        except (MemoryError, RuntimeError) as error:  # the others still send
+            failed = error
         for place, rank in enumerate(group):
             sent = part.contiguous() if rank == dist.get_rank() else torch.empty_like(part)
             dist.broadcast(sent, rank, group=expert_group_handle(stretch.ranks))
-            if self.wanted:
+            if len(whole):
                 whole[place * len(part) : (place + 1) * len(part)].copy_(sent)
+        if failed is not None:
+            raise failed
         return whole
 
     def pass_by(self) -> None:
