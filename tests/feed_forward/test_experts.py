@@ -9,7 +9,7 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeConfig, Qwe
 
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError
-from mfa_train.feed_forward import feed_forward_config
+from mfa_train.feed_forward import feed_forward_config, layers_by_kind
 from mfa_train.feed_forward.balancing import auxiliary_loss, move_bias, tokens_of_experts
 from mfa_train.feed_forward.family.experts import Experts
 from mfa_train.feed_forward.products import Combine, Dispatch, Looped, arranged, weights_of_rows
@@ -197,3 +197,9 @@ def test_rows_are_filled_up_for_products_that_are_compiled_and_nothing_else_chan
         y.square().sum().backward()
         gradients.append((y.detach(), leaf.grad, matrices.grad, given.grad))
     torch.testing.assert_close(*gradients)
+
+
+def test_a_mixture_without_a_layer_of_experts_is_refused():
+    model = configs.load(["model=nano_moe", "model.feed_forward.first_k_dense_replace=4"]).model
+    with pytest.raises(ConfigError, match="none of the 4 layers would have it: type a smaller"):
+        layers_by_kind(model)
