@@ -67,7 +67,7 @@ def layers_by_kind(model: "ModelConfig") -> dict[int, int]:
     kinds = [config.in_layer(layer) for layer in range(model.num_hidden_layers)]
     if config.name not in kinds:
         raise ConfigError(
-            f"model.feed_forward.name={config.name}: none of the {model.num_hidden_layers} layers would have it: type a "
-            f"smaller model.feed_forward.first_k_dense_replace, or feed_forward={kinds[0]}"
+            f"model.feed_forward.name={config.name}: none of the {model.num_hidden_layers} layers would have it: type "
+            f"a smaller model.feed_forward.first_k_dense_replace, or feed_forward={kinds[0]}"
         )
     return {kinds.index(kind): count for kind, count in Counter(kinds).items()}
