@@ -173,21 +173,6 @@ def test_a_launch_on_this_machine_refuses_before_it_writes_anything(typed, told,
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("gpus", [0, 1])
-def test_gpus_that_this_machine_has_not_are_refused_before_anything_is_written(gpus, dry, tmp_path, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-    typed = ["cluster.device=h100-80gb", "cluster.devices_per_node=2", "cluster=local"]
-    status, told = dry(*typed)
-    refused = (
-        "cluster.devices_per_node=2: this machine has 1 CUDA devices" if gpus else "cluster.device=h100-80gb: .* no"
-    )
-    assert status == 2 and re.search(f"^would be refused: {refused}", told, re.M) and re.search("^run +", told, re.M)
-    with pytest.raises(ConfigError, match=refused):
-        launch([f"runs_dir={tmp_path}/runs", *typed], multirun=False, dry_run=False)
-    assert not (tmp_path / "runs").exists()
-
-
 def test_a_launch_on_this_machine_leaves_a_corpus_that_is_not_there_to_its_run(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "launch", lambda member, job: 0)
     assert launch([f"data_dir={tmp_path}/nowhere", f"runs_dir={tmp_path}"], multirun=False, dry_run=False) == 0

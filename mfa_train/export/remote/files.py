@@ -51,8 +51,10 @@ def remote_files(attention: str, feed_forward: str = "dense") -> dict[str, bytes
     }
     beside = {f"{CODE}.{CONFIGURATION}": CONFIGURATION}
     roots = [f"{CODE}.{name}" for name in ("variant", "kernels", "cache", "rows", "modeling")]
+    # In both files, so that no two kinds share a configuration: transformers remembers one model for each.
     says = (
-        f"A decoder with attention={attention} as it was trained by mfa_train {version('mfa-train')}, for transformers."
+        f"A decoder with attention={attention} and feed_forward={feed_forward} as it was trained by mfa_train "
+        f"{version('mfa-train')}, for transformers."
     )
     parts = {CONFIGURATION: source(f"{CODE}.{CONFIGURATION}"), MODELING: bundle(roots, instead, beside)}
     return {f"{name}.py": f'{LICENCE}"""{says}\n\n{MADE}"""\n\n{text}'.encode() for name, text in parts.items()}
