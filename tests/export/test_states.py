@@ -139,9 +139,10 @@ def test_an_export_holds_one_tensor_in_memory_and_not_the_model(state, tmp_path)
     """Of 192 MiB of masters and twice that of moments."""
     wide = ["hidden_size=1024", "num_hidden_layers=1", "intermediate_size=4096", "vocab_size=16384", "head_dim=64"]
     run = state(*(f"model.{key}" for key in wide), "model.num_attention_heads=16", "model.num_key_value_heads=16")
+    export(run, tmp_path / "first", f"step-{STEP}", dtype="fp32")  # what libraries need once
     peak = peak_bytes(lambda: export(run, tmp_path / "out", f"step-{STEP}", dtype="fp32"))
     assert (tmp_path / "out" / "model.safetensors").stat().st_size > 190 * 2**20
-    assert peak < 1.3 * 64 * 2**20 + 2**25  # the embedding, and what a library needs once
+    assert peak < 1.3 * 64 * 2**20 + 2**25  # of the embedding
 
 
 def test_checksums_are_held_where_that_is_asked_for(state, tmp_path):
