@@ -14,39 +14,27 @@ variants.
     documents.py   the documents within a batch
 """
 
-import dataclasses
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 from mfa_train.attention.base import Attention, AttentionConfig, Capacity
-from mfa_train.config import choices_of, of_other_choices, typed, written
-from mfa_train.errors import ConfigError, did_you_mean
+from mfa_train.config.family import Family
 
 __all__ = ["Attention", "AttentionConfig", "Capacity", "attention_class", "attention_config", "variants"]
+
+FAMILY = Family(Attention, f"{__name__}.family", "attention")  # type: ignore[type-abstract]
 
 
 def variants() -> list[str]:
     """The choices of `attention=`."""
-    return choices_of("attention")
+    return FAMILY.choices()
 
 
 def attention_class(name: str) -> type[Attention]:
     """The variant's class. Raises ConfigError for a name without a file."""
-    if name not in variants():
-        raise ConfigError(f"attention.name={name}: no such attention.{did_you_mean(name, variants())}")
-    module = import_module(f"mfa_train.attention.family.{name}")
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Attention) and value.__module__ == module.__name__
-    )
+    return FAMILY.class_of(name)
 
 
 def attention_config(node: Mapping[str, Any]) -> AttentionConfig:
     """The config node `attention`, typed and checked by its variant. Raises ConfigError."""
-    schema = attention_class(node["name"]).Config
-    for key in sorted(node.keys() - {field.name for field in dataclasses.fields(schema)}):
-        if told := of_other_choices(f"attention.{key}={written(node[key])}", f"attention.{key}", node["name"]):
-            raise told
-    return typed(schema, node, "attention")
+    return FAMILY.config_of(node)

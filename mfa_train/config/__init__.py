@@ -7,6 +7,7 @@ What is typed goes through these files, and each may refuse it (ConfigError, one
     compose.py       Hydra puts configs/ and what is typed together; hydra_errors.py says what it could not, and
                      choices.py which choices have a key that the chosen one lacks
     secrets.py       no credentials in a value
+    family.py        a group whose choices are a class each, which says its keys
     typed.py         every value of its type, no unknown key, none missing
     *_schema.py      the keys and what each may be; schema.py has the whole, requirements.py the checks
 
@@ -14,7 +15,7 @@ What is typed goes through these files, and each may refuse it (ConfigError, one
 """
 
 from mfa_train.config.budget_schema import MatchConfig, PlanConfig
-from mfa_train.config.choices import choices_of, of_other_choices
+from mfa_train.config.choices import choices_of
 from mfa_train.config.compose import default_attention, default_feed_forward, differences, load
 from mfa_train.config.data_schema import DataConfig
 from mfa_train.config.evaluation_schema import EvaluationConfig
@@ -67,7 +68,6 @@ __all__ = [
     "load",
     "local",
     "members",
-    "of_other_choices",
     "of_run",
     "plain",
     "require_choice",

@@ -10,48 +10,31 @@ Nothing else knows the kinds.
     products.py    the experts' matrix products, and how tokens get there and back
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mfa_train.config import choices_of, of_other_choices, typed, written
-from mfa_train.errors import ConfigError, did_you_mean
+from mfa_train.config.family import Family
+from mfa_train.errors import ConfigError
 from mfa_train.feed_forward.base import FeedForward, FeedForwardConfig, Routed
 from mfa_train.parallel.groups import ALONE, ExpertGroup
 
 if TYPE_CHECKING:
     from mfa_train.config import ModelConfig
 
-__all__ = ["FeedForward", "FeedForwardConfig", "Routed", "feed_forward_class", "feed_forward_config", "feed_forwards"]
+__all__ = ["FeedForward", "FeedForwardConfig", "Routed", "feed_forward_class", "feed_forward_config"]
 
-
-def feed_forwards() -> list[str]:
-    """The choices of `feed_forward=`."""
-    return choices_of("feed_forward")
+FAMILY = Family(FeedForward, f"{__name__}.family", "model.feed_forward")  # type: ignore[type-abstract]
 
 
 def feed_forward_class(name: str) -> type[FeedForward]:
     """The kind's class. Raises ConfigError for a name without a file."""
-    if name not in feed_forwards():
-        raise ConfigError(f"model.feed_forward.name={name!r}: no such kind.{did_you_mean(name, feed_forwards())}")
-    module = import_module(f"mfa_train.feed_forward.family.{name}")
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, FeedForward) and value.__module__ == module.__name__
-    )
+    return FAMILY.class_of(name)
 
 
 def feed_forward_config(node: Mapping[str, Any]) -> FeedForwardConfig:
     """The config node `model.feed_forward`, typed and checked by its kind. Raises ConfigError."""
-    schema = feed_forward_class(node["name"]).Config
-    for key in sorted(node.keys() - {field.name for field in dataclasses.fields(schema)}):
-        given = f"model.feed_forward.{key}={written(node[key])}"
-        if told := of_other_choices(given, f"model.feed_forward.{key}", node["name"]):
-            raise told
-    return typed(schema, node, "model.feed_forward")
+    return FAMILY.config_of(node)
 
 
 def feed_forward_of(model: "ModelConfig", layer: int, group: ExpertGroup = ALONE) -> FeedForward:

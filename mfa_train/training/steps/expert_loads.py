@@ -112,7 +112,8 @@ class DeadExperts:
         self.idle = torch.where(load == 0, before + 1, 0)
         dead = self.idle >= RECORDS
         count = int(dead.sum())
-        if not count or count < 2 * self.told:
+        if count < 2 * self.told or not count:
+            self.told = min(self.told, count)  # those that come back may be told of again
             return
         self.told, worst = count, int(dead.sum(dim=1).argmax())
         self.say(
