@@ -87,6 +87,16 @@ def finished(everyones: list[Uploads], seconds: float = 20.0) -> None:
         thread.join()
 
 
+def one_by_one(run, stored: StoredRun, *steps: int) -> None:
+    """Checkpoints after these steps, the next when the one before is there."""
+    everyones = begun(run, stored)
+    for step in steps:
+        everyones[0].saved(run(step))
+        while everyones[0].held():
+            time.sleep(0.01)
+    finished(everyones)
+
+
 def test_files_come_first_and_the_manifest_last_and_what_is_kept_is_kept_in_step(bucket, object_storage, run, capsys):
     stored = StoredRun(bucket, "run")
     stored.write("checkpoints/step-00000001/rank-00000.safetensors", b"of a start that was killed")
@@ -179,12 +189,7 @@ def test_a_server_that_stands_still_is_given_up_and_asked_again(bucket, object_s
 
 def test_a_fresh_machine_fetches_the_newest_whole_one_and_the_records_up_to_there(bucket, run, tmp_path, capsys):
     stored = StoredRun(bucket, "run")
-    everyones = begun(run, stored)
-    for step in (2, 3):
-        everyones[0].saved(run(step))
-        while everyones[0].held():
-            time.sleep(0.01)
-    finished(everyones)
+    one_by_one(run, stored, 2, 3)
     metrics = (run.folder / "metrics.jsonl").read_bytes()
     name = "checkpoints/step-00000003/rank-00001.safetensors"
     content = stored.read(name)
@@ -205,12 +210,7 @@ def test_a_fresh_machine_fetches_the_newest_whole_one_and_the_records_up_to_ther
 
 def test_a_checkpoint_of_which_a_file_was_removed_there_is_passed_over_for_the_one_before(bucket, run, capsys):
     stored = StoredRun(bucket, "run")
-    everyones = begun(run, stored)
-    for step in (2, 3):
-        everyones[0].saved(run(step))
-        while everyones[0].held():
-            time.sleep(0.01)
-    finished(everyones)
+    one_by_one(run, stored, 2, 3)
     stored.remove(["checkpoints/step-00000003/rank-00001.safetensors"])
     shutil.rmtree(run.folder)
     folder = RunFolder(of(run.config, bucket))
@@ -222,12 +222,7 @@ def test_a_checkpoint_of_which_a_file_was_removed_there_is_passed_over_for_the_o
 
 def test_a_checkpoint_that_is_damaged_here_comes_again_from_storage_where_the_same_one_is_whole(bucket, run, capsys):
     stored = StoredRun(bucket, "run")
-    everyones = begun(run, stored)
-    for step in (2, 3):
-        everyones[0].saved(run(step))
-        while everyones[0].held():
-            time.sleep(0.01)
-    finished(everyones)
+    one_by_one(run, stored, 2, 3)
     name = "checkpoints/step-00000003/rank-00001.safetensors"
 
     def found() -> int:
