@@ -80,7 +80,7 @@ class Decoder(nn.Module):
                 of_layers.append(routed)
         if cache is not None:
             cache.advance(tokens.shape[1], lengths)
-        return self.norm(x), self._loss_of(of_layers) if of_layers and self.training else None
+        return self.norm(x), self._loss_of(of_layers) if of_layers else None
 
     def _loss_of(self, of_layers: list[Routed]) -> Tensor:
         losses, loads, of_pass = map(torch.stack, zip(*of_layers))

@@ -166,16 +166,18 @@ class Experts(FeedForward):
         load = tokens_of_experts(chosen.experts.flatten(1), self.count)
         weights = chosen.weights
         if self.training and self.capacity_factor is not None:  # else what follows a token would change its output
-            weights = weights * within_capacity(chosen.experts, self.count, self.capacity_factor)
-        way = self.exchanged if self.group.size > 1 else self.here
-        y = way(x, chosen.experts.flatten(), weights.flatten(), load.sum(dim=0))
+            weights = weights * within_capacity(chosen.experts, load, self.capacity_factor)
+        of_all, way = load.sum(dim=0), self.exchanged if self.group.size > 1 else self.here
+        y = way(x, chosen.experts.flatten(), weights.flatten(), of_all)
+        if not self.training:  # nobody asks
+            return y, ()
         loss = torch.zeros((), device=x.device)
-        if self.training and self.aux_loss_coef:
+        if self.aux_loss_coef:
             loss = loss + self.aux_loss_coef * auxiliary_loss(chosen, load)
-        if self.training and self.z_loss_coef:
+        if self.z_loss_coef:
             loss = loss + self.z_loss_coef * z_loss(chosen.logits)
         told = entropy(chosen.scores), dropped(load, chosen.experts[0].numel(), self.capacity_factor)
-        return y, (loss, load.sum(dim=0), torch.stack(told))
+        return y, (loss, of_all, torch.stack(told))
 
     def here(self, x: Tensor, experts: Tensor, weights: Tensor, load: Tensor) -> Tensor:
         """y of x (batch, tokens, hidden_size), where this rank has all experts. `experts` and `weights`
