@@ -28,7 +28,7 @@ from mfa_train.feed_forward.base import FeedForward, FeedForwardConfig, Routed
 from mfa_train.feed_forward.family.dense import Dense
 from mfa_train.feed_forward.products import Combine, Dispatch, arranged, grouped, weights_of_rows
 from mfa_train.feed_forward.router import Router
-from mfa_train.parallel.exchange import Journey
+from mfa_train.parallel.exchange import Journey, sorted_by
 from mfa_train.parallel.groups import ALONE, ExpertGroup
 from mfa_train.parallel.parameters import share_out
 
@@ -204,9 +204,3 @@ class Experts(FeedForward):
         of_all = shared.down_proj(hidden) if shared else None
         y = Combine.apply(journey.arrive_back(rows), order, inverse, self.per_token).view_as(x)
         return y if of_all is None else y + of_all
-
-
-def sorted_by(experts: Tensor) -> tuple[Tensor, Tensor]:
-    """The order of `experts` (choices,) in which each expert's stand together, and what undoes it."""
-    order = experts.argsort(stable=True)
-    return order, torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
