@@ -39,9 +39,9 @@ def traffic(
     """Bytes that each rank sends in a step of so many `passes`. parameter_sizes: (elements, how many parameters of that
     size); `expert_sizes`, those of them that each `expert_ranks` ranks share out: the rest of the ranks have the same
     ones, and sum their gradients."""
-    own = held(parameter_sizes, expert_sizes, expert_ranks)
-    params = sum(size * count for size, count in own)
-    small = sum(size * count for size, count in own if size <= PERSISTENT_PARAMETER)
+    others, experts = held(parameter_sizes, expert_sizes, expert_ranks)
+    params = sum(size * count for size, count in (*others, *experts))
+    small = sum(size * count for size, count in (*others, *experts) if size <= PERSISTENT_PARAMETER)
     gathers = passes * (1 if params - small <= LIVE_PARAMETERS else 2)
 
     def sent(sizes: tuple[tuple[int, int], ...], among: int) -> int:
@@ -51,10 +51,7 @@ def traffic(
         gathered = {0: 0, 1: all_of_them, 2: all_of_them, 3: gathers * (all_of_them - kept) + kept}[stage]
         return (gradients + dtype.itemsize * gathered) * (among - 1) // among
 
-    if expert_ranks == 1:
-        return sent(own, ranks)
-    experts = tuple((size // expert_ranks, count) for size, count in expert_sizes)
-    return sent(own[: len(own) - len(experts)], ranks) + sent(experts, ranks // expert_ranks)
+    return sent(others, ranks) + sent(experts, ranks // expert_ranks)
 
 
 def ring_speed(device: Device, nodes: int, devices_per_node: int, network: float | None = None) -> float | None:

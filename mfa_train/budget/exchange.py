@@ -13,14 +13,8 @@ may be multiplied meanwhile is not counted.
 from mfa_train.budget.communication import REACHED
 from mfa_train.budget.devices import Device
 from mfa_train.budget.units import over, times, together
-from mfa_train.config import Config
 
 THERE_AND_BACK = 2
-
-
-def expert_ranks(config: Config) -> int:
-    """How many ranks share out each layer's experts: `parallel.experts`."""
-    return getattr(getattr(config, "parallel", None), "experts", 1)
 
 
 def sent_per_token(values_to_experts: int, itemsize: int, among: int, again: bool) -> int:

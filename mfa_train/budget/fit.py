@@ -10,7 +10,6 @@ import torch
 
 from mfa_train.budget.activations import Pass, activation_peak
 from mfa_train.budget.devices import Device
-from mfa_train.budget.exchange import expert_ranks
 from mfa_train.budget.kernel import kernel_of
 from mfa_train.budget.memory import RESERVE, States, checkpoint_copy, model_states
 from mfa_train.budget.shape import Shape
@@ -63,7 +62,7 @@ class Fit:
             config.checkpoint.background,
         )
         self.batch_size, self.compiled = config.training.batch_size, config.training.compile
-        self.expert_ranks = expert_ranks(config)
+        self.expert_ranks = config.parallel.experts
         self.given_bucket, self.ema = given_bucket(config.deepspeed), config.training.ema is not None
         self.kernel = kernel_of(config.model, config.attention, dtype, device.type, config.training.sequence_length)
         self.pass_ = Pass(

@@ -90,16 +90,14 @@ def reduce_bucket(params: int) -> int:
 
 def held(
     parameter_sizes: tuple[tuple[int, int], ...], expert_sizes: tuple[tuple[int, int], ...], expert_ranks: int
-) -> tuple[tuple[int, int], ...]:
-    """(elements, how many) of the parameters of one rank, before ZeRO shards them."""
+) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+    """(elements, how many) of the parameters of one rank, before ZeRO shards them: of those that every rank has, and of
+    its share of the experts that are shared out."""
     if expert_ranks == 1:
-        return parameter_sizes
+        return parameter_sizes, ()
     shared_out = dict(expert_sizes)
     others = tuple((size, count - shared_out.get(size, 0)) for size, count in parameter_sizes)
-    return (
-        *((size, count) for size, count in others if count),
-        *((size // expert_ranks, n) for size, n in expert_sizes),
-    )
+    return others, tuple((size // expert_ranks, count) for size, count in expert_sizes)
 
 
 def model_states(
@@ -117,7 +115,8 @@ def model_states(
     `expert_ranks` ranks share out. given_bucket: elements, where the config has
     deepspeed.zero_optimization.reduce_bucket_size. ema: whether the weights' average is kept."""
     share, width = -(-sum(size * count for size, count in parameter_sizes) // ranks), dtype.itemsize
-    parameter_sizes = held(parameter_sizes, expert_sizes, expert_ranks)
+    others, experts = held(parameter_sizes, expert_sizes, expert_ranks)
+    parameter_sizes = (*others, *experts)
     params = sum(size * count for size, count in parameter_sizes)
     half = dtype != torch.float32
     bucket = given_bucket or reduce_bucket(params)

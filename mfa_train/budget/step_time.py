@@ -17,7 +17,7 @@ import torch
 
 from mfa_train.budget.communication import overlaps, ring_speed, traffic
 from mfa_train.budget.devices import PRECISIONS, Device
-from mfa_train.budget.exchange import expert_ranks, seconds, sent_per_token
+from mfa_train.budget.exchange import seconds, sent_per_token
 from mfa_train.budget.kernel import Kernel
 from mfa_train.budget.mfu import typed_or_measured
 from mfa_train.budget.shape import Shape
@@ -89,7 +89,7 @@ def _parts(config: Config, shape: Shape, devices: Devices) -> dict:
     tiles = forward(0, scores) if devices.kernel.name == "tiled" else nothing  # which no policy sees into
     again = {"none": nothing, "selective": tiles, "full": layers}[training.activation_checkpointing]
     passes = training.batch_size // (training.micro_batch(devices.count) * devices.count)
-    among, per_node = expert_ranks(config), devices.count // devices.nodes
+    among, per_node = config.parallel.experts, devices.count // devices.nodes
     sent = traffic(shape.parameter_sizes, devices.dtype, config.zero, devices.count, passes, shape.expert_sizes, among)
     network = config.cluster.network_gbits and config.cluster.network_gbits * 1e9 / 8
     speed = ring_speed(devices.device, devices.nodes, per_node, network)

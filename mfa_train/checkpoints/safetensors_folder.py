@@ -45,9 +45,12 @@ def divided(
 ) -> dict[str, dict[str, tuple[int, ...]]]:
     """The shapes by file, in order: as many to one as `shard_bytes` hold, or one that alone is more."""
     parts: list[dict[str, tuple[int, ...]]] = [{}]
+    filled = 0
     for name, shape in shapes.items():
-        if parts[-1] and total_bytes(parts[-1] | {name: shape}, dtype) > shard_bytes:
+        filled += (size := total_bytes({name: shape}, dtype))
+        if parts[-1] and filled > shard_bytes:
             parts.append({})
+            filled = size
         parts[-1][name] = shape
     if len(parts) == 1:
         return {FILE: parts[0]}

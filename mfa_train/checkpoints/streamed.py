@@ -114,19 +114,12 @@ class TensorFile:
         yield opened.descriptor
 
 
-def write_tensors(
-    path: Path, dtype: torch.dtype, shapes: Mapping[str, tuple[int, ...]], made: Callable[[str], Tensor]
-) -> str:
-    """Writes the tensors of `shapes`, each as `made` gives it when its turn comes, and waits until the disk has them;
-    gives the file's SHA-256. Raises OSError."""
-    return write_mixed(path, {name: (dtype, shape) for name, shape in shapes.items()}, made)
-
-
 def write_mixed(
     path: Path, forms: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], made: Callable[[str], Tensor]
 ) -> str:
-    """`write_tensors` of several types, wide ones before narrow. Other threads run while bytes are summed and written,
-    which they cannot while safetensors below 0.8 writes."""
+    """Writes tensors of these types and shapes, wide types before narrow, each as `made` gives it when its turn comes,
+    and waits until the disk has them; gives the file's SHA-256. Raises OSError. Other threads run while bytes are
+    summed and written, which they cannot while safetensors below 0.8 writes."""
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     names = {dtype: name for name, dtype in TYPES.items()}
     end = 0

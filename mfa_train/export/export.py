@@ -54,7 +54,8 @@ def export(
     or `out` is there or can't be written, DataError where what it has is damaged.
     """
     if out is None:
-        out = run / "-".join(["export", *checkpoint.replace("final", "").strip("-").split()])
+        state = checkpoint.removeprefix(FINAL).removeprefix("-")
+        out = run / (f"export-{state}" if state else "export")
     if os.path.lexists(out):
         raise ConfigError(f"--out={out} is there already; type --out=FOLDER with another, or remove it")
     config = configs.of_run(run)

@@ -59,11 +59,12 @@ def dropped(load: Tensor, choices: int, factor: float | None) -> Tensor:
     return beyond.sum() / (len(load) * choices)
 
 
-def within_capacity(experts: Tensor, count: int, factor: float) -> Tensor:
-    """Which choices an expert takes, (batch, tokens, choices): of each sequence the first `factor` times its equal
-    share, in the order of the tokens."""
-    batch, tokens, choices = experts.shape
-    most = capacity(tokens * choices, count, factor)
-    one_hot = torch.nn.functional.one_hot(experts.flatten(1), count)
-    before = one_hot.cumsum(dim=1).gather(-1, experts.flatten(1).unsqueeze(-1)).squeeze(-1) - 1
-    return (before < most).view(batch, tokens, choices)
+def within_capacity(experts: Tensor, load: Tensor, factor: float) -> Tensor:
+    """Which of the choices `experts` (batch, tokens, choices) an expert takes, the same shape: of each sequence the
+    first `factor` times its equal share, in the order of the tokens. `load` (batch, experts): choices of each."""
+    choices = experts.flatten(1)
+    order = choices.argsort(dim=1, stable=True)
+    first = (load.cumsum(dim=1) - load).gather(1, choices.gather(1, order))
+    before = torch.arange(choices.shape[1], device=choices.device) - first
+    taken = before < capacity(choices.shape[1], load.shape[1], factor)
+    return torch.empty_like(taken).scatter_(1, order, taken).view_as(experts)

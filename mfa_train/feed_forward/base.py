@@ -1,6 +1,6 @@
 """The contract of every feed-forward.
 
-    forward(x)   -> y, routed    x and y (batch, tokens, hidden_size); routed: () or what `Routed` says
+    forward(x)   -> y, routed    x and y (batch, tokens, hidden_size); routed: what `Routed` says, or ()
 
 A token's y is a function of that token alone. What a kind has to say of a pass beside (losses of its own, how busy its
 experts were) it returns; nothing is kept in the module, so a layer that runs a second time for its gradients says it
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mfa_train.parallel.groups import ALONE, ExpertGroup
 
 Routed = tuple[Tensor, ...]
-"""Of one layer's pass: (loss, load, told).
+"""Of one layer's pass in training: (loss, load, told).
 
 loss: what is added to the model's, in nats, float32, (). load: tokens that each expert was given, (experts,), whole
 numbers. told: of the router's probabilities the entropy, the mean over tokens in nats, and the share of the tokens'

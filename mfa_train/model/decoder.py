@@ -80,7 +80,7 @@ class Decoder(nn.Module):
                 of_layers.append(routed)
         if cache is not None:
             cache.advance(tokens.shape[1], lengths)
-        return self.norm(x), self._loss_of(of_layers) if of_layers and self.training else None
+        return self.norm(x), self._loss_of(of_layers) if of_layers else None
 
     def _loss_of(self, of_layers: list[Routed]) -> Tensor:
         losses, loads, of_pass = map(torch.stack, zip(*of_layers))
@@ -131,10 +131,6 @@ class LanguageModel(nn.Module):
 def weights_of_model(model: nn.Module) -> dict[str, Tensor]:
     """What is kept of a model, by name: its parameters, and what is learnt without a gradient (persistent buffers, as
     a router's bias), float32 always. A tied head is not among them."""
-    buffers = {
-        f"{prefix}.{name}": buffer
-        for prefix, module in model.named_modules()
-        for name, buffer in module.named_buffers(recurse=False)
-        if name not in module._non_persistent_buffers_set
-    }
+    persistent = model.state_dict()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
     return dict(model.named_parameters()) | buffers

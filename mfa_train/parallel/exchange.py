@@ -104,10 +104,7 @@ class Journey:
         """Of each of this rank's experts, rows of the whole group."""
         expert = torch.arange(mine.shape[1], device=load.device).repeat(group.size)
         expert = expert.repeat_interleave(theirs.flatten(), output_size=sum(received))
-        self.order = expert.argsort(stable=True)
-        self.inverse = torch.empty_like(self.order).scatter_(
-            0, self.order, torch.arange(len(self.order), device=load.device)
-        )
+        self.order, self.inverse = sorted_by(expert)
 
     def leave(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """`tensors` (rows, …), sorted by expert, set out."""
@@ -126,3 +123,9 @@ class Journey:
         """What `leave_back` gave, sorted as the rows that `leave` took."""
         (rows,) = Arrive.apply(self.back, rows)
         return rows
+
+
+def sorted_by(experts: Tensor) -> tuple[Tensor, Tensor]:
+    """The order of `experts` (choices,) in which each expert's stand together, and what undoes it."""
+    order = experts.argsort(stable=True)
+    return order, torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))

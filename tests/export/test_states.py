@@ -15,7 +15,7 @@ from benchmarks.exporting import STEP, made_up, peak_bytes
 from mfa_train import config as configs
 from mfa_train.checkpoints.folders import newest_first
 from mfa_train.checkpoints.safetensors_folder import FILE, divided, write_index
-from mfa_train.checkpoints.streamed import TensorFile, write_tensors
+from mfa_train.checkpoints.streamed import TensorFile, write_mixed
 from mfa_train.checkpoints.weights import final_checkpoint, record_sums
 from mfa_train.errors import ConfigError, DataError
 from mfa_train.export.export import export
@@ -188,7 +188,10 @@ def test_final_weights_in_several_files_are_read_as_one_and_each_is_held_against
     (final / FILE).unlink()
     parts = divided(shapes, torch.float32, 30_000)
     written = {
-        name: write_tensors(final / name, torch.float32, part, values.__getitem__) for name, part in parts.items()
+        name: write_mixed(
+            final / name, {key: (torch.float32, shape) for key, shape in part.items()}, values.__getitem__
+        )
+        for name, part in parts.items()
     }
     write_index(final, parts, torch.float32)
     record_sums(final, written)

@@ -12,7 +12,7 @@ def test_the_share_of_dropped_choices_is_that_of_those_that_no_expert_takes():
     experts = torch.randint(0, 5, (3, 16, 2), generator=torch.Generator().manual_seed(1))
     load = tokens_of_experts(experts.flatten(1), 5)
     for factor in (0.3, 1.0, 1.25, 5.0):
-        taken = within_capacity(experts, 5, factor)
+        taken = within_capacity(experts, load, factor)
         assert dropped(load, 32, factor) == pytest.approx(1 - float(taken.double().mean()), abs=1e-6)
     assert dropped(load, 32, None) == 0
 

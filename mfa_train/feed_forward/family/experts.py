@@ -28,7 +28,7 @@ from mfa_train.feed_forward.base import FeedForward, FeedForwardConfig, Routed
 from mfa_train.feed_forward.family.dense import Dense
 from mfa_train.feed_forward.products import Combine, Dispatch, arranged, grouped, weights_of_rows
 from mfa_train.feed_forward.router import Router
-from mfa_train.parallel.exchange import Journey
+from mfa_train.parallel.exchange import Journey, sorted_by
 from mfa_train.parallel.groups import ALONE, ExpertGroup
 from mfa_train.parallel.parameters import share_out
 
@@ -166,16 +166,18 @@ class Experts(FeedForward):
         load = tokens_of_experts(chosen.experts.flatten(1), self.count)
         weights = chosen.weights
         if self.training and self.capacity_factor is not None:  # else what follows a token would change its output
-            weights = weights * within_capacity(chosen.experts, self.count, self.capacity_factor)
-        way = self.exchanged if self.group.size > 1 else self.here
-        y = way(x, chosen.experts.flatten(), weights.flatten(), load.sum(dim=0))
+            weights = weights * within_capacity(chosen.experts, load, self.capacity_factor)
+        of_all, way = load.sum(dim=0), self.exchanged if self.group.size > 1 else self.here
+        y = way(x, chosen.experts.flatten(), weights.flatten(), of_all)
+        if not self.training:  # nobody asks
+            return y, ()
         loss = torch.zeros((), device=x.device)
-        if self.training and self.aux_loss_coef:
+        if self.aux_loss_coef:
             loss = loss + self.aux_loss_coef * auxiliary_loss(chosen, load)
-        if self.training and self.z_loss_coef:
+        if self.z_loss_coef:
             loss = loss + self.z_loss_coef * z_loss(chosen.logits)
         told = entropy(chosen.scores), dropped(load, chosen.experts[0].numel(), self.capacity_factor)
-        return y, (loss, load.sum(dim=0), torch.stack(told))
+        return y, (loss, of_all, torch.stack(told))
 
     def here(self, x: Tensor, experts: Tensor, weights: Tensor, load: Tensor) -> Tensor:
         """y of x (batch, tokens, hidden_size), where this rank has all experts. `experts` and `weights`
@@ -202,9 +204,3 @@ class Experts(FeedForward):
         of_all = shared.down_proj(hidden) if shared else None
         y = Combine.apply(journey.arrive_back(rows), order, inverse, self.per_token).view_as(x)
         return y if of_all is None else y + of_all
-
-
-def sorted_by(experts: Tensor) -> tuple[Tensor, Tensor]:
-    """The order of `experts` (choices,) in which each expert's stand together, and what undoes it."""
-    order = experts.argsort(stable=True)
-    return order, torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
