@@ -22,8 +22,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from mfa_train.checkpoints.manifest import MANIFEST
-from mfa_train.data.reach import of_the_system
-from mfa_train.data.shards.cache import FINAL, reason
+from mfa_train.data.shards.cache import FINAL, failure_of, reason
 from mfa_train.errors import ConfigError
 
 Result = TypeVar("Result")
@@ -188,7 +187,7 @@ class StoredRun:
         if failures:
             if self.failed > 2:
                 self.opened = None
-            raise _of_the_system(failures[0])
+            raise failure_of(failures[0])
         return results[0]
 
 
@@ -234,11 +233,3 @@ def require_known(url: str) -> None:
         raise ConfigError(f"checkpoint.upload={url}: {why(error)}{mend}") from error
     except ValueError as error:
         raise ConfigError(f"checkpoint.upload={url}: {error}; expected a URL, as s3://BUCKET/PREFIX") from error
-
-
-def _of_the_system(error: BaseException) -> Exception:
-    """As one of FINAL or another OSError."""
-    error = of_the_system(error)
-    if isinstance(error, (OSError, *FINAL)):
-        return error
-    return ValueError(str(error)) if isinstance(error, TypeError) else OSError(reason(error))
