@@ -68,7 +68,7 @@ class Ahead:
         `first_sample` on; a group that needs none may be left out."""
         samples, batches = self.samples[source], self._horizon(source, first_sample)
         if samples.order.lanes > MOST_LANES:
-            return {key: list(range(int(samples.shards.parts[-1]))) for key in which}
+            return dict.fromkeys(which, list(range(int(samples.shards.parts[-1]))))
         if batches * self.batch_size > MOST_SAMPLES:
             begin = int(self.mixture.given(first_sample)[source])
             return dict.fromkeys(which, samples.parts_ahead(np.arange(begin, begin + 2 * samples.order.lanes)))
