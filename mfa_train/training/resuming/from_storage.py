@@ -31,8 +31,8 @@ from mfa_train.tracking.records import read_object
 from mfa_train.tracking.starts import FILE as STARTS
 from mfa_train.training.processes.ranks import Ranks, local_rank
 from mfa_train.training.resuming.changes import changes
-from mfa_train.training.run_folder.folder import RunFolder
-from mfa_train.training.saving.uploads import FOLDERS, RUN_FILES, SUMMARY
+from mfa_train.training.run_folder.folder import SUMMARY, RunFolder
+from mfa_train.training.saving.uploads import FOLDERS, RUN_FILES
 
 ATTEMPTS = 6
 """To fetch a file."""
