@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 import fsspec
 
 from mfa_train.checkpoints.manifest import MANIFEST
-from mfa_train.data.reach import of_the_system
-from mfa_train.data.shards.cache import FINAL, reason
+from mfa_train.data.reach import mend
+from mfa_train.data.shards.cache import FINAL, failure_of, reason
 from mfa_train.errors import ConfigError
 
 Result = TypeVar("Result")
@@ -151,12 +151,9 @@ class StoredRun:
             return patiently(act, ATTEMPTS_TO_OPEN, final=FINAL)
         except FINAL as error:
             told = "no such bucket" if isinstance(error, FileNotFoundError) else why(error)
-            mend = ""
-            if isinstance(error, ImportError):
-                mend = "; type pip install -e '.[s3]'"
-            elif isinstance(error, PermissionError):
-                mend = "; credentials belong in the environment, as AWS_ACCESS_KEY_ID or AWS_PROFILE"
-            raise ConfigError(f"checkpoint.upload: {self.url} cannot be written ({told}){mend}") from error
+            raise ConfigError(
+                f"checkpoint.upload: {self.url} cannot be written ({told}){mend(error, self.url)}"
+            ) from error
 
     def _once(self, act: Callable[[Any, str, Moved], Result]) -> Result:
         """One attempt, in a thread that is left behind when it stands still."""
@@ -188,7 +185,7 @@ class StoredRun:
         if failures:
             if self.failed > 2:
                 self.opened = None
-            raise _of_the_system(failures[0])
+            raise failure_of(failures[0])
         return results[0]
 
 
@@ -226,19 +223,9 @@ def is_whole(files: dict[str, int]) -> bool:
 
 def require_known(url: str) -> None:
     """Raises ConfigError where nothing is installed that reaches such a URL; asks no server."""
-    protocol = url.partition("://")[0]
     try:
-        fsspec.get_filesystem_class(protocol)
+        fsspec.get_filesystem_class(url.partition("://")[0])
     except ImportError as error:
-        mend = "; type pip install -e '.[s3]'" if "s3" in protocol else ""
-        raise ConfigError(f"checkpoint.upload={url}: {why(error)}{mend}") from error
+        raise ConfigError(f"checkpoint.upload={url}: {why(error)}{mend(error, url)}") from error
     except ValueError as error:
         raise ConfigError(f"checkpoint.upload={url}: {error}; expected a URL, as s3://BUCKET/PREFIX") from error
-
-
-def _of_the_system(error: BaseException) -> Exception:
-    """As one of FINAL or another OSError."""
-    error = of_the_system(error)
-    if isinstance(error, (OSError, *FINAL)):
-        return error
-    return ValueError(str(error)) if isinstance(error, TypeError) else OSError(reason(error))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from mfa_train.config import Config, DataConfig
 from mfa_train.data.corpus import Corpus
 from mfa_train.data.preparing.prepare import prepare
-from mfa_train.data.reach import NoBucket, require_place
+from mfa_train.data.reach import NoBucket, mend, require_place
 from mfa_train.data.shards.cache import OutOfReach, ShardCache, is_url
 from mfa_train.errors import ConfigError, UserError
 
@@ -85,16 +85,12 @@ def open_all(
 def _refused(told: str, path: str, error: OutOfReach) -> UserError:
     """Why the corpus at `path`, named as `told` says, can't be opened: of a place that isn't there or isn't open to
     these credentials a ConfigError, of one that lacks a file the error itself."""
-    cause, mend = error.__cause__, ""
+    cause = error.__cause__
     if isinstance(cause, FileNotFoundError) and not isinstance(cause, NoBucket):
         return error
-    if isinstance(cause, ImportError) and path.startswith("s3"):
-        mend = "; type pip install -e '.[s3]'"
-    elif isinstance(cause, NoBucket):
-        mend = f"; type {told.partition('=')[0]}=URL of a prepared corpus"
-    elif isinstance(cause, PermissionError):
-        mend = "; credentials belong in the environment, as AWS_ACCESS_KEY_ID or AWS_PROFILE"
-    refusal = ConfigError(f"{told}: {str(error).removeprefix(f'{path}/')}{mend}")
+    no_bucket = f"; type {told.partition('=')[0]}=URL of a prepared corpus"
+    what_to_do = no_bucket if isinstance(cause, NoBucket) else mend(cause, path)
+    refusal = ConfigError(f"{told}: {str(error).removeprefix(f'{path}/')}{what_to_do}")
     refusal.everywhere = False  # one node's environment may lack what the others' have
     return refusal
 

@@ -38,15 +38,13 @@ def reaching(what: str, error_type: type[ConfigError] | type[DataError]) -> Iter
     except UserError:
         raise
     except ImportError as error:
-        mend = "; type pip install -e '.[s3]'" if "s3" in str(error) else ""
-        raise ConfigError(f"{what}: {first_line(error)}{mend}") from error
+        raise ConfigError(f"{what}: {first_line(error)}{mend(error, what)}") from error
     except FileNotFoundError as error:
         if (cause := really(error)) is not error:
             raise error_type(f"{what}: cannot be read ({first_line(cause)})") from error
         raise error_type(f"{what}: no such file, or no such bucket") from error
     except PermissionError as error:
-        where = "; credentials belong in the environment, as AWS_ACCESS_KEY_ID or AWS_PROFILE" if "://" in what else ""
-        raise error_type(f"{what}: access denied ({first_line(error)}){where}") from error
+        raise error_type(f"{what}: access denied ({first_line(error)}){mend(error, what)}") from error
     except Exception as error:
         if "Protocol not known" in str(error):
             raise ConfigError(f"{what}: {first_line(error)}; expected a path, or a URL that fsspec opens") from error
@@ -54,6 +52,16 @@ def reaching(what: str, error_type: type[ConfigError] | type[DataError]) -> Iter
             raise error_type(f"{what}: cannot be read as a path or URL ({first_line(error)})") from error
         how = "read" if isinstance(error, OSError) else "reached"
         raise error_type(f"{what}: cannot be {how} ({first_line(error)})") from error
+
+
+def mend(error: BaseException | None, url: str) -> str:
+    """What to do where `url`, or KEY=URL, can't be reached for want of a package or of credentials, to stand behind
+    what is told of the error; else nothing."""
+    if isinstance(error, ImportError) and ("s3" in str(error) or re.search(r"\bs3a?://", url)):
+        return "; type pip install -e '.[s3]'"
+    if isinstance(error, PermissionError) and "://" in url:
+        return "; credentials belong in the environment, as AWS_ACCESS_KEY_ID or AWS_PROFILE"
+    return ""
 
 
 def really(error: Exception) -> Exception:

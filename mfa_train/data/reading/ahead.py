@@ -6,7 +6,7 @@ a corpus that would take longer than MOST_SAMPLES, or that has more than MOST_LA
 rather too many than too few.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Ahead:
             batch_size,
             ranks,
         )
-        self.known: dict[int, tuple[range, list[int]]] = {}
+        self.known: dict[int, tuple[range, Sequence[int]]] = {}
         self.looked = range(0)
 
     def wanted(self, first_sample: int, rank: int) -> list[tuple[int, int]] | None:
@@ -63,12 +63,12 @@ class Ahead:
             most = max(most, *needed)
         return most
 
-    def needed(self, source: int, first_sample: int, count: int, which: Collection[int]) -> dict[int, list[int]]:
+    def needed(self, source: int, first_sample: int, count: int, which: Collection[int]) -> Mapping[int, Sequence[int]]:
         """The parts of a corpus's shards that each of `which` of `count` equal groups of the ranks needs from
         `first_sample` on; a group that needs none may be left out."""
         samples, batches = self.samples[source], self._horizon(source, first_sample)
         if samples.order.lanes > MOST_LANES:
-            return {key: list(range(int(samples.shards.parts[-1]))) for key in which}
+            return dict.fromkeys(which, range(int(samples.shards.parts[-1])))
         if batches * self.batch_size > MOST_SAMPLES:
             begin = int(self.mixture.given(first_sample)[source])
             return dict.fromkeys(which, samples.parts_ahead(np.arange(begin, begin + 2 * samples.order.lanes)))

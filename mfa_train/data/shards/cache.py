@@ -210,10 +210,7 @@ class _Fetch:
                 else:
                     self._take(filesystem, path, *self.span)
         except Exception as error:  # told by `result` in the caller's thread; fsspec's backends have no common type
-            found = of_the_system(error)
-            if isinstance(found, TypeError):  # a URL that lacks what its protocol needs
-                found = ValueError(str(found))
-            self.failure = found if isinstance(found, (OSError, *FINAL)) else OSError(reason(found))
+            self.failure = failure_of(error)
 
     def _stream(self, filesystem: AbstractFileSystem, path: str) -> None:
         with filesystem.open(path, "rb", block_size=PART_BYTES, cache_type="readahead") as source:
@@ -236,6 +233,14 @@ class _Fetch:
         self.make_room(self.partial, len(content))
         with self.partial.open("r+b") as file:
             file.write(content)
+
+
+def failure_of(error: BaseException) -> Exception:
+    """What a backend raised, as one of FINAL or another OSError."""
+    error = of_the_system(error)
+    if isinstance(error, TypeError):  # a URL that lacks what its protocol needs
+        return ValueError(str(error))
+    return error if isinstance(error, (OSError, *FINAL)) else OSError(reason(error))
 
 
 def reason(error: BaseException) -> str:

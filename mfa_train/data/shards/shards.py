@@ -65,12 +65,11 @@ class Shards:
         index = np.searchsorted(self.parts, numbers, side="right") - 1
         begins = (numbers - self.parts[index]) * self.part_tokens[index]
         tokens = np.minimum(self.tokens[index] - begins, self.part_tokens[index])
-        shards = {one: self.shards[one] for one in np.unique(index).tolist()}
-        sizes = {
-            one: np.dtype(shard.dtype).itemsize if is_url(self.store.location(shard)) else 0
-            for one, shard in shards.items()
-        }
-        return sum(size * int(tokens[index == one].sum()) for one, size in sizes.items())
+        sizes = np.zeros(len(self), dtype=np.int64)  # of a token that is fetched
+        for one in np.unique(index).tolist():
+            if is_url(self.store.location(self.shards[one])):
+                sizes[one] = np.dtype(self.shards[one].dtype).itemsize
+        return int((sizes[index] * tokens).sum())
 
     def _place(self, part: int) -> tuple[Shard, int, int, int]:
         """A part's shard, its number in it, and the tokens [begin, end) of the shard that it holds."""

@@ -31,8 +31,8 @@ from mfa_train.tracking.records import read_object
 from mfa_train.tracking.starts import FILE as STARTS
 from mfa_train.training.processes.ranks import Ranks, local_rank
 from mfa_train.training.resuming.changes import changes
-from mfa_train.training.run_folder.folder import RunFolder
-from mfa_train.training.saving.uploads import FOLDERS, RUN_FILES, SUMMARY
+from mfa_train.training.run_folder.folder import SUMMARY, RunFolder
+from mfa_train.training.saving.uploads import FOLDERS, RUN_FILES
 
 ATTEMPTS = 6
 """To fetch a file."""
@@ -44,22 +44,20 @@ def open_storage(config: Config, ranks: Ranks) -> StoredRun | None:
     if config.checkpoint.upload is None:
         return None
     stored = stored_run(config)
-    failed: tuple[type[ConfigError] | type[DataError], str] | None = None
-    if local_rank() == 0:
+
+    def require_open() -> None:
+        if local_rank() != 0:
+            return
         try:
             stored.require_writable(f"probe-{ranks.rank}")
             if ranks.is_rank_zero and config.resume == "never":
                 require_nothing_there(stored)
         except (OSError, ValueError) as error:
-            failed = DataError, _unreachable(stored, error)
+            raise DataError(_unreachable(stored, error)) from error
         except (ConfigError, DataError) as error:
-            failed = type(error), f"{f'{ranks.host_of(ranks.rank)}: ' if ranks.rank else ''}{error}"
-    for found in ranks.gather_objects(failed):
-        if found:
-            kind, told = found
-            refusal = kind(told)
-            refusal.everywhere = True
-            raise refusal
+            raise type(error)(f"{f'{ranks.host_of(ranks.rank)}: ' if ranks.rank else ''}{error}") from error
+
+    ranks.on_each(require_open)
     return stored
 
 
@@ -226,20 +224,17 @@ def _fetch_folder(stored: StoredRun, folder: Path, sums: Mapping[str, str | None
     is damaged there. Raises DataError, on every rank."""
     beside, mine = _partial(folder), list(sums.items())[ranks.rank :: ranks.world_size]
     ranks.on_rank_zero(lambda: beside.mkdir(parents=True, exist_ok=True))
-    damage = failure = None
-    try:
-        for name, sha256 in mine:
-            damage = damage or _fetch(stored, f"{CHECKPOINTS}/{folder.name}/{name}", beside / name, sha256)
-    except DataError as error:
-        failure = str(error)
-    except OSError as error:  # of this machine's disk; the other ranks wait
-        failure = _unreachable(stored, error)
-    found = ranks.gather_objects((damage, failure))
-    if told := next((failure for _, failure in found if failure), None):
-        refusal = DataError(told)
-        refusal.everywhere = True
-        raise refusal
-    if told := next((damage for damage, _ in found if damage), None):
+
+    def fetch() -> str | None:
+        try:
+            for name, sha256 in mine:
+                if damage := _fetch(stored, f"{CHECKPOINTS}/{folder.name}/{name}", beside / name, sha256):
+                    return damage
+        except OSError as error:  # of this machine's disk
+            raise DataError(_unreachable(stored, error)) from error
+        return None
+
+    if told := next(filter(None, ranks.on_each(fetch)), None):
         return told
 
     def publish() -> None:

@@ -51,7 +51,7 @@ def folder_of(run: Path, first: int) -> Path:
 
 def partial_of(run: Path, first: int) -> Path:
     """Where it is written."""
-    return run / FOLDER / f"step-{first:08}{PARTIAL}"
+    return folder_of(run, first).with_suffix(PARTIAL)
 
 
 def ask(run: Path, request: Request) -> None:

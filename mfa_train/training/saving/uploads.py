@@ -35,12 +35,14 @@ from mfa_train.checkpoints.tokenizer import FOLDER as TOKENIZER
 from mfa_train.checkpoints.weights import SUM, final_checkpoint
 from mfa_train.config import CheckpointConfig
 from mfa_train.evaluation.scores import FOLDER as EVALUATIONS
+from mfa_train.tracking.metrics_file import FILE as METRICS
+from mfa_train.tracking.starts import FILE as STARTS
 from mfa_train.tracking.terminal import say
 from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.run_folder.folder import SUMMARY
 
-SUMMARY = "summary.json"
-"""Copied when all else is there: it says that the run is finished."""
-RUN_FILES = ("config.yaml", "plan.json", "starts.jsonl", "metrics.jsonl")
+RUN_FILES = ("config.yaml", "plan.json", STARTS, METRICS)
+"""SUMMARY is copied when all else is there: it says that the run is finished."""
 FOLDERS = (f"{CHECKPOINTS}/{TOKENIZER}", EVALUATIONS)
 """Of the run, copied with all their files."""
 POLL_SECONDS = 0.5
@@ -274,7 +276,7 @@ class Uploads:
             names += sorted(f"{folder}/{path.name}" for path in (self.run / folder).glob("*") if path.is_file())
         for name in names:
             self._put(name)
-        if SUMMARY not in names and not (self.run / SUMMARY).is_file():
+        if not (self.run / SUMMARY).is_file():
             self.stored.remove([SUMMARY])
 
     def _put(self, name: str) -> None:
