@@ -260,10 +260,6 @@ def dashboard(arguments: argparse.Namespace) -> None:
     say(spec(workspace) if arguments.json else save(workspace))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 COMMANDS = {
     "prepare": prepare,
     "generate": generate,
@@ -278,3 +274,7 @@ COMMANDS = {
     "profile": profile,
     "dashboard": dashboard,
 }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
