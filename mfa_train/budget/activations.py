@@ -24,6 +24,19 @@ from mfa_train.model.loss import CHUNK_LOGITS
 
 
 @dataclasses.dataclass(frozen=True)
+class Sharing:
+    """Of sequences."""
+
+    ranks: int
+    """How many share each."""
+    way: str
+    """entries | heads: what they send each other."""
+
+
+ALONE = Sharing(1, "entries")
+
+
+@dataclasses.dataclass(frozen=True)
 class Pass:
     """One forward and backward of one rank."""
 
@@ -39,6 +52,7 @@ class Pass:
     """Of the attention, as `mfa_train.attention.kernels.causal.planned_kernel` says it."""
     expert_ranks: int = 1
     """How many share out each layer's experts."""
+    sharing: Sharing = ALONE
 
 
 _found: dict[tuple[str, str], int] = {}

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mfa_train.budget.activations import Pass, activation_peak
+from mfa_train.budget.activations import ALONE, Pass, Sharing, activation_peak
+from mfa_train.budget.context import chosen_way
 from mfa_train.budget.devices import Device
 from mfa_train.budget.kernel import kernel_of
 from mfa_train.budget.memory import RESERVE, States, checkpoint_copy, model_states
@@ -16,6 +17,8 @@ from mfa_train.budget.shape import Shape
 from mfa_train.config import Config
 from mfa_train.config.deepspeed_schema import given_bucket
 from mfa_train.config.training_schema import CHECKPOINTING, SELECTIVE
+from mfa_train.errors import ConfigError
+from mfa_train.parallel.requirements import require_parallel
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Setting:
 
     zero: int
     ranks: int
+    context: int
+    """How many of them share each sequence."""
     micro_batch: int
     checkpointing: str
     """none | selective | full."""
@@ -39,6 +44,7 @@ class Setting:
         told = {
             "zero": f"zero={self.zero}",
             "ranks": f"cluster.nodes={self.ranks // per_node} cluster.devices_per_node={per_node}",
+            "context": f"parallel.context={self.context}",
             "micro_batch": f"training.micro_batch_size={self.micro_batch}",
             "checkpointing": f"training.activation_checkpointing={self.checkpointing}",
             "offload": f"offload={self.offload}",
@@ -53,10 +59,12 @@ class Fit:
     def __init__(self, config: Config, shape: Shape, device: Device, dtype: torch.dtype, ranks: int, more_ranks: bool):
         """more_ranks: whether `smallest_change` may propose other numbers of devices."""
         self.shape, self.device, self.dtype, self.more_ranks = shape, device, dtype, more_ranks
+        self.config = config
         self.setting = Setting(
             config.zero,
             ranks,
-            config.training.micro_batch(ranks),
+            config.parallel.context,
+            config.training.micro_batch(ranks // config.parallel.context),
             config.training.activation_checkpointing,
             config.offload,
             config.checkpoint.background,
@@ -78,8 +86,12 @@ class Fit:
         self.usable_bytes = int(device.memory_bytes * (1 - RESERVE))
 
     @functools.cache  # noqa: B019 (it lives as long as one plan)
-    def activations(self, micro_batch: int, checkpointing: str) -> int:
-        return activation_peak(replace(self.pass_, micro_batch=micro_batch), checkpointing)
+    def activations(self, micro_batch: int, checkpointing: str, context: int) -> int:
+        """Bytes on one of `context` ranks that share each sequence."""
+        sharing = ALONE
+        if context > 1:
+            sharing = Sharing(context, chosen_way(self.config, self.shape, self.dtype, context, checkpointing).way)
+        return activation_peak(replace(self.pass_, micro_batch=micro_batch, sharing=sharing), checkpointing)
 
     def states(self, setting: Setting) -> States:
         states = model_states(
@@ -104,7 +116,7 @@ class Fit:
 
     def total(self, setting: Setting) -> int:
         """Bytes on one device."""
-        return self.states(setting).total(self.activations(setting.micro_batch, setting.checkpointing))
+        return self.states(setting).total(self.activations(setting.micro_batch, setting.checkpointing, setting.context))
 
     def fits(self, setting: Setting) -> bool:
         return (
@@ -113,7 +125,7 @@ class Fit:
 
     def smallest_change(self) -> Setting | None:
         """The first of these that fits: one change that costs little time, then two, then offloading, then more
-        devices, as many as the batch has sequences. None where nothing does."""
+        devices, as many as the batch has sequences, then devices that share sequences. None where nothing does."""
         return next(
             (setting for micro_batches in self._candidates() if (setting := self._largest(micro_batches))), None
         )
@@ -151,9 +163,30 @@ class Fit:
             return  # no other memory to offload to, and more ranks would share this one's
         yield smaller(replace(now, zero=max(now.zero, 2), checkpointing="full", offload="optimizer"))
         yield smaller(replace(now, zero=3, checkpointing="full", offload="parameters"))
-        ranks = now.ranks if self.more_ranks else self.batch_size
-        while (ranks := ranks * 2) <= self.batch_size and self.batch_size % ranks == 0:
-            yield [replace(now, zero=3, ranks=ranks, micro_batch=1, checkpointing="full")]
+        smallest = replace(now, zero=3, micro_batch=1, checkpointing="full")
+        yield from ([one] for one in self._more_ranks(smallest))
+        context = now.context
+        while 4 * (context := context * 2) <= self.pass_.sequence_length:
+            sharing = replace(smallest, context=context)
+            yield from ([one] for one in (sharing, *self._more_ranks(sharing)) if self._can_be(one))
+
+    def _more_ranks(self, setting: Setting) -> Iterator[Setting]:
+        """With ever more devices, as long as each group of those that share sequences has one."""
+        ranks = setting.ranks
+        while self.more_ranks and (ranks := ranks * 2) <= self.batch_size * setting.context:
+            if self.batch_size * setting.context % ranks == 0:
+                yield replace(setting, ranks=ranks)
+
+    def _can_be(self, setting: Setting) -> bool:
+        """Whether so many ranks can share sequences."""
+        if setting.ranks % setting.context or self.batch_size % (setting.ranks // setting.context):
+            return False
+        try:
+            parallel = replace(self.config.parallel, context=setting.context)
+            require_parallel(replace(self.config, parallel=parallel), setting.ranks)
+        except ConfigError:
+            return False
+        return True
 
 
 def _divisors(number: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mfa_train.config.requirements import require_positive
+from mfa_train.config.requirements import require_choice, require_positive
 
 
 @dataclass
@@ -14,5 +14,12 @@ class ParallelConfig:
     """Consecutive ranks that share each layer's experts out among them: each holds its part of the routed experts, and
     tokens are sent to the rank that has theirs."""
 
+    context: int
+    """Consecutive ranks that share each sequence: each has its part of the tokens."""
+    context_by: str
+    """entries | heads | auto: what they send each other."""
+
     def __post_init__(self):
         require_positive("parallel.experts", self.experts, 2**14)
+        require_positive("parallel.context", self.context, 2**14)
+        require_choice("parallel.context_by", self.context_by, ("entries", "heads", "auto"))

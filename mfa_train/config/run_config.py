@@ -30,6 +30,8 @@ BEFORE: dict[str, Any] = {
     "model.initialization.draw": 1,
     "model.feed_forward.name": "dense",
     "parallel.experts": 1,
+    "parallel.context": 1,
+    "parallel.context_by": "auto",
     "training.ema": None,
     "data.files": [],
     "data.held_out_files": [],
