@@ -6,8 +6,8 @@
     communication   the bytes of `communication` over the slowest link: after the computing, at stage 3 beside it
 
     experts         what tokens send to experts of other ranks (`exchange`), after the computing
-    context         what ranks that share sequences wait for each other (`context`), and the keys and values that each of
-                    them makes of all tokens
+    context         what ranks that share sequences wait for each other (`context`); the keys and values that each makes
+                    of all tokens are in the computing
 
 A share that is typed or measured (plan.mfu) is of the whole step, with all of them in it. Not counted: offloading's
 transfers, loading, evaluation, saves.

@@ -1,4 +1,4 @@
-"""What sharing sequences is said to cost: bytes by hand, seconds by the device table, memory by the step that is run."""
+"""What sharing sequences is said to cost: bytes by hand, seconds by the device table, memory by a step that runs."""
 
 import pytest
 import torch
