@@ -27,6 +27,7 @@ from mfa_train.budget.exchange import seconds
 from mfa_train.budget.shape import Shape
 from mfa_train.budget.units import over, size_of, times, together
 from mfa_train.config import Config
+from mfa_train.config.parallel_schema import ParallelConfig
 from mfa_train.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,12 +74,17 @@ def received(
 
 
 def chosen_way(
-    config: Config, shape: Shape, dtype: torch.dtype, among: int | None = None, checkpointing: str | None = None
+    config: Config,
+    shape: Shape,
+    dtype: torch.dtype,
+    parallel: ParallelConfig | None = None,
+    checkpointing: str | None = None,
 ) -> Chosen:
     """What parallel.context_by means for this attention: of auto the way that receives less in a step, entries where
-    both are alike; with another number of ranks or another checkpointing where they are given. Raises ConfigError where
+    both are alike; with another `parallel` or another checkpointing where they are given. Raises ConfigError where
     heads are asked for and don't divide."""
-    among, asked = among or config.parallel.context, config.parallel.context_by
+    parallel = parallel or config.parallel
+    among, asked = parallel.context, parallel.context_by
     if obstacle := _undivided(shape, among):
         if asked == "heads":
             raise ConfigError(

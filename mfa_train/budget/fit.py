@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from mfa_train.attention.kernels.causal import TILED_MAX_TOKENS
 from mfa_train.budget.activations import ALONE, Pass, Sharing, activation_peak
 from mfa_train.budget.context import chosen_way
 from mfa_train.budget.devices import Device
@@ -29,6 +30,8 @@ class Setting:
     ranks: int
     context: int
     """How many of them share each sequence."""
+    context_by: str
+    """entries | heads | auto."""
     micro_batch: int
     checkpointing: str
     """none | selective | full."""
@@ -45,6 +48,7 @@ class Setting:
             "zero": f"zero={self.zero}",
             "ranks": f"cluster.nodes={self.ranks // per_node} cluster.devices_per_node={per_node}",
             "context": f"parallel.context={self.context}",
+            "context_by": f"parallel.context_by={self.context_by}",
             "micro_batch": f"training.micro_batch_size={self.micro_batch}",
             "checkpointing": f"training.activation_checkpointing={self.checkpointing}",
             "offload": f"offload={self.offload}",
@@ -64,6 +68,7 @@ class Fit:
             config.zero,
             ranks,
             config.parallel.context,
+            config.parallel.context_by,
             config.training.micro_batch(ranks // config.parallel.context),
             config.training.activation_checkpointing,
             config.offload,
@@ -72,7 +77,10 @@ class Fit:
         self.batch_size, self.compiled = config.training.batch_size, config.training.compile
         self.expert_ranks = config.parallel.experts
         self.given_bucket, self.ema = given_bucket(config.deepspeed), config.training.ema is not None
-        self.kernel = kernel_of(config.model, config.attention, dtype, device.type, config.training.sequence_length)
+        sharing, at_once = self._sharing(self.setting), config.training.sequence_length
+        if sharing != ALONE and sharing.way == "entries":  # fewer queries than keys, which tiles do not take
+            at_once = TILED_MAX_TOKENS + 1
+        self.kernel = kernel_of(config.model, config.attention, dtype, device.type, at_once)
         self.pass_ = Pass(
             config.model,
             config.attention,
@@ -85,13 +93,18 @@ class Fit:
         )
         self.usable_bytes = int(device.memory_bytes * (1 - RESERVE))
 
+    def activations(self, setting: Setting) -> int:
+        """Bytes on one device."""
+        pass_ = replace(self.pass_, micro_batch=setting.micro_batch, sharing=self._sharing(setting))
+        return activation_peak(pass_, setting.checkpointing)
+
     @functools.cache  # noqa: B019 (it lives as long as one plan)
-    def activations(self, micro_batch: int, checkpointing: str, context: int) -> int:
-        """Bytes on one of `context` ranks that share each sequence."""
-        sharing = ALONE
-        if context > 1:
-            sharing = Sharing(context, chosen_way(self.config, self.shape, self.dtype, context, checkpointing).way)
-        return activation_peak(replace(self.pass_, micro_batch=micro_batch, sharing=sharing), checkpointing)
+    def _sharing(self, setting: Setting) -> Sharing:
+        if setting.context == 1:
+            return ALONE
+        parallel = replace(self.config.parallel, context=setting.context, context_by=setting.context_by)
+        chosen = chosen_way(self.config, self.shape, self.dtype, parallel, setting.checkpointing)
+        return Sharing(setting.context, chosen.way)
 
     def states(self, setting: Setting) -> States:
         states = model_states(
@@ -116,7 +129,7 @@ class Fit:
 
     def total(self, setting: Setting) -> int:
         """Bytes on one device."""
-        return self.states(setting).total(self.activations(setting.micro_batch, setting.checkpointing, setting.context))
+        return self.states(setting).total(self.activations(setting))
 
     def fits(self, setting: Setting) -> bool:
         return (
@@ -161,9 +174,14 @@ class Fit:
         if self.device.type == "cpu":
             yield from (smaller(replace(now, zero=stage, checkpointing="full", background=False)) for stage in stages)
             return  # no other memory to offload to, and more ranks would share this one's
+        smallest = replace(now, zero=3, checkpointing="full")
+        if self._sharing(smallest).way == "heads":
+            smallest = replace(smallest, context_by="entries")
+            yield smaller(replace(now, context_by="entries"))
+            yield smaller(smallest)
         yield smaller(replace(now, zero=max(now.zero, 2), checkpointing="full", offload="optimizer"))
         yield smaller(replace(now, zero=3, checkpointing="full", offload="parameters"))
-        smallest = replace(now, zero=3, micro_batch=1, checkpointing="full")
+        smallest = replace(smallest, micro_batch=1)
         yield from ([one] for one in self._more_ranks(smallest))
         context = now.context
         while 4 * (context := context * 2) <= self.pass_.sequence_length:

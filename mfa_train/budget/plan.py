@@ -166,9 +166,7 @@ def require_fit(config: Config, memory: dict) -> None:
 def _memory(fit: Fit, devices_per_node: int) -> dict:
     """Bytes on one device."""
     setting, states = fit.setting, fit.states(fit.setting)
-    activations = {
-        key: fit.activations(setting.micro_batch, which, setting.context) for which, key in ACTIVATIONS.items()
-    }
+    activations = {key: fit.activations(replace(setting, checkpointing=which)) for which, key in ACTIVATIONS.items()}
     fits = fit.fits(setting)
     change = None if fits else fit.smallest_change()
     offloads = {0: "none", 3: setting.offload}  # stages 1 and 2 can offload the optimizer alone
