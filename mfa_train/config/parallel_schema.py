@@ -7,15 +7,15 @@ from mfa_train.config.requirements import require_choice, require_positive
 
 @dataclass
 class ParallelConfig:
-    """Each key is a number of ranks, 1: nothing is shared out. Whether the model, the ranks and DeepSpeed can it:
+    """A number is one of ranks, 1: nothing is shared out. Whether the model, the ranks and DeepSpeed can it:
     `mfa_train.parallel.requirements`."""
 
     experts: int
     """Consecutive ranks that share each layer's experts out among them: each holds its part of the routed experts, and
     tokens are sent to the rank that has theirs."""
-
     context: int
-    """Consecutive ranks that share each sequence: each has its part of the tokens."""
+    """Consecutive ranks that share each sequence among them: each has its stretches of it, and they send each other
+    what attention needs to know of a token."""
     context_by: str
     """entries | heads | auto: what they send each other."""
 
