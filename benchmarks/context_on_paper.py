@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/context_on_paper.py longest [--devices h100-80gb,…] [--context 1,2,4,8] [--out FILE]
 
 prints the longest sequence that fits on one node of eight, where so many ranks share each sequence, of every attention:
-bf16, ZeRO 3, one sequence at a time, layers computed again, feed-forwards in tiles. FILE gets a JSON object a line,
-which docs/figures.py --context draws.
+bf16, ZeRO 3, one sequence at a time, layers computed again, feed-forwards in tiles; by entries, or by heads where that
+leaves room for more. FILE gets a JSON object a line, which docs/figures.py --context draws.
 
     .venv/bin/python benchmarks/context_on_paper.py exchange [--device h100-80gb] [--counts 8,128] [--lengths 32768,…]
 
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from mfa_train import config as configs
 from mfa_train.attention import variants
+from mfa_train.budget.context import WAYS
 from mfa_train.budget.longest import longest_sequence
 from mfa_train.budget.match import matched
 from mfa_train.budget.plan import make_plan
@@ -29,6 +30,7 @@ from mfa_train.budget.shape import measure
 from mfa_train.budget.units import duration, size_of
 from mfa_train.config import Config
 from mfa_train.doors import report
+from mfa_train.errors import ConfigError
 
 NODE = 8
 SMALLEST = [
@@ -63,7 +65,8 @@ def main() -> None:
 def longest(
     names: Sequence[str], devices: Sequence[str], contexts: Sequence[int], overrides: list[str], out: Path | None
 ) -> None:
-    """A table for each device: tokens of the longest sequence by attention and ranks that share it."""
+    """A table for each device: tokens of the longest sequence by attention and ranks that share it. KV bytes are those
+    of the whole model's cache, 16-bit values."""
     cells = []
     for device in devices:
         found = [cell for name in names for cell in _cells(name, device, contexts, overrides)]
@@ -83,23 +86,28 @@ def longest(
 
 
 def _cells(name: str, device: str, contexts: Sequence[int], overrides: list[str]) -> Iterator[dict]:
+    """By entries or by heads, whichever leaves room for more."""
     for context in contexts:
         config = _config(name, device, NODE, context, overrides)
-        cache = measure(config.model, config.attention).cache_bytes(config.plan.cache_dtype)
-        tokens = longest_sequence(config)
+        tokens = {way: _longest(config, way) for way in (WAYS if context > 1 else WAYS[:1])}
+        by = max(tokens, key=lambda way: tokens[way])
         yield {
             "device": device,
             "attention": name,
             "context": context,
-            "kv_bytes_per_token": cache,
-            "tokens": tokens,
-            "by": _way(config, tokens) if context > 1 and tokens else None,
+            "kv_bytes_per_token": measure(config.model, config.attention).cache_bytes(config.plan.cache_dtype),
+            "tokens": tokens[by],
+            "by": by if context > 1 else None,
+            "tokens_by": tokens,
         }
 
 
-def _way(config: Config, tokens: int) -> str:
-    config.training.sequence_length = tokens
-    return make_plan(config)["context"]["by"]
+def _longest(config: Config, way: str) -> int:
+    config.parallel.context_by = way
+    try:
+        return longest_sequence(config)
+    except ConfigError:  # so many ranks don't divide the heads
+        return 0
 
 
 def exchange(

@@ -1,7 +1,7 @@
 """The longest sequence that a model can be trained on: what the memory of a plan's devices has room for.
 
-Memory grows with the sequence almost in a straight line, so between a length that fits and one that does not the next to
-be tried is where a line through both meets the limit; the last two differ by one unit.
+Memory grows with the sequence almost in a straight line, so between a length that fits and one that does not the next
+to be tried is where a line through both meets the limit; the last two differ by one unit.
 """
 
 from collections.abc import Callable
