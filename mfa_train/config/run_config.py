@@ -31,6 +31,7 @@ BEFORE: dict[str, Any] = {
     "model.feed_forward.name": "dense",
     "parallel.experts": 1,
     "training.ema": None,
+    "training.sequence_schedule": None,
     "data.files": [],
     "data.held_out_files": [],
     "data.text_key": "text",

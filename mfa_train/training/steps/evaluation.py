@@ -26,6 +26,8 @@ class Evaluator:
         token_bytes = data.tokenizer.token_bytes
         self.on_pass: Callable[[], None] = lambda: None
         """Called after every pass."""
+        self.cut: Callable[[np.ndarray], np.ndarray] = lambda windows: windows
+        """How windows are read, as those that are trained on (`stages.Stages.cut`)."""
         targets = {
             name: self.held_out.at(name, windows)[:, 1:]
             for name, windows in self.held_out.windows.items()
@@ -59,7 +61,9 @@ class Evaluator:
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for index in range(passes):
             part = mine[index * self.micro_batch : (index + 1) * self.micro_batch]
-            inputs, targets, documents = self.inputs_of(self.held_out.at(name, part if len(part) else windows[:1]))
+            inputs, targets, documents = self.inputs_of(
+                self.cut(self.held_out.at(name, part if len(part) else windows[:1]))
+            )
             loss = model(inputs, targets, documents=documents)
             total += loss.double() * (len(part) * self.held_out.sequence_length)
             self.on_pass()
