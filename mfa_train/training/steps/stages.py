@@ -27,7 +27,7 @@ class Stages:
     def enter(self, step: int) -> None:
         """Makes the model that of `step`, the first being 0."""
         stage = self.config.training.stage_of(step)
-        if stage is self.now or stage == self.now:
+        if stage == self.now:
             return
         if stage.rope != self.now.rope:
             self.decoder.rope = rope_of(self.config, stage)
