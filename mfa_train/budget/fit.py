@@ -74,6 +74,7 @@ class Fit:
             device.type,
             self.kernel.name,
             self.expert_ranks,
+            config.training.mlp_tile_tokens,
         )
         self.usable_bytes = int(device.memory_bytes * (1 - RESERVE))
 

@@ -31,6 +31,7 @@ BEFORE: dict[str, Any] = {
     "model.feed_forward.name": "dense",
     "parallel.experts": 1,
     "training.ema": None,
+    "training.mlp_tile_tokens": None,
     "data.files": [],
     "data.held_out_files": [],
     "data.text_key": "text",
