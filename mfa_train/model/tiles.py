@@ -34,7 +34,7 @@ def compute_in_tiles(
     """
     found: list[nn.Module] = [module for module in model.modules() if type(module) is Dense] if tokens else []
     for module in found:
-        function = MethodType(_of_tokens, module)
+        function: Function = MethodType(_of_tokens, module)
         if compiled:
             function = torch.compile(function)
         vars(module)["forward"] = functools.partial(MethodType(_forward, module), function, tokens, most)
