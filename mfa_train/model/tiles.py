@@ -99,7 +99,8 @@ class _Tiles(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x,), ctx.kept = ctx.kept.saved_tensors, None
         rows, grad_rows = x.detach().flatten(0, 1), grads[0].flatten(0, 1)
-        grad_x, sums = torch.empty_like(rows), [torch.zeros_like(one, dtype=torch.float32) for one in ctx.weights]
+        grad_x = torch.empty_like(rows)
+        sums = [torch.zeros_like(one, dtype=torch.promote_types(one.dtype, torch.float32)) for one in ctx.weights]
         for part in _parts(len(rows), ctx.tokens, ctx.most):
             tile = rows[None, part].requires_grad_()
             with torch.enable_grad(), unkept():
