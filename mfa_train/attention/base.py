@@ -7,15 +7,16 @@
     output(o, x, positions)                 -> y       (batch, tokens, hidden_size), default: o_proj, behind a gate
 
 Training and prompts attend over `keys_values(*cache_entry(x))`; decoding stores the entries and nothing else, and
-attends over them with `attend`, which a variant defines where its entries need not be expanded. One definition serves
-all, so the KV budget, the decode cache, what decoding costs and the trained model cannot drift apart.
+attends over them with `attend`, which a variant defines where its entries need not be expanded; ranks that share a
+sequence send each other entries and nothing else. One definition serves all, so the KV budget, the decode cache, what
+decoding and long context cost and the trained model cannot drift apart.
 """
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -26,6 +27,9 @@ from mfa_train.attention.kernels.decoding import decoding_attention
 from mfa_train.attention.rope import Positions, Rope, RopeScaling
 from mfa_train.config import require_choice, require_positive
 from mfa_train.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mfa_train.attention.shared import SharedSequence
 
 Made = TypeVar("Made")
 
@@ -187,13 +191,20 @@ class Attention(nn.Module, ABC):
         return o * self.g_proj(x).sigmoid().unflatten(-1, (self.num_attention_heads, -1))
 
     def forward(
-        self, x: Tensor, positions: Positions, cache: LayerCache | None = None, documents: Documents | None = None
+        self,
+        x: Tensor,
+        positions: Positions,
+        cache: LayerCache | None = None,
+        documents: Documents | None = None,
+        sequence: "SharedSequence | None" = None,
     ) -> Tensor:
         """Attention of x (batch, tokens, hidden_size) over itself and, where given, over the tokens in `cache`.
 
         `positions` are those of x. With `documents`, of x over no cache or an empty one, a token sees its own document
-        alone.
+        alone. With a `sequence` x is of its tokens that this rank has, and the cache, an empty one, takes them all.
         """
+        if sequence is not None:
+            return self._over_shared(sequence, x, positions, cache)
         q = self.query(x, positions)
         entry, of_entry, lengths = self.cache_entry(x, positions), positions, None
         if cache is not None:
@@ -204,6 +215,17 @@ class Attention(nn.Module, ABC):
             k, v = self.keys_values(*entry, positions=of_entry)
             o = causal_attention(q, k, v, self.scale, self.kernel, documents, self.sinks)
         return self.output(o, x, positions)
+
+    def _over_shared(
+        self, sequence: "SharedSequence", x: Tensor, positions: Positions, cache: LayerCache | None
+    ) -> Tensor:
+        under_way = sequence.leave(self.cache_entry(x, positions))
+        q = self.query(x, positions)
+        entry, of_entry = sequence.arrive(under_way)
+        if cache is not None:
+            entry, of_entry, _ = cache.extend(entry)
+        k, v = self.keys_values(*entry, positions=of_entry)
+        return self.output(sequence.attend(q, k, v, self.scale, self.kernel, self.sinks), x, positions)
 
     def capacity(self) -> Capacity | None:
         """None where the scores are no bilinear form of two tokens, for which the paper defines it."""

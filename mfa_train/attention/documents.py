@@ -7,6 +7,7 @@ documents are never computed. What it gives up: a copy of queries, keys, values 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +15,32 @@ from torch import Tensor
 
 SCORES_A_CALL = 2**15
 """Padding is taken for a call of the kernel less where it costs fewer scores in each head than this."""
+
+
+class Packed(NamedTuple):
+    """Documents laid end to end, as flash-attn's kernels of sequences of different lengths take them."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    cu_seqlens_q: Tensor
+    """The documents' starts in q, and behind them its end: int32."""
+    cu_seqlens_k: Tensor
+    max_seqlen_q: int
+    max_seqlen_k: int
+
+
+class Within(Protocol):
+    """What attention that stays within documents is told of them."""
+
+    @property
+    def whole_windows(self) -> bool:
+        """Every query sees all keys up to its own."""
+
+    def each(self, attention: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """attention(q, k, v) of every group of like documents in turn, in the batch's order again."""
+
+    def packed(self, q: Tensor, k: Tensor, v: Tensor) -> Packed: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +87,10 @@ class Documents:
         """attention(q, k, v) of every group in turn, in the batch's order again."""
         return self.ungrouped([attention(*group) for group in zip(self.grouped(q), self.grouped(k), self.grouped(v))])
 
+    def packed(self, q: Tensor, k: Tensor, v: Tensor) -> Packed:
+        starts, longest = self.cu_seqlens, self.max_length
+        return Packed(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), starts, starts, longest, longest)
+
 
 def documents_from(starts: np.ndarray) -> Documents:
     """The documents that begin where `starts` (batch, tokens) is true, as at every row's first token; on the CPU."""
@@ -67,11 +98,11 @@ def documents_from(starts: np.ndarray) -> Documents:
     lengths = np.diff(firsts, append=starts.size)
     document = np.cumsum(starts) - 1
     positions = np.arange(starts.size) - firsts[document]
-    padded = np.minimum(_padded(lengths), starts.shape[1])
-    order = np.argsort(padded, kind="stable")
+    sizes_of = np.minimum(padded(lengths), starts.shape[1])
+    order = np.argsort(sizes_of, kind="stable")
     begins = np.empty_like(firsts)
-    begins[order] = np.cumsum(padded[order]) - padded[order]
-    sizes, counts = np.unique(padded, return_counts=True)
+    begins[order] = np.cumsum(sizes_of[order]) - sizes_of[order]
+    sizes, counts = np.unique(sizes_of, return_counts=True)
     return Documents(
         positions=torch.from_numpy(positions.reshape(starts.shape)),
         cu_seqlens=torch.from_numpy(np.append(firsts, starts.size).astype(np.int32)),
@@ -81,7 +112,7 @@ def documents_from(starts: np.ndarray) -> Documents:
     )
 
 
-def _padded(lengths: np.ndarray) -> np.ndarray:
+def padded(lengths: np.ndarray) -> np.ndarray:
     """To what each of `lengths` is padded: the next of …, 32, 48, 64, 96, …, or one further up where few share it."""
     half_octave = np.maximum(2 ** np.floor(np.log2(lengths)).astype(np.int64) // 2, 1)
     sizes, counts = np.unique(-(-lengths // half_octave) * half_octave, return_counts=True)

@@ -13,6 +13,10 @@ class ParallelConfig:
     experts: int
     """Consecutive ranks that share each layer's experts out among them: each holds its part of the routed experts, and
     tokens are sent to the rank that has theirs."""
+    context: int
+    """Consecutive ranks that share each sequence among them: each has its stretches of it, and they send each other
+    what attention needs to know of a token."""
 
     def __post_init__(self):
         require_positive("parallel.experts", self.experts, 2**14)
+        require_positive("parallel.context", self.context, 2**14)

@@ -30,6 +30,7 @@ BEFORE: dict[str, Any] = {
     "model.initialization.draw": 1,
     "model.feed_forward.name": "dense",
     "parallel.experts": 1,
+    "parallel.context": 1,
     "training.ema": None,
     "training.mlp_tile_tokens": None,
     "data.files": [],

@@ -5,9 +5,11 @@ ranks. The bias moves by the load of a whole step (DeepSeek-V3, arXiv 2412.19437
 """
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from mfa_train.feed_forward.router import Chosen
+from mfa_train.parallel.groups import ContextGroup
 
 
 def tokens_of_experts(experts: Tensor, count: int) -> Tensor:
@@ -15,6 +17,19 @@ def tokens_of_experts(experts: Tensor, count: int) -> Tensor:
     waits for the device."""
     found = torch.zeros((len(experts), count), dtype=torch.long, device=experts.device)
     return found.scatter_add_(1, experts, torch.ones_like(experts))
+
+
+@torch._disable_dynamo
+def of_whole(sequences: ContextGroup, load: Tensor) -> Tensor:
+    """`load` (batch, experts) of this rank's tokens as the mean over the ranks that share the sequences. What an
+    auxiliary loss differentiates is linear in tokens, so their own probabilities are all that a rank has to know
+    beside."""
+    if sequences.size == 1:
+        return load
+    summed = load.clone()
+    work = dist.all_reduce(summed, group=sequences.handle, async_op=True)
+    sequences.waits(work.wait)
+    return summed / sequences.size
 
 
 def auxiliary_loss(chosen: Chosen, load: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The contract of every feed-forward.
 
-    forward(x)   -> y, routed    x and y (batch, tokens, hidden_size); routed: what `Routed` says, or ()
+    forward(x, sequences)   -> y, routed    x and y (batch, tokens, hidden_size); routed: what `Routed` says, or ()
 
 A token's y is a function of that token alone. What a kind has to say of a pass beside (losses of its own, how busy its
 experts were) it returns; nothing is kept in the module, so a layer that runs a second time for its gradients says it
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from mfa_train.parallel.groups import ALONE, ExpertGroup
+from mfa_train.parallel.groups import ALONE, WHOLE_SEQUENCES, ContextGroup, ExpertGroup
 
 Routed = tuple[Tensor, ...]
 """Of one layer's pass in training: (loss, load, told).
@@ -49,5 +49,6 @@ class FeedForward(nn.Module, ABC):
         which ranks this one shares experts out."""
 
     @abstractmethod
-    def forward(self, x: Tensor) -> tuple[Tensor, Routed]:
-        """x (batch, tokens, hidden_size) to the same shape, and what it says beside."""
+    def forward(self, x: Tensor, sequences: ContextGroup = WHOLE_SEQUENCES) -> tuple[Tensor, Routed]:
+        """x (batch, tokens, hidden_size) to the same shape, and what it says beside. `sequences`: the ranks that have
+        the other tokens of x's sequences."""

@@ -13,11 +13,12 @@ from mfa_train.attention import AttentionConfig, attention_class
 from mfa_train.attention.cache import DecodeCache, LayerCache
 from mfa_train.attention.documents import Documents
 from mfa_train.attention.rope import Positions
+from mfa_train.attention.shared import SharedSequence
 from mfa_train.config import ModelConfig
 from mfa_train.feed_forward import Routed, feed_forward_of
 from mfa_train.model.loss import LanguageModelHead
 from mfa_train.model.recompute import keeping
-from mfa_train.parallel.groups import ALONE, ExpertGroup
+from mfa_train.parallel.groups import ALONE, WHOLE_SEQUENCES, ExpertGroup
 
 
 class DecoderLayer(nn.Module):
@@ -32,11 +33,16 @@ class DecoderLayer(nn.Module):
         self.mlp = feed_forward_of(config, layer, group)
 
     def forward(
-        self, x: Tensor, positions: Positions, cache: LayerCache | None = None, documents: Documents | None = None
+        self,
+        x: Tensor,
+        positions: Positions,
+        cache: LayerCache | None = None,
+        documents: Documents | None = None,
+        sequence: SharedSequence | None = None,
     ) -> tuple[Tensor, Routed]:
         """x (batch, tokens, hidden_size) to the same shape, and what the feed-forward says beside."""
-        x = x + self.self_attn(self.input_layernorm(x), positions, cache, documents)
-        y, routed = self.mlp(self.post_attention_layernorm(x))
+        x = x + self.self_attn(self.input_layernorm(x), positions, cache, documents, sequence)
+        y, routed = self.mlp(self.post_attention_layernorm(x), sequence.group if sequence else WHOLE_SEQUENCES)
         return x + y, routed
 
 
@@ -64,23 +70,36 @@ class Decoder(nn.Module):
         cache: DecodeCache | None = None,
         documents: Documents | None = None,
         lengths: Tensor | None = None,
+        sequence: SharedSequence | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        if cache is not None:
-            positions = cache.begin(self.rope, tokens.shape[1], tokens.device)
-        elif documents is not None:
-            positions = self.rope(torch.arange(tokens.shape[1], device=tokens.device)).at(documents.positions)
-        else:
-            positions = self.rope(torch.arange(tokens.shape[1], device=tokens.device))
+        length = tokens.shape[1] if sequence is None else sequence.tokens
+        positions = self._positions(length, tokens.device, cache, documents, sequence)
         x, of_layers = self.embed_tokens(tokens), []
         for index, layer in enumerate(self.layers):
             entries = cache.layers[index] if cache else None
             kept = self.activation_checkpointing if torch.is_grad_enabled() else "none"
-            x, routed = keeping(kept, layer, x, positions, entries, documents)
+            x, routed = keeping(kept, layer, x, positions, entries, documents, sequence)
             if routed:
                 of_layers.append(routed)
         if cache is not None:
-            cache.advance(tokens.shape[1], lengths)
+            cache.advance(length, lengths)
         return self.norm(x), self._loss_of(of_layers) if of_layers else None
+
+    def _positions(
+        self,
+        length: int,
+        device: torch.device,
+        cache: DecodeCache | None,
+        documents: Documents | None,
+        sequence: SharedSequence | None,
+    ) -> Positions:
+        behind = cache.begin(self.rope, length, device) if cache is not None else None
+        if sequence is not None:
+            return sequence.begin(self.rope, device)
+        if behind is not None:
+            return behind
+        of_all = self.rope(torch.arange(length, device=device))
+        return of_all if documents is None else of_all.at(documents.positions)
 
     def _loss_of(self, of_layers: list[Routed]) -> Tensor:
         losses, loads, of_pass = map(torch.stack, zip(*of_layers))
@@ -115,15 +134,16 @@ class LanguageModel(nn.Module):
         documents: Documents | None = None,
         lengths: Tensor | None = None,
         places: Tensor | None = None,
+        sequence: SharedSequence | None = None,
     ) -> Tensor:
         """Mean loss in nats per target, float32, in training with what experts' balancing adds; without targets the
         logits (batch, tokens, vocab_size); with `places` what the head says of single targets (`loss.scored`).
 
         tokens and targets (batch, tokens); with a `cache`, tokens follow those it holds, and prompts of different
         length stand at the front of their rows, `lengths` (batch,) of them; with `documents` instead, each document of
-        the batch is read as if it stood alone.
+        the batch is read as if it stood alone. With a `sequence` tokens and targets are those of it that this rank has.
         """
-        hidden, of_feed_forwards = self.model(tokens, cache, documents, lengths)
+        hidden, of_feed_forwards = self.model(tokens, cache, documents, lengths, sequence)
         found = self.lm_head(hidden, targets, places)
         return found if of_feed_forwards is None or targets is None else found + of_feed_forwards
 

@@ -1,4 +1,4 @@
-"""What `parallel.experts` is refused for, before anything starts."""
+"""What `parallel.experts` and `parallel.context` are refused for, before anything starts."""
 
 from mfa_train.config import Config
 from mfa_train.errors import ConfigError
@@ -16,6 +16,12 @@ HARMLESS: dict[int, dict[str, tuple[str, ...]]] = {
 
 
 def require_parallel(config: Config, world_size: int) -> None:
+    """Raises ConfigError where ranks cannot share out what the node `parallel` says."""
+    _require_experts(config, world_size)
+    _require_context(config, world_size)
+
+
+def _require_experts(config: Config, world_size: int) -> None:
     """Raises ConfigError where the model has no experts to share out, they don't divide, the ranks don't, or DeepSpeed
     would train something else with what the node `deepspeed` says."""
     experts = config.parallel.experts
@@ -33,6 +39,31 @@ def require_parallel(config: Config, world_size: int) -> None:
     if count % experts:
         raise ConfigError(f"{given} does not divide model.feed_forward.n_routed_experts={count}: {instead}")
     _require_deepspeed(config, given)
+
+
+def _require_context(config: Config, world_size: int) -> None:
+    """Raises ConfigError where sequences cannot be shared: they don't divide, the ranks don't, or the experts' capacity
+    is a share of a whole sequence."""
+    context, tokens = config.parallel.context, config.training.sequence_length
+    if context == 1:
+        return
+    given = f"parallel.context={context}"
+    instead = f"type parallel.context={_most(world_size, 1 if tokens % 2 else tokens // 2, context)}"
+    if context > world_size:
+        raise ConfigError(f"{given}: there {_are(world_size)}: {instead}")
+    if world_size % context:
+        raise ConfigError(f"{given} does not divide the {world_size:,} ranks: {instead}")
+    if tokens % (2 * context):
+        near = max(1, round(tokens / (2 * context))) * 2 * context
+        raise ConfigError(
+            f"training.sequence_length={tokens}: {given} cuts sequences into {2 * context} equal stretches: type "
+            f"training.sequence_length={near}"
+        )
+    if (factor := config.model.feed_forward.get("capacity_factor")) is not None:
+        raise ConfigError(
+            f"model.feed_forward.capacity_factor={factor}: with {given} no rank sees a whole sequence, of which an "
+            "expert takes its share: type model.feed_forward.capacity_factor=null, or parallel.context=1"
+        )
 
 
 def _require_deepspeed(config: Config, given: str) -> None:

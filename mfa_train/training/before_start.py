@@ -61,8 +61,8 @@ def of_another_kind(config: Config, device: Device) -> str | None:
 def checks_before_plan(config: Config, device: Device | None = None, world_size: int | None = None) -> list[Check]:
     """Of `checked_plan`, those that need no plan. Each raises ConfigError."""
     return [
-        lambda: _require_batch(config, world_size or config.cluster.world_size),
         lambda: require_parallel(config, world_size or config.cluster.world_size),
+        lambda: _require_batch(config, world_size or config.cluster.world_size),
         lambda: require_known(config, world_size or config.cluster.world_size),
         lambda: check_schedule(config.schedule, config.training.total_steps),
         lambda: _require_upload(config),
@@ -110,7 +110,7 @@ def _dtype(config: Config, device: Device | None) -> torch.dtype:
 
 
 def _require_batch(config: Config, world_size: int) -> None:
-    config.training.micro_batch(world_size)  # which raises
+    config.training.micro_batch(max(1, world_size // config.parallel.context))  # which raises
 
 
 def _require_upload(config: Config) -> None:

@@ -25,7 +25,7 @@ from mfa_train.training.before_start import checked_plan, checked_tasks, of_anot
 from mfa_train.training.closing_sample import closing_sample
 from mfa_train.training.init_from.begin import loss_to_begin_with, source_to_begin_with
 from mfa_train.training.init_from.same_tokenizer import require_same_tokenizer
-from mfa_train.training.processes.groups import wait_longer_than_watchdog
+from mfa_train.training.processes.groups import join_context_group, wait_longer_than_watchdog
 from mfa_train.training.processes.ranks import join, local_rank, local_world_size, world_size
 from mfa_train.training.processes.signals import StopSignals
 from mfa_train.training.processes.watchdog import Watchdog
@@ -84,7 +84,7 @@ def run(config: Config) -> dict:
     source = source_to_begin_with(config, ranks)
 
     # 2. Data
-    data = open_run_data(config, ranks)
+    data = open_run_data(config, ranks, join_context_group(config.parallel.context, ranks))
     if source:
         for line in ranks.on_rank_zero(lambda: require_same_tokenizer(source, data.tokenizer)):
             ranks.say(f"init_from: {line}")
@@ -96,7 +96,7 @@ def run(config: Config) -> dict:
     earlier_starts = ranks.on_rank_zero(lambda: folder.create(plan, resume_point, data.tokenizer))
     state = restored(engine, resume_point, config, ranks, dtype, record_of_source)
     step = TrainingStep(engine, config, ranks, data.batches, data.inputs_of, state)
-    evaluate = Evaluator(data, config.training.micro_batch(ranks.world_size), ranks)
+    evaluate = Evaluator(data, config.training.micro_batch(data.batches.mine.world_size), ranks)
     zlib_bits = zlib_bits_per_byte(data.tokenizer, evaluate.targets)
     origin = ranks.on_rank_zero(lambda: provenance(folder.path, data.fingerprints()))
     commit = origin["code_commit"]

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from mfa_train.config import Config
 from mfa_train.data.corpora import open_all, prepare_all
-from mfa_train.data.reading.batches import Batches, Share
+from mfa_train.data.reading.batches import Batches, share_of
 from mfa_train.data.reading.documents import ModelInputs
 from mfa_train.data.reading.held_out import HeldOut
 from mfa_train.data.tokenizer import Tokenizer
+from mfa_train.parallel.groups import ContextGroup
 from mfa_train.training.before_start import read_order
 from mfa_train.training.processes.ranks import Ranks, local_world_size
 
@@ -18,7 +19,7 @@ class RunData:
 
     tokenizer: Tokenizer
     batches: Batches
-    """This rank's part of each."""
+    """This rank's part of each, or its context group's."""
     held_out: HeldOut
     inputs_of: ModelInputs
     """What the model is called with for samples of either."""
@@ -32,14 +33,16 @@ class RunData:
         }
 
 
-def open_run_data(config: Config, ranks: Ranks) -> RunData:
-    """Prepares the corpus where it isn't yet, on rank 0 while the others wait, and opens it. Raises UserError.
+def open_run_data(config: Config, ranks: Ranks, sequences: ContextGroup) -> RunData:
+    """Prepares the corpus where it isn't yet, on rank 0 while the others wait, and opens it; the ranks of `sequences`
+    share each window. Raises UserError.
 
     Rank 0 alone reads the manifests: a thousand ranks would all ask for the same large file at once, and might find
     another one there."""
     manifests = ranks.on_rank_zero(lambda: prepare_all(config.data, ranks.say))
     corpora = open_all(config.data, ranks.say, manifests=manifests)
     tokenizer = next(iter(corpora.values())).tokenizer
-    batches, held_out = read_order(config, corpora, Share(ranks.rank, ranks.world_size, local_world_size()))
-    inputs_of = ModelInputs(ranks.device, tokenizer.eos_id if config.data.document_mask else None)
+    mine = share_of(ranks.rank, ranks.world_size, local_world_size(), config.parallel.context)
+    batches, held_out = read_order(config, corpora, mine)
+    inputs_of = ModelInputs(ranks.device, tokenizer.eos_id if config.data.document_mask else None, sequences)
     return RunData(tokenizer, batches, held_out, inputs_of)

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.kills import study
 from mfa_train import config as configs
 from mfa_train.errors import ConfigError, TrainingError
-from mfa_train.parallel.groups import ExpertGroup, expert_groups, same_experts
+from mfa_train.parallel.groups import ExpertGroup, consecutive, same_experts
 from mfa_train.parallel.requirements import require_parallel
 from mfa_train.training.steps.engine import import_deepspeed
 from mfa_train.training.steps.expert_parallel import require_known_deepspeed
@@ -61,9 +61,9 @@ def test_a_deepspeed_without_the_names_that_experts_rest_on_is_told_in_one_line(
 
 
 def test_expert_groups_are_consecutive_ranks_and_every_rank_is_in_one_of_each_kind():
-    assert expert_groups(4, 2) == [[0, 1], [2, 3]] and same_experts(4, 2) == [[0, 2], [1, 3]]
+    assert consecutive(4, 2) == [[0, 1], [2, 3]] and same_experts(4, 2) == [[0, 2], [1, 3]]
     for world_size, experts in ((8, 1), (8, 2), (8, 8), (6, 3)):
-        for groups in (expert_groups(world_size, experts), same_experts(world_size, experts)):
+        for groups in (consecutive(world_size, experts), same_experts(world_size, experts)):
             assert sorted(rank for group in groups for rank in group) == list(range(world_size))
         first = [ExpertGroup(place, experts).first_of(24) for place in range(experts)]
         assert first == list(range(0, 24, 24 // experts))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mfa_train.attention.documents import Documents
+from mfa_train.attention.documents import Within
 from mfa_train.attention.kernels.sdpa import sdpa_attention
 from mfa_train.attention.kernels.tiled import tiled_attention
 from mfa_train.errors import ConfigError
@@ -84,14 +84,14 @@ def causal_attention(
     v: Tensor,
     scale: float,
     kernel: str,
-    documents: Documents | None = None,
+    documents: Within | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
     """Causal attention. q (batch, queries, heads, qk_dim), k and v (batch, keys, kv_heads, …) with keys >= queries.
 
-    Returns (batch, queries, heads, v_dim). Query heads share key-value heads in equal groups. With `documents` (queries
-    and keys of the same tokens) no query sees a key of another document. `sinks` (heads,) are scores that take part in
-    every softmax without a value.
+    Returns (batch, queries, heads, v_dim). Query heads share key-value heads in equal groups. With `documents`
+    (`Pieces` where there are more keys than queries) no query sees a key of another document. `sinks` (heads,) are
+    scores that take part in every softmax without a value.
     """
     if documents is not None:
         return _attend_within(documents, q, k, v, scale, kernel, sinks)
@@ -107,7 +107,7 @@ def causal_attention(
 
 @torch._disable_dynamo  # documents differ at every step, and each graph would be of use once
 def _attend_within(
-    documents: Documents, q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, sinks: Tensor | None
+    documents: Within, q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, sinks: Tensor | None
 ) -> Tensor:
     if documents.whole_windows:
         return causal_attention(q, k, v, scale, kernel, sinks=sinks)
@@ -126,7 +126,7 @@ def _with_sinks(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor) ->
     return q, k, F.pad(v, (0, 0, 0, 0, 1, 0))
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Documents | None = None) -> Tensor:
+def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Within | None = None) -> Tensor:
     # Version 2 wants one head_dim for q, k and v: zeros behind the shorter change no score and no value.
     dim = max(q.shape[-1], v.shape[-1])
     padded = [F.pad(x, (0, dim - x.shape[-1])) for x in (q, k, v)]
@@ -137,17 +137,9 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Documents |
     if documents is None:
         out = flash_attn_func(*padded, softmax_scale=scale, causal=True, deterministic=True)
     else:
-        starts, longest = documents.cu_seqlens, documents.max_length
-        out = flash_attn_varlen_func(
-            *(x.flatten(0, 1) for x in padded),
-            starts,
-            starts,
-            longest,
-            longest,
-            softmax_scale=scale,
-            causal=True,
-            deterministic=True,
-        ).unflatten(0, q.shape[:2])
+        packed = documents.packed(*padded)
+        out = flash_attn_varlen_func(*packed, softmax_scale=scale, causal=True, deterministic=True)
+        out = out.unflatten(0, q.shape[:2])
     return out[..., : v.shape[-1]]
 
 

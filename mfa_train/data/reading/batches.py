@@ -29,7 +29,7 @@ ORDER = 1
 @dataclass(frozen=True)
 class Share:
     """Whose part of each batch is read: that of `rank` among `world_size` processes, of which `local_world_size` are on
-    its node."""
+    its node; where processes share sequences, groups of them."""
 
     rank: int = 0
     world_size: int = 1
@@ -37,6 +37,11 @@ class Share:
 
 
 WHOLE = Share()
+
+
+def share_of(rank: int, world_size: int, local_world_size: int, context: int) -> Share:
+    """Of a process, where `context` consecutive ones share sequences, and read the same."""
+    return Share(rank // context, world_size // context, max(1, local_world_size // context))
 
 
 class Batches:

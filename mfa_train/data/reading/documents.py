@@ -6,32 +6,76 @@ predicts the next separator, and every target counts. A window's first token beg
 """
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mfa_train.attention.documents import Documents, documents_from
+from mfa_train.attention.pieces import pieces_from
+from mfa_train.attention.shared import SharedDocuments, SharedSequence
+from mfa_train.parallel.groups import WHOLE_SEQUENCES, ContextGroup
+from mfa_train.parallel.stretches import stretches
+
+
+class PassInputs(NamedTuple):
+    """What the model is called with in one pass."""
+
+    tokens: Tensor
+    """(batch, tokens) int64, of shared sequences this rank's."""
+    targets: Tensor
+    """Of the same shape."""
+    beside: dict[str, Any]
+    """Its `documents`, or the `sequence`, where there is something to say."""
 
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What the model is called with, on `device`. With separator None attention crosses documents."""
+    """What the model is called with, on `device`. With separator None attention crosses documents. The ranks of
+    `sequences` share each window."""
 
     device: torch.device
     separator: int | None
+    sequences: ContextGroup = WHOLE_SEQUENCES
 
-    def __call__(self, windows: np.ndarray) -> tuple[Tensor, Tensor, Documents | None]:
-        """Inputs and targets (batch, tokens) of windows (batch, tokens + 1), and where asked the inputs' documents."""
-        tokens = torch.from_numpy(windows).to(self.device, non_blocking=True).long()  # mostly two bytes a token cross
-        inputs, targets = tokens[:, :-1], tokens[:, 1:]
-        if self.separator is None:
-            return inputs, targets, None
-        return inputs, targets, find_documents(windows[:, :-1], self.separator).to(self.device)
+    def __call__(self, windows: np.ndarray) -> PassInputs:
+        """Of windows (batch, tokens + 1)."""
+        own = windows[:, self._places(windows.shape[1] - 1)] if self.sequences.size > 1 else windows[:, None]
+        tokens = torch.from_numpy(own).to(self.device, non_blocking=True).long()  # mostly two bytes a token cross
+        inputs, targets = tokens[..., :-1].flatten(1), tokens[..., 1:].flatten(1)
+        return PassInputs(inputs, targets, self._beside(windows[:, :-1]))
+
+    def _places(self, tokens: int) -> np.ndarray:
+        """In the window, of this rank's stretches, each with the token behind it: (stretches, …)."""
+        own = stretches(self.sequences.rank, self.sequences.size, tokens)
+        return np.stack([np.arange(begin, end + 1) for begin, end in own])
+
+    def _beside(self, inputs: np.ndarray) -> dict[str, Any]:
+        if self.sequences.size == 1:
+            if self.separator is None:
+                return {}
+            return {"documents": find_documents(inputs, self.separator).to(self.device)}
+        documents = None if self.separator is None else self._shared_documents(inputs, self.separator)
+        return {"sequence": SharedSequence(self.sequences, inputs.shape[1], documents)}
+
+    def _shared_documents(self, inputs: np.ndarray, separator: int) -> SharedDocuments:
+        starts = document_starts(inputs, separator)
+        positions = documents_from(starts).positions.to(self.device, non_blocking=True)
+        first, second = (
+            pieces_from(starts, begin, end).to(self.device)
+            for begin, end in stretches(self.sequences.rank, self.sequences.size, inputs.shape[1])
+        )
+        return SharedDocuments(positions, (first, second))
+
+
+def document_starts(inputs: np.ndarray, separator: int) -> np.ndarray:
+    """Where documents begin in inputs (batch, tokens)."""
+    starts = inputs == separator
+    starts[:, 0] = True
+    return starts
 
 
 def find_documents(inputs: np.ndarray, separator: int) -> Documents:
     """The documents of inputs (batch, tokens), on the CPU."""
-    starts = inputs == separator
-    starts[:, 0] = True
-    return documents_from(starts)
+    return documents_from(document_starts(inputs, separator))

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mfa_train.feed_forward.base import FeedForward, FeedForwardConfig, Routed
-from mfa_train.parallel.groups import ALONE, ExpertGroup
+from mfa_train.parallel.groups import ALONE, WHOLE_SEQUENCES, ContextGroup, ExpertGroup
 
 
 class Dense(FeedForward):
@@ -24,7 +24,7 @@ class Dense(FeedForward):
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Routed]:
+    def forward(self, x: Tensor, sequences: ContextGroup = WHOLE_SEQUENCES) -> tuple[Tensor, Routed]:
         return self.down_proj(self.hidden(x)), ()
 
     def hidden(self, x: Tensor) -> Tensor:

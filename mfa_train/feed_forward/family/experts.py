@@ -20,6 +20,7 @@ from mfa_train.feed_forward.balancing import (
     auxiliary_loss,
     dropped,
     entropy,
+    of_whole,
     tokens_of_experts,
     within_capacity,
     z_loss,
@@ -29,7 +30,7 @@ from mfa_train.feed_forward.family.dense import Dense
 from mfa_train.feed_forward.products import Combine, Dispatch, arranged, grouped, weights_of_rows
 from mfa_train.feed_forward.router import Router
 from mfa_train.parallel.exchange import Journey, sorted_by
-from mfa_train.parallel.groups import ALONE, ExpertGroup
+from mfa_train.parallel.groups import ALONE, WHOLE_SEQUENCES, ContextGroup, ExpertGroup
 from mfa_train.parallel.parameters import share_out
 
 MOST_EXPERTS = 2**14
@@ -161,7 +162,7 @@ class Experts(FeedForward):
         if config.n_shared_experts:
             self.shared_experts = Dense(hidden_size, config.n_shared_experts * config.moe_intermediate_size)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Routed]:
+    def forward(self, x: Tensor, sequences: ContextGroup = WHOLE_SEQUENCES) -> tuple[Tensor, Routed]:
         chosen = self.gate(x)
         load = tokens_of_experts(chosen.experts.flatten(1), self.count)
         weights = chosen.weights
@@ -173,7 +174,7 @@ class Experts(FeedForward):
             return y, ()
         loss = torch.zeros((), device=x.device)
         if self.aux_loss_coef:
-            loss = loss + self.aux_loss_coef * auxiliary_loss(chosen, load)
+            loss = loss + self.aux_loss_coef * auxiliary_loss(chosen, of_whole(sequences, load))
         if self.z_loss_coef:
             loss = loss + self.z_loss_coef * z_loss(chosen.logits)
         told = entropy(chosen.scores), dropped(load, chosen.experts[0].numel(), self.capacity_factor)

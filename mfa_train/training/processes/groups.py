@@ -1,4 +1,4 @@
-"""One timeout on every process group, and the end of all of them.
+"""The groups of ranks that share sequences, one timeout on every process group, and the end of all of them.
 
 DeepSpeed sums gradients in a group that it clones from the world's, for which it names no timeout; torch then takes its
 own (10 minutes with NCCL), whatever the world's group was told. A collective that waits longer is aborted without a
@@ -13,7 +13,8 @@ from datetime import timedelta
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from mfa_train.training.processes.ranks import join
+from mfa_train.parallel.groups import WHOLE_SEQUENCES, ContextGroup, consecutive
+from mfa_train.training.processes.ranks import Ranks, join
 
 MARGIN = timedelta(minutes=10)
 """A collective is begun up to a step before the watchdog's clock is set back; no step is near that long."""
@@ -27,6 +28,15 @@ def wait_longer_than_watchdog(hang_seconds: float) -> timedelta:
     for group in list(distributed_c10d._world.pg_map):
         distributed_c10d._set_pg_timeout(timeout, group)
     return timeout
+
+
+def join_context_group(context: int, ranks: Ranks) -> ContextGroup:
+    """This rank's, where `context` ranks share sequences. Every rank makes all groups, alike."""
+    if context == 1:
+        return WHOLE_SEQUENCES
+    groups = consecutive(ranks.world_size, context)
+    handles = [dist.new_group(group) for group in groups]
+    return ContextGroup(ranks.rank % context, context, handles[ranks.rank // context])
 
 
 def leave() -> None:

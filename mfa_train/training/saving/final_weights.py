@@ -28,7 +28,7 @@ from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import TrainingError
 from mfa_train.feed_forward.names import held_in, in_model, on_disk
 from mfa_train.model.decoder import weights_of_model
-from mfa_train.parallel.groups import expert_groups
+from mfa_train.parallel.groups import consecutive
 from mfa_train.parallel.parameters import Stretch, stretch_of, whole_shape
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.saving.engine_state import averaged_weights
@@ -142,7 +142,7 @@ class _Turns:
     def _of_all_ranks(self, part: Tensor, stretch: Stretch) -> Tensor:
         """The whole of a parameter of which this rank has `part`, where it is wanted. The ranks of the writer's expert
         group send theirs, one after the other."""
-        (group,) = (group for group in expert_groups(dist.get_world_size(), stretch.ranks) if self.writer in group)
+        (group,) = (group for group in consecutive(dist.get_world_size(), stretch.ranks) if self.writer in group)
         if dist.get_rank() not in group:
             return torch.empty(0)
         whole, failed = torch.empty(0), None

@@ -192,14 +192,16 @@ def _mend_stage_0(engine, optimizer: torch.optim.AdamW, dtype: torch.dtype) -> N
 
 def deepspeed_config(config: Config, ranks: Ranks, dtype: torch.dtype) -> dict:
     """DeepSpeed's own JSON for this run, what the node `deepspeed` gives merged last."""
-    micro_batch = config.training.micro_batch(ranks.world_size)
+    context = config.parallel.context
+    micro_batch = config.training.micro_batch(ranks.world_size // context)
     zero: dict[str, Any] = {"stage": config.zero}
     if config.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
     if config.offload == "parameters":
         zero["offload_param"] = {"device": "cpu"}
     settings = {
-        "train_batch_size": config.training.batch_size,
+        # It is not told that ranks share sequences: each gives the mean over as many tokens, and it averages those.
+        "train_batch_size": config.training.batch_size * context,
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_clipping": config.training.gradient_clipping or UNCLIPPED,
         # Stage 1 in bf16 adds each gradient to its float32 sum as it comes and frees it, instead of keeping all of the

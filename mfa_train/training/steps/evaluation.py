@@ -19,10 +19,12 @@ def of_average(engine, evaluate: Callable[[torch.nn.Module], dict[str, float]]) 
 
 
 class Evaluator:
-    """The held-out windows, each corpus's dealt out to the ranks in turn, `micro_batch` of them in a pass."""
+    """The held-out windows, each corpus's dealt out in turn to the ranks, or to the groups of them that share
+    sequences, `micro_batch` of them in a pass."""
 
     def __init__(self, data: RunData, micro_batch: int, ranks: Ranks):
         self.held_out, self.inputs_of, self.micro_batch, self.ranks = data.held_out, data.inputs_of, micro_batch, ranks
+        self.mine = data.batches.mine
         token_bytes = data.tokenizer.token_bytes
         self.on_pass: Callable[[], None] = lambda: None
         """Called after every pass."""
@@ -54,13 +56,13 @@ class Evaluator:
     def _nats(self, model: torch.nn.Module, name: str) -> float:
         """The sum over all targets of corpus `name`, on every rank."""
         windows = self.held_out.windows[name]
-        mine = windows[self.ranks.rank :: self.ranks.world_size]
-        passes = math.ceil(math.ceil(len(windows) / self.ranks.world_size) / self.micro_batch)
+        mine = windows[self.mine.rank :: self.mine.world_size]
+        passes = math.ceil(math.ceil(len(windows) / self.mine.world_size) / self.micro_batch)
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for index in range(passes):
             part = mine[index * self.micro_batch : (index + 1) * self.micro_batch]
-            inputs, targets, documents = self.inputs_of(self.held_out.at(name, part if len(part) else windows[:1]))
-            loss = model(inputs, targets, documents=documents)
-            total += loss.double() * (len(part) * self.held_out.sequence_length)
+            inputs, targets, beside = self.inputs_of(self.held_out.at(name, part if len(part) else windows[:1]))
+            loss = model(inputs, targets, **beside)
+            total += loss.double() * (len(part) * inputs.shape[1])
             self.on_pass()
         return self.ranks.sum(total).item()

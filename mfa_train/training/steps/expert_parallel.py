@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mfa_train.errors import TrainingError
-from mfa_train.parallel.groups import ALONE, ExpertGroup, expert_groups, same_experts
+from mfa_train.parallel.groups import ALONE, ExpertGroup, consecutive, same_experts
 from mfa_train.parallel.parameters import stretch_of
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.steps.phases import Phases
@@ -40,7 +40,7 @@ def join_expert_group(experts: int, ranks: Ranks) -> ExpertGroup:
     deepspeed.init_distributed(dist_init_required=False, verbose=False)
     groups._create_expert_and_data_parallel(experts)
     name = group_name(experts)
-    together = next(group for group in expert_groups(ranks.world_size, experts) if ranks.rank in group)
+    together = next(group for group in consecutive(ranks.world_size, experts) if ranks.rank in group)
     alike = next(group for group in same_experts(ranks.world_size, experts) if ranks.rank in group)
     handle, data = groups._get_expert_parallel_group(name), groups._get_expert_data_parallel_group(name)
     if [dist.get_process_group_ranks(group) for group in (handle, data)] != [together, alike]:

@@ -51,8 +51,8 @@ class TrainingStep:
     ):
         self.engine, self.config, self.ranks = engine, config, ranks
         self.batches, self.inputs_of = batches, inputs_of
-        micro_batch = config.training.micro_batch(ranks.world_size)
-        self.passes = config.training.batch_size // (micro_batch * ranks.world_size)
+        groups = ranks.world_size // config.parallel.context
+        self.passes = config.training.batch_size // (config.training.micro_batch(groups) * groups)
         self.expert_loads = ExpertLoads(engine, ranks)
         self.norm: float | None = None
         """Of the gradient of the step under way, once it was read."""
@@ -60,6 +60,8 @@ class TrainingStep:
         if config.zero == 3 and ranks.world_size > 1:
             time_gathers(engine, self.phases)
         time_exchanges(engine, self.phases)
+        if inputs_of.sequences.size > 1:
+            inputs_of.sequences.waits = self.phases.wait_in_pass
         self.go_on_from(state)
         inner_optimizer(engine).update_applies = self.update_applies
 
@@ -89,12 +91,12 @@ class TrainingStep:
         return Taken(lr, grad_norm, end)
 
     def _passes_and_update(self, samples: np.ndarray) -> None:
-        """`samples` are this rank's, (batch_size / ranks, sequence_length + 1)."""
+        """`samples` are this rank's, or its context group's, (batch_size / groups, sequence_length + 1)."""
         loss_of_step = torch.zeros((), device=self.ranks.device)
         for number, windows in enumerate(np.split(samples, self.passes), start=1):
-            inputs, targets, documents = self.inputs_of(windows)
+            inputs, targets, beside = self.inputs_of(windows)
             self.phases.end(DATA)
-            loss = self.engine(inputs, targets, documents=documents)
+            loss = self.engine(inputs, targets, **beside)
             self.phases.end(FORWARD)
             self.engine.backward(loss)
             loss_of_step += loss.detach() / self.passes

@@ -1,0 +1,80 @@
+"""A sequence that several ranks share (parallel.context), as one pass of one of them is given it.
+
+What a token leaves in the cache is all that another rank has to know of it. So each rank works out the entries of its
+own tokens, all ranks gather them (`Gathering`), and each attends with its own queries over the tokens before them. How
+much is sent is the attention's KV budget.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mfa_train.attention.kernels.causal import causal_attention
+from mfa_train.attention.pieces import Pieces
+from mfa_train.attention.rope import Positions, Rope
+from mfa_train.parallel.groups import ContextGroup
+from mfa_train.parallel.stretches import Gathering, local, stretches
+
+
+class SharedDocuments(NamedTuple):
+    """Which tokens of sequences that are shared belong together."""
+
+    positions: Tensor
+    """Of each token in its document, (batch, tokens) int64: of the whole sequence."""
+    pieces: tuple[Pieces, Pieces]
+    """Of the rank's two stretches."""
+
+
+class UnderWay(NamedTuple):
+    """The entry of a layer's local tokens, on its way to all ranks."""
+
+    gathering: Gathering
+    gathered: Tensor
+    shapes: list[torch.Size]
+    """Of a token in each of the entry's tensors."""
+
+
+class SharedSequence:
+    """Sequences of `tokens`, of which this rank of the `group` has its stretches.
+
+    The decoder calls `begin` before its layers; a layer calls `leave`, `arrive` and `attend`.
+    """
+
+    def __init__(self, group: ContextGroup, tokens: int, documents: SharedDocuments | None = None):
+        self.group, self.tokens, self.documents = group, tokens, documents
+        self.rotations: Positions
+        """Of all tokens; `begin` makes them."""
+
+    def begin(self, rope: Rope, device: torch.device) -> Positions:
+        """The positions of the local tokens."""
+        self.rotations = rope(torch.arange(self.tokens, device=device))
+        if self.documents is not None:
+            self.rotations = self.rotations.at(self.documents.positions)
+        cos, sin, interleave = self.rotations
+        return Positions(local(cos, self.group, -2), local(sin, self.group, -2), interleave)
+
+    @torch._disable_dynamo
+    def leave(self, entry: tuple[Tensor, ...]) -> UnderWay:
+        """The entry of the local tokens, tensors (batch, local tokens, …), sets out."""
+        gathering = Gathering(self.group)
+        packed = torch.cat([part.flatten(2) for part in entry], dim=2) if len(entry) > 1 else entry[0].flatten(2)
+        return UnderWay(gathering, gathering.leave(packed), [part.shape[2:] for part in entry])
+
+    @torch._disable_dynamo
+    def arrive(self, under_way: UnderWay) -> tuple[tuple[Tensor, ...], Positions]:
+        """The entries and the positions of all tokens, in their order."""
+        gathering, gathered, shapes = under_way
+        parts = gathering.arrive(gathered).split([shape.numel() for shape in shapes], dim=2)
+        return tuple(part.unflatten(2, shape) for part, shape in zip(parts, shapes)), self.rotations
+
+    @torch._disable_dynamo
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, sinks: Tensor | None) -> Tensor:
+        """Causal attention of the local tokens' q (batch, local tokens, heads, qk_dim) over k and v (batch, tokens,
+        kv_heads, …) of all: (batch, local tokens, heads, v_dim)."""
+        outputs = []
+        pieces = self.documents.pieces if self.documents else (None, None)
+        own = stretches(self.group.rank, self.group.size, self.tokens)
+        for part, (_, end), of_part in zip(q.chunk(2, dim=1), own, pieces):
+            outputs.append(causal_attention(part, k[:, :end], v[:, :end], scale, kernel, of_part, sinks))
+        return torch.cat(outputs, dim=1)
