@@ -112,10 +112,11 @@ def _copied(name: str, into: Any, sent: Any, rank: int, size: int) -> None:
 
 
 def trained(ranks: Any, overrides: list[str]) -> tuple[Any, Any]:
-    """The engine of a run of `overrides`, and what takes its steps."""
+    """The engine of a run of `overrides`, and what takes its steps; `inputs_of` has the group that shares sequences."""
     import torch
 
     from mfa_train import config as configs
+    from mfa_train.training.processes.groups import join_context_group
     from mfa_train.training.run_data import open_run_data
     from mfa_train.training.steps.engine import build_engine
     from mfa_train.training.steps.guard import Guard
@@ -123,7 +124,7 @@ def trained(ranks: Any, overrides: list[str]) -> tuple[Any, Any]:
     from mfa_train.training.steps.step import TrainingStep
 
     config = configs.load(overrides)
-    data = open_run_data(config, ranks)
+    data = open_run_data(config, ranks, join_context_group(config.parallel.context, ranks))
     engine = build_engine(config, ranks, torch.float32)
     state = TrainingState(Progress(), Guard(config.guard, print))
     return engine, TrainingStep(engine, config, ranks, data.batches, data.inputs_of, state)
@@ -135,8 +136,8 @@ def timed(ranks: Any, attention: str, steps: int, overrides: list[str]) -> dict[
     import torch
 
     size = ranks.world_size
-    engine, step = trained(ranks, [*overrides, "model=nano", f"attention={attention}", f"parallel.context={size}"])
-    group = context_group(engine)
+    _, step = trained(ranks, [*overrides, "model=nano", f"attention={attention}", f"parallel.context={size}"])
+    group = step.inputs_of.sequences
     exchanges = Exchanges(group.handle, group.rank, group.size)
     seconds: dict[bool, list[float]] = {True: [], False: []}
     waited, received = [], 0
@@ -286,12 +287,17 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=VARIANTS, metavar="ATTENTION")
     parser.add_argument("--tokens", nargs="+", type=int, default=HELD_TOKENS, help="lengths whose memory is measured")
     parser.add_argument("--data-dir", default=str(ROOT / "data"), help="where the embedded corpus is, or is prepared")
+    parser.add_argument("--context-by", metavar="WAY", help="parallel.context_by of all of them")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    from mfa_train.training.steps.engine import import_deepspeed
+
     import_deepspeed()
     results = Results(arguments.out)
     with tempfile.TemporaryDirectory() as folder:
         overrides = [*COMMON, f"runs_dir={folder}", f"data_dir={arguments.data_dir}"]
+        if arguments.context_by:
+            overrides.append(f"parallel.context_by={arguments.context_by}")
         if arguments.only != "memory":
             tell_times(arguments, results, overrides)
         if arguments.only != "time":

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mfa_train.feed_forward.base import Routed
 from mfa_train.feed_forward.family.dense import Dense
 from mfa_train.model.recompute import unkept
+from mfa_train.parallel.groups import WHOLE_SEQUENCES, ContextGroup
 
 Function = Callable[[Tensor], Tensor]
 
@@ -45,7 +46,14 @@ def _of_tokens(module: Dense, x: Tensor) -> Tensor:
     return Dense.forward(module, x)[0]
 
 
-def _forward(module: Dense, function: Function, tokens: int, most: int | None, x: Tensor) -> tuple[Tensor, Routed]:
+def _forward(
+    module: Dense,
+    function: Function,
+    tokens: int,
+    most: int | None,
+    x: Tensor,
+    sequences: ContextGroup = WHOLE_SEQUENCES,
+) -> tuple[Tensor, Routed]:
     """In place of the module's own."""
     if x.shape[0] * x.shape[1] <= tokens:
         return Dense.forward(module, x)
