@@ -38,9 +38,9 @@ class Pass:
     """cuda | cpu: they differ in the loss's chunks."""
     kernel: str
     """Of the attention, as `mfa_train.attention.kernels.causal.planned_kernel` says it."""
+    mlp_tile_tokens: int | None = None
     expert_ranks: int = 1
     """How many share out each layer's experts."""
-    mlp_tile_tokens: int | None = None
 
 
 _found: dict[tuple[str, str], int] = {}

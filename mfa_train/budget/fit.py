@@ -73,8 +73,8 @@ class Fit:
             dtype,
             device.type,
             self.kernel.name,
-            self.expert_ranks,
             config.training.mlp_tile_tokens,
+            self.expert_ranks,
         )
         self.usable_bytes = int(device.memory_bytes * (1 - RESERVE))
 

@@ -90,10 +90,10 @@ def _parts(config: Config, shape: Shape, devices: Devices) -> dict:
     tiles = forward(0, scores) if devices.kernel.name == "tiled" else nothing  # which no policy sees into
     again = {"none": nothing, "selective": tiles, "full": layers}[training.activation_checkpointing]
     passes = training.batch_size // (training.micro_batch(devices.count) * devices.count)
-    if training.activation_checkpointing != "full" and tokens / passes > (training.mlp_tile_tokens or tokens):
-        again = together(again, forward(shape.ffn_flops, 0))
     among, per_node = config.parallel.experts, devices.count // devices.nodes
     sent = traffic(shape.parameter_sizes, devices.dtype, config.zero, devices.count, passes, shape.expert_sizes, among)
+    if training.activation_checkpointing != "full" and tokens / passes > (training.mlp_tile_tokens or tokens):
+        again = together(again, forward(shape.ffn_flops, 0))
     network = config.cluster.network_gbits and config.cluster.network_gbits * 1e9 / 8
     speed = ring_speed(devices.device, devices.nodes, per_node, network)
     moving = 0.0 if devices.count == 1 else over(sent, speed)
