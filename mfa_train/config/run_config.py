@@ -32,6 +32,7 @@ BEFORE: dict[str, Any] = {
     "parallel.experts": 1,
     "parallel.context": 1,
     "training.ema": None,
+    "training.mlp_tile_tokens": None,
     "data.files": [],
     "data.held_out_files": [],
     "data.text_key": "text",

@@ -69,6 +69,7 @@ def test_model_states_of_two_ranks_are_those_predicted(zero, precision):
         ("tiny model.num_hidden_layers=2", "mla", "bf16", "none", 2),
         ("tiny model.num_hidden_layers=2", "mha", "bf16", "none", 2),
         ("tiny", "gqa", "fp32", "selective", 4),
+        ("nano training.mlp_tile_tokens=128", "mha", "fp32", "selective", 4),
     ],
 )
 def test_activations_are_those_that_a_real_step_allocates(model, attention, precision, checkpointing, sequences):

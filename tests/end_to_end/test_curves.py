@@ -20,6 +20,7 @@ def without_timings(record: dict) -> dict:
 
 
 SHARED_OUT = ("zero=3", "+deepspeed.zero_optimization.zero_hpz_partition_size=2")
+SAVING = ("training.micro_batch_size=2", "training.activation_checkpointing=selective", "training.mlp_tile_tokens=100")
 EXECUTED = pytest.param(2, 2, marks=pytest.mark.real_command)
 
 
@@ -49,7 +50,7 @@ def test_every_stage_and_number_of_processes_gives_one_curve(zero, processes, tr
     [
         ["training.micro_batch_size=2", "zero=0"],
         ["training.micro_batch_size=2", "zero=3", "offload=parameters"],
-        ["training.activation_checkpointing=full", "offload=optimizer"],
+        ["training.activation_checkpointing=full", "offload=optimizer", "training.mlp_tile_tokens=100"],
         ["training.compile=true"],
     ],
     ids=" ".join,
@@ -112,9 +113,9 @@ def short_documents(tmp_path_factory) -> tuple[str, ...]:
     "overrides, processes",
     [
         ((), None),
-        ((*SHARED_OUT, "training.micro_batch_size=2", "training.activation_checkpointing=selective"), 2),
+        ((*SHARED_OUT, *SAVING), 2),
     ],
-    ids=["one process", "two processes, zero=3 with a copy a node, checkpointing"],
+    ids=["one process", "two processes, zero=3 with a copy a node, checkpointing, tiles"],
 )
 def test_masked_documents_give_one_curve(overrides, processes, short_documents, train, tmp_path, reference):
     command = (
