@@ -83,6 +83,7 @@ def generate(arguments: argparse.Namespace) -> None:
     configs.require_positive("--num-samples", arguments.num_samples, MOST_SAMPLES)
     if "" in arguments.stop:
         raise ConfigError("--stop '': expected a text, as --stop 'class '; without --stop the document's end ends it")
+    from mfa_train.checkpoints.weights import step_of_state
     from mfa_train.data.tokenizer.growing_text import GrowingText
     from mfa_train.training.closing_sample import samples_from_run
 
@@ -110,7 +111,8 @@ def generate(arguments: argparse.Namespace) -> None:
             say_text(f"\n{BETWEEN_SAMPLES}\n".join(text.text for text in samples.texts))
     if samples.tokens:
         say_aside(samples.told())
-    if (longest := samples.cache.length) > (window := config.training.sequence_length):
+    window = config.training.stage_of(step_of_state(config, arguments.checkpoint) - 1).sequence_length
+    if (longest := samples.cache.length) > window:
         say_aside(f"the longest text has {longest:,} tokens, and the run was trained on windows of {window:,}")
 
 

@@ -34,6 +34,7 @@ BEFORE: dict[str, Any] = {
     "parallel.context_by": "auto",
     "training.ema": None,
     "training.mlp_tile_tokens": None,
+    "training.sequence_schedule": None,
     "data.files": [],
     "data.held_out_files": [],
     "data.text_key": "text",

@@ -43,7 +43,7 @@ def evaluate_run(config: Config, folder: Path, checkpoint: str, say: Say) -> lis
     """
     weights = weights_of(folder, config, checkpoint)
     tokenizer = weights.tokenizer()
-    tasks, context = load_tasks(config.evaluation), config.training.sequence_length
+    tasks, context = load_tasks(config.evaluation), weights.sequence_length
     require_room(tasks, context)
     files.require_folder(folder)
     device = planned_device("auto", local_world_size(), local_rank())

@@ -15,6 +15,7 @@ from mfa_train.errors import ConfigError
 from mfa_train.scaling.study.config_values import checked, word
 from mfa_train.scaling.study.curve import read_curve
 from mfa_train.scaling.study.evaluations import read_evaluations
+from mfa_train.scaling.study.growing import schedule_of
 from mfa_train.scaling.study.mixtures import is_mixture
 from mfa_train.scaling.study.plain_files import json_object, one_line, shown
 from mfa_train.scaling.study.runs import TOKENS_WITHIN, DataOrder, HeldOut, Run, beyond
@@ -77,7 +78,7 @@ def _read(folder: AnyPath, run: Run) -> None:
     tokenizer = prints["tokenizer_sha256"] or corpus_of(config)
     sequence = config.get("training.sequence_length")
     draw = config.get("model.initialization.draw")
-    run.order = DataOrder(tokenizer, prints["train_sha256"], run.seed, sequence, draw)
+    run.order = DataOrder(tokenizer, prints["train_sha256"], run.seed, sequence, draw, schedule_of(config))
     run.evaluated_on = HeldOut(tokenizer, prints["held_out_sha256"], config.get("training.eval_sequences"), sequence)
     versions, commit = summary.get("versions"), summary.get("code_commit")
     run.trace = {

@@ -33,6 +33,8 @@ class DataOrder(NamedTuple):
     sequence_length: Any
     draw: Any = None
     """model.initialization.draw: by another one the weights start elsewhere at the same seed."""
+    schedule: str | None = None
+    """In which lengths the samples were cut, where that was asked for; see `mfa_train.scaling.study.growing`."""
 
     @property
     def corpus(self) -> tuple[str, str | None]:

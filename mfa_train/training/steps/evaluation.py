@@ -28,6 +28,8 @@ class Evaluator:
         token_bytes = data.tokenizer.token_bytes
         self.on_pass: Callable[[], None] = lambda: None
         """Called after every pass."""
+        self.cut: Callable[[np.ndarray], np.ndarray] = lambda windows: windows
+        """How windows are read, as those that are trained on (`stages.Stages.cut`)."""
         targets = {
             name: self.held_out.at(name, windows)[:, 1:]
             for name, windows in self.held_out.windows.items()
@@ -61,8 +63,9 @@ class Evaluator:
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for index in range(passes):
             part = mine[index * self.micro_batch : (index + 1) * self.micro_batch]
-            inputs, targets, beside = self.inputs_of(self.held_out.at(name, part if len(part) else windows[:1]))
+            read = self.cut(self.held_out.at(name, part if len(part) else windows[:1]))
+            inputs, targets, beside = self.inputs_of(read)
             loss = model(inputs, targets, **beside)
-            total += loss.double() * (len(part) * inputs.shape[1])
+            total += loss.double() * (inputs.numel() if len(part) else 0)
             self.on_pass()
         return self.ranks.sum(total).item()

@@ -51,7 +51,7 @@ class TaskScorer:
             engine,
             self.tokenizer,
             self.ranks,
-            context=training.sequence_length,
+            context=training.stage_of(done - 1).sequence_length,
             batch_tokens=settings.batch_tokens,
             on_pass=self.on_pass,
         )
