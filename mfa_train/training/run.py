@@ -96,7 +96,7 @@ def run(config: Config) -> dict:
     earlier_starts = ranks.on_rank_zero(lambda: folder.create(plan, resume_point, data.tokenizer))
     state = restored(engine, resume_point, config, ranks, dtype, record_of_source)
     step = TrainingStep(engine, config, ranks, data.batches, data.inputs_of, state)
-    evaluate = Evaluator(data, config.training.micro_batch(ranks.world_size), ranks)
+    evaluate = Evaluator(data, config.training.micro_batch(ranks.world_size), ranks, config.evaluation.by_position)
     zlib_bits = zlib_bits_per_byte(data.tokenizer, evaluate.targets)
     origin = ranks.on_rank_zero(lambda: provenance(folder.path, data.fingerprints()))
     commit = origin["code_commit"]
