@@ -201,9 +201,9 @@ def test_loss_by_position_is_drawn_of_each_variant_as_fit_json_has_it(few, chrom
     monkeypatch.setattr(report_module, "_pictures", lambda *_: ([], ""))
     for run in few.iterdir():
         seed = yaml.safe_load((run / "config.yaml").read_text())["seed"]
-        edit(
-            run, val_loss_by_position={str(2**place): 4 - place / 5 + seed for place in range(5)} | {"odd": 3, "8": "x"}
-        )
+        of_bins = {str(2**place): 4 - place / 5 + seed for place in range(5)}
+        before = {"init_from": {"val_loss_by_position": {"1": 6.0, "2": 7.0}}} if "mfa" in run.name else {}
+        edit(run, val_loss_by_position=of_bins | {"odd": 3, "8": "x"}, **before)
     write_report(gather([few]), tmp_path / "out", configs.load(["tracking=none"]).tracking)
     rows = json.loads((tmp_path / "out" / "fit.json").read_text())["loss_by_position"]
     assert [(row["position"], row["loss"], row["runs"]) for row in rows if row["variant"] == "mfa"] == [
@@ -211,7 +211,8 @@ def test_loss_by_position_is_drawn_of_each_variant_as_fit_json_has_it(few, chrom
     ]
     assert (tmp_path / "out" / "loss_by_position.csv").read_text().count("\n") == 9
     chromium.get((tmp_path / "out" / "index.html").as_uri())
-    assert len(all_of(chromium, "#positions svg circle")) == 8 and len(all_of(chromium, "#positions svg path")) == 2
+    lines = [line.get_attribute("stroke-dasharray") for line in all_of(chromium, "#positions svg path[stroke]")]
+    assert len(all_of(chromium, "#positions svg circle")) == 8 and len(lines) == 3 and lines.count("2 3") == 1
     chromium.find_element("css selector", "[data-switch=mfa]").click()
     assert len(all_of(chromium, "#positions svg circle")) == 4 and chromium.get_log("browser") == []
     parts = [chromium.find_element("id", part).location["y"] for part in ("curves", "positions", "runs")]

@@ -70,6 +70,7 @@ def _read(folder: AnyPath, run: Run) -> None:
     run.nats_per_token = number(summary.get("val_loss"))
     run.bits_per_byte = number(summary.get("val_bits_per_byte"))
     run.by_position = _by_position(_object("summary.json", summary, TOLD))
+    run.by_position_before = _by_position(_object("summary.json", _object("summary.json", summary, "init_from"), TOLD))
     run.seed = config.get("seed")
     run.shape = {
         shown(key): value

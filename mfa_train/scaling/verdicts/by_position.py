@@ -15,23 +15,32 @@ CONVENTION = (
 
 
 def loss_by_position(runs: list[Run]) -> list[dict]:
-    """A row for each cell (size and token budget), variant and position that runs tell; smallest first."""
+    """A row for each cell (size and token budget), variant and position that runs tell, smallest first; `before`: the
+    loss before the first step, of runs that began with weights that were there."""
     rows = []
     for (size, tokens), members in cells_of([run for run in runs if run.by_position]).items():
         for variant, own in members.items():
-            found: dict[int, list[float]] = defaultdict(list)
-            for run in own:
-                for position, loss in run.by_position.items():
-                    found[position].append(loss)
+            after = _means([run.by_position for run in own])
+            before = _means([run.by_position_before for run in own])
             rows += [
                 {
                     "variant": variant,
                     "size": size,
                     "cell_tokens": tokens,
                     "position": position,
-                    "loss": float(np.mean(found[position])),
-                    "runs": len(found[position]),
+                    "loss": loss,
+                    "before": before.get(position),
+                    "runs": len(own),
                 }
-                for position in sorted(found)
+                for position, loss in after.items()
             ]
     return rows
+
+
+def _means(of_runs: list[dict[int, float]]) -> dict[int, float]:
+    """Of each position over the runs that tell it."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for by_position in of_runs:
+        for position, loss in by_position.items():
+            found[position].append(loss)
+    return {position: float(np.mean(found[position])) for position in sorted(found)}

@@ -113,9 +113,10 @@ def closing_table(summary: dict) -> str:
         rows.insert(2, ("  that a token meets", value_of("active_params", ",")))
     if "val_ema_loss" in summary:
         rows.append(("of averaged weights", f"held-out loss {value_of('val_ema_loss', '.4f')} nats per token"))
-    if isinstance(of_bins := summary.get(by_position.TOLD), dict):
-        losses = (f"{last}: {value:.3f}" for last in of_bins if (value := number(of_bins[last])) is not None)
-        rows.append(("held-out loss to position", "  ".join(losses)))
+    for name, where in (("held-out loss to position", summary), ("  before the first step", summary.get("init_from"))):
+        if isinstance(where, dict) and isinstance(of_bins := where.get(by_position.TOLD), dict):
+            losses = (f"{last}: {value:.3f}" for last in of_bins if (value := number(of_bins[last])) is not None)
+            rows.append((name, "  ".join(losses)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
 

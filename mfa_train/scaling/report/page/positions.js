@@ -20,19 +20,23 @@ function lossByPosition() {
     () => chart.draw(),
   );
   const shown = () => result.loss_by_position.filter((row) => inCell(row) === which.value);
-  const series = (kind) =>
+  const before = result.loss_by_position.some((row) => row.before !== null);
+  if (before) host.lastChild.textContent += " Dotted: before the first step, with the weights that the run began with.";
+  const series = (kind, of) =>
     [...new Set(shown().map((row) => row.variant))].map((variant) => ({
       variant,
       kind,
       color: colorOf(variant),
-      dash: dashOf(variant),
+      dash: of === "before" ? "2 3" : dashOf(variant),
       radius: 3,
       points: shown()
         .filter((row) => row.variant === variant)
         .map((row) => ({
           x: row.position,
-          y: row.loss,
-          info: `${variant}\n${row.position.toLocaleString("en-US")} tokens: loss ${short(row.loss, 5)}, ${row.runs} runs`,
+          y: row[of],
+          info:
+            `${variant}${of === "before" ? ", before the first step" : ""}\n` +
+            `${row.position.toLocaleString("en-US")} tokens: loss ${short(row[of], 5)}, ${row.runs} ${row.runs === 1 ? "run" : "runs"}`,
         })),
     }));
   const chart = new Chart(
@@ -43,7 +47,7 @@ function lossByPosition() {
       x: () => "tokens that a target could look at, at most",
       y: () => "held-out loss (nats per token)",
       marksX: () => [...new Set(shown().map((row) => row.position))],
-      series: () => [...series("line"), ...series("points")],
+      series: () => [...series("line", "before"), ...series("line", "loss"), ...series("points", "loss")],
     },
     [which],
   );
