@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 
 from mfa_train.attention import attention_config
-from mfa_train.budget.context import ContextCost, context_cost, context_of
 from mfa_train.attention.stages import require_stages
+from mfa_train.budget.context import ContextCost, context_cost, context_of
 from mfa_train.budget.devices import Device, planned_device, resolve_precision
 from mfa_train.budget.disk import disk_of
 from mfa_train.budget.epochs import data_of, notes_of

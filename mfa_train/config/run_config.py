@@ -102,6 +102,7 @@ BEFORE: dict[str, Any] = {
     "evaluation.limit": None,
     "evaluation.every_steps": None,
     "evaluation.batch_tokens": 2**13,
+    "evaluation.by_position": False,
 }
 """What held before these keys existed. A new key comes with a line here; the lines never change."""
 BEFORE_OF_ATTENTION: dict[str, dict[str, Any]] = {

@@ -25,7 +25,7 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor 
     mask = None
     if 1 < queries < keys:
         if (block := max(1, MASK_AT_ONCE // keys)) < queries:
-            return _in_blocks(q, k, v, block, lambda *part: sdpa_attention(*part, scale))
+            return _in_blocks(q, k, v, block, lambda q, k, v: sdpa_attention(q, k, v, scale))
         mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),

@@ -31,7 +31,8 @@ class TrainingState:
     progress: Progress
     guard: Guard
     init_from: dict[str, Any] | None = None
-    """Where the first step's weights came from: `init_from.source.Source.record`, and `val_loss` with them."""
+    """Where the first step's weights came from: `init_from.source.Source.record`, and `val_loss` with them, where asked
+    by position too."""
 
     def history(self) -> dict:
         """What summary.json holds of the way there: where it isn't all of one stretch and nothing was left out, the
