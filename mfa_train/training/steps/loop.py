@@ -78,5 +78,5 @@ def _record(step: TrainingStep, taken: Taken, speed: Speed) -> dict:
         "spikes": guard.spikes,
         **step.batches.progress(taken.samples),
         **step.phases.take(told),
-        **step.expert_loads.record(progress.step),
+        **step.expert_loads.record(progress),
     }
