@@ -22,6 +22,10 @@ class Progress:
     stretches: list[dict] = field(default_factory=list)
     """From which step with which settings, another run's before it branched off included; empty in an older
     checkpoint."""
+    idle_experts: list[list[int]] = field(default_factory=list)
+    """Of each layer's experts, how many records in a row have found it without a token; empty before the first."""
+    dead_experts: int = 0
+    """Of them, as many as were told of (`expert_loads.DeadExperts`)."""
 
 
 @dataclass
