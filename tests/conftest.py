@@ -46,12 +46,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
 
     items.sort(key=order)
+    COMMANDS.note_environment()
 
 
 @pytest.fixture(autouse=True)
 def forked_where_not_marked(request):
     """`real_command` tests start Python, as users do."""
     COMMANDS.enabled = request.node.get_closest_marker("real_command") is None
+    with COMMANDS.same_environment():
+        yield
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ import tempfile
 import threading
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -144,7 +144,22 @@ class Server:
 
     def __init__(self) -> None:
         self.enabled, self.socket = True, None
+        self.note_environment()
+
+    def note_environment(self) -> None:
+        """Once all tests are imported, and before the first command: what they import sets variables, as lm-eval does,
+        which all commands inherit."""
         self.environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    @contextlib.contextmanager
+    def same_environment(self) -> Iterator[None]:
+        """Takes back what a test sets of the variables that are `READ` and leaves: all commands after it would be
+        executed."""
+        before = {name: value for name, value in os.environ.items() if READ.match(name)}
+        yield
+        for name in [name for name in os.environ if READ.match(name) and name not in before]:
+            del os.environ[name]
+        os.environ.update(before)
 
     def fork(self, command: dict, files: list[int]) -> tuple[int, socket.socket]:
         """The child's process id, and where its status comes."""
