@@ -34,16 +34,17 @@ SMALL = [
 
 COMMANDS = forks.install()
 LONGEST = (
-    *("end_to_end", "launch", "test_first_round.py", "test_start_up.py", "scaling"),
+    *("test_slurm.py", "end_to_end", "launch", "test_first_round.py", "test_start_up.py", "scaling"),
     *("training", "test_spoilt_runs.py", "budget", "data"),
 )
-"""Of the folder of tests, in the order in which they are tried: the last, which leave a worker waiting, are short."""
+"""Files, and folders of them, in the order in which they are tried: the last, which leave a worker waiting, are short;
+the first, which waits for SLURM, leaves the cores to the other worker."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def order(item: pytest.Item) -> int:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
-        return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
+        parts = item.path.relative_to(ROOT / "tests").parts
+        return next((place for place, name in enumerate(LONGEST) if name in parts), len(LONGEST))
 
     items.sort(key=order)
     COMMANDS.note_environment()
