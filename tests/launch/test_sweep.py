@@ -163,7 +163,7 @@ def test_values_with_commas_and_a_ready_sweep_make_every_combination_each_with_a
         configs.members(["seed=1,2,2"])
 
 
-@pytest.mark.parametrize("size", ["nano", "125m", "7b"])
+@pytest.mark.parametrize("size", ["nano", pytest.param("125m", marks=pytest.mark.long), "7b"])
 @pytest.mark.parametrize("sweep", ["kv_budget", "kv_budgets"])
 def test_every_member_of_a_ready_sweep_of_budgets_has_a_shape(sweep, size):
     from mfa_train.budget.match import matched

@@ -1,5 +1,6 @@
-"""Builds the model of OVERRIDES in bf16, by DeepSpeed: `python positions.py OVERRIDE…`. Exits 0 where all its parameters
-are bf16, and its positions' frequencies float32 and those of a model that is built by itself."""
+"""Builds the model of OVERRIDES in bf16, by DeepSpeed: `positions.py OVERRIDE…`. Exits 0 where its parameters are bf16,
+and its positions' frequencies float32 and those of a model that is built by itself.
+"""
 
 import sys
 
