@@ -45,7 +45,7 @@ SCRIPTS = [
         *("train.py", "tests/end_to_end/poisoned.py", "tests/budget/real_memory.py"),
         *("tests/training/engine_calls.py", "tests/training/engine_roundtrip.py", "tests/training/init_from_ranks.py"),
         *("tests/training/slow_ranks.py", "tests/training/ema_ranks.py", "tests/training/positions.py"),
-        "tests/parallel/experts_ranks.py",
+        *("tests/launch/sleeping_sweep.py", "tests/parallel/experts_ranks.py"),
     )
 ]
 MODULES = ["mfa_train.cli", "mfa_train.launch.rank", "torch.distributed.run"]
