@@ -51,7 +51,10 @@ SCRIPTS = [
 MODULES = ["mfa_train.cli", "mfa_train.launch.rank", "torch.distributed.run"]
 READ = re.compile("(PYTHON|LD_|OMP_|GOMP_|KMP_|MKL_|DNNL_|ONEDNN_|ATEN_|TORCH_(?!NCCL)|CUDA|DS_|HF_|COLUMNS)")
 """Environment variables that are read as Python starts or a library is imported."""
-PRELOADED = [*MODULES, "mfa_train.training.run", "mfa_train.launch.sweep", "torch._dynamo", "wandb", "hydra"]
+PRELOADED = [
+    *(*MODULES, "mfa_train.training.run", "mfa_train.launch.sweep", "torch._dynamo", "wandb", "hydra"),
+    *("mfa_train.scaling.compare", "matplotlib.pyplot"),
+]
 
 _execute = subprocess._fork_exec
 _plain_popen = subprocess.Popen
