@@ -168,6 +168,21 @@ def evaluate(arguments: argparse.Namespace) -> None:
         say(as_json([asdict(one) for one in found], indent=2) if arguments.json else table(found))
 
 
+def needle(arguments: argparse.Namespace) -> None:
+    config = configs.load(arguments.overrides)
+    if config.data.source == "mixture":
+        raise ConfigError("data=mixture: a needle is hidden in one corpus: type data=prepared data.path=FOLDER")
+    from mfa_train.data.corpora import open_all, prepare_all
+    from mfa_train.evaluation.needle import NAME, Needles, numbers, write_needles
+
+    lengths, depths = numbers("--lengths", arguments.lengths), numbers("--depths", arguments.depths)
+    asked = Needles(lengths, depths, arguments.documents, arguments.seed)
+    corpora = open_all(config.data, say_aside, manifests=prepare_all(config.data, say_aside))
+    folder = arguments.out or Path(config.evaluation.tasks_dir) / NAME
+    names = write_needles(next(iter(corpora.values())), asked, folder)
+    say(f"{len(names)} tasks in {folder}: {', '.join(names)}; mfa-train evaluate RUN tasks={NAME}")
+
+
 def export(arguments: argparse.Namespace) -> None:
     if arguments.overrides:
         raise ConfigError(f"{arguments.overrides[0]}: expected RUN and options alone; the model is the run's")
@@ -267,6 +282,7 @@ COMMANDS = {
     "generate": generate,
     "cache-loss": cache_loss,
     "evaluate": evaluate,
+    "needle": needle,
     "export": export,
     "plan": plan,
     "compare": compare,

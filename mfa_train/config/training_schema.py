@@ -88,6 +88,9 @@ class TrainingConfig:
     """Decay of the exponential moving average of the weights; null: none is kept. See `training.steps.average`."""
     activation_checkpointing: Annotated[str, OnceYesOrNo(yes="full", no="none")]
     """What is computed again in the backward pass: none | selective | full."""
+    mlp_tile_tokens: int | None
+    """Tokens that a dense feed-forward computes at once, and again in the backward pass; null: all. See
+    `mfa_train.model.tiles`."""
     compile: bool
 
     def __post_init__(self):
@@ -95,6 +98,7 @@ class TrainingConfig:
             ("batch_size", BATCH),
             ("micro_batch_size", BATCH),
             ("sequence_length", SEQUENCE),
+            ("mlp_tile_tokens", SEQUENCE),
             ("log_every", STEPS),
             ("eval_every", STEPS),
             ("steps", STEPS),

@@ -20,11 +20,14 @@ from mfa_train.scaling.study.mixtures import is_mixture
 from mfa_train.scaling.study.plain_files import json_object, one_line, shown
 from mfa_train.scaling.study.runs import TOKENS_WITHIN, DataOrder, HeldOut, Run, beyond
 from mfa_train.scaling.study.splices import steps_of, why_not_its_config
+from mfa_train.tracking.by_position import TOLD
 from mfa_train.tracking.records import number
 from mfa_train.training.resuming.stretches import rate_of
 
 DECODING = ("decode_attention_per_token", "decode_linear_per_token", "decode_rest_per_token")
 """Of plan.json's flops, what a decoded token takes together."""
+MOST_BINS = 64
+"""Of losses by position."""
 FINGERPRINT = re.compile(r"[0-9a-zA-Z]{64}")
 
 
@@ -67,6 +70,8 @@ def _read(folder: AnyPath, run: Run) -> None:
     run.seconds = number(summary.get("seconds", last.get("seconds")))
     run.nats_per_token = number(summary.get("val_loss"))
     run.bits_per_byte = number(summary.get("val_bits_per_byte"))
+    run.by_position = _by_position(_object("summary.json", summary, TOLD))
+    run.by_position_before = _by_position(_object("summary.json", _object("summary.json", summary, "init_from"), TOLD))
     run.seed = config.get("seed")
     run.shape = {
         shown(key): value
@@ -147,6 +152,16 @@ def _object(file: str, found: dict, part: str) -> dict:
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"{file}: {part} is no JSON object")
     return value or {}
+
+
+def _by_position(found: dict) -> dict[int, float]:
+    """In order, those that are a position's loss."""
+    losses = {
+        int(key): loss
+        for key, value in list(found.items())[:MOST_BINS]
+        if re.fullmatch("[1-9][0-9]{0,9}", key) and (loss := number(value)) is not None and not beyond("loss", loss)
+    }
+    return dict(sorted(losses.items()))
 
 
 def _fingerprint(data: dict, key: str) -> str | None:

@@ -79,5 +79,5 @@ def _record(step: TrainingStep, taken: Taken, speed: Speed) -> dict:
         **step.batches.progress(taken.samples),
         **step.stages.record(),
         **step.phases.take(told),
-        **step.expert_loads.record(progress.step),
+        **step.expert_loads.record(progress),
     }
