@@ -31,6 +31,7 @@ BEFORE: dict[str, Any] = {
     "model.feed_forward.name": "dense",
     "parallel.experts": 1,
     "parallel.context": 1,
+    "parallel.context_by": "auto",
     "training.ema": None,
     "data.files": [],
     "data.held_out_files": [],
