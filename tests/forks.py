@@ -44,7 +44,7 @@ SCRIPTS = [
     for script in (
         *("train.py", "tests/end_to_end/poisoned.py", "tests/budget/real_memory.py"),
         *("tests/training/engine_calls.py", "tests/training/engine_roundtrip.py", "tests/training/init_from_ranks.py"),
-        *("tests/training/slow_ranks.py", "tests/parallel/experts_ranks.py"),
+        *("tests/training/slow_ranks.py", "tests/parallel/training_ranks.py", "tests/parallel/context_ranks.py"),
     )
 ]
 MODULES = ["mfa_train.cli", "mfa_train.launch.rank", "torch.distributed.run"]
