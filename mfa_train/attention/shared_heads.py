@@ -6,6 +6,9 @@ the number of ranks, where entries are the same for any number; what it gives up
 the ranks must divide query and key-value heads (DeepSpeed's way with others asks for groups of its own making).
 """
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,12 +27,16 @@ class SharedHeads(SharedSequence):
 
     def __init__(self, group: ContextGroup, tokens: int, documents: Documents | None = None):
         """`documents`: those of the whole sequences."""
-        from deepspeed.sequence.layer import DistributedAttention
-
         super().__init__(group, tokens)
         self.within = documents
         self.places = documents.positions if documents else None
-        self.ulysses = DistributedAttention(self._of_share, group.handle, scatter_idx=2, gather_idx=1)  # type: ignore[arg-type]  # it calls it
+
+    @functools.cached_property
+    def ulysses(self) -> Callable[..., Tensor]:
+        """Attention of q, k and v (batch, local tokens, heads, …) by `of_share`."""
+        from deepspeed.sequence.layer import DistributedAttention
+
+        return DistributedAttention(self.of_share, self.group.handle, scatter_idx=2, gather_idx=1)
 
     def attention(self, layer: Attention, x: Tensor, positions: Positions, cache: LayerCache | None) -> Tensor:
         if cache is not None:
@@ -47,7 +54,7 @@ class SharedHeads(SharedSequence):
         self.group.waits(lambda: outputs.append(self.ulysses(q, k, v, 0, scale=scale, kernel=kernel, sinks=sinks)))
         return outputs[0]
 
-    def _of_share(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, kernel: str, sinks: Tensor | None) -> Tensor:
+    def of_share(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, kernel: str, sinks: Tensor | None) -> Tensor:
         """Of this rank's share of the heads, tensors (batch, tokens, heads of it, …) with the ranks' local tokens one
         rank behind the other."""
         ranks = self.group.size
