@@ -15,6 +15,11 @@ docs/images/frontier.svg (what matched attentions cost over their cache) and, of
 writes decoding.svg: time per token over the context, from what `make bench-decode ARGS="--out FILE"` measured, into
 docs/images or into FOLDER.
 
+    .venv/bin/python docs/figures.py --context FILE [--out FOLDER]
+
+writes context-per-gpu.svg: tokens of the longest sequence that each device has, over the KV cache, from what
+`benchmarks/context_on_paper.py longest --out FILE` found, into docs/images or into FOLDER.
+
 matplotlib comes with `pip install '.[plot]'`, and with `make test`.
 """
 
@@ -51,12 +56,13 @@ def main() -> None:
     )
     parser.add_argument("--docs", action="store_true", help="draw the pictures in docs/images anew")
     parser.add_argument("--decoding", type=Path, metavar="FILE", help="draw what bench-decode measured")
+    parser.add_argument("--context", type=Path, metavar="FILE", help="draw what context_on_paper.py longest found")
     parser.add_argument("--format", default="svg", choices=("svg", "png", "pdf"))
     arguments = parser.parse_args()
     runs = [run for typed in arguments.runs for run in opened(typed)]
     out = (
         IMAGES
-        if arguments.docs or (arguments.decoding and not arguments.out)
+        if arguments.docs or ((arguments.decoding or arguments.context) and not arguments.out)
         else arguments.out or (runs[0] if runs else None)
     )
     if not isinstance(out, Path) or (arguments.docs and arguments.out):
@@ -70,6 +76,10 @@ def main() -> None:
             figure = decoding_times(arguments.decoding)
             out.mkdir(parents=True, exist_ok=True)
             save(figure, out / f"decoding.{arguments.format}")
+        if arguments.context:
+            figure = context_per_gpu(arguments.context)
+            out.mkdir(parents=True, exist_ok=True)
+            save(figure, out / f"context-per-gpu.{arguments.format}")
         if arguments.docs:
             save(cost_frontier(), IMAGES / f"frontier.{arguments.format}")
             save(kv_cache_bars("7b"), IMAGES / f"kv_cache.{arguments.format}")
@@ -204,6 +214,35 @@ def decoding_times(measured: Path) -> plt.Figure:
         panels[0].get_legend_handles_labels() if panels[0].lines else panels[1].get_legend_handles_labels()
     )
     figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    return figure
+
+
+def context_per_gpu(found: Path) -> plt.Figure:
+    """Tokens that each device has of the longest sequence that fits, over the KV bytes per token: alone, and where the
+    most ranks of the file share it; a panel for each device."""
+    cells = [json.loads(line) for line in found.read_text(encoding="utf-8").splitlines()]
+    devices = list(dict.fromkeys(cell["device"] for cell in cells))
+    names = list(dict.fromkeys(cell["attention"] for cell in cells))
+    looks, counts = looks_of([], names), sorted({cell["context"] for cell in cells})
+    figure, panels = plt.subplots(
+        1, len(devices), figsize=(4.6 * len(devices), 4.6), layout="constrained", squeeze=False
+    )
+    for axes, device in zip(panels[0], devices):
+        for name, marker in zip(names, itertools.cycle("os^DvPX*<>hp")):
+            own = {cell["context"]: cell for cell in cells if (cell["device"], cell["attention"]) == (device, name)}
+            cache = own[counts[0]]["kv_bytes_per_token"] / 1024
+            alone, shared = (own[count]["tokens"] / count / 1024 for count in (counts[0], counts[-1]))
+            look = {"color": looks[name]["color"], "marker": marker, "markersize": 6, "linestyle": "none"}
+            axes.plot([cache, cache], [alone, shared], color=looks[name]["color"], linewidth=0.8)
+            axes.plot(cache, alone, markerfacecolor="white", **look)
+            axes.plot(cache, shared, label=name, **look)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([2**power for power in range(4, 10)], [str(2**power) for power in range(4, 10)])
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("KV cache per token, all layers (KiB)")
+        axes.set_title(f"{device}: one a sequence (hollow), {counts[-1]} (filled)", fontsize=10)
+    panels[0][0].set_ylabel("longest sequence, thousand (1,024) tokens per device")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure
 
 

@@ -86,6 +86,7 @@ def generate(arguments: argparse.Namespace) -> None:
     configs.require_positive("--num-samples", arguments.num_samples, MOST_SAMPLES)
     if "" in arguments.stop:
         raise ConfigError("--stop '': expected a text, as --stop 'class '; without --stop the document's end ends it")
+    from mfa_train.checkpoints.weights import step_of_state
     from mfa_train.data.tokenizer.growing_text import GrowingText
 
     shared = any(override.startswith(SHARED) for override in arguments.overrides)
@@ -119,7 +120,8 @@ def generate(arguments: argparse.Namespace) -> None:
             say_text(f"\n{BETWEEN_SAMPLES}\n".join(text.text for text in samples.texts))
     if samples.tokens:
         say_aside(samples.told())
-    if (longest := samples.cache.length) > (window := config.training.sequence_length):
+    window = config.training.stage_of(step_of_state(config, arguments.checkpoint) - 1).sequence_length
+    if (longest := samples.cache.length) > window:
         say_aside(f"the longest text has {longest:,} tokens, and the run was trained on windows of {window:,}")
 
 
@@ -185,6 +187,21 @@ def evaluate(arguments: argparse.Namespace) -> None:
     found = evaluate_run(config, arguments.run, arguments.checkpoint, say_aside)
     if os.environ.get("RANK", "0") == "0":
         say(as_json([asdict(one) for one in found], indent=2) if arguments.json else table(found))
+
+
+def needle(arguments: argparse.Namespace) -> None:
+    config = configs.load(arguments.overrides)
+    if config.data.source == "mixture":
+        raise ConfigError("data=mixture: a needle is hidden in one corpus: type data=prepared data.path=FOLDER")
+    from mfa_train.data.corpora import open_all, prepare_all
+    from mfa_train.evaluation.needle import NAME, Needles, numbers, write_needles
+
+    lengths, depths = numbers("--lengths", arguments.lengths), numbers("--depths", arguments.depths)
+    asked = Needles(lengths, depths, arguments.documents, arguments.seed)
+    corpora = open_all(config.data, say_aside, manifests=prepare_all(config.data, say_aside))
+    folder = arguments.out or Path(config.evaluation.tasks_dir) / NAME
+    names = write_needles(next(iter(corpora.values())), asked, folder)
+    say(f"{len(names)} tasks in {folder}: {', '.join(names)}; mfa-train evaluate RUN tasks={NAME}")
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -286,6 +303,7 @@ COMMANDS = {
     "generate": generate,
     "cache-loss": cache_loss,
     "evaluate": evaluate,
+    "needle": needle,
     "export": export,
     "plan": plan,
     "compare": compare,

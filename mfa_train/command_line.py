@@ -59,6 +59,17 @@ def typed() -> argparse.Namespace:
     command.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="as tasks=hellaswag,piqa limit=500 num_fewshot=5 tasks_dir=…"
     )
+    command = commands.add_parser("needle", help="tasks: a sentence to be found in long held-out text, by its depth")
+    command.add_argument("--lengths", default="256,512,1024", metavar="T[,T]", help="of the prompts, in tokens")
+    command.add_argument("--depths", default="0,25,50,75,100", metavar="P[,P]", help="percent of the text before it")
+    command.add_argument(
+        "--documents", type=int, default=20, metavar="N", help="at each length and depth (default: 20)"
+    )
+    command.add_argument("--seed", type=int, default=1, metavar="N", help="of texts and keys (default: 1)")
+    command.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="to write (default: needle in evaluation.tasks_dir)"
+    )
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="which corpus, as train.py has it: data=…")
     command = commands.add_parser("export", help="a run's weights, config and tokenizer, as transformers loads them")
     command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mha-nano")
     command.add_argument("--out", type=Path, metavar="FOLDER", help="to write (default: RUN/export, RUN/export-step-N)")

@@ -45,3 +45,19 @@ def test_decoding_times_are_drawn_from_measured_cells(figures, monkeypatch, tmp_
     figures.main()
     drawn = (tmp_path / "decoding.svg").read_text()
     assert "mha, Hugging Face" in drawn and "8K" in drawn and "fpba" not in drawn
+
+
+def test_context_per_gpu_is_drawn_from_the_longest_sequences(figures, monkeypatch, tmp_path):
+    cells = [
+        {"device": "h100-80gb", "attention": name, "context": context, "kv_bytes_per_token": cache, "tokens": tokens}
+        for name, cache, context, tokens in (
+            *(("mha", 2**19, 1, 99_328), ("mha", 2**19, 8, 442_368)),
+            *(("mfa_kr", 2**14, 1, 92_160), ("mfa_kr", 2**14, 8, 671_744)),
+        )
+    ]
+    found = tmp_path / "longest.jsonl"
+    found.write_text("".join(json.dumps(cell) + "\n" for cell in cells))
+    monkeypatch.setattr("sys.argv", ["figures.py", "--context", str(found), "--out", str(tmp_path)])
+    figures.main()
+    drawn = (tmp_path / "context-per-gpu.svg").read_text()
+    assert "h100-80gb" in drawn and "mfa_kr" in drawn

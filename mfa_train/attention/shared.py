@@ -54,6 +54,12 @@ class SharedSequence:
         cos, sin, interleave = self.rotations
         return Positions(local(cos, self.group, -2), local(sin, self.group, -2), interleave)
 
+    def positions(self, device: torch.device) -> Tensor:
+        """Of the local tokens in the sequence, (local tokens,), or each in its document, (batch, local tokens)."""
+        if self.documents is not None:
+            return local(self.documents.positions, self.group)
+        return local(torch.arange(self.tokens, device=device), self.group, 0)
+
     @torch._disable_dynamo
     def leave(self, entry: tuple[Tensor, ...]) -> UnderWay:
         """The entry of the local tokens, tensors (batch, local tokens, …), sets out."""

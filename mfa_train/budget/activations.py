@@ -3,7 +3,8 @@
 A layer of each kind runs forward and backward over one micro-batch, and again with one more of a kind, every storage
 counted from birth to death; each further layer of that kind adds the difference. A router sends as many tokens to each
 expert. Parameters and their gradients, once these are a layer's, are not counted here (`mfa_train.budget.memory`); on
-their way those of experts are, of which a rank has its share.
+their way those of experts are, of which a rank has its share. Where ranks share sequences it is the pass of one of
+them: its own tokens, and what it receives of the others'.
 
 What it leaves out: the allocator's fragmentation, a kernel's scratch memory but flash-attn's
 (`attention.kernels.causal`), and what torch.compile fuses away.
@@ -17,10 +18,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from mfa_train.budget.shape import countable, layers_of, meta_model
+from mfa_train.budget.unsent import shared_sequence
 from mfa_train.config import ModelConfig
 from mfa_train.feed_forward import layers_by_kind
 from mfa_train.feed_forward.names import STACKED
 from mfa_train.model.loss import CHUNK_LOGITS
+from mfa_train.model.tiles import compute_in_tiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharing:
+    """Of sequences."""
+
+    ranks: int
+    """How many share each."""
+    way: str
+    """entries | heads: what they send each other."""
+
+
+ALONE = Sharing(1, "entries")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +53,10 @@ class Pass:
     """cuda | cpu: they differ in the loss's chunks."""
     kernel: str
     """Of the attention, as `mfa_train.attention.kernels.causal.planned_kernel` says it."""
+    mlp_tile_tokens: int | None = None
     expert_ranks: int = 1
     """How many share out each layer's experts."""
+    sharing: Sharing = ALONE
 
 
 _found: dict[tuple[str, str], int] = {}
@@ -60,18 +78,21 @@ def activation_peak(pass_: Pass, checkpointing: str) -> int:
 
 
 def _peak(pass_: Pass, layers: list[int], checkpointing: str) -> int:
+    sharing = pass_.sharing
+    sequence = shared_sequence(sharing.way, sharing.ranks, pass_.sequence_length) if sharing.ranks > 1 else None
     with torch.device("meta"):
         model = meta_model(pass_.model, pass_.attention, layers).to(pass_.dtype)
-        tokens = torch.empty(pass_.micro_batch, pass_.sequence_length, dtype=torch.long)
+        tokens = torch.empty(pass_.micro_batch, pass_.sequence_length // sharing.ranks, dtype=torch.long)
     for layer in layers_of(model):
         layer.self_attn.kernel = pass_.kernel
     model.lm_head.chunk_logits = CHUNK_LOGITS[pass_.device_type]
     model.lm_head.max_chunks = 2  # each takes the same memory
     model.model.activation_checkpointing = checkpointing
+    compute_in_tiles(model, pass_.mlp_tile_tokens, most=2)
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(_drop_gradient)
     with _Storages(model, pass_.expert_ranks) as storages:
-        model(tokens, tokens).backward()
+        model(tokens, tokens, sequence=sequence).backward()
     return storages.peak
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mfa_train.budget.activations import Pass, activation_peak
+from mfa_train.attention.kernels.causal import TILED_MAX_TOKENS
+from mfa_train.budget.activations import ALONE, Pass, Sharing, activation_peak
+from mfa_train.budget.context import chosen_way
 from mfa_train.budget.devices import Device
 from mfa_train.budget.kernel import kernel_of
 from mfa_train.budget.memory import RESERVE, States, checkpoint_copy, model_states
@@ -16,6 +18,8 @@ from mfa_train.budget.shape import Shape
 from mfa_train.config import Config
 from mfa_train.config.deepspeed_schema import given_bucket
 from mfa_train.config.training_schema import CHECKPOINTING, SELECTIVE
+from mfa_train.errors import ConfigError
+from mfa_train.parallel.requirements import require_parallel
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,10 @@ class Setting:
 
     zero: int
     ranks: int
+    context: int
+    """How many of them share each sequence."""
+    context_by: str
+    """entries | heads | auto."""
     micro_batch: int
     checkpointing: str
     """none | selective | full."""
@@ -39,6 +47,8 @@ class Setting:
         told = {
             "zero": f"zero={self.zero}",
             "ranks": f"cluster.nodes={self.ranks // per_node} cluster.devices_per_node={per_node}",
+            "context": f"parallel.context={self.context}",
+            "context_by": f"parallel.context_by={self.context_by}",
             "micro_batch": f"training.micro_batch_size={self.micro_batch}",
             "checkpointing": f"training.activation_checkpointing={self.checkpointing}",
             "offload": f"offload={self.offload}",
@@ -53,10 +63,13 @@ class Fit:
     def __init__(self, config: Config, shape: Shape, device: Device, dtype: torch.dtype, ranks: int, more_ranks: bool):
         """more_ranks: whether `smallest_change` may propose other numbers of devices."""
         self.shape, self.device, self.dtype, self.more_ranks = shape, device, dtype, more_ranks
+        self.config = config
         self.setting = Setting(
             config.zero,
             ranks,
-            config.training.micro_batch(ranks),
+            config.parallel.context,
+            config.parallel.context_by,
+            config.training.micro_batch(ranks // config.parallel.context),
             config.training.activation_checkpointing,
             config.offload,
             config.checkpoint.background,
@@ -64,7 +77,10 @@ class Fit:
         self.batch_size, self.compiled = config.training.batch_size, config.training.compile
         self.expert_ranks = config.parallel.experts
         self.given_bucket, self.ema = given_bucket(config.deepspeed), config.training.ema is not None
-        self.kernel = kernel_of(config.model, config.attention, dtype, device.type, config.training.sequence_length)
+        sharing, at_once = self._sharing(self.setting), config.training.sequence_length
+        if sharing != ALONE and sharing.way == "entries":  # fewer queries than keys, which tiles do not take
+            at_once = TILED_MAX_TOKENS + 1
+        self.kernel = kernel_of(config.model, config.attention, dtype, device.type, at_once)
         self.pass_ = Pass(
             config.model,
             config.attention,
@@ -73,13 +89,23 @@ class Fit:
             dtype,
             device.type,
             self.kernel.name,
+            config.training.mlp_tile_tokens,
             self.expert_ranks,
         )
         self.usable_bytes = int(device.memory_bytes * (1 - RESERVE))
 
+    def activations(self, setting: Setting) -> int:
+        """Bytes on one device."""
+        pass_ = replace(self.pass_, micro_batch=setting.micro_batch, sharing=self._sharing(setting))
+        return activation_peak(pass_, setting.checkpointing)
+
     @functools.cache  # noqa: B019 (it lives as long as one plan)
-    def activations(self, micro_batch: int, checkpointing: str) -> int:
-        return activation_peak(replace(self.pass_, micro_batch=micro_batch), checkpointing)
+    def _sharing(self, setting: Setting) -> Sharing:
+        if setting.context == 1:
+            return ALONE
+        parallel = replace(self.config.parallel, context=setting.context, context_by=setting.context_by)
+        chosen = chosen_way(self.config, self.shape, self.dtype, parallel, setting.checkpointing)
+        return Sharing(setting.context, chosen.way)
 
     def states(self, setting: Setting) -> States:
         states = model_states(
@@ -104,7 +130,7 @@ class Fit:
 
     def total(self, setting: Setting) -> int:
         """Bytes on one device."""
-        return self.states(setting).total(self.activations(setting.micro_batch, setting.checkpointing))
+        return self.states(setting).total(self.activations(setting))
 
     def fits(self, setting: Setting) -> bool:
         return (
@@ -113,7 +139,7 @@ class Fit:
 
     def smallest_change(self) -> Setting | None:
         """The first of these that fits: one change that costs little time, then two, then offloading, then more
-        devices, as many as the batch has sequences. None where nothing does."""
+        devices, as many as the batch has sequences, then devices that share sequences. None where nothing does."""
         return next(
             (setting for micro_batches in self._candidates() if (setting := self._largest(micro_batches))), None
         )
@@ -149,11 +175,37 @@ class Fit:
         if self.device.type == "cpu":
             yield from (smaller(replace(now, zero=stage, checkpointing="full", background=False)) for stage in stages)
             return  # no other memory to offload to, and more ranks would share this one's
+        smallest = replace(now, zero=3, checkpointing="full")
+        if self._sharing(smallest).way == "heads":
+            smallest = replace(smallest, context_by="entries")
+            yield smaller(replace(now, context_by="entries"))
+            yield smaller(smallest)
         yield smaller(replace(now, zero=max(now.zero, 2), checkpointing="full", offload="optimizer"))
         yield smaller(replace(now, zero=3, checkpointing="full", offload="parameters"))
-        ranks = now.ranks if self.more_ranks else self.batch_size
-        while (ranks := ranks * 2) <= self.batch_size and self.batch_size % ranks == 0:
-            yield [replace(now, zero=3, ranks=ranks, micro_batch=1, checkpointing="full")]
+        smallest = replace(smallest, micro_batch=1)
+        yield from ([one] for one in self._more_ranks(smallest))
+        context = now.context
+        while 4 * (context := context * 2) <= self.pass_.sequence_length:
+            sharing = replace(smallest, context=context)
+            yield from ([one] for one in (sharing, *self._more_ranks(sharing)) if self._can_be(one))
+
+    def _more_ranks(self, setting: Setting) -> Iterator[Setting]:
+        """With ever more devices, as long as each group of those that share sequences has one."""
+        ranks = setting.ranks
+        while self.more_ranks and (ranks := ranks * 2) <= self.batch_size * setting.context:
+            if self.batch_size * setting.context % ranks == 0:
+                yield replace(setting, ranks=ranks)
+
+    def _can_be(self, setting: Setting) -> bool:
+        """Whether so many ranks can share sequences."""
+        if setting.ranks % setting.context or self.batch_size % (setting.ranks // setting.context):
+            return False
+        try:
+            parallel = replace(self.config.parallel, context=setting.context)
+            require_parallel(replace(self.config, parallel=parallel), setting.ranks)
+        except ConfigError:
+            return False
+        return True
 
 
 def _divisors(number: int) -> list[int]:

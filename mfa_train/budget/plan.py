@@ -3,7 +3,8 @@
 1. `match` shapes the variant, where the config asks for it.
 2. One layer on the meta device tells parameters, cache and FLOPs (`shape`).
 3. A step on the meta device tells the activations, DeepSpeed's bookkeeping the rest of the memory (`fit`).
-4. What is multiplied, multiplied again and sent tells the time of a step (`step_time`), and a price the cost.
+4. What is multiplied, multiplied again and sent tells the time of a step (`step_time`), and a price the cost; where
+   ranks share sequences, what they send each other (`context`).
 5. Steps, tokens and rates (`length`), epochs of each corpus (`epochs`), checkpoints (`disk`), and what is to be said of
    all that (`notes`).
 """
@@ -13,11 +14,13 @@ from dataclasses import replace
 import torch
 
 from mfa_train.attention import attention_config
+from mfa_train.attention.stages import require_stages
+from mfa_train.budget.context import ContextCost, context_cost, context_of
 from mfa_train.budget.devices import Device, planned_device, resolve_precision
 from mfa_train.budget.disk import disk_of
 from mfa_train.budget.epochs import data_of, notes_of
 from mfa_train.budget.fit import Fit
-from mfa_train.budget.length import length_of
+from mfa_train.budget.length import flops_between, length_of, notes_of_stages, stages_of
 from mfa_train.budget.peak import peak_flops
 from mfa_train.budget.shape import measure
 from mfa_train.budget.step_time import Devices, time_of
@@ -65,6 +68,7 @@ def make_plan(
 
 def _made(config: Config, device: Device | None, ranks: int | None, match: dict | None, ranks_per_node: int) -> dict:
     attention_config(config.attention)
+    require_stages(config)
     feed_forward_config(config.model.feed_forward)
     require_parallel(config, ranks or config.cluster.world_size)
     per_node = config.cluster.devices_per_node if device is None else 1  # a rank at hand measures its own threads
@@ -76,9 +80,13 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
     context = config.plan.context
     train_per_token = shape.train_flops_per_token(config.training.sequence_length)
     length, data = length_of(config, shape.params), data_of(config)
+    length |= stages_of(config, shape.train_flops_per_token)
+    of_run = {"length": length, "flops": {"train_per_token": train_per_token}}
     count = fit.setting.ranks
     nodes = -(-count // ranks_per_node)
-    time = time_of(config, shape, Devices(count, nodes, device, dtype, _peak(device, dtype, per_node), fit.kernel))
+    devices = Devices(count, nodes, device, dtype, _peak(device, dtype, per_node), fit.kernel)
+    shared = context_cost(config, shape, devices)
+    time = time_of(config, shape, devices, shared)
     bytes_per_token = shape.cache_bytes(config.plan.cache_dtype)
     return {
         "attention": config.attention["name"],
@@ -102,7 +110,7 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
         "capacity": shape.capacity and shape.capacity._asdict(),
         "flops": {
             "train_per_token": train_per_token,
-            "train_total": train_per_token * length["tokens"],
+            "train_total": flops_between(of_run, 0, length["steps"]),
             "decode_attention_per_token": shape.decode_attention_flops(context, config.plan.decode_counting),
             "feed_forward_per_token": shape.ffn_flops,
             "decode_linear_per_token": shape.decode_linear_flops(),
@@ -110,6 +118,7 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
         },
         "memory": _memory(fit, config.cluster.devices_per_node),
         "time": time,
+        **({"context": context_of(config, shape, shared, time["step_seconds"])} if shared else {}),
         "length": length,
         "data": data,
         "disk": disk_of(config, shape.params, dtype, time["step_seconds"]),
@@ -121,23 +130,31 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
             if type(value) is int
         },
         "match": match,
-        "notes": [*shape.attention.notes(), *notes_of(data), *_notes_of_time(time, config, count)],
+        "notes": [
+            *shape.attention.notes(),
+            *notes_of_stages(length, config.training.sequence_schedule),
+            *notes_of(data),
+            *_notes_of_time(time, config, count, shared),
+        ],
     }
 
 
-def _notes_of_time(time: dict, config: Config, ranks: int) -> list[str]:
+def _notes_of_time(time: dict, config: Config, ranks: int, shared: ContextCost | None) -> list[str]:
     """Of what is not in the step's time, and of what is most of it."""
-    sending = together(time["communication_seconds"], time["expert_seconds"])
+    sending = together(time["communication_seconds"], time["expert_seconds"], shared.seconds if shared else 0.0)
     if sending is None and time["computing_seconds"] is not None:
         return ["what the ranks send each other is not in the step's time: the speed of their links is not known"]
     waiting, step = time["waiting_seconds"], time["step_seconds"]
     if waiting and step and waiting > MUCH_WAITING * step:
-        several_passes = config.training.micro_batch(ranks) * ranks < config.training.batch_size
+        groups = ranks // config.parallel.context
+        several_passes = config.training.micro_batch(groups) * groups < config.training.batch_size
         fewer = "a larger training.batch_size, or fewer devices"
         if config.zero == 2 and several_passes:
             fewer = "zero=1, which sums gradients once a step, or a larger training.micro_batch_size"
         if (time["expert_seconds"] or 0.0) > waiting / 2:
             fewer = "fewer parallel.experts, or those of one node"
+        if shared and (shared.waiting_seconds or 0.0) > waiting / 2:
+            fewer = "a smaller parallel.context, of one node where it fits,"
         return [f"{waiting / step:.0%} of a step goes into what ranks send each other: {fewer} would leave less"]
     return []
 
@@ -158,7 +175,7 @@ def require_fit(config: Config, memory: dict) -> None:
 def _memory(fit: Fit, devices_per_node: int) -> dict:
     """Bytes on one device."""
     setting, states = fit.setting, fit.states(fit.setting)
-    activations = {key: fit.activations(setting.micro_batch, which) for which, key in ACTIVATIONS.items()}
+    activations = {key: fit.activations(replace(setting, checkpointing=which)) for which, key in ACTIVATIONS.items()}
     fits = fit.fits(setting)
     change = None if fits else fit.smallest_change()
     offloads = {0: "none", 3: setting.offload}  # stages 1 and 2 can offload the optimizer alone

@@ -166,6 +166,35 @@ def time(plans: Sequence[dict]) -> list[Row]:
     return found
 
 
+def context(plans: Sequence[dict]) -> list[Row]:
+    """What each attention pays for sequences that ranks share; a dash where none is."""
+    parts = [plan.get("context") for plan in plans]
+
+    def told(name: str, key: str, written: Callable) -> Row:
+        return name, [UNKNOWN if part is None or part[key] is None else written(part[key]) for part in parts]
+
+    def by(way: str) -> Row:
+        amounts = [part and part["received_bytes_by"][way] for part in parts]
+        return f"  by {way} it would be", [size_of(amount) for amount in amounts]
+
+    found = [
+        told("ranks that share a sequence", "ranks", _whole),
+        told("tokens of each", "local_tokens", _whole),
+        told("they send each other", "by", str),
+        told("received in a layer, forward", "received_bytes_per_layer", size_of),
+        told("received by each device in a step", "received_bytes", size_of),
+        by("entries"),
+        by("heads"),
+        told("step, sharing sequences", "seconds", duration),
+        told("  of it beside the query", "hidden_seconds", duration),
+        told("  of it waited for", "waiting_seconds", duration),
+        told("  share of the step", "share_of_step", "{:.1%}".format),
+    ]
+    if any(part and part["expansion_flops_per_token"] for part in parts):
+        found.append(told("FLOPs of expanding others' entries", "expansion_share", "{:.1%}".format))
+    return found
+
+
 def _row(name: str, parts: Sequence[dict], key: str, told: Callable) -> Row:
     return name, [told(part[key]) for part in parts]
 

@@ -47,6 +47,11 @@ class Shape:
     """In how many tensors."""
     attention_linear_flops: int
     """Of the projections around attention, all layers."""
+    query_flops: int
+    """Of them the query's."""
+    expansion_flops: int
+    """Of them those that make keys and values of the entry."""
+    widths: "Widths"
     ffn_flops: int
     head_flops: int
     layers: int
@@ -104,6 +109,20 @@ class Shape:
         return self.layers * self.decoding.linear
 
 
+class Widths(NamedTuple):
+    """Of one layer's heads as the kernel gets them in training."""
+
+    heads: int
+    kv_heads: int
+    qk_head_dim: int
+    v_head_dim: int
+
+    @property
+    def values_by_heads(self) -> int:
+        """Of one token in queries, keys, values and the heads' outputs."""
+        return self.heads * (self.qk_head_dim + self.v_head_dim) + self.kv_heads * (self.qk_head_dim + self.v_head_dim)
+
+
 class Decoding(NamedTuple):
     """FLOPs of one decoded token in one layer's attention, counted on `Attention.attend` itself."""
 
@@ -154,12 +173,16 @@ def measure(model: ModelConfig, attention: dict) -> Shape:
         positions = whole.model.rope(torch.zeros(1, dtype=torch.long))
         x = torch.empty(1, 1, model.hidden_size)
         attending = layers[0].self_attn
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as of_query:
             q = attending.query(x, positions)
+        with FlopCounterMode(display=False) as of_entry:
             entry = attending.cache_entry(x, positions)
+        with FlopCounterMode(display=False) as of_expansion:
             k, v = attending.keys_values(*entry, positions=positions)
+        with FlopCounterMode(display=False) as of_output:
             attending.output(q.new_empty(*q.shape[:3], v.shape[3]), x, positions)
-        attention_linear = counter.get_total_flops()
+        counters = of_query, of_entry, of_expansion, of_output
+        attention_linear = sum(counter.get_total_flops() for counter in counters)
         of_kinds = [_flops(layer.mlp, x) for layer in layers]
         head = _flops(whole.lm_head, x)
     around = _sizes(whole)
@@ -185,6 +208,9 @@ def measure(model: ModelConfig, attention: dict) -> Shape:
         cache_values_per_layer=sum(part[0, 0].numel() for part in entry),
         cache_tensors_per_layer=len(entry),
         attention_linear_flops=count * attention_linear,
+        query_flops=count * of_query.get_total_flops(),
+        expansion_flops=count * of_expansion.get_total_flops(),
+        widths=Widths(q.shape[2], k.shape[2], k.shape[3], v.shape[3]),
         ffn_flops=ffn,
         head_flops=head,
         layers=count,

@@ -17,10 +17,13 @@ WHOLE = (
     rows.memory,
     rows.length,
     rows.disk,
+    rows.context,
     rows.time,
 )
-BRIEF = (rows.match, rows.length, rows.disk, rows.time)
+BRIEF = (rows.match, rows.length, rows.disk, rows.context, rows.time)
 """Of a launch: what it does, and what it costs."""
+ONLY_WITH: dict[Section, str] = {rows.match: "match", rows.context: "context"}
+"""What stands there only where a plan has that part."""
 
 
 def table(
@@ -34,7 +37,7 @@ def table(
     lines = [wrapped(line) for line in _told_once([_devices(plan) for plan in plans], titles)]
     found: list[Row] = [("", list(titles))]
     for section in sections:
-        if section is rows.match and not any(plan["match"] for plan in plans):
+        if (key := ONLY_WITH.get(section)) and not any(plan.get(key) for plan in plans):
             continue
         found += [("", [""] * len(plans)), *section(plans)]
     lines += ["", *in_columns([[name, *values] for name, values in found], words=[0])]
@@ -57,9 +60,10 @@ def _devices(plan: dict) -> str:
         shares = "shares of the peak and of links assumed"
     else:
         shares = f"MFU {time['mfu']:.0%} ({time['mfu_source']})"
+    shared = f"sequences over {plan['context']['ranks']} ranks, " if "context" in plan else ""
     return (
         f"{memory['world_size']} × {memory['device']}, zero={memory['zero']}, micro-batch "
-        f"{memory['micro_batch_size']}, {time['precision']}, {shares}; decoding at "
+        f"{memory['micro_batch_size']}, {shared}{time['precision']}, {shares}; decoding at "
         f"{cache['context']:,} tokens of {cache['dtype']} cache"
     )
 

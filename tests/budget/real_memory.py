@@ -70,6 +70,8 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
     import deepspeed
 
     from mfa_train import config as configs
+    from mfa_train.attention.shared import SharedSequence
+    from mfa_train.training.processes.groups import join_context_group
     from mfa_train.training.processes.ranks import join
     from mfa_train.training.saving.writer import CheckpointWriter
     from mfa_train.training.steps.engine import build_engine
@@ -77,15 +79,19 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
     config = configs.load(overrides)
     engine = build_engine(config, join(), {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision])
 
+    context = config.parallel.context
+    group = join_context_group(context, join())
+
     def forward_and_backward(sequences: int, length: int) -> None:
-        tokens = torch.randint(0, config.model.vocab_size, (sequences, length + 1))
-        engine.backward(engine(tokens[:, :-1], tokens[:, 1:]))
+        tokens = torch.randint(0, config.model.vocab_size, (sequences, length // context + 1))
+        shared = {"sequence": SharedSequence(group, length)} if context > 1 else {}
+        engine.backward(engine(tokens[:, :-1], tokens[:, 1:], **shared))
 
     forward_and_backward(1, 16)  # only so that there are optimizer states
     engine.step()
     at_rest = tensor_bytes()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        forward_and_backward(config.training.micro_batch(ranks), config.training.sequence_length)
+        forward_and_backward(config.training.micro_batch(ranks // context), config.training.sequence_length)
     states, passing = tensor_bytes(), allocated_peak(recorded)
     writer = CheckpointWriter(config.checkpoint, Path(), 0, join(), 0)
     copied = sum(tensor.nbytes for tensor in writer._copied(engine).values())

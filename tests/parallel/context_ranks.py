@@ -67,9 +67,12 @@ def check(attention: str, extra: tuple[str, ...] = ()) -> dict[str, float]:
         whole = ModelInputs(ranks.device, separator)
         expected_loss, expected = gradients(model, whole)
         expected_logits = logits(model, whole)
-        entry = sum(one.numel() for one in model.model.layers[0].self_attn.cache_entry(
-            torch.zeros(1, 1, 64), model.model.rope(torch.zeros(1, dtype=torch.long))
-        ))
+        entry = sum(
+            one.numel()
+            for one in model.model.layers[0].self_attn.cache_entry(
+                torch.zeros(1, 1, 64), model.model.rope(torch.zeros(1, dtype=torch.long))
+            )
+        )
         for size in (2, 4):
             sequences = join_context_group(size, ranks)
             shared = ModelInputs(ranks.device, separator, sequences)

@@ -29,6 +29,13 @@ class PassInputs(NamedTuple):
     beside: dict[str, Any]
     """Its `documents`, or the `sequence`, where there is something to say."""
 
+    @property
+    def positions(self) -> Tensor | None:
+        """Of each token in what it reads, (tokens,) or (batch, tokens) int64; None: in whole windows."""
+        if (sequence := self.beside.get("sequence")) is not None:
+            return sequence.positions(self.tokens.device)
+        return self.beside["documents"].positions if "documents" in self.beside else None
+
 
 @dataclass(frozen=True)
 class ModelInputs:

@@ -1,0 +1,207 @@
+"""What ranks that share a sequence receive of each other, which way is the smaller, and how long it takes.
+
+C ranks (`parallel.context`) hold T/C tokens each of a sequence of T. Received by a rank in a layer, of one sequence:
+
+    way        forward pass                                               backward pass
+    entries    entry × T × (C - 1)/C: an all-gather of what the cache     the same in float32, 4 bytes a value: a
+               would hold                                                 reduce-scatter
+    heads      (h·d_qk + n·(d_qk + d_v) + h·d_v) × T × (C - 1)/C²:        the same
+               Ulysses (arXiv 2309.14509), h query heads and n
+               key-value heads change for tokens, and back
+
+in bytes of the model's type; where a layer runs again in the backward pass (training.activation_checkpointing), its
+forward pass's once more. Entries travel while the query is computed, forward and backward, and cost each rank the keys
+and values of all T tokens instead of its own; heads wait for all of it, and need C to divide h and n.
+
+An all-gather goes round a ring of the C ranks, which all cards of their nodes carry (`communication.ring_speed`); of
+heads each of the C - 1 others gets as much (`exchange.seconds`).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from mfa_train.budget.communication import ring_speed
+from mfa_train.budget.exchange import seconds
+from mfa_train.budget.shape import Shape
+from mfa_train.budget.units import over, size_of, times, together
+from mfa_train.config import Config
+from mfa_train.config.parallel_schema import ParallelConfig
+from mfa_train.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mfa_train.budget.step_time import Devices
+
+WAYS = ("entries", "heads")
+GRADIENT_BYTES = 4
+"""Of a value of an entry's gradient."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """Bytes that one rank receives of one sequence in one layer."""
+
+    forward: int
+    backward: int
+    again: bool
+    """Whether the forward pass runs twice."""
+
+    @property
+    def step(self) -> int:
+        return self.forward * (2 if self.again else 1) + self.backward
+
+
+@dataclass(frozen=True)
+class Chosen:
+    way: str
+    """entries | heads."""
+    why: str
+    """In words, with what the other way would receive."""
+
+
+def received(
+    shape: Shape, way: str, tokens: int, among: int, dtype: torch.dtype, checkpointing: str = "none"
+) -> Received:
+    """Of a sequence of `tokens` that `among` ranks share; way: entries | heads; checkpointing: none | selective |
+    full."""
+    again = checkpointing != "none"
+    if way == "entries":
+        values = shape.cache_values_per_layer * tokens * (among - 1) // among
+        return Received(dtype.itemsize * values, GRADIENT_BYTES * values, again)
+    sent = dtype.itemsize * shape.widths.values_by_heads * tokens * (among - 1) // among**2
+    return Received(sent, sent, again)
+
+
+def chosen_way(
+    config: Config,
+    shape: Shape,
+    dtype: torch.dtype,
+    parallel: ParallelConfig | None = None,
+    checkpointing: str | None = None,
+) -> Chosen:
+    """What parallel.context_by means for this attention: of auto the way that receives less in a step, entries where
+    both are alike; with another `parallel` or another checkpointing where they are given. Raises ConfigError where
+    heads are asked for and don't divide."""
+    parallel = parallel or config.parallel
+    among, asked = parallel.context, parallel.context_by
+    if obstacle := _undivided(shape, among):
+        if asked == "heads":
+            raise ConfigError(
+                f"parallel.context_by=heads with parallel.context={among}, which does not divide the {obstacle} of "
+                f"attention={config.attention['name']}: type parallel.context_by=entries"
+            )
+        return Chosen("entries", f"{among} ranks do not divide {obstacle}")
+    tokens = config.training.sequence_length
+    checkpointing = checkpointing or config.training.activation_checkpointing
+    told = {way: received(shape, way, tokens, among, dtype, checkpointing).step for way in WAYS}
+    way = asked if asked != "auto" else "heads" if told["heads"] < told["entries"] else "entries"
+    (other,) = (one for one in WAYS if one != way)
+    return Chosen(way, f"{size_of(told[way])} of a sequence in a layer and step, by {other} {size_of(told[other])}")
+
+
+def _undivided(shape: Shape, among: int) -> str | None:
+    """The heads that `among` ranks don't divide, in words; None where they divide all."""
+    for name, count in (("query", shape.widths.heads), ("key-value", shape.widths.kv_heads)):
+        if count % among:
+            return f"{count} {name} head{'s' if count > 1 else ''}"
+    return None
+
+
+@dataclass(frozen=True)
+class ContextCost:
+    """Of one rank in a step; seconds are None where a link's or a device's speed is unknown."""
+
+    chosen: Chosen
+    one: Received
+    """Of the chosen way."""
+    other: dict[str, int | None]
+    """Bytes in a step by each way; None: not possible."""
+    nodes: int
+    """Over how many the ranks of a sequence stand."""
+    step_bytes: int
+    seconds: float | None
+    hidden_seconds: float | None
+    """Of it beside the query's projection."""
+    expansion_flops: int
+    """Per token of its own, forward, all layers: of keys and values that other ranks expand too."""
+
+    @property
+    def waiting_seconds(self) -> float | None:
+        return together(self.seconds, times(-1.0, self.hidden_seconds))
+
+
+def context_cost(config: Config, shape: Shape, devices: "Devices") -> ContextCost | None:
+    """None where no sequence is shared. Raises ConfigError where parallel.context_by can't be."""
+    among = config.parallel.context
+    if among == 1:
+        return None
+    training, dtype, per_node = config.training, devices.dtype, devices.count // devices.nodes
+    chosen = chosen_way(config, shape, dtype)
+    sequences = training.batch_size // (devices.count // among)
+    layers = sequences * shape.layers
+
+    def of(way: str) -> Received:
+        return received(shape, way, training.sequence_length, among, dtype, training.activation_checkpointing)
+
+    one = of(chosen.way)
+    possible = {"entries": True, "heads": _undivided(shape, among) is None}
+    nodes = nodes_of(among, per_node)
+    network = config.cluster.network_gbits and config.cluster.network_gbits * 1e9 / 8
+    if chosen.way == "heads":
+        taken = seconds(layers * one.step, among, devices.device, per_node, network)
+        hidden = times(0.0, taken)
+    else:
+        of_node = among // nodes
+        speed = ring_speed(devices.device, nodes, of_node, network and network * of_node / per_node)
+        tokens = sequences * training.sequence_length / among
+        query = over(times(tokens, shape.query_flops), times(devices.peak, devices.kernel.products))
+        gathering, scattering = (over(layers * sent, speed) for sent in (one.forward, one.backward))
+        passes = 2.0 if one.again else 1.0
+        taken = together(times(passes, gathering), scattering)
+        hidden = together(times(passes, _least(gathering, query)), _least(scattering, times(2.0, query)))
+    return ContextCost(
+        chosen=chosen,
+        one=one,
+        other={way: layers * of(way).step if can else None for way, can in possible.items()},
+        nodes=nodes,
+        step_bytes=layers * one.step,
+        seconds=taken,
+        hidden_seconds=hidden,
+        expansion_flops=(among - 1) * shape.expansion_flops if chosen.way == "entries" else 0,
+    )
+
+
+def nodes_of(among: int, per_node: int) -> int:
+    """Over how many nodes `among` consecutive ranks stand, at most."""
+    if per_node % among == 0:
+        return 1
+    return max(2, -(-among // per_node))
+
+
+def _least(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else min(one, other)
+
+
+def context_of(config: Config, shape: Shape, cost: ContextCost, step_seconds: float | None) -> dict:
+    """`context` of a plan."""
+    training, among = config.training, config.parallel.context
+    forward = shape.train_flops_per_token(training.sequence_length) // 3
+    return {
+        "ranks": among,
+        "nodes": cost.nodes,
+        "local_tokens": training.sequence_length // among,
+        "by": cost.chosen.way,
+        "why": cost.chosen.why,
+        "received_bytes_per_layer": cost.one.forward,
+        "received_bytes_per_layer_backward": cost.one.backward,
+        "forward_passes": 2 if cost.one.again else 1,
+        "received_bytes": cost.step_bytes,
+        "received_bytes_by": cost.other,
+        "seconds": cost.seconds,
+        "hidden_seconds": cost.hidden_seconds,
+        "waiting_seconds": cost.waiting_seconds,
+        "share_of_step": over(cost.waiting_seconds, step_seconds) if cost.waiting_seconds else cost.waiting_seconds,
+        "expansion_flops_per_token": 3 * cost.expansion_flops,
+        "expansion_share": cost.expansion_flops / (forward + cost.expansion_flops),
+    }

@@ -1,0 +1,108 @@
+"""A pass of one of the ranks that share sequences, without the others: for plans, on torch's meta device.
+
+By entries it is the pass that trains, whose collectives send nothing. By heads what DeepSpeed's Ulysses
+(`deepspeed.sequence.layer`) allocates stands here, since it asks for its own communication.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mfa_train.attention.kernels.causal import causal_attention
+from mfa_train.attention.rope import Positions, Rope
+from mfa_train.attention.shared import SharedSequence
+from mfa_train.parallel.groups import ContextGroup
+from mfa_train.parallel.stretches import stretches
+
+
+class _Nowhere:
+    """In the place of a process group: whatever is asked of it, there is nothing to wait for."""
+
+    def __getattr__(self, name: str) -> Callable[..., "_Nowhere"]:
+        return lambda *_: self
+
+    def wait(self) -> None:
+        """At once."""
+
+
+def shared_sequence(way: str, ranks: int, tokens: int) -> SharedSequence:
+    """What a pass is given; way: entries | heads. It is that of the first rank, which has the last stretch and attends
+    over all keys at once."""
+    kind = _ByEntries if way == "entries" else _ByHeads
+    return kind(ContextGroup(0, ranks, _Nowhere()), tokens)
+
+
+class _ByEntries(SharedSequence):
+    """As in training."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, sinks: Tensor | None) -> Tensor:
+        o = super().attend(q, k, v, scale, kernel, sinks)
+        if kernel != "fused":
+            return o
+        # SDPA is told by a mask which keys fewer queries see, and keeps it in the scores' type.
+        for begin, end in stretches(self.group.rank, self.group.size, self.tokens):
+            o = _Kept.apply(o, q.new_empty(end - begin, end)) if begin else o
+        return o
+
+
+class _Kept(torch.autograd.Function):
+    """Its first, and for the backward pass the other."""
+
+    @staticmethod
+    def forward(ctx: Any, o: Tensor, kept: Tensor) -> Tensor:
+        ctx.save_for_backward(kept)
+        return o.view_as(o)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+class _ByHeads(SharedSequence):
+    """Each rank has all tokens of its share of the heads while it attends."""
+
+    def begin(self, rope: Rope, device: torch.device) -> Positions:
+        self.rotations = super().begin(rope, device)
+        return self.rotations
+
+    def leave(self, entry: tuple[Tensor, ...]) -> Any:
+        return entry
+
+    def arrive(self, under_way: Any) -> tuple[tuple[Tensor, ...], Positions]:
+        return under_way, self.rotations
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, sinks: Tensor | None) -> Tensor:
+        size = self.group.size
+        q, k, v = (_Swapped.apply(x, size, True) for x in (q, k, v))
+        own = None if sinks is None else sinks[: len(sinks) // size]
+        return _Swapped.apply(causal_attention(q, k, v, scale, kernel, None, own), size, False)
+
+
+class _Swapped(torch.autograd.Function):
+    """Its tokens' heads (batch, local tokens, heads, dim) as all tokens of its heads (batch, tokens, heads / ranks,
+    dim), or back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: int, to_heads: bool) -> Tensor:
+        ctx.size, ctx.to_heads = size, to_heads
+        return _swapped(x, size, to_heads)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _swapped(grads[0], ctx.size, not ctx.to_heads), None, None
+
+
+def _swapped(x: Tensor, size: int, to_heads: bool) -> Tensor:
+    """Copies as `single_all_to_all` makes them."""
+    batch, tokens, heads, dim = x.shape
+    if to_heads:
+        sent = x.view(batch, tokens, size, heads // size, dim).permute(2, 0, 1, 3, 4).contiguous()
+        arrived = torch.empty_like(sent).permute(1, 0, 2, 3, 4).contiguous()
+        return arrived.reshape(batch, size * tokens, heads // size, dim)
+    sent = x.reshape(batch, size, tokens // size, heads, dim).permute(1, 0, 2, 3, 4).contiguous()
+    arrived = torch.empty_like(sent).permute(1, 2, 0, 3, 4).contiguous()
+    return arrived.reshape(batch, tokens // size, size * heads, dim)
