@@ -26,6 +26,9 @@ def typed() -> argparse.Namespace:
     command.add_argument("--checkpoint", default="final", metavar="step-N|final", help="which state (default: final)")
     command.add_argument("--ema", action="store_true", help=EMA)
     command.add_argument("--prompt", action="append", help="what the text starts with; typed again, one more text")
+    command.add_argument(
+        "--prompt-file", action="append", default=[], type=Path, metavar="FILE", help="a prompt of any length, in UTF-8"
+    )
     command.add_argument("--num-samples", type=int, default=1, metavar="N", help="texts of each prompt (default: 1)")
     command.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="the text ends before it; may be typed again"
@@ -34,7 +37,10 @@ def typed() -> argparse.Namespace:
         "--json", action="store_true", help="a line for each: prompt, sample, text behind it, tokens, finish_reason"
     )
     command.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="as sample.temperature=0 seed=2 cache.dtype=fp8"
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="as sample.temperature=0 seed=2 cache.dtype=fp8, and under torchrun parallel.context=2",
     )
     command = commands.add_parser("cache-loss", help="held-out loss of a run through caches of smaller types")
     command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mfa-nano")
