@@ -62,8 +62,8 @@ class SharedSequence:
 
     def positions(self, device: torch.device) -> Tensor:
         """Of the local tokens in the sequence, (local tokens,), or each in its document, (batch, local tokens)."""
-        if self.documents is not None:
-            return local(self.documents.positions, self.group)
+        if self.places is not None:
+            return local(self.places, self.group)
         return local(torch.arange(self.tokens, device=device), self.group, 0)
 
     def attention(self, layer: "Attention", x: Tensor, positions: Positions, cache: LayerCache | None) -> Tensor:
