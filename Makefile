@@ -1,6 +1,7 @@
 # make train   set up, then the main job: train a small MFA model on the embedded corpus (a few minutes on two cores)
 # make test    set up, then all tests
 # make test-ranks  set up, then the tests of several ranks that take too long for each change
+# make test-long   set up, then more of what shorter tests hold as well: every stage, attention and way of launching
 # make check   set up, then ruff (lint and format) and mypy: what a change must pass beside the tests
 # make report  set up, then a ladder cut down to minutes and the report of it: report/index.html
 # make bench   set up, then the throughput table against Hugging Face and litgpt
@@ -14,7 +15,7 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet --cons
 SERVE_PIP = .venv-serve/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints-serve.txt
 ARGS ?=
 
-.PHONY: train test test-ranks check report bench bench-data bench-decode serve-test clean
+.PHONY: train test test-ranks test-long check report bench bench-data bench-decode serve-test clean
 
 train: .venv/.train
 	.venv/bin/python train.py attention=mfa model=nano $(ARGS)
@@ -24,6 +25,9 @@ test: .venv/.test
 
 test-ranks: .venv/.test
 	.venv/bin/python -m pytest -m ranks $(ARGS)
+
+test-long: .venv/.test
+	.venv/bin/python -m pytest -m long --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: .venv/.check
 	.venv/bin/ruff check

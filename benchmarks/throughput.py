@@ -88,7 +88,7 @@ def mfa_train(compiled: bool) -> Iterator[None]:
     state = TrainingState(Progress(), Guard(config.guard, print))
     step = TrainingStep(engine, config, ranks, batches, inputs_of, state)
     peak = Peak(planned_device("cpu", 1), torch.bfloat16, print)
-    speed = Speed(config, plan["flops"]["train_per_token"], peak, ranks.world_size)
+    speed = Speed(plan, peak, ranks.world_size)
     with StopSignals() as signals:
         save_points = SavePoints(config, ranks, 0, batches.identity(), log, signals, None)
         with Profiling(config, ranks, save_points.agreed, done=0) as profiling:

@@ -21,6 +21,8 @@ BETWEEN_SAMPLES = "-" * 15
 EVALUATION_KEYS = ("tasks", "tasks_dir", "num_fewshot", "limit", "batch_tokens")
 """Of the config's node `evaluation`, which is not typed before them."""
 MOST_SAMPLES, MOST_WINDOWS = 2**12, 2**20
+SHARED = "parallel.context="
+"""With it ranks read prompts together; a run's own says how it was trained."""
 
 
 def main() -> int:
@@ -66,10 +68,10 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def generate(arguments: argparse.Namespace) -> None:
     for override in arguments.overrides:
-        if not override.startswith(("sample.", "seed=", "cache.")):
+        if not override.startswith(("sample.", "seed=", "cache.", SHARED)):
             raise ConfigError(
-                f"{override}: expected keys of sample and cache, or seed, as sample.temperature=0; the model is the "
-                "run's"
+                f"{override}: expected keys of sample and cache, seed or parallel.context, as sample.temperature=0; "
+                "the model is the run's"
             )
         if override.startswith("cache.") and "," in override:
             raise ConfigError(
@@ -77,16 +79,22 @@ def generate(arguments: argparse.Namespace) -> None:
                 f"{arguments.run} {override} compares several"
             )
     config = configs.of_run(arguments.run, arguments.overrides)
-    prompts = [config.sample.prompt] if arguments.prompt is None else arguments.prompt
+    prompts = arguments.prompt or ([] if arguments.prompt_file else [config.sample.prompt])
     for prompt in prompts:
         config.sample = replace(config.sample, prompt=prompt)  # which asks whether it can be sampled so
+    prompts = [*prompts, *map(_text_of, arguments.prompt_file)]
     configs.require_positive("--num-samples", arguments.num_samples, MOST_SAMPLES)
     if "" in arguments.stop:
         raise ConfigError("--stop '': expected a text, as --stop 'class '; without --stop the document's end ends it")
+    from mfa_train.checkpoints.weights import step_of_state
     from mfa_train.data.tokenizer.growing_text import GrowingText
-    from mfa_train.training.closing_sample import samples_from_run
 
-    shown = 0
+    shared = any(override.startswith(SHARED) for override in arguments.overrides)
+    if shared:
+        from mfa_train.training.shared_samples import samples_of_ranks as samples_of
+    else:
+        from mfa_train.training.closing_sample import samples_from_run as samples_of
+    tells, shown = not shared or os.environ.get("RANK", "0") == "0", 0
 
     def show(texts: list[GrowingText]) -> None:
         nonlocal shown
@@ -94,14 +102,16 @@ def generate(arguments: argparse.Namespace) -> None:
         shown = texts[0].settled
 
     options = {"checkpoint": arguments.checkpoint, "num_samples": arguments.num_samples, "stop": arguments.stop}
-    if sys.stdout.isatty() and len(prompts) * arguments.num_samples == 1 and not arguments.json:
+    if tells and sys.stdout.isatty() and len(prompts) * arguments.num_samples == 1 and not arguments.json:
         try:
-            samples = samples_from_run(config, arguments.run, prompts, **options, on_token=show)
+            samples = samples_of(config, arguments.run, prompts, **options, on_token=show)
         finally:
             if shown:
                 say_part("\n")
     else:
-        samples = samples_from_run(config, arguments.run, prompts, **options)
+        samples = samples_of(config, arguments.run, prompts, **options)
+        if not tells:
+            return
         if arguments.json:
             for number, text in enumerate(samples.texts):
                 place, sample = divmod(number, arguments.num_samples)
@@ -110,8 +120,21 @@ def generate(arguments: argparse.Namespace) -> None:
             say_text(f"\n{BETWEEN_SAMPLES}\n".join(text.text for text in samples.texts))
     if samples.tokens:
         say_aside(samples.told())
-    if (longest := samples.cache.length) > (window := config.training.sequence_length):
+    window = config.training.stage_of(step_of_state(config, arguments.checkpoint) - 1).sequence_length
+    if (longest := samples.cache.length) > window:
         say_aside(f"the longest text has {longest:,} tokens, and the run was trained on windows of {window:,}")
+
+
+def _text_of(file: Path) -> str:
+    """What stands in a --prompt-file, to its last byte. Raises ConfigError."""
+    try:
+        return file.read_bytes().decode()
+    except OSError as error:
+        raise ConfigError(f"--prompt-file {file}: {error.strerror}: type a file of text") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"--prompt-file {file}: byte {error.start + 1:,} is no UTF-8: type a file of text in UTF-8"
+        ) from error
 
 
 def cache_loss(arguments: argparse.Namespace) -> None:
@@ -164,6 +187,21 @@ def evaluate(arguments: argparse.Namespace) -> None:
     found = evaluate_run(config, arguments.run, arguments.checkpoint, say_aside)
     if os.environ.get("RANK", "0") == "0":
         say(as_json([asdict(one) for one in found], indent=2) if arguments.json else table(found))
+
+
+def needle(arguments: argparse.Namespace) -> None:
+    config = configs.load(arguments.overrides)
+    if config.data.source == "mixture":
+        raise ConfigError("data=mixture: a needle is hidden in one corpus: type data=prepared data.path=FOLDER")
+    from mfa_train.data.corpora import open_all, prepare_all
+    from mfa_train.evaluation.needle import NAME, Needles, numbers, write_needles
+
+    lengths, depths = numbers("--lengths", arguments.lengths), numbers("--depths", arguments.depths)
+    asked = Needles(lengths, depths, arguments.documents, arguments.seed)
+    corpora = open_all(config.data, say_aside, manifests=prepare_all(config.data, say_aside))
+    folder = arguments.out or Path(config.evaluation.tasks_dir) / NAME
+    names = write_needles(next(iter(corpora.values())), asked, folder)
+    say(f"{len(names)} tasks in {folder}: {', '.join(names)}; mfa-train evaluate RUN tasks={NAME}")
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -265,6 +303,7 @@ COMMANDS = {
     "generate": generate,
     "cache-loss": cache_loss,
     "evaluate": evaluate,
+    "needle": needle,
     "export": export,
     "plan": plan,
     "compare": compare,

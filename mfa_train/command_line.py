@@ -26,6 +26,9 @@ def typed() -> argparse.Namespace:
     command.add_argument("--checkpoint", default="final", metavar="step-N|final", help="which state (default: final)")
     command.add_argument("--ema", action="store_true", help=EMA)
     command.add_argument("--prompt", action="append", help="what the text starts with; typed again, one more text")
+    command.add_argument(
+        "--prompt-file", action="append", default=[], type=Path, metavar="FILE", help="a prompt of any length, in UTF-8"
+    )
     command.add_argument("--num-samples", type=int, default=1, metavar="N", help="texts of each prompt (default: 1)")
     command.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="the text ends before it; may be typed again"
@@ -34,7 +37,10 @@ def typed() -> argparse.Namespace:
         "--json", action="store_true", help="a line for each: prompt, sample, text behind it, tokens, finish_reason"
     )
     command.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="as sample.temperature=0 seed=2 cache.dtype=fp8"
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="as sample.temperature=0 seed=2 cache.dtype=fp8, and under torchrun parallel.context=2",
     )
     command = commands.add_parser("cache-loss", help="held-out loss of a run through caches of smaller types")
     command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mfa-nano")
@@ -53,6 +59,17 @@ def typed() -> argparse.Namespace:
     command.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="as tasks=hellaswag,piqa limit=500 num_fewshot=5 tasks_dir=…"
     )
+    command = commands.add_parser("needle", help="tasks: a sentence to be found in long held-out text, by its depth")
+    command.add_argument("--lengths", default="256,512,1024", metavar="T[,T]", help="of the prompts, in tokens")
+    command.add_argument("--depths", default="0,25,50,75,100", metavar="P[,P]", help="percent of the text before it")
+    command.add_argument(
+        "--documents", type=int, default=20, metavar="N", help="at each length and depth (default: 20)"
+    )
+    command.add_argument("--seed", type=int, default=1, metavar="N", help="of texts and keys (default: 1)")
+    command.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="to write (default: needle in evaluation.tasks_dir)"
+    )
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="which corpus, as train.py has it: data=…")
     command = commands.add_parser("export", help="a run's weights, config and tokenizer, as transformers loads them")
     command.add_argument("run", type=Path, metavar="RUN", help="a run folder, as runs/mha-nano")
     command.add_argument("--out", type=Path, metavar="FOLDER", help="to write (default: RUN/export, RUN/export-step-N)")

@@ -34,24 +34,28 @@ SMALL = [
 
 COMMANDS = forks.install()
 LONGEST = (
-    *("end_to_end", "launch", "test_first_round.py", "test_start_up.py", "scaling"),
+    *("test_slurm.py", "end_to_end", "launch", "test_first_round.py", "test_start_up.py", "scaling"),
     *("training", "test_spoilt_runs.py", "budget", "data"),
 )
-"""Of the folder of tests, in the order in which they are tried: the last, which leave a worker waiting, are short."""
+"""Files, and folders of them, in the order in which they are tried: the last, which leave a worker waiting, are short;
+the first, which waits for SLURM, leaves the cores to the other worker."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def order(item: pytest.Item) -> int:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
-        return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
+        parts = item.path.relative_to(ROOT / "tests").parts
+        return next((place for place, name in enumerate(LONGEST) if name in parts), len(LONGEST))
 
     items.sort(key=order)
+    COMMANDS.note_environment()
 
 
 @pytest.fixture(autouse=True)
 def forked_where_not_marked(request):
     """`real_command` tests start Python, as users do."""
     COMMANDS.enabled = request.node.get_closest_marker("real_command") is None
+    with COMMANDS.same_environment():
+        yield
 
 
 @pytest.fixture
@@ -86,9 +90,11 @@ def _small_model(attention: str, overrides: tuple[str, ...], std: float) -> Lang
 
 @pytest.fixture(scope="session")
 def prepared_data(tmp_path_factory) -> Path:
-    """A data_dir with the embedded corpus, prepared once for the whole session."""
+    """A data_dir with the embedded corpus, prepared once for all workers of a session."""
     from mfa_train.data.preparing.prepare import prepare
 
-    data_dir = tmp_path_factory.mktemp("data")
+    folder = tmp_path_factory.getbasetemp()
+    data_dir = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "data"
+    data_dir.mkdir(exist_ok=True)
     prepare(configs.load([f"data_dir={data_dir}"]).data)
     return data_dir

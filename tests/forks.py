@@ -9,7 +9,7 @@ What differs from the real command: modules are imported and files of configs/ c
 is the server's, and /proc/PID/cmdline too; a CPU's peak is measured for an eighth of a second instead of half of one,
 and what activations take is counted by the first command of a shape alone. So a command whose environment has another
 value for what is read at start and import (`READ`) is executed, and so are those of tests that are marked
-`real_command`.
+`real_command`. A `sitecustomize` that stands alone in a folder of PYTHONPATH is run by the child, when all is imported.
 """
 
 import atexit
@@ -32,7 +32,7 @@ import tempfile
 import threading
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -44,13 +44,17 @@ SCRIPTS = [
     for script in (
         *("train.py", "tests/end_to_end/poisoned.py", "tests/budget/real_memory.py"),
         *("tests/training/engine_calls.py", "tests/training/engine_roundtrip.py", "tests/training/init_from_ranks.py"),
-        *("tests/training/slow_ranks.py", "tests/parallel/experts_ranks.py"),
+        *("tests/training/slow_ranks.py", "tests/training/ema_ranks.py", "tests/training/positions.py"),
+        *("tests/launch/sleeping_sweep.py", "tests/parallel/training_ranks.py", "tests/parallel/context_ranks.py"),
     )
 ]
 MODULES = ["mfa_train.cli", "mfa_train.launch.rank", "torch.distributed.run"]
 READ = re.compile("(PYTHON|LD_|OMP_|GOMP_|KMP_|MKL_|DNNL_|ONEDNN_|ATEN_|TORCH_(?!NCCL)|CUDA|DS_|HF_|COLUMNS)")
 """Environment variables that are read as Python starts or a library is imported."""
-PRELOADED = [*MODULES, "mfa_train.training.run", "mfa_train.launch.sweep", "torch._dynamo", "wandb", "hydra"]
+PRELOADED = [
+    *(*MODULES, "mfa_train.training.run", "mfa_train.launch.sweep", "torch._dynamo", "wandb", "hydra"),
+    *("mfa_train.scaling.compare", "matplotlib.pyplot"),
+]
 
 _execute = subprocess._fork_exec
 _plain_popen = subprocess.Popen
@@ -71,9 +75,19 @@ def _script(words: list[str], folder: str) -> str | None:
 
 def _as_read(environment: dict[str, str]) -> dict[str, str]:
     read = {name: value for name, value in environment.items() if READ.match(name)}
-    if read.get("PYTHONPATH") in ("", str(ROOT)):  # the library is installed from there
+    if "PYTHONPATH" in read and not [folder for folder in _path(environment) if not _customizes_alone(folder)]:
         del read["PYTHONPATH"]
     return read
+
+
+def _path(environment: dict[str, str]) -> list[str]:
+    """The folders of PYTHONPATH, but for the one that the library is installed from."""
+    return [folder for folder in environment.get("PYTHONPATH", "").split(":") if folder not in ("", str(ROOT))]
+
+
+def _customizes_alone(folder: str) -> bool:
+    """Whether a folder of PYTHONPATH has nothing to import but what Python runs as it starts, as the child does."""
+    return [path.name for path in Path(folder).glob("*.py")] == ["sitecustomize.py"]
 
 
 class Popen(subprocess.Popen):
@@ -144,7 +158,22 @@ class Server:
 
     def __init__(self) -> None:
         self.enabled, self.socket = True, None
+        self.note_environment()
+
+    def note_environment(self) -> None:
+        """Once all tests are imported, and before the first command: what they import sets variables, as lm-eval does,
+        which all commands inherit."""
         self.environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    @contextlib.contextmanager
+    def same_environment(self) -> Iterator[None]:
+        """Takes back what a test sets of the variables that are `READ` and leaves: all commands after it would be
+        executed."""
+        before = {name: value for name, value in os.environ.items() if READ.match(name)}
+        yield
+        for name in [name for name in os.environ if READ.match(name) and name not in before]:
+            del os.environ[name]
+        os.environ.update(before)
 
     def fork(self, command: dict, files: list[int]) -> tuple[int, socket.socket]:
         """The child's process id, and where its status comes."""
@@ -298,6 +327,11 @@ def _like_executed(command: dict, files: list[int]) -> None:
     os.environ.update(command["environment"])
     random.seed()
     numpy.random.seed()
+    sys.orig_argv = command["words"]
+    for folder in _path(command["environment"]):
+        sys.modules.pop("sitecustomize", None)
+        sys.path.insert(1, folder)
+        importlib.import_module("sitecustomize")
     while _at_exit:  # the launcher's
         atexit.unregister(_at_exit.pop())
     for finalizer in list(weakref.finalize._registry):  # folders for a while, which are the server's to remove

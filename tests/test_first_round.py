@@ -63,7 +63,6 @@ def records(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.real_command
 def test_it_is_known_to_have_finished_and_resumed_from_its_checkpoint_gives_the_same_curve(folder):
     run = folder / "runs" / "mfa"
 

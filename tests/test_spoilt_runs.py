@@ -103,19 +103,24 @@ def spoilt_run(folder: Path, name: str, number: int) -> Path:
     return run
 
 
-def anything_wrong(examples: int):
-    """`name` of a file, `number` of what is wrong with it; the same ones each time."""
+def anything_wrong(few: int, many: int):
+    """`name` of a file, `number` of what is wrong with it; the same ones each time. `few` such, `many` of make
+    test-long."""
 
     def decorated(test):
-        quiet = settings(
-            max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-        )
-        return quiet(given(name=st.sampled_from(NAMES), number=st.integers(0, 2**32))(test))
+        def of(examples, tmp_path_factory):
+            quiet = settings(
+                max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+            )
+            wrong = given(name=st.sampled_from(NAMES), number=st.integers(0, 2**32))
+            quiet(wrong(lambda name, number: test(tmp_path_factory, name, number)))()
+
+        return pytest.mark.parametrize("examples", [few, pytest.param(many, marks=pytest.mark.long)])(of)
 
     return decorated
 
 
-@anything_wrong(100)
+@anything_wrong(100, 1000)
 def test_a_start_of_a_run_with_anything_wrong_in_one_file_goes_on_or_says_why_not(tmp_path_factory, name, number):
     run = spoilt_run(tmp_path_factory.mktemp("spoilt"), name, number)
     with contextlib.suppress(UserError):
@@ -125,7 +130,7 @@ def test_a_start_of_a_run_with_anything_wrong_in_one_file_goes_on_or_says_why_no
     shutil.rmtree(run.parent.parent)
 
 
-@anything_wrong(12)
+@anything_wrong(5, 50)
 def test_a_run_with_anything_wrong_in_one_file_ends_no_command_in_a_traceback(tmp_path_factory, name, number):
     run = spoilt_run(tmp_path_factory.mktemp("spoilt"), name, number)
     for words in (

@@ -97,6 +97,12 @@ class DecodeCache:
             self.lengths = self.lengths + tokens
         self.length += tokens
 
+    def cut(self, tokens: int) -> None:
+        """From now on it holds the first `tokens` of every row."""
+        self.length = tokens
+        if self.lengths is not None:
+            self.lengths = self.lengths.clamp(max=tokens)
+
     def of_rows(self, rows: Tensor) -> "DecodeCache":
         """A cache of the rows that `rows` (n,) names, one of them several times perhaps: each goes on by itself."""
         other = DecodeCache(len(self.layers), self.capacity, self.dtype)

@@ -24,6 +24,7 @@ from mfa_train.config import ModelConfig
 from mfa_train.feed_forward import layers_by_kind
 from mfa_train.feed_forward.names import STACKED
 from mfa_train.model.loss import CHUNK_LOGITS
+from mfa_train.model.tiles import compute_in_tiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Pass:
     """cuda | cpu: they differ in the loss's chunks."""
     kernel: str
     """Of the attention, as `mfa_train.attention.kernels.causal.planned_kernel` says it."""
+    mlp_tile_tokens: int | None = None
     expert_ranks: int = 1
     """How many share out each layer's experts."""
     sharing: Sharing = ALONE
@@ -87,6 +89,7 @@ def _peak(pass_: Pass, layers: list[int], checkpointing: str) -> int:
     model.lm_head.chunk_logits = CHUNK_LOGITS[pass_.device_type]
     model.lm_head.max_chunks = 2  # each takes the same memory
     model.model.activation_checkpointing = checkpointing
+    compute_in_tiles(model, pass_.mlp_tile_tokens, most=2)
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(_drop_gradient)
     with _Storages(model, pass_.expert_ranks) as storages:

@@ -89,6 +89,7 @@ class Fit:
             dtype,
             device.type,
             self.kernel.name,
+            config.training.mlp_tile_tokens,
             self.expert_ranks,
         )
         self.usable_bytes = int(device.memory_bytes * (1 - RESERVE))

@@ -14,12 +14,13 @@ from dataclasses import replace
 import torch
 
 from mfa_train.attention import attention_config
+from mfa_train.attention.stages import require_stages
 from mfa_train.budget.context import ContextCost, context_cost, context_of
 from mfa_train.budget.devices import Device, planned_device, resolve_precision
 from mfa_train.budget.disk import disk_of
 from mfa_train.budget.epochs import data_of, notes_of
 from mfa_train.budget.fit import Fit
-from mfa_train.budget.length import length_of
+from mfa_train.budget.length import flops_between, length_of, notes_of_stages, stages_of
 from mfa_train.budget.peak import peak_flops
 from mfa_train.budget.shape import measure
 from mfa_train.budget.step_time import Devices, time_of
@@ -67,6 +68,7 @@ def make_plan(
 
 def _made(config: Config, device: Device | None, ranks: int | None, match: dict | None, ranks_per_node: int) -> dict:
     attention_config(config.attention)
+    require_stages(config)
     feed_forward_config(config.model.feed_forward)
     require_parallel(config, ranks or config.cluster.world_size)
     per_node = config.cluster.devices_per_node if device is None else 1  # a rank at hand measures its own threads
@@ -78,6 +80,8 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
     context = config.plan.context
     train_per_token = shape.train_flops_per_token(config.training.sequence_length)
     length, data = length_of(config, shape.params), data_of(config)
+    length |= stages_of(config, shape.train_flops_per_token)
+    of_run = {"length": length, "flops": {"train_per_token": train_per_token}}
     count = fit.setting.ranks
     nodes = -(-count // ranks_per_node)
     devices = Devices(count, nodes, device, dtype, _peak(device, dtype, per_node), fit.kernel)
@@ -106,7 +110,7 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
         "capacity": shape.capacity and shape.capacity._asdict(),
         "flops": {
             "train_per_token": train_per_token,
-            "train_total": train_per_token * length["tokens"],
+            "train_total": flops_between(of_run, 0, length["steps"]),
             "decode_attention_per_token": shape.decode_attention_flops(context, config.plan.decode_counting),
             "feed_forward_per_token": shape.ffn_flops,
             "decode_linear_per_token": shape.decode_linear_flops(),
@@ -126,7 +130,12 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
             if type(value) is int
         },
         "match": match,
-        "notes": [*shape.attention.notes(), *notes_of(data), *_notes_of_time(time, config, count, shared)],
+        "notes": [
+            *shape.attention.notes(),
+            *notes_of_stages(length, config.training.sequence_schedule),
+            *notes_of(data),
+            *_notes_of_time(time, config, count, shared),
+        ],
     }
 
 

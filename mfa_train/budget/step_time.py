@@ -2,7 +2,8 @@
 
     computing       FLOPs / (peak × the share that kernels are assumed to reach, `kernel`)
     recomputation   training.activation_checkpointing=full runs each layer forward once more, the head not; selective
-                    no matrix product, but on a CPU the tiles' scores
+                    no matrix product, but on a CPU the tiles' scores; with training.mlp_tile_tokens each feed-forward
+                    runs once more, which full has counted
     communication   the bytes of `communication` over the slowest link: after the computing, at stage 3 beside it
 
     experts         what tokens send to experts of other ranks (`exchange`), after the computing
@@ -97,6 +98,8 @@ def _parts(config: Config, shape: Shape, devices: Devices, context: ContextCost 
     passes = training.batch_size // (training.micro_batch(groups) * groups)
     among, per_node = config.parallel.experts, devices.count // devices.nodes
     sent = traffic(shape.parameter_sizes, devices.dtype, config.zero, devices.count, passes, shape.expert_sizes, among)
+    if training.activation_checkpointing != "full" and tokens / passes > (training.mlp_tile_tokens or tokens):
+        again = together(again, forward(shape.ffn_flops, 0))
     network = config.cluster.network_gbits and config.cluster.network_gbits * 1e9 / 8
     speed = ring_speed(devices.device, devices.nodes, per_node, network)
     moving = 0.0 if devices.count == 1 else over(sent, speed)

@@ -162,7 +162,8 @@ def require_files(content: dict) -> None:
 
 
 def _require_progress(progress: dict, step: int) -> None:
-    counts, others = ("step", "left_out", "rollbacks"), ("seconds", "losses", "stretches")
+    counts = ("step", "left_out", "rollbacks", "dead_experts")
+    others = ("seconds", "losses", "stretches", "idle_experts")
     if unknown := sorted(set(progress) - {*counts, *others}):
         raise ValueError(f"progress holds {fields.shown(unknown[0])}, which this version doesn't know")
     for key in counts:
@@ -175,6 +176,12 @@ def _require_progress(progress: dict, step: int) -> None:
     for stretch in fields.listing("progress.stretches", progress.get("stretches", [])):
         fields.mapping("progress.stretches", stretch)
         fields.count("from_step of progress.stretches", fields.of("progress.stretches", stretch, "from_step"))
+    layers = fields.listing("progress.idle_experts", progress.get("idle_experts", []))
+    for layer in layers:
+        for records in fields.listing("a layer of progress.idle_experts", layer):
+            fields.count("progress.idle_experts", records)
+    if len({len(layer) for layer in layers}) > 1:
+        raise ValueError("the layers of progress.idle_experts are not of one length")
 
 
 def _require_guard(guard: dict) -> None:

@@ -117,9 +117,10 @@ class TensorFile:
 def write_mixed(
     path: Path, forms: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], made: Callable[[str], Tensor]
 ) -> str:
-    """Writes tensors of these types and shapes, wide types before narrow, each as `made` gives it when its turn comes,
-    and waits until the disk has them; gives the file's SHA-256. Raises OSError. Other threads run while bytes are
-    summed and written, which they cannot while safetensors below 0.8 writes."""
+    """Writes tensors of these types and shapes, in this order and without gaps, each as `made` gives it when its turn
+    comes, and waits until the disk has them; gives the file's SHA-256. A type's values may begin at any byte, which
+    safetensors reads. Raises OSError. Other threads run while bytes are summed and written, which they cannot while
+    safetensors below 0.8 writes."""
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     names = {dtype: name for name, dtype in TYPES.items()}
     end = 0

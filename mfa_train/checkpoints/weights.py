@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mfa_train.attention import attention_config
+from mfa_train.attention.stages import config_of_step
 from mfa_train.checkpoints.folders import AVERAGED, folder_of, newest_first, plausible, step_of, verified
 from mfa_train.checkpoints.manifest import Damaged, manifest_of
 from mfa_train.checkpoints.safetensors_folder import FILE, INDEX, TensorFolder, files_of
@@ -31,6 +32,7 @@ from mfa_train.model.decoder import LanguageModel, weights_of_model
 from mfa_train.tracking.records import read_object
 from mfa_train.words import brief
 
+STEP = re.compile(r"step-(\d{1,18})", re.ASCII)
 SUM, SUM_FORMAT = "sha256.json", 1
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """By `precision`."""
@@ -49,7 +51,7 @@ def averaged_state(checkpoint: str) -> str:
 
 
 class RunWeights(ABC):
-    """The weights of a run in one state."""
+    """The weights of a run in one state. Their `config` is the run's as it was then (`config_of_state`)."""
 
     folder: Path
     """Where they lie."""
@@ -81,7 +83,12 @@ class RunWeights(ABC):
     @property
     def tokens(self) -> int:
         """Trained on until then."""
-        return self.step * self.config.training.batch_size * self.config.training.sequence_length
+        return self.step * self.config.training.tokens_per_step
+
+    @property
+    def sequence_length(self) -> int:
+        """On which they were trained last."""
+        return self.config.training.stage_of(self.step - 1).sequence_length
 
     @abstractmethod
     def read(self, name: str, start: int, out: Tensor) -> None:
@@ -166,6 +173,7 @@ def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bo
     With `verify` its files are held against
     their checksums, where else a checkpoint's sizes must do. Raises ConfigError where there is no such state, or the
     checkpoint is damaged, DataError where the weights can't be read, or are another model's."""
+    config = config_of_state(config, checkpoint)
     shapes = shapes_of(config)
     state, averaged = checkpoint.removesuffix(AVERAGED), checkpoint.endswith(AVERAGED)
     checkpoints, final = run / "checkpoints", final_checkpoint(run, averaged)
@@ -177,7 +185,7 @@ def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bo
         if verify:
             _verify(run, final)
         return FinalWeights(final, config, shapes)
-    if not (named := re.fullmatch(r"step-(\d{1,18})", state, re.ASCII)):
+    if not (named := STEP.fullmatch(state)):
         raise ConfigError(f"--checkpoint {brief(checkpoint)}: expected final or step-N, as step-100{_others(run)}")
     folder = folder_of(checkpoints, int(named[1]))
     if not folder.is_dir():
@@ -191,6 +199,18 @@ def weights_of(run: Path, config: Config, checkpoint: str = FINAL, *, verify: bo
     if averaged and EMA not in content:
         raise ConfigError(f"{_no_average(run, config, checkpoint)}: {folder} holds none")
     return CheckpointWeights(folder, content, config, shapes, averaged)
+
+
+def config_of_state(config: Config, checkpoint: str) -> Config:
+    """A run's config with the attention as it was where `checkpoint` was made: amid a training.sequence_schedule its
+    rotations may be others than at the end."""
+    return config_of_step(config, step_of_state(config, checkpoint) - 1)
+
+
+def step_of_state(config: Config, checkpoint: str) -> int:
+    """Behind how many steps a run was in `checkpoint`, as `weights_of` takes it."""
+    named = STEP.fullmatch(checkpoint.removesuffix(AVERAGED))
+    return int(named[1]) if named else config.training.total_steps
 
 
 def _no_average(run: Path, config: Config, checkpoint: str) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from mfa_train.config.choices import of_other_choices
 from mfa_train.config.composition import FileConfigSource, composed
 from mfa_train.config.hydra_errors import FORM, ComposeError, explained
 from mfa_train.config.launch_schema import SweepConfig
 from mfa_train.config.model_schema import ModelConfig
-from mfa_train.config.overrides import CONFIG_DIR, WORD, as_meant, holds_choice, key_of
+from mfa_train.config.overrides import CONFIG_DIR, WORD, as_meant, holds_choice, key_of, written
 from mfa_train.config.schema import Config
 from mfa_train.config.secrets import require_no_secrets
 from mfa_train.config.typed import converted, flat, typed
@@ -55,9 +56,12 @@ def load(overrides: Sequence[str]) -> Config:
         )
         raise ConfigError(f"{odd}{told}") from error
     try:
-        return from_hydra(tree, words)
+        config = from_hydra(tree, words)
+        _require_own_keys("attention", config.attention)
+        _require_own_keys("model.feed_forward", config.model.feed_forward)
     except ConfigError as error:
         raise _with_place(_with_advice(error, overrides), overrides) from error
+    return config
 
 
 def from_hydra(tree: DictConfig, words: Sequence[str] = ()) -> Config:
@@ -117,6 +121,19 @@ def _as_typed(told: str, as_written: dict[str, Any]) -> str:
             break
         told = source[1] + told[found.end() :]
     return told
+
+
+def _require_own_keys(where: str, node: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a file sets a key of another choice than the chosen one in the group's node `where`:
+    Hydra finds those that are typed."""
+    group, chosen = where.rpartition(".")[2], node.get("name")
+    own, common = CONFIG_DIR / group / f"{chosen}.yaml", CONFIG_DIR / f"{group}_common.yaml"
+    if not own.is_file():
+        return  # told where its class is looked for
+    known = read_yaml(own).keys() | (read_yaml(common).keys() if common.is_file() else set())
+    for key in sorted(node.keys() - known):
+        if told := of_other_choices(f"{where}.{key}={written(node[key])}", f"{where}.{key}", str(chosen)):
+            raise told
 
 
 def _with_advice(error: ConfigError, overrides: Sequence[str]) -> ConfigError:

@@ -45,6 +45,7 @@ EXECUTION = (
     "deepspeed.zero_optimization.zero_hpz_",
     "training.micro_batch_size",
     "training.activation_checkpointing",
+    "training.mlp_tile_tokens",
     "training.compile",
 )
 """How a step is computed: rounding alone. Of `deepspeed` what moves numbers and changes none; the rest of it, quantized

@@ -1,4 +1,5 @@
-"""The part of the schema that is about scores on tasks: of `mfa-train evaluate`, and of a run on its way."""
+"""The part of the schema that is about scores on tasks, of `mfa-train evaluate` and of a run on its way, and about
+what a run's held-out loss is told by."""
 
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ MOST_TASKS, MOST_DOCUMENTS, MOST_SHOTS, MOST_TOKENS = 2**12, 2**40, 2**12, 2**26
 
 @dataclass
 class EvaluationConfig:
-    """Which tasks a model is scored on, and how; see `mfa_train.evaluation`."""
+    """Which tasks a model is scored on, and how (see `mfa_train.evaluation`); what else its held-out loss is told
+    by."""
 
     tasks: list[str]
     """Names: of files in tasks_dir, or lm-eval's own."""
@@ -24,6 +26,8 @@ class EvaluationConfig:
     """In a run: scored after steps that are multiples of this, and after the last; null: not."""
     batch_tokens: int
     """In one pass of one rank, padding included."""
+    by_position: bool
+    """Whether a run's held-out evaluations tell the loss by position in the window too."""
 
     def __post_init__(self):
         require_whole("the number of evaluation.tasks", len(self.tasks), 0, MOST_TASKS)

@@ -33,6 +33,8 @@ BEFORE: dict[str, Any] = {
     "parallel.context": 1,
     "parallel.context_by": "auto",
     "training.ema": None,
+    "training.mlp_tile_tokens": None,
+    "training.sequence_schedule": None,
     "data.files": [],
     "data.held_out_files": [],
     "data.text_key": "text",
@@ -100,6 +102,7 @@ BEFORE: dict[str, Any] = {
     "evaluation.limit": None,
     "evaluation.every_steps": None,
     "evaluation.batch_tokens": 2**13,
+    "evaluation.by_position": False,
 }
 """What held before these keys existed. A new key comes with a line here; the lines never change."""
 BEFORE_OF_ATTENTION: dict[str, dict[str, Any]] = {

@@ -143,6 +143,7 @@ class Config:
         if self.offload == "parameters" and self.zero != 3:
             raise ConfigError(f"offload=parameters needs sharded parameters, not zero={self.zero}: type zero=3 as well")
         require_deepspeed(self.deepspeed)
+        self._require_tiles()
         require_folder_name("name", self.name)
         require_whole("seed", self.seed, 0, MOST_SEED)
         for key in ("runs_dir", "data_dir"):
@@ -153,6 +154,14 @@ class Config:
             self.resume = local("resume", self.resume, "checkpoint's or a run's folder")
         if self.init_from is not None:
             self.init_from = local("init_from", self.init_from, "folder of weights")
+
+    def _require_tiles(self) -> None:
+        given, kind = self.training.mlp_tile_tokens, self.model.feed_forward.get("name")
+        if given is not None and kind != "dense":
+            raise ConfigError(
+                f"training.mlp_tile_tokens={given} with feed_forward={kind}: a dense feed-forward alone is computed in "
+                "tiles: type training.mlp_tile_tokens=null"
+            )
 
     @property
     def run_dir(self) -> Path:

@@ -14,6 +14,7 @@ from mfa_train.config.requirements import (
     require_share,
     require_whole,
 )
+from mfa_train.config.sequence_schema import Stage, StageConfig, require_last_stage, require_schedule, stages_of
 from mfa_train.errors import ConfigError
 
 CHECKPOINTING = ("none", "selective", "full")
@@ -74,6 +75,8 @@ class TrainingConfig:
     micro_batch_size: int | None
     """Sequences in one pass of one rank; null: as many as make one pass a step."""
     sequence_length: int
+    sequence_schedule: list[StageConfig] | None
+    """Stages of growing length, the last of sequence_length; null: one length. See `config.sequence_schema`."""
     log_every: int
     eval_every: int
     eval_sequences: int
@@ -85,6 +88,9 @@ class TrainingConfig:
     """Decay of the exponential moving average of the weights; null: none is kept. See `training.steps.average`."""
     activation_checkpointing: Annotated[str, OnceYesOrNo(yes="full", no="none")]
     """What is computed again in the backward pass: none | selective | full."""
+    mlp_tile_tokens: int | None
+    """Tokens that a dense feed-forward computes at once, and again in the backward pass; null: all. See
+    `mfa_train.model.tiles`."""
     compile: bool
 
     def __post_init__(self):
@@ -92,6 +98,7 @@ class TrainingConfig:
             ("batch_size", BATCH),
             ("micro_batch_size", BATCH),
             ("sequence_length", SEQUENCE),
+            ("mlp_tile_tokens", SEQUENCE),
             ("log_every", STEPS),
             ("eval_every", STEPS),
             ("steps", STEPS),
@@ -124,10 +131,34 @@ class TrainingConfig:
                 f"training.steps={self.total_steps} of {self.batch_size} × {self.sequence_length} tokens: {tokens:.1e} "
                 f"tokens are more than a run can count ({TOKENS:.0e}): type fewer steps"
             )
+        if self.sequence_schedule is not None:
+            require_schedule(self.sequence_schedule, self.sequence_length, self.tokens_per_step)
 
     @property
     def total_steps(self) -> int:
-        return self.steps or -(-(self.tokens or 0) // (self.batch_size * self.sequence_length))
+        return self.steps or -(-(self.tokens or 0) // self.tokens_per_step)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """The same in every stage."""
+        return self.batch_size * self.sequence_length
+
+    def require_last_stage(self) -> None:
+        """Raises ConfigError for a `sequence_schedule` that the run is too short for. Not asked of what runs are made
+        of, as a ladder's config."""
+        if self.sequence_schedule is not None:
+            require_last_stage(self.sequence_schedule, self.tokens_per_step, self.total_steps)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Those of `sequence_schedule`; one without."""
+        if self.sequence_schedule is None:
+            return [Stage(0, self.sequence_length, {})]
+        return stages_of(self.sequence_schedule, self.tokens_per_step)
+
+    def stage_of(self, step: int) -> Stage:
+        """The stage of a step, the first being 0. The weights that N steps have made are of step N - 1."""
+        return next(stage for stage in reversed(self.stages) if stage.first_step <= max(0, step))
 
     def micro_batch(self, ranks: int) -> int:
         """Sequences in one pass of one rank. Raises ConfigError where the batch does not divide."""

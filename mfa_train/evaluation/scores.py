@@ -11,7 +11,7 @@ import math
 import re
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,20 @@ class TaskScores:
     """By metric, where it is a mean over documents."""
     versions: dict[str, str | None]
     seconds: float
+    by: dict[str, list] = field(default_factory=dict)
+    """Of a task whose `metadata.by` names a field of its documents: that field, and its value in each document."""
+
+    def parts(self) -> dict[str, dict[str, float]]:
+        """{"FIELD=VALUE": {metric: mean over the documents that have it}}."""
+        found: dict[str, dict[str, float]] = {}
+        for key, values in self.by.items():
+            for value in dict.fromkeys(values):
+                means = {
+                    metric: [score for score, own in zip(scores, values) if own == value]
+                    for metric, scores in self.by_document.items()
+                }
+                found[f"{key}={value}"] = {metric: _rounded(math.fsum(own) / len(own)) for metric, own in means.items()}
+        return found
 
     @property
     def file_name(self) -> str:
@@ -162,6 +176,7 @@ def scores_of(
         by_document=by_document,
         versions={"lm_eval": version("lm_eval"), "mfa_train": commit},
         seconds=_rounded(seconds),
+        by={by: [sample["doc"][by] for sample in first]} if (by := (task.config.metadata or {}).get("by")) else {},
     )
 
 

@@ -16,6 +16,7 @@ from mfa_train.data.preparing.sources.hub import LOADERS, why
 from mfa_train.errors import ConfigError, did_you_mean
 from mfa_train.evaluation.folder import TaskFolder
 from mfa_train.evaluation.gold import golds
+from mfa_train.evaluation.needle import NAME as NEEDLE
 from mfa_train.evaluation.quiet import quiet
 from mfa_train.words import brief, first_line
 
@@ -33,6 +34,11 @@ def load_tasks(config: EvaluationConfig) -> dict[str, Any]:
     choices.
     """
     folder = TaskFolder(Path(config.tasks_dir))
+    if NEEDLE in config.tasks and NEEDLE not in folder:
+        raise ConfigError(
+            f"evaluation.tasks={NEEDLE}: no such task in {folder.folder} (evaluation.tasks_dir): make it first: type "
+            f"mfa-train {NEEDLE} --lengths 256,1024, with data=… as the run has it"
+        )
     with quiet():
         _sandbox_templates()
         own = _own_tasks() if any(name not in folder for name in config.tasks) else {}
@@ -196,6 +202,10 @@ def _require_requests(where: str, task: Any, limit: int | None) -> None:
     for number, instance in enumerate(task.instances, start=1):
         if instance.request_type == "loglikelihood" and not instance.args[1]:
             raise ConfigError(f"{where}: document {instance.doc_id + 1} has an empty answer (request {number})")
+    if by := (config.metadata or {}).get("by"):
+        for number, document in task.doc_iterator(limit=limit):
+            if by not in document:
+                raise ConfigError(f"{where}: document {number + 1} has no field {brief(by)}, which metadata.by names")
     if task.OUTPUT_TYPE == "multiple_choice":
         for number, document in task.doc_iterator(limit=limit):
             if not golds(task, document):

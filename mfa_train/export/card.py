@@ -41,7 +41,7 @@ def model_card(
         f"{weights.step:,} of {config.training.total_steps:,}, in {type_name(dtype)}.{_averaged(weights)}",
         _table(
             {
-                **_model(form),
+                **_model(form, weights.sequence_length),
                 "data": _data_name(config),
                 "tokens seen": f"{weights.tokens:,}",
                 "held-out loss": _loss(run, weights, summary),
@@ -110,7 +110,7 @@ def _front_matter(form: Format) -> dict[str, Any]:
     }
 
 
-def _model(form: Format) -> dict[str, str]:
+def _model(form: Format, sequence_length: int) -> dict[str, str]:
     model = form.model
     shape = measure(model, form.config.attention)
     keys = {key: value for key, value in form.config.attention.items() if type(value) is int}
@@ -124,8 +124,7 @@ def _model(form: Format) -> dict[str, str]:
         **({"experts": _listed(model.feed_forward)} if form.has_experts else {}),
         "KV cache": f"{shape.cache_bytes('bf16'):,} bytes per token in bf16 "
         f"({shape.cache_values_per_layer:,} values in each of {shape.layers:,} layers)",
-        "context": f"trained on {form.config.training.sequence_length:,} tokens; positions up to "
-        f"{model.max_position_embeddings:,}",
+        "context": f"trained on {sequence_length:,} tokens; positions up to {model.max_position_embeddings:,}",
     }
 
 

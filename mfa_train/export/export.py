@@ -20,7 +20,7 @@ import torch
 
 from mfa_train import config as configs
 from mfa_train.checkpoints.folders import flush
-from mfa_train.checkpoints.weights import DTYPES, FINAL, weights_of
+from mfa_train.checkpoints.weights import DTYPES, FINAL, config_of_state, weights_of
 from mfa_train.config import Config
 from mfa_train.config.quantities import written
 from mfa_train.data.tokenizer import Tokenizer
@@ -58,7 +58,7 @@ def export(
         out = run / (f"export-{state}" if state else "export")
     if os.path.lexists(out):
         raise ConfigError(f"--out={out} is there already; type --out=FOLDER with another, or remove it")
-    config = configs.of_run(run)
+    config = config_of_state(configs.of_run(run), checkpoint)
     chosen, settings = chosen_format(config, form)
     weights = weights_of(run, config, checkpoint, verify=verify)
     tokenizer, held_in = weights.tokenizer(), DTYPES[dtype] if dtype else weights.dtype

@@ -126,7 +126,7 @@ class Checks:
         found.refusals += alike.refusals
 
     def _require_tasks(self, config: Config) -> None:
-        key = str((config.evaluation, config.training.sequence_length))
+        key = str((config.evaluation, config.training.stages))
         if config.evaluation.every_steps is not None and key not in self.scored:
             from mfa_train.training.before_start import checked_tasks
 

@@ -5,6 +5,7 @@ without a translation table: `model.layers.0.self_attn.q_proj.weight`, …
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -135,16 +136,18 @@ class LanguageModel(nn.Module):
         lengths: Tensor | None = None,
         places: Tensor | None = None,
         sequence: SharedSequence | None = None,
-    ) -> Tensor:
+        each: bool = False,
+    ) -> Any:
         """Mean loss in nats per target, float32, in training with what experts' balancing adds; without targets the
-        logits (batch, tokens, vocab_size); with `places` what the head says of single targets (`loss.scored`).
+        logits (batch, tokens, vocab_size); with `places` what the head says of single targets (`loss.scored`); with
+        `each` the mean and every target's loss (batch, tokens), of a model in evaluation.
 
         tokens and targets (batch, tokens); with a `cache`, tokens follow those it holds, and prompts of different
         length stand at the front of their rows, `lengths` (batch,) of them; with `documents` instead, each document of
         the batch is read as if it stood alone. With a `sequence` tokens and targets are those of it that this rank has.
         """
         hidden, of_feed_forwards = self.model(tokens, cache, documents, lengths, sequence)
-        found = self.lm_head(hidden, targets, places)
+        found = self.lm_head(hidden, targets, places, each)
         return found if of_feed_forwards is None or targets is None else found + of_feed_forwards
 
 

@@ -10,6 +10,8 @@ from mfa_train.attention.cache import DecodeCache
 from mfa_train.errors import DataError
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.rows import few_rows
+from mfa_train.model.shared_prompt import hidden_before, padded
+from mfa_train.parallel.groups import WHOLE_SEQUENCES, ContextGroup
 
 
 def generate(
@@ -39,6 +41,7 @@ def decode(
     known: Tensor | None = None,
     ended: Tensor | None = None,
     cache: DecodeCache | None = None,
+    sequences: ContextGroup = WHOLE_SEQUENCES,
 ) -> Iterator[Tensor]:
     """Yields the next tokens (batch,) of the rows of `prompt` (batch, tokens) as they are chosen, `max_new_tokens`
     times, or until every row has ended. `lengths`: as of `generate`.
@@ -46,14 +49,16 @@ def decode(
     temperature 0 is greedy. top_k keeps the k likeliest tokens, top_p the smallest set that holds that probability
     (nucleus sampling, arXiv 1904.09751). A row ends in `eos_id`, and goes on in nothing else; or where the caller has
     set its place in `ended` (batch,) bool. Ids where `known` (ids,) is False, and those behind its end, are never
-    drawn. `cache`: an empty one to fill, with room for all. Equal seeds give equal tokens on one device. Raises
-    DataError where the model gives no probabilities.
+    drawn. `cache`: an empty one to fill, with room for all (`room`). Equal seeds give equal tokens on one device. The
+    ranks of `sequences`, all of which call this alike, read the prompts together. Raises DataError where the model
+    gives no probabilities.
     """
     was_training = model.training
     model.eval()
     generator = torch.Generator(device=prompt.device).manual_seed(seed % 2**64)
     batch, longest = prompt.shape
-    cache = DecodeCache(len(model.model.layers), longest + max_new_tokens) if cache is None else cache
+    if cache is None:
+        cache = DecodeCache(len(model.model.layers), room(longest, max_new_tokens, sequences))
     ended = torch.zeros(batch, dtype=torch.bool, device=prompt.device) if ended is None else ended
     if lengths is not None and bool((lengths == longest).all()):
         lengths = None
@@ -64,8 +69,11 @@ def decode(
     try:
         with few_rows(model):
             for step in range(max_new_tokens):
-                hidden, _ = model.model(new, cache, lengths=lengths if step == 0 else None)
-                hidden = hidden[rows, last - 1] if step == 0 else hidden[:, 0]
+                if step == 0 and sequences.size > 1:
+                    hidden = hidden_before(model, prompt, last, lengths, cache, sequences)
+                else:
+                    hidden, _ = model.model(new, cache, lengths=lengths if step == 0 else None)
+                    hidden = hidden[rows, last - 1] if step == 0 else hidden[:, 0]
                 tokens = _next(model.lm_head(hidden).float(), temperature, top_k, top_p, known, generator)
                 if eos_id is not None:
                     tokens = tokens.masked_fill(ended, eos_id)
@@ -76,6 +84,11 @@ def decode(
                 new = tokens.unsqueeze(1)
     finally:
         model.train(was_training)
+
+
+def room(longest: int, max_new_tokens: int, sequences: ContextGroup = WHOLE_SEQUENCES) -> int:
+    """The tokens that a cache is made for: of prompts up to `longest` and what follows them."""
+    return max(longest + max_new_tokens, padded(longest, sequences))
 
 
 def _next(

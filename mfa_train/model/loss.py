@@ -4,6 +4,8 @@ The loss is computed chunk by chunk of tokens in float32, and each chunk's gradi
 scales them, so nothing is computed twice (as in Liger Kernel, arXiv 2410.10989, section 3.2).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -26,16 +28,22 @@ class LanguageModelHead(nn.Module):
         self.max_chunks: int | None = None
         """For plans, which look at memory alone: stop after so many chunks."""
 
-    def forward(self, hidden: Tensor, targets: Tensor | None = None, places: Tensor | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, targets: Tensor | None = None, places: Tensor | None = None, each: bool = False
+    ) -> Any:
         """From hidden (batch, tokens, hidden_size) the logits (batch, tokens, vocab_size); with targets (batch, tokens)
         their mean loss in nats, float32; with places (n,) of the flattened tokens, targets (n,) behind them: `scored`
-        of each."""
+        of each. With `each` that mean, without z_loss and gradient, and beside it every target's loss, float32 (batch,
+        tokens)."""
         if targets is None:
             return hidden @ self.weight.t()
         chunk_logits = self.chunk_logits or CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"])
         hidden = hidden.flatten(0, 1)
         if places is not None:
             return scored(hidden, self.weight, targets, places, chunk_logits)
+        if each:
+            loss, losses = each_loss(hidden, self.weight, targets.flatten(), chunk_logits)
+            return loss, losses.view_as(targets)
         z_loss = self.z_loss if self.training else 0.0
         return _ChunkedCrossEntropy.apply(hidden, self.weight, targets.flatten(), z_loss, chunk_logits, self.max_chunks)
 
@@ -53,6 +61,34 @@ def scored(hidden: Tensor, weight: Tensor, targets: Tensor, places: Tensor, chun
         found[0, part] = of_targets - logits.logsumexp(dim=1)
         found[1, part] = logits.argmax(dim=1) == targets[part]
     return found
+
+
+@torch.no_grad()
+def each_loss(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_logits: int) -> tuple[Tensor, Tensor]:
+    """The mean loss of targets (tokens,), bit for bit what the training's forward gives of it without z_loss, and each
+    target's (tokens,); float32."""
+    tokens = hidden.shape[0]
+    losses = torch.empty(tokens, dtype=torch.float32, device=hidden.device)
+    loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    chunk = max(MIN_CHUNK_TOKENS, chunk_logits // weight.shape[0])
+    for begin in range(0, tokens, chunk):
+        part = slice(begin, begin + chunk)
+        target_logits, _, _, log_z = _normalized(hidden[part], weight, targets[part].unsqueeze(1))
+        of_chunk = log_z - target_logits
+        loss += of_chunk.sum()
+        losses[part] = of_chunk.squeeze(1)
+    return loss / tokens, losses
+
+
+def _normalized(hidden: Tensor, weight: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of a chunk of tokens, index (tokens, 1) their targets: the targets' logits, exp(logits - the largest) (tokens,
+    vocab_size), its sum and log Z; float32."""
+    logits = (hidden @ weight.t()).float()
+    target_logits = logits.gather(1, index)
+    largest = logits.amax(dim=1, keepdim=True)
+    exponentials = logits.sub_(largest).exp_()
+    normalizer = exponentials.sum(dim=1, keepdim=True)
+    return target_logits, exponentials, normalizer, normalizer.log() + largest
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -75,13 +111,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         chunk = max(MIN_CHUNK_TOKENS, chunk_logits // vocab_size)
         for begin in range(0, tokens, chunk)[:max_chunks]:
             part = slice(begin, begin + chunk)
-            logits = (hidden[part] @ weight.t()).float()
             index = targets[part].unsqueeze(1)
-            target_logits = logits.gather(1, index)
-            largest = logits.amax(dim=1, keepdim=True)
-            exponentials = logits.sub_(largest).exp_()
-            normalizer = exponentials.sum(dim=1, keepdim=True)
-            log_z = normalizer.log() + largest
+            target_logits, exponentials, normalizer, log_z = _normalized(hidden[part], weight, index)
             loss += (log_z - target_logits).sum()
             if z_loss:
                 loss += z_loss * log_z.square().sum()

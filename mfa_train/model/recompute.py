@@ -10,9 +10,11 @@ against the first's; under ZeRO 3 these differ, as its gathers do.) What it give
 again, as its operations lie inside one of autograd's.
 """
 
+import contextlib
 import functools
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -26,6 +28,7 @@ PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 """Of aten."""
 ATTENTION = ("_scaled_dot_product_", "_flash_attn_", "_flash_attention_forward", "_efficient_attention_forward")
 """Beginnings of the names of fused attentions' forward operations, in whatever namespace."""
+_unkept = ContextVar("unkept", default=False)
 
 
 def keeping(which: str, layer: Callable[..., Given], *inputs: object) -> Given:
@@ -34,6 +37,16 @@ def keeping(which: str, layer: Callable[..., Given], *inputs: object) -> Given:
         return layer(*inputs)
     contexts = _selective if which == "selective" else noop_context_fn
     return checkpoint(layer, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+@contextlib.contextmanager
+def unkept() -> Iterator[None]:
+    """Within the block nothing is kept selectively: what is done there has its own way for the backward pass."""
+    token = _unkept.set(True)
+    try:
+        yield
+    finally:
+        _unkept.reset(token)
 
 
 def _selective() -> tuple[TorchDispatchMode, TorchDispatchMode]:
@@ -50,7 +63,7 @@ class _Keeping(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if _is_kept(func):
+        if _is_kept(func) and not _unkept.get():
             self.kept[func].append(tree_map(_detached, result))
         return result
 
@@ -63,7 +76,8 @@ class _Reusing(TorchDispatchMode):
         self.kept = kept
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        return self.kept[func].popleft() if _is_kept(func) else func(*args, **(kwargs or {}))
+        kept = _is_kept(func) and not _unkept.get()
+        return self.kept[func].popleft() if kept else func(*args, **(kwargs or {}))
 
 
 def _detached(value: object) -> object:

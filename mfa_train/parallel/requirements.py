@@ -59,10 +59,22 @@ def _require_context(config: Config, world_size: int) -> None:
             f"training.sequence_length={tokens}: {given} cuts sequences into {2 * context} equal stretches: type "
             f"training.sequence_length={near}"
         )
+    _require_stretches(config.training.stages[0].sequence_length, given, 2 * context)
     if (factor := config.model.feed_forward.get("capacity_factor")) is not None:
         raise ConfigError(
             f"model.feed_forward.capacity_factor={factor}: with {given} no rank sees a whole sequence, of which an "
             "expert takes its share: type model.feed_forward.capacity_factor=null, or parallel.context=1"
+        )
+
+
+def _require_stretches(shortest: int, given: str, stretches: int) -> None:
+    """Raises ConfigError where the first stage of a training.sequence_schedule, whose multiples the others are, cannot
+    be shared."""
+    if shortest % stretches:
+        near = max(1, round(shortest / stretches)) * stretches
+        raise ConfigError(
+            f"training.sequence_schedule[0].sequence_length={shortest}: {given} cuts sequences into {stretches} equal "
+            f"stretches: type {near}"
         )
 
 

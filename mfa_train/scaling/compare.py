@@ -22,6 +22,7 @@ from mfa_train.scaling.study.runs import BOUNDS, Run
 from mfa_train.scaling.study.size_names import size_names
 from mfa_train.scaling.verdicts.answer import answer
 from mfa_train.scaling.verdicts.at_largest import at_largest
+from mfa_train.scaling.verdicts.by_position import CONVENTION, loss_by_position
 from mfa_train.scaling.verdicts.cells import LEAST_FREE
 from mfa_train.scaling.verdicts.enough import POWER, SHOWN
 from mfa_train.scaling.verdicts.known import loss_of
@@ -103,6 +104,11 @@ def compare(study: Study, reference: str | None = None, budgets: tuple[float, ..
         "verdicts": pairs,
         "runs": [_run(run, residual) for run, residual in _with_residuals(listed, variants, fits)],
     } | thinned
+    if by_position := loss_by_position(study.used):
+        result |= {
+            "conventions": _conventions(study) | {"loss_by_position": CONVENTION},
+            "loss_by_position": by_position,
+        }
     return result | _of_scores(result, scored, listed) if scored else result
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mfa_train.attention.cache_types import held_in
+from mfa_train.attention.stages import require_stages
 from mfa_train.budget.devices import Device, planned_device, resolve_precision
 from mfa_train.budget.plan import ACTIVATIONS, make_plan, require_fit
 from mfa_train.config import Config
@@ -63,6 +64,7 @@ def checks_before_plan(config: Config, device: Device | None = None, world_size:
     return [
         lambda: require_parallel(config, world_size or config.cluster.world_size),
         lambda: _require_batch(config, world_size or config.cluster.world_size),
+        lambda: require_stages(config),
         lambda: require_known(config, world_size or config.cluster.world_size),
         lambda: check_schedule(config.schedule, config.training.total_steps),
         lambda: _require_upload(config),
@@ -88,7 +90,8 @@ def checked_tasks(config: Config) -> dict[str, Any]:
     from mfa_train.evaluation.tasks import load_tasks
 
     tasks = load_tasks(config.evaluation)
-    require_room(tasks, config.training.sequence_length)
+    first = min(config.evaluation.every_steps, config.training.total_steps)
+    require_room(tasks, config.training.stage_of(first - 1).sequence_length)
     return tasks
 
 

@@ -20,8 +20,9 @@ from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.data.tokenizer.growing_text import GrowingText
 from mfa_train.errors import ConfigError, UserError
 from mfa_train.model.decoder import LanguageModel
-from mfa_train.model.generation import decode
-from mfa_train.training.processes.ranks import Ranks
+from mfa_train.model.generation import decode, room
+from mfa_train.parallel.groups import WHOLE_SEQUENCES, ContextGroup
+from mfa_train.training.processes.ranks import Ranks, local_world_size
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Samples:
     first: float
     """Of them until the first token: the prompts' own."""
     cache: DecodeCache
+    memory: str = ""
+    """What is said of its ranks', where several read the prompts together."""
 
     @property
     def tokens(self) -> int:
@@ -48,7 +51,7 @@ class Samples:
         speed = f", then {behind / seconds:,.0f} tokens/s" if behind > 0 else ""
         return (
             f"{self.tokens:,} tokens in {self.seconds:.1f} s, the first after {self.first:.2f} s{speed}; "
-            f"cache {self.cache.num_bytes:,} bytes, {self.cache.bytes_per_token:,} a token ({name})"
+            f"cache {self.cache.num_bytes:,} bytes, {self.cache.bytes_per_token:,} a token ({name}){self.memory}"
         )
 
 
@@ -63,11 +66,13 @@ def make_samples(
     stop: Sequence[str] = (),
     on_token: Callable[[list[GrowingText]], None] = lambda texts: None,
     agree: Callable[[Tensor], Any] | None = None,
+    sequences: ContextGroup = WHOLE_SEQUENCES,
 ) -> Samples:
     """Each of `prompts`, as the start of a document, and what the model makes of it, `num_samples` times, all decoded
     in one batch. A text ends with its document, before one of the texts `stop`, or after sample.max_new_tokens.
     `on_token` is called before the first step, after every one, and once nothing follows; `agree` with each step's
-    tokens before they count: where several ranks decode one text together, all must take the same.
+    tokens before they count: where several ranks decode one text together, all must take the same. The ranks of
+    `sequences` read the prompts together.
 
     Ids that are no token of the tokenizer (a model's vocabulary may be larger) are never drawn. Raises ConfigError for
     a prompt that is no text, more of them than the memory holds and a cache.dtype that the device cannot hold,
@@ -83,10 +88,10 @@ def make_samples(
     lengths = torch.tensor([1 + len(row) for row in rows], device=device)
     longest = int(lengths.max())
     if device.type == "cpu":
-        _require_memory(config, model.lm_head.weight.dtype, len(rows), longest)
+        _require_memory(config, model.lm_head.weight.dtype, len(rows), longest, sequences.size)
     padded = [[tokenizer.eos_id, *row] + [tokenizer.eos_id] * (longest - 1 - len(row)) for row in rows]
     ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
-    capacity = longest + sample.max_new_tokens
+    capacity = room(longest, sample.max_new_tokens, sequences)
     cache = DecodeCache(len(model.model.layers), capacity, cache_dtype(config.cache.dtype, device))
     on_token(texts)
     begin, first = time.perf_counter(), 0.0
@@ -103,6 +108,7 @@ def make_samples(
         known=torch.from_numpy(tokenizer.known).to(device),
         ended=ended,
         cache=cache,
+        sequences=sequences,
     ):
         if agree is not None:
             agree(tokens)
@@ -160,13 +166,13 @@ def _require_text(key: str, text: str) -> None:
         ) from error
 
 
-def _require_memory(config: Config, dtype: torch.dtype, rows: int, longest: int) -> None:
+def _require_memory(config: Config, dtype: torch.dtype, rows: int, longest: int, ranks: int) -> None:
     """Raises ConfigError where prompts of up to `longest` tokens, decoded in so many rows, have no room in this
-    machine's memory: their cache, and what a layer makes of all of them at once."""
+    machine's memory: their cache, and what a layer makes of all of them at once, which `ranks` share."""
     shape = measure(config.model, config.attention)
     widths = 4 * config.model.hidden_size + 3 * config.model.intermediate_size
-    needed = rows * longest * (shape.cache_bytes(held_in(config.cache.dtype, dtype)) + dtype.itemsize * widths)
-    memory = planned_device("cpu", 1).memory_bytes
+    of_token = shape.cache_bytes(held_in(config.cache.dtype, dtype)) + dtype.itemsize * widths / ranks
+    needed, memory = rows * longest * of_token, planned_device("cpu", local_world_size()).memory_bytes
     if needed > memory:
         raise ConfigError(
             f"--num-samples: {rows:,} texts behind prompts of up to {longest:,} tokens need about "

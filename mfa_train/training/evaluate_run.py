@@ -43,7 +43,7 @@ def evaluate_run(config: Config, folder: Path, checkpoint: str, say: Say) -> lis
     """
     weights = weights_of(folder, config, checkpoint)
     tokenizer = weights.tokenizer()
-    tasks, context = load_tasks(config.evaluation), config.training.sequence_length
+    tasks, context = load_tasks(config.evaluation), weights.sequence_length
     require_room(tasks, context)
     files.require_folder(folder)
     device = planned_device("auto", local_world_size(), local_rank())
@@ -97,4 +97,21 @@ def table(found: Sequence[TaskScores]) -> str:
             value = f"{metric.value:.4f}" if abs(metric.value) < 10**6 else f"{metric.value:.4g}"  # a perplexity
             rows.append([*head, name, value, stderr, f"{scores.truncated:,}"])
             head = [""] * len(head)
-    return "\n".join(in_columns(rows, words={0, 4}))
+    return "\n".join([*in_columns(rows, words={0, 4}), *_by_field(found)])
+
+
+def _by_field(found: Sequence[TaskScores]) -> list[str]:
+    """Of tasks that are told by a field of their documents, as needles by their depth: a table of each metric, a task a
+    row and a value a column."""
+    lines = []
+    for field in dict.fromkeys(field for scores in found for field in scores.by):
+        told = [(scores.task, scores.parts()) for scores in found if field in scores.by]
+        columns = list(dict.fromkeys(part for _, parts in told for part in parts if part.startswith(f"{field}=")))
+        for metric in dict.fromkeys(metric for _, parts in told for means in parts.values() for metric in means):
+            values = [[parts.get(column, {}).get(metric) for column in columns] for _, parts in told]
+            rows = [[metric, *columns]] + [
+                [task, *("-" if value is None else f"{value:.4f}" for value in row)]
+                for (task, _), row in zip(told, values)
+            ]
+            lines += ["", *in_columns(rows, words={0})]
+    return lines

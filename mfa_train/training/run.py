@@ -84,7 +84,10 @@ def run(config: Config) -> dict:
     source = source_to_begin_with(config, ranks)
 
     # 2. Data
-    data = open_run_data(config, ranks, join_context_group(config.parallel.context, ranks))
+    if shared := plan.get("context"):
+        ranks.say(f"parallel.context={shared['ranks']}: by {shared['by']}: {shared['why']}")
+    sequences = join_context_group(config.parallel.context, ranks, shared["by"] if shared else "entries")
+    data = open_run_data(config, ranks, sequences)
     if source:
         for line in ranks.on_rank_zero(lambda: require_same_tokenizer(source, data.tokenizer)):
             ranks.say(f"init_from: {line}")
@@ -96,12 +99,14 @@ def run(config: Config) -> dict:
     earlier_starts = ranks.on_rank_zero(lambda: folder.create(plan, resume_point, data.tokenizer))
     state = restored(engine, resume_point, config, ranks, dtype, record_of_source)
     step = TrainingStep(engine, config, ranks, data.batches, data.inputs_of, state)
-    evaluate = Evaluator(data, config.training.micro_batch(data.batches.mine.world_size), ranks)
+    micro_batch = config.training.micro_batch(data.batches.mine.world_size)
+    evaluate = Evaluator(data, micro_batch, ranks, config.evaluation.by_position)
+    evaluate.cut = step.stages.cut
     zlib_bits = zlib_bits_per_byte(data.tokenizer, evaluate.targets)
     origin = ranks.on_rank_zero(lambda: provenance(folder.path, data.fingerprints()))
     commit = origin["code_commit"]
     score = TaskScorer(config, tasks, data.tokenizer, folder.path, ranks, commit) if tasks else None
-    speed = Speed(config, plan["flops"]["train_per_token"], Peak(device, dtype, ranks.say), ranks.world_size)
+    speed = Speed(plan, Peak(device, dtype, ranks.say), ranks.world_size)
     log = open_log(config, folder.path, plan, resume_point, state.init_from) if ranks.is_rank_zero else SilentLog()
     uploads = Uploads(stored, config.checkpoint, folder.path, ranks, str(earlier_starts)) if stored else None
 

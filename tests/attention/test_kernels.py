@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mfa_train.attention.kernels import sdpa
 from mfa_train.attention.kernels.causal import _flash_missing, causal_attention
 
 ROUNDING = 2**-7
@@ -57,6 +58,17 @@ def test_tiled_is_not_sdpa_under_another_name():
     tensors, grad = inputs(2, 130, 6, 1, 64, 64)
     tiled, sdpa = run("tiled", tensors, grad), run("sdpa", tensors, grad)
     assert not all(torch.equal(a, b) for a, b in zip(tiled, sdpa))
+
+
+@pytest.mark.parametrize("v_dim", [16, 24])
+def test_queries_at_the_end_of_many_keys_go_in_blocks_whose_masks_are_small(monkeypatch, v_dim):
+    tensors, _ = inputs(2, 100, 4, 2, 16, v_dim)
+    tensors = [tensors[0][:, 60:].float(), *(x.float() for x in tensors[1:])]
+    grad = torch.randn(2, 40, 4, v_dim, generator=torch.Generator().manual_seed(1))
+    whole = run("sdpa", tensors, grad)
+    monkeypatch.setattr(sdpa, "MASK_AT_ONCE", 700)
+    for part, found in zip(whole, run("sdpa", tensors, grad)):
+        torch.testing.assert_close(found, part, atol=1e-5, rtol=0)
 
 
 @pytest.mark.skipif(_flash_missing(64) is not None, reason=f"flash-attn needs {_flash_missing(64)}")

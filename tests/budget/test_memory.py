@@ -60,15 +60,34 @@ def test_model_states_of_two_ranks_are_those_predicted(zero, precision):
     assert traffic(sizes, DTYPES[precision], zero, ranks=2, passes=1) == pytest.approx(found["sent"], rel=0.02)
 
 
+def test_what_two_ranks_hold_that_share_experts_out_is_what_is_predicted():
+    """In the second pass of a new model, whose experts are busy unevenly."""
+    overrides = [
+        *("model=nano_moe", "attention=mfa", "parallel.experts=2", "zero=1", "precision=bf16"),
+        *("training.batch_size=4", "training.sequence_length=128"),
+    ]
+    found, config = real(2, *overrides), configs.load(overrides)
+    shape = measure(config.model, config.attention)
+    states = model_states(
+        shape.parameter_sizes, torch.bfloat16, 1, ranks=2, expert_sizes=shape.expert_sizes, expert_ranks=2
+    )
+    assert states.weights + states.gradients + states.optimizer == pytest.approx(found["states"], rel=0.02)
+    memory = make_plan(config, CPU, ranks=2)["memory"]
+    assert memory["checkpoint_copy"] == pytest.approx(found["copied"], rel=0.02)
+    assert memory["total"] == pytest.approx(found["peak"] + found["copied"], rel=0.20)
+
+
 @pytest.mark.parametrize(
     "model, attention, precision, checkpointing, sequences",
     [
         ("nano", "mfa", "bf16", "none", 4),
         ("nano", "mha", "fp32", "none", 4),
         ("nano", "tpa", "bf16", "full", 4),
+        ("nano_moe", "mfa", "bf16", "none", 4),
         ("tiny model.num_hidden_layers=2", "mla", "bf16", "none", 2),
         ("tiny model.num_hidden_layers=2", "mha", "bf16", "none", 2),
         ("tiny", "gqa", "fp32", "selective", 4),
+        ("nano training.mlp_tile_tokens=128", "mha", "fp32", "selective", 4),
     ],
 )
 def test_activations_are_those_that_a_real_step_allocates(model, attention, precision, checkpointing, sequences):

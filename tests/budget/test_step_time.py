@@ -87,6 +87,9 @@ def test_recomputation_runs_the_layers_once_more():
     time = time_of(*H100, "model=7b", "model.vocab_size=32000", "training.activation_checkpointing=full")
     assert 0.31 < time["recomputation_seconds"] / time["computing_seconds"] < 1 / 3
     assert not time_of(*H100, "model=7b")["recomputation_seconds"]
+    tiled = time_of(*H100, "model=7b", "training.mlp_tile_tokens=1024")
+    tokens, per_token = 8 * 4096, 32 * 2 * 3 * 4096 * 11008
+    assert tiled["recomputation_seconds"] == pytest.approx(tokens * per_token / (0.4 * 989e12), rel=0.01)
 
 
 def test_at_stage_3_sending_goes_on_beside_computing():

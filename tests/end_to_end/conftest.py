@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import train as train_py
+from mfa_train.doors import report
 from tests.conftest import ROOT, SMALL
 
 SHORT = [
@@ -24,9 +26,8 @@ SHORT = [
     "tracking.wandb=disabled",
 ]
 """A run of a few seconds. Five evaluation sequences: no number of ranks divides them."""
-STEPS = 150
-# At the default learning rate rounding alone parts the curves of 1 and 2 undisturbed processes by 1.03e-4 in so many
-# steps.
+STEPS = 100
+# At the default learning rate rounding alone parts the curves of 1 and 2 undisturbed processes by 1.03e-4 in 150 steps.
 COMMON = [
     *SHORT,
     f"training.steps={STEPS}",
@@ -58,6 +59,21 @@ def train(prepared_data, tmp_path):
             text=True,
             timeout=300,
         )
+
+    return run
+
+
+@pytest.fixture
+def refused(prepared_data, tmp_path, monkeypatch, capsys):
+    """`refused(*overrides)`: the exit status and the lines on standard error of train.py in this process, for what ends
+    before a run begins."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def run(*overrides: str) -> tuple[int, list[str]]:
+        folders = (f"data_dir={prepared_data}", f"runs_dir={tmp_path}")
+        monkeypatch.setattr(sys, "argv", ["train.py", *SHORT, *folders, *overrides])
+        return report(train_py.main), capsys.readouterr().err.strip().splitlines()
 
     return run
 

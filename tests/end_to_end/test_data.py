@@ -93,6 +93,7 @@ def test_a_run_from_object_storage_is_the_run_from_disk_loss_by_loss(mixture, tr
     )
 
 
+@pytest.mark.long
 def test_many_shards_of_jsonl_train_on_2_processes_then_1_then_2_on_one_curve(begin, train, tmp_path):
     """Python sources of this environment, a document each. The reference is the same run, never stopped."""
     size = 0

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from mfa_train import cli
 from tests.conftest import ROOT
 
 
@@ -95,10 +96,12 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("typed", MISTAKES)
-def test_a_mistake_is_told_in_one_line(typed):
-    done = plan(*typed.split())
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1 and MISTAKES[typed] in done.stderr
+def test_a_mistake_is_told_in_one_line(typed, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["mfa-train", "plan", *typed.split()])
+    assert cli.main() == 2
+    told = capsys.readouterr().err
+    assert len(told.strip().splitlines()) == 1 and MISTAKES[typed] in told
 
 
 def test_a_300b_model_is_planned_in_less_than_a_gib_of_memory():

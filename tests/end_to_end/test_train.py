@@ -15,7 +15,8 @@ from mfa_train import config as configs
 from tests.conftest import ROOT, VARIANTS
 from tests.end_to_end.conftest import metrics
 
-EACH = [pytest.param(name, marks=pytest.mark.real_command) if name == "mfa" else name for name in VARIANTS]
+MARKS = {"mfa": pytest.mark.real_command, "mla": (), "deepseek_v4": ()}
+EACH = [pytest.param(name, marks=MARKS.get(name, pytest.mark.long)) for name in VARIANTS]
 
 
 @pytest.mark.parametrize("attention", EACH)

@@ -32,7 +32,7 @@ class Scripted(LM):
 
 def scored(nats, tasks_dir, name, bootstrap_iters=0, num_fewshot=None, limit=None) -> tuple[TaskScores, dict]:
     """And what lm-eval itself makes of it."""
-    config = EvaluationConfig([name], str(tasks_dir), num_fewshot, limit, None, 2**13)
+    config = EvaluationConfig([name], str(tasks_dir), num_fewshot, limit, None, 2**13, False)
     (task,) = load_tasks(config).values()
     task.set_fewshot_seed(1234)
     outcome = evaluator.evaluate(

@@ -56,7 +56,7 @@ def few_of_lm_eval(monkeypatch):
 
 
 def load(tasks_dir: Path, *tasks: str, num_fewshot: int | None = None, limit: int | None = None) -> dict:
-    return load_tasks(EvaluationConfig(list(tasks), str(tasks_dir), num_fewshot, limit, None, 2**13))
+    return load_tasks(EvaluationConfig(list(tasks), str(tasks_dir), num_fewshot, limit, None, 2**13, False))
 
 
 def requests(task) -> list[list[tuple]]:

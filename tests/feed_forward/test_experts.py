@@ -178,6 +178,12 @@ def test_a_key_of_experts_is_refused_of_a_dense_model_by_name():
         configs.load(["model.feed_forward.n_routed_experts=8"])
 
 
+def test_a_key_of_experts_that_a_file_sets_of_a_dense_model_is_refused_with_its_place():
+    told = r"nano_moe.yaml, line \d+: model.feed_forward.moe_intermediate_size=128: feed_forward=dense has no such key"
+    with pytest.raises(ConfigError, match=told):
+        configs.load(["model=nano_moe", "feed_forward=dense"])
+
+
 @pytest.mark.parametrize("choices, multiple", [(8, 1), (4000, 16)])
 def test_rows_are_filled_up_for_products_that_are_compiled_and_nothing_else_changes(choices, multiple):
     """In bfloat16 on a CPU: as if all were multiplied in the order in which they came."""

@@ -63,10 +63,10 @@ def test_the_traceback_of_the_first_rank_to_fail_is_shown_once_whichever_it_is(l
     (tmp_path / "sitecustomize.py").write_text(
         "import os\n"
         "if os.environ.get('RANK') == '1':\n"
-        "    import mfa_train.training.steps.loop as loop\n"
+        "    import mfa_train.training.run as run\n"
         "    def train(*_):\n"
         "        raise KeyError('rank 1 has lost its way')\n"
-        "    loop.train = train\n"
+        "    run.train = train\n"
     )
     done = launch(
         "name=run", "cluster.devices_per_node=2", environment=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}

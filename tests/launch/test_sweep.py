@@ -107,16 +107,8 @@ def test_ctrl_c_stops_all_members_which_save(launch, tmp_path):
 def test_a_sweep_that_is_killed_takes_its_members_along(tmp_path):
     """Whatever they do: here they would sleep for an hour. And no member is told to be the one run of W&B's that a
     variable names."""
-    sleeper = (
-        f"import os, time; open('{tmp_path}/' + str(os.getpid()), 'w').write(str(dict(os.environ))); time.sleep(3600)"
-    )
-    sweep = (
-        "from mfa_train import config as configs; from mfa_train.launch.sweep import _Sweep; import sys; "
-        f"_Sweep(configs.members(['seed=1,2', 'sweep.parallel=2', 'runs_dir={tmp_path}/runs']), [sys.executable, "
-        f"'-c', {sleeper!r}]).run()"
-    )
     launcher = subprocess.Popen(
-        [sys.executable, "-c", sweep],
+        [sys.executable, "tests/launch/sleeping_sweep.py", tmp_path],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "WANDB_RUN_ID": "the-one", "WANDB_RESUME": "must"},
     )
@@ -163,7 +155,7 @@ def test_values_with_commas_and_a_ready_sweep_make_every_combination_each_with_a
         configs.members(["seed=1,2,2"])
 
 
-@pytest.mark.parametrize("size", ["nano", "125m", "7b"])
+@pytest.mark.parametrize("size", ["nano", pytest.param("125m", marks=pytest.mark.long), "7b"])
 @pytest.mark.parametrize("sweep", ["kv_budget", "kv_budgets"])
 def test_every_member_of_a_ready_sweep_of_budgets_has_a_shape(sweep, size):
     from mfa_train.budget.match import matched

@@ -60,3 +60,11 @@ def test_the_logits_of_the_batch_never_exist_at_once():
     with Largest() as largest:
         head(hidden, targets).backward()
     assert VOCAB * 100 < largest.numel < VOCAB * 1000 * 0.6
+
+
+def test_each_targets_loss_is_told_beside_the_mean_and_changes_no_bit_of_it():
+    head, hidden, targets = head_and_data(z_loss=0.1)
+    loss, losses = head.eval()(hidden, targets, each=True)
+    assert loss.item() == head(hidden, targets).item()
+    logits = (hidden @ head.weight.t()).flatten(0, 1)
+    torch.testing.assert_close(losses.flatten(), F.cross_entropy(logits, targets.flatten(), reduction="none"))

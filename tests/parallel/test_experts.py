@@ -1,9 +1,5 @@
 """Experts that ranks share out: one curve, whatever the layout."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from benchmarks.kills import study
@@ -13,31 +9,20 @@ from mfa_train.parallel.groups import ExpertGroup, consecutive, same_experts
 from mfa_train.parallel.requirements import require_parallel
 from mfa_train.training.steps.engine import import_deepspeed
 from mfa_train.training.steps.expert_parallel import require_known_deepspeed
-from tests.conftest import ROOT
 from tests.end_to_end.conftest import COMMON
+from tests.parallel.conftest import on_ranks
 
 SHARED = ["feed_forward=experts", "model.feed_forward.n_routed_experts=8", "parallel.experts=2"]
 
 
-def experts_of_ranks(processes: int, *words: str) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    subprocess.run(
-        [*launcher, "tests/parallel/experts_ranks.py", *words],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        check=True,
-        timeout=600,
-    )
-
-
 def test_four_ranks_that_share_experts_out_train_as_one_process_and_go_on_at_another_layout():
-    experts_of_ranks(4, "0x4", "3x2x1", "1x2")
+    on_ranks(4, "training_ranks.py", "0x4", "3x2x1", "1x2")
 
 
 @pytest.mark.ranks
 @pytest.mark.parametrize("processes, layouts", [(4, "2x4x1 1x4 3x1 2x2 0x2x1 3x4"), (2, "1x2x2 0x2 3x2x1 2x2 1x1")])
 def test_experts_go_on_from_any_layout_to_any_other(processes, layouts):
-    experts_of_ranks(processes, *layouts.split())
+    on_ranks(processes, "training_ranks.py", *layouts.split())
 
 
 @pytest.mark.ranks

@@ -253,6 +253,7 @@ def ladder_report(report, tmp_path) -> Path:
     return Path(shutil.copytree(report, tmp_path / "report"))
 
 
+@pytest.mark.long
 def test_a_thousand_runs_take_less_than_20_seconds(compare, tmp_path):
     variants = [
         Variant(name, Law(**{**asdict(NANO), "B": 880.0 + 10 * index}), 0.1 + 0.02 * index)

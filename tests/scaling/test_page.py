@@ -3,12 +3,13 @@
 import json
 
 import pytest
+import yaml
 
 from mfa_train import config as configs
 from mfa_train.scaling.report import report as report_module
 from mfa_train.scaling.report.report import write_report
 from mfa_train.scaling.study.gather import gather
-from tests.scaling.synthetic import VARIANTS, write_ladder, write_scores
+from tests.scaling.synthetic import VARIANTS, edit, write_ladder, write_scores
 
 ANSWERS = ("loss", "difference", "difference_at_same_shape", "multiplier", "params", "tokens")
 
@@ -194,3 +195,25 @@ def test_scores_on_tasks_are_told_as_fit_json_has_them(scored, chromium, tmp_pat
     chromium.find_element("css selector", "[data-switch=mfa]").click()
     assert len([row for row in all_of(chromium, "#scores-held tbody tr") if row.is_displayed()]) == 6
     assert chromium.get_log("browser") == []
+
+
+def test_loss_by_position_is_drawn_of_each_variant_as_fit_json_has_it(few, chromium, tmp_path, monkeypatch):
+    monkeypatch.setattr(report_module, "_pictures", lambda *_: ([], ""))
+    for run in few.iterdir():
+        seed = yaml.safe_load((run / "config.yaml").read_text())["seed"]
+        of_bins = {str(2**place): 4 - place / 5 + seed for place in range(5)}
+        before = {"init_from": {"val_loss_by_position": {"1": 6.0, "2": 7.0}}} if "mfa" in run.name else {}
+        edit(run, val_loss_by_position=of_bins | {"odd": 3, "8": "x"}, **before)
+    write_report(gather([few]), tmp_path / "out", configs.load(["tracking=none"]).tracking)
+    rows = json.loads((tmp_path / "out" / "fit.json").read_text())["loss_by_position"]
+    assert [(row["position"], row["loss"], row["runs"]) for row in rows if row["variant"] == "mfa"] == [
+        (2**place, pytest.approx(5.5 - place / 5), 2) for place in (0, 1, 2, 4)
+    ]
+    assert (tmp_path / "out" / "loss_by_position.csv").read_text().count("\n") == 9
+    chromium.get((tmp_path / "out" / "index.html").as_uri())
+    lines = [line.get_attribute("stroke-dasharray") for line in all_of(chromium, "#positions svg path[stroke]")]
+    assert len(all_of(chromium, "#positions svg circle")) == 8 and len(lines) == 3 and lines.count("2 3") == 1
+    chromium.find_element("css selector", "[data-switch=mfa]").click()
+    assert len(all_of(chromium, "#positions svg circle")) == 4 and chromium.get_log("browser") == []
+    parts = [chromium.find_element("id", part).location["y"] for part in ("curves", "positions", "runs")]
+    assert parts == sorted(parts)

@@ -140,6 +140,26 @@ def test_variants_are_told_apart_by_what_was_varied(few, tmp_path):
         gather([few], by=("optimizer.l",))
 
 
+def test_runs_at_growing_lengths_are_variants_of_their_own_and_no_pairs_unless_that_is_asked(few, tmp_path):
+    schedule = "[{from_tokens: 0, sequence_length: 64}, {from_tokens: 1000000, sequence_length: 256}]"
+    key = "training.sequence_schedule"
+    for run in few.glob("mfa-*"):
+        other = tmp_path / "growing" / run.name
+        shutil.copytree(run, other)
+        text = (other / "config.yaml").read_text()
+        assert "\n  sequence_schedule: null" in text
+        (other / "config.yaml").write_text(text.replace("sequence_schedule: null", f"sequence_schedule: {schedule}"))
+    names = ["mfa 64, 256 from 1000000", "mfa one length", "mha"]
+    study = gather([few, tmp_path / "growing"])
+    assert list(study.variants()) == names
+    growing, constant, mha = study.variants().values()
+    assert {run.order for run in growing}.isdisjoint(run.order for run in constant)
+    assert {run.order for run in mha} == {run.order for run in constant}
+    assert any(f"({key} differ)" in notice for notice in study.notices)
+    asked = gather([few, tmp_path / "growing"], by=(key,)).variants()
+    assert len({run.order for runs in asked.values() for run in runs}) == 2  # one for each seed
+
+
 def test_kv_budgets_are_named_by_their_share_of_mhas_cache(tmp_path):
     """512 bytes at one size and 1,365 at another are one budget; MHA as the reference has none."""
     runs = write_ladder(tmp_path, [VARIANTS[0], VARIANTS[2]], {"4x192": 3.2e6, "6x320": 9.1e6}, (5e7,), (1,))

@@ -38,10 +38,18 @@ SOLVED = [
     "attention.rope_scaling={rope_type: linear, factor: 4.0}",
 ]
 """What vLLM's class lacks and the export makes good."""
+EXPERTS = [
+    *("feed_forward=experts", "model.feed_forward.n_routed_experts=8", "model.feed_forward.num_experts_per_tok=3"),
+    "model.feed_forward.moe_intermediate_size=64",
+]
+ONE_DENSE, NONE_SHARED = "model.feed_forward.first_k_dense_replace=1", "model.feed_forward.n_shared_experts=0"
 RUNS = {
     "mfa": [],
     "mfa solved": SOLVED,
+    "mfa experts": [*EXPERTS, ONE_DENSE],
     "gqa": [],
+    "gqa experts": [*EXPERTS, NONE_SHARED],  # Mixtral
+    "gqa experts qk_norm": [*EXPERTS, NONE_SHARED, ONE_DENSE, "attention.qk_norm=true"],  # Qwen3-MoE
     "mla": ["attention.kv_lora_rank=512", "attention.qk_rope_head_dim=64"],  # all that its backend for CPUs knows
 }
 PROMPTS = ["def ", "class A", "import os\n\nx = ["]
@@ -122,7 +130,7 @@ def logprobs_of(run: Path, tokens: list[int]) -> torch.Tensor:
         return model(torch.tensor([tokens]))[0].log_softmax(-1)
 
 
-@pytest.mark.parametrize("name", ["mfa", "mfa solved", "gqa"])
+@pytest.mark.parametrize("name", [name for name in RUNS if name != "mla"])
 def test_vllm_says_what_generate_says_and_holds_a_text_for_as_likely(name, exported):
     run, out = exported(name, "fp32")
     words = [word for prompt in PROMPTS for word in ("--prompt", prompt)]

@@ -4,10 +4,13 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 
-def test_pieces_put_into_a_fresh_engine_go_on_with_the_same_bits_at_every_stage_and_precision():
+@pytest.mark.parametrize("precisions", ["one a stage", pytest.param("all", marks=pytest.mark.long)])
+def test_pieces_put_into_a_fresh_engine_go_on_with_the_same_bits_at_every_stage_and_precision(precisions):
     subprocess.run(
         [
             sys.executable,
@@ -16,6 +19,7 @@ def test_pieces_put_into_a_fresh_engine_go_on_with_the_same_bits_at_every_stage_
             "--standalone",
             "--nproc-per-node=2",
             "tests/training/engine_roundtrip.py",
+            *(["all"] if precisions == "all" else []),
         ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},

@@ -6,6 +6,7 @@ import torch
 from mfa_train.feed_forward.balancing import dropped, tokens_of_experts, within_capacity
 from mfa_train.tracking.heat_maps import MOST_BINS, with_heat_maps
 from mfa_train.training.steps.expert_loads import RECORDS, DeadExperts
+from mfa_train.training.steps.state import Progress
 
 
 def test_the_share_of_dropped_choices_is_that_of_those_that_no_expert_takes():
@@ -19,22 +20,25 @@ def test_the_share_of_dropped_choices_is_that_of_those_that_no_expert_takes():
 
 def test_experts_that_no_record_finds_with_a_token_are_told_once_and_again_when_twice_as_many_are():
     told: list[str] = []
-    dead, load = DeadExperts([3, 4], told.append), torch.ones(2, 8)
+    progress, load = Progress(), torch.ones(2, 8)
+
+    def look(records: int) -> None:
+        for _ in range(records):
+            progress.step += 1
+            DeadExperts([3, 4], told.append).look_at(progress, load)  # as where a run goes on after each
+
     load[1, 5] = 0
-    for step in range(1, RECORDS):
-        dead.look_at(step, load)
+    look(RECORDS - 1)
     assert not told
-    for step in range(RECORDS, 3 * RECORDS):
-        dead.look_at(step, load)
+    look(2 * RECORDS)
     (line,) = told
     assert f"step {RECORDS}: 1 of 16 experts had no token" in line and "layer 4" in line
     load[0, :2] = 0
-    for step in range(2 * RECORDS):
-        dead.look_at(step, load)
+    look(2 * RECORDS)
     assert len(told) == 2 and "3 of 16" in told[1] and "layer 3" in told[1]
     load[0] = 1
-    dead.look_at(100, load)
-    assert int(dead.idle.sum()) == int(dead.idle[1, 5]) > RECORDS  # those with a token begin anew
+    look(1)
+    assert sum(map(sum, progress.idle_experts)) == progress.idle_experts[1][5] > RECORDS  # the others begin anew
 
 
 def test_wandb_is_given_a_histogram_for_each_layer_in_place_of_its_loads():

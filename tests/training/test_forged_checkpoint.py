@@ -72,6 +72,7 @@ def test_no_forged_field_of_a_manifest_is_a_bug_or_a_hang(tmp_path):
         ({"step": True}, "step is True"),
         ({"updates": -1}, "updates is -1"),
         ({"updates": 2**53}, "updates is 9007199254740992, expected a whole number from 0 to"),
+        ({"progress": {"step": 4, "idle_experts": [[0], [0, 1]]}}, "layers of progress.idle_experts are not of one"),
         ({"step": 5, "progress": {"step": 5}}, "is of step 5, in a folder step-00000004"),
         ({"progress": {"step": 4, "seconds": float("nan")}}, "seconds is nan"),
         ({"progress": {"step": 4, "more": 1}}, "progress holds 'more'"),

@@ -1,5 +1,7 @@
 """Queries times keys times values by torch's SDPA; with sinks, which it does not know, by plain products."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,6 +10,8 @@ from mfa_train.attention.kernels.decoding import decoding_attention
 
 SCORES_AT_ONCE = {"cpu": 2**21, "cuda": 2**28}
 """Of a block of queries with sinks: what a CPU's caches hold, what keeps a GPU busy."""
+MASK_AT_ONCE = 2**25
+"""Values of a mask, a byte each, of which a long stretch of a longer sequence would need thousands of millions."""
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor | None = None) -> Tensor:
@@ -15,10 +19,13 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor 
     queries, the last query at the last key: (batch, queries, heads, v_dim). Query heads share key-value heads in equal
     groups. `sinks` (heads,) are scores that take part in every softmax without a value."""
     if sinks is not None:
-        return _in_blocks(q, k, v, scale, sinks)
+        block = max(1, SCORES_AT_ONCE.get(q.device.type, 2**28) // (len(q) * q.shape[2] * k.shape[1]))
+        return _in_blocks(q, k, v, block, lambda q, k, v: decoding_attention((q,), (k,), v, scale, sinks=sinks))
     queries, keys = q.shape[1], k.shape[1]
     mask = None
     if 1 < queries < keys:
+        if (block := max(1, MASK_AT_ONCE // keys)) < queries:
+            return _in_blocks(q, k, v, block, lambda q, k, v: sdpa_attention(q, k, v, scale))
         mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),
@@ -32,13 +39,14 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor 
     return out.transpose(1, 2)
 
 
-def _in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor) -> Tensor:
-    """With sinks: a block of queries at a time over the keys up to its end."""
+def _in_blocks(
+    q: Tensor, k: Tensor, v: Tensor, block: int, attention: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
+    """`attention` of a block of queries at a time over the keys up to its end."""
     queries, keys = q.shape[1], k.shape[1]
-    block = max(1, SCORES_AT_ONCE.get(q.device.type, 2**28) // (len(q) * q.shape[2] * keys))
     outputs = []
     for start in range(0, queries, block):
         part = q[:, start : start + block]
         seen = keys - queries + start + part.shape[1]
-        outputs.append(decoding_attention((part,), (k[:, :seen],), v[:, :seen], scale, sinks=sinks))
+        outputs.append(attention(part, k[:, :seen], v[:, :seen]))
     return torch.cat(outputs, dim=1)

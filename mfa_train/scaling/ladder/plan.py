@@ -7,7 +7,7 @@ from typing import Any
 from mfa_train.budget.devices import planned_device, resolve_precision
 from mfa_train.budget.disk import disk_of
 from mfa_train.budget.epochs import data_of
-from mfa_train.budget.length import length_of
+from mfa_train.budget.length import flops_between, length_of
 from mfa_train.budget.match import matched
 from mfa_train.budget.nearer import notes_of_match
 from mfa_train.budget.plan import make_plan
@@ -151,7 +151,7 @@ def _row(key: tuple, configs: list[Config], plan: dict, epochs: dict[str, float 
         "seeds": sorted({config.seed for config in configs}),
         "runs": len(configs),
         "tokens": tokens,
-        "flops": tokens * plan["flops"]["train_per_token"],
+        "flops": sum(flops_between(plan, branches_at(config), config.training.total_steps) for config in configs),
         "device_hours": device_hours,
         "cost": times(device_hours, first.cluster.price_per_device_hour),
         "checkpoint_bytes": plan["disk"]["checkpoint_bytes"],

@@ -30,6 +30,11 @@ def token_budgets(request: Request, rung: RungConfig, reference: Shape, sequence
     """Tokens of the rung's runs, the largest number first. Raises ConfigError where no length is said."""
     ladder = request.ladder
     if flops := rung.flops or (ladder.flops if rung.tokens_per_parameter is None else None):
+        if request.config.training.sequence_schedule is not None:
+            raise ConfigError(
+                "sweep.ladder.flops with training.sequence_schedule: what a token costs changes on the way: type "
+                "sweep.ladder.tokens_per_parameter=[5,10,20] sweep.ladder.flops=null"
+            )
         return sorted((amount / reference.train_flops_per_token(sequence_length) for amount in flops), reverse=True)
     if multiples := rung.tokens_per_parameter or ladder.tokens_per_parameter:
         return sorted((multiple * reference.params for multiple in multiples), reverse=True)

@@ -16,8 +16,8 @@ from mfa_train.scaling.verdicts.sentences import SHARE
 
 PARTS = Path(__file__).resolve().parent / "page"
 SCRIPTS = ("data.js", "table.js", "chart.js", "kv.js", "pairs.js", "laws.js", "curves.js", "page.js")
-OF_SCORES = "scores.js"
-"""The last, on pages that have scores on tasks."""
+WHERE_TOLD = {"loss_by_position": "positions.js", "evaluations": "scores.js"}
+"""The last, on pages whose result has that key."""
 MOST_LISTED = (5_000, 2_500, 1_250, 600, 300, 100, 30)
 """Of each list, tried until the page is small enough."""
 ALL_CURVE_POINTS = 60_000
@@ -27,7 +27,7 @@ ALL_CURVE_POINTS = 60_000
 def page(result: dict, runs: list[Run]) -> tuple[str, dict]:
     """The page of `compare`'s result and the loss curves of its runs, and the result as it lists it: with less, evenly,
     where it would be too large to open."""
-    names = ("page.html", "page.css", *SCRIPTS, *([OF_SCORES] if "evaluations" in result else []))
+    names = ("page.html", "page.css", *SCRIPTS, *(name for key, name in WHERE_TOLD.items() if key in result))
     html, style, *scripts = ((PARTS / name).read_text(encoding="utf-8") for name in names)
     html = html.replace("{{style}}", style).replace("{{script}}", "".join(scripts))
     result = brief(result)

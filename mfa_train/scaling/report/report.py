@@ -27,7 +27,8 @@ from mfa_train.tracking.terminal import say
 UNFINISHED = ".report-"
 """What the folder of a report in the making is named by."""
 OURS = (
-    r"(runs|laws|law_differences|at_budgets|frontiers|loss_over_kv|kv_at_equal_loss|verdicts|pairs|evaluations)\.csv|"
+    r"(runs|laws|law_differences|at_budgets|frontiers|loss_over_kv|loss_by_position|kv_at_equal_loss|verdicts|pairs|"
+    r"evaluations)\.csv|"
     r"(laws|loss_over_(kv|compute)_(parameters|flops)|loss_over_(tokens|flops|seconds))\.(png|svg)"
 )
 """Files of a report, beside fit.json and index.html."""

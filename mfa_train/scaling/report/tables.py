@@ -46,6 +46,7 @@ def tables(result: dict) -> tuple[dict[str, list[dict]], dict[str, int]]:
         "verdicts": [{key: value for key, value in verdict.items() if key != "runs"} for verdict in result["verdicts"]],
         "pairs": pairs,
         "evaluations": result.get("evaluations", []),
+        "loss_by_position": result.get("loss_by_position", []),
     }
     total = {name: len(rows) for name, rows in found.items()} | {"pairs": many}
     if "runs" in result.get("thinned", {}):

@@ -15,7 +15,16 @@ PAGE_BYTES = 5_000_000
 NOTICES = 300
 PICTURED = 6_000
 """Points of one kind in a picture."""
-THINNED = ("runs", "verdicts", "loss_over_kv", "kv_at_equal_loss", "at_budgets", "frontiers", "evaluations")
+THINNED = (
+    "runs",
+    "verdicts",
+    "loss_over_kv",
+    "kv_at_equal_loss",
+    "at_budgets",
+    "frontiers",
+    "evaluations",
+    "loss_by_position",
+)
 
 
 def evenly(rows: list, most: int) -> list:

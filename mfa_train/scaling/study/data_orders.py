@@ -63,6 +63,8 @@ def _orders_differ(name: str, base: str, orders: Orders, left_out: Orders) -> st
         apart.append("corpus")
     if {order.sequence_length for order in mine} != {order.sequence_length for order in theirs}:
         apart.append("sequence length")
+    if {order.schedule for order in mine} != {order.schedule for order in theirs}:
+        apart.append("training.sequence_schedule")
     if {order.draw for order in mine}.isdisjoint(order.draw for order in theirs):
         apart.append("model.initialization.draw")
     seeds = {each: {order.seed for order in orders[each]} for each in (name, base)}

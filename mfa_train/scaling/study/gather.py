@@ -11,6 +11,7 @@ from mfa_train.scaling.study.continued import leave_out_continued
 from mfa_train.scaling.study.data_orders import of_one_corpus
 from mfa_train.scaling.study.drawn import draw
 from mfa_train.scaling.study.found import TYPE, found, is_table
+from mfa_train.scaling.study.growing import lay_side_by_side
 from mfa_train.scaling.study.mixtures import set_apart
 from mfa_train.scaling.study.notices import out_of_the_ordinary
 from mfa_train.scaling.study.plain_files import shown
@@ -66,6 +67,7 @@ def gather(paths: Iterable[Path], parameters: str = "total", per_byte: bool = Fa
     study = Study(runs, parameters, per_byte, notices, paths)
     notices += leave_out_continued(runs, by)
     name_variants(runs, by)
+    lay_side_by_side(runs, by)
     for run in runs:
         _count(run, study)
     of_one_corpus(study.used)

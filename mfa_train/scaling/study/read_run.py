@@ -15,15 +15,19 @@ from mfa_train.errors import ConfigError
 from mfa_train.scaling.study.config_values import checked, word
 from mfa_train.scaling.study.curve import read_curve
 from mfa_train.scaling.study.evaluations import read_evaluations
+from mfa_train.scaling.study.growing import schedule_of
 from mfa_train.scaling.study.mixtures import is_mixture
 from mfa_train.scaling.study.plain_files import json_object, one_line, shown
 from mfa_train.scaling.study.runs import TOKENS_WITHIN, DataOrder, HeldOut, Run, beyond
 from mfa_train.scaling.study.splices import steps_of, why_not_its_config
+from mfa_train.tracking.by_position import TOLD
 from mfa_train.tracking.records import number
 from mfa_train.training.resuming.stretches import rate_of
 
 DECODING = ("decode_attention_per_token", "decode_linear_per_token", "decode_rest_per_token")
 """Of plan.json's flops, what a decoded token takes together."""
+MOST_BINS = 64
+"""Of losses by position."""
 FINGERPRINT = re.compile(r"[0-9a-zA-Z]{64}")
 
 
@@ -66,6 +70,8 @@ def _read(folder: AnyPath, run: Run) -> None:
     run.seconds = number(summary.get("seconds", last.get("seconds")))
     run.nats_per_token = number(summary.get("val_loss"))
     run.bits_per_byte = number(summary.get("val_bits_per_byte"))
+    run.by_position = _by_position(_object("summary.json", summary, TOLD))
+    run.by_position_before = _by_position(_object("summary.json", _object("summary.json", summary, "init_from"), TOLD))
     run.seed = config.get("seed")
     run.shape = {
         shown(key): value
@@ -77,7 +83,7 @@ def _read(folder: AnyPath, run: Run) -> None:
     tokenizer = prints["tokenizer_sha256"] or corpus_of(config)
     sequence = config.get("training.sequence_length")
     draw = config.get("model.initialization.draw")
-    run.order = DataOrder(tokenizer, prints["train_sha256"], run.seed, sequence, draw)
+    run.order = DataOrder(tokenizer, prints["train_sha256"], run.seed, sequence, draw, schedule_of(config))
     run.evaluated_on = HeldOut(tokenizer, prints["held_out_sha256"], config.get("training.eval_sequences"), sequence)
     versions, commit = summary.get("versions"), summary.get("code_commit")
     run.trace = {
@@ -146,6 +152,16 @@ def _object(file: str, found: dict, part: str) -> dict:
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"{file}: {part} is no JSON object")
     return value or {}
+
+
+def _by_position(found: dict) -> dict[int, float]:
+    """In order, those that are a position's loss."""
+    losses = {
+        int(key): loss
+        for key, value in list(found.items())[:MOST_BINS]
+        if re.fullmatch("[1-9][0-9]{0,9}", key) and (loss := number(value)) is not None and not beyond("loss", loss)
+    }
+    return dict(sorted(losses.items()))
 
 
 def _fingerprint(data: dict, key: str) -> str | None:

@@ -33,6 +33,8 @@ class DataOrder(NamedTuple):
     sequence_length: Any
     draw: Any = None
     """model.initialization.draw: by another one the weights start elsewhere at the same seed."""
+    schedule: str | None = None
+    """In which lengths the samples were cut, where that was asked for; see `mfa_train.scaling.study.growing`."""
 
     @property
     def corpus(self) -> tuple[str, str | None]:
@@ -100,6 +102,11 @@ class Run:
     """What precision=auto meant where it was trained; None where it isn't known."""
     damaged_records: int = 0
     """Of metrics.jsonl."""
+    by_position: dict[int, float] = field(default_factory=dict)
+    """Held-out loss in nats per token of targets up to each position, behind the one before; empty where the run did
+    not tell it."""
+    by_position_before: dict[int, float] = field(default_factory=dict)
+    """The same before the first step, of a run that began with weights that were there."""
     evaluations: Evaluations = field(default_factory=lambda: Evaluations({}, [], False))
     """Of its last state, on tasks."""
     excluded: str | None = None

@@ -12,6 +12,8 @@ from mfa_train.config.budget_schema import CACHE_BYTES, entry_bytes
 from mfa_train.config.effects import BOOKKEEPING, EXECUTION, OBSERVATION
 from mfa_train.config.quantities import bytes_of
 from mfa_train.errors import ConfigError, did_you_mean
+from mfa_train.scaling.study.growing import KEY as SCHEDULE
+from mfa_train.scaling.study.growing import schedule_of
 from mfa_train.scaling.study.mixtures import KEY as KIND
 from mfa_train.scaling.study.plain_files import shown
 from mfa_train.scaling.study.runs import Run
@@ -116,6 +118,8 @@ def _varied(runs: list[Run]) -> list[str]:
         found |= {key for key in keys if len({str(run.config.get(key)) for run in cell}) > 1}
     if any(key.startswith("match.") for key in found):
         found = {key for key in found if not key.startswith(SHAPED)}
+    if len({schedule_of(run.config) for run in runs if run.excluded is None}) > 1:
+        found.add(SCHEDULE)  # of whatever cells: no law is of both
     return sorted(found | _shapes_by_hand(runs), key=lambda key: (key != BUDGET, key))
 
 
@@ -149,6 +153,8 @@ def _wording(runs: list[Run]) -> Wording:
 
     def word_of(key: str, run: Run) -> str:
         value = run.config.get(key)
+        if key == SCHEDULE:
+            return schedule_of(run.config) or "one length"
         if key == KIND:
             return shown(value)
         if key == BUDGET:

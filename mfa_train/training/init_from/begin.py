@@ -6,6 +6,7 @@ from mfa_train.checkpoints.folders import newest_first
 from mfa_train.config import RESUME, Config
 from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import DataError
+from mfa_train.tracking import by_position
 from mfa_train.training.init_from.same_model import require_same_model
 from mfa_train.training.init_from.same_tokenizer import require_same_tokenizer
 from mfa_train.training.init_from.source import Source, open_source
@@ -43,12 +44,13 @@ def source_to_begin_with(config: Config, ranks: Ranks) -> Source | None:
 def loss_to_begin_with(engine, evaluate: Evaluator, state: TrainingState, ranks: Ranks) -> None:
     """Tells the held-out loss before the first step, and keeps it with the record of the source. A loss much above
     the source's own says that something is not as it was there. Raises DataError where it is not finite."""
-    loss = evaluate(engine)["val/loss"]
+    metrics = evaluate(engine)
+    loss = metrics["val/loss"]
     if not math.isfinite(loss):
         source = (state.init_from or {}).get("source")
         raise DataError(
             f"init_from={source}: the held-out loss with its weights is {loss}: they are damaged, or have diverged; "
             "type init_from=PLACE with others, and resume=never"
         )
-    state.init_from = (state.init_from or {}) | {"val_loss": loss}
+    state.init_from = (state.init_from or {}) | {"val_loss": loss} | by_position.told(metrics)
     ranks.say(f"init_from: held-out loss before the first step {loss:.4f}")

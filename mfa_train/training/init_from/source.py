@@ -15,7 +15,14 @@ from mfa_train.attention import attention_config
 from mfa_train.checkpoints.folders import newest_first, verify_files
 from mfa_train.checkpoints.manifest import digest
 from mfa_train.checkpoints.safetensors_folder import TensorFolder
-from mfa_train.checkpoints.weights import FINAL, FinalWeights, final_checkpoint, shapes_of, weights_of
+from mfa_train.checkpoints.weights import (
+    FINAL,
+    FinalWeights,
+    config_of_state,
+    final_checkpoint,
+    shapes_of,
+    weights_of,
+)
 from mfa_train.config import Config
 from mfa_train.data.tokenizer import FILES, Tokenizer, open_vocabulary
 from mfa_train.errors import ConfigError, DataError, UserError
@@ -154,7 +161,7 @@ class RunState(Source):
 
     def __init__(self, path: str, config: Config, run: Path, state: str):
         super().__init__(path, config)
-        theirs = configs.of_run(run)
+        theirs = config_of_state(configs.of_run(run), state)
         attention = dataclasses.asdict(attention_config(theirs.attention))
         self.attentions = (theirs.attention["name"],)
         self.overrides = {

@@ -38,6 +38,7 @@ REFUSED = (
     "seed:",
     "training.batch_size",
     "training.sequence_length",
+    "training.sequence_schedule",
 )
 ACCEPTED = ("attention.kernel", "model.learning_rate", "model.max_position_embeddings")
 """Among the refused."""

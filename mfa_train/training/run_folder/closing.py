@@ -13,6 +13,7 @@ from mfa_train.data.tokenizer import Tokenizer
 from mfa_train.errors import DataError
 from mfa_train.evaluation.scores import FOLDER as EVALUATIONS
 from mfa_train.evaluation.scores import TaskScores
+from mfa_train.tracking import by_position
 from mfa_train.tracking.records import as_json, number, read_object
 from mfa_train.tracking.terminal import command_here
 from mfa_train.training.run_folder.folder import SUMMARY, RunFolder
@@ -34,6 +35,7 @@ def make_summary(status: str, plan: dict, record: dict, zlib_bits: float) -> dic
         "val_loss": record.get("val/loss"),
         "val_bits_per_byte": record.get("val/bits_per_byte"),
         **{f"val_ema_{key}": record[f"val_ema/{key}"] for key in ("loss", "bits_per_byte") if "val_ema/loss" in record},
+        **by_position.told(record),
         "zlib_bits_per_byte": zlib_bits,
         "tokens_per_second": record["tokens"] / record["seconds"] if record else None,
         "seconds": record.get("seconds", 0.0),
@@ -111,6 +113,10 @@ def closing_table(summary: dict) -> str:
         rows.insert(2, ("  that a token meets", value_of("active_params", ",")))
     if "val_ema_loss" in summary:
         rows.append(("of averaged weights", f"held-out loss {value_of('val_ema_loss', '.4f')} nats per token"))
+    for name, where in (("held-out loss to position", summary), ("  before the first step", summary.get("init_from"))):
+        if isinstance(where, dict) and isinstance(of_bins := where.get(by_position.TOLD), dict):
+            losses = (f"{last}: {value:.3f}" for last in of_bins if (value := number(of_bins[last])) is not None)
+            rows.append((name, "  ".join(losses)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
 

@@ -18,6 +18,7 @@ from mfa_train.config import Config
 from mfa_train.config.deepspeed_schema import merged
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.initialization import EmptyWeights, Gather, InitialValues, initialize
+from mfa_train.model.tiles import compute_in_tiles
 from mfa_train.parallel.groups import ALONE, ExpertGroup
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.saving.engine_state import fill, take_those_of_first_rank
@@ -106,6 +107,10 @@ def build_engine(config: Config, ranks: Ranks, dtype: torch.dtype, fresh: bool =
             with sharded, EmptyWeights(dtype, ranks.device):
                 model = _model(config, group)
         model.model.activation_checkpointing = config.training.activation_checkpointing
+        tiled = compute_in_tiles(model, config.training.mlp_tile_tokens, config.training.compile)
+        if config.zero == 3:  # its weights are gathered once, for all tiles
+            for module in tiled:
+                deepspeed.utils.set_z3_leaf_module(module, True)
         if config.training.compile:
             compile_around_exchanges(model)
             for layer in model.model.layers:

@@ -17,6 +17,7 @@ from torch import Tensor
 from mfa_train.feed_forward.balancing import move_bias
 from mfa_train.tracking.heat_maps import LOADS
 from mfa_train.training.processes.ranks import Ranks
+from mfa_train.training.steps.state import Progress
 
 RECORDS = 10
 """In a row without a token: then an expert is dead."""
@@ -61,13 +62,13 @@ class ExpertLoads:
             if applied:
                 move_bias(mlp.gate.e_score_correction_bias, load, mlp.bias_update_speed)
 
-    def record(self, step: int) -> dict[str, Any]:
-        """What the record of the `step` just taken holds; waits for the device, on all ranks."""
+    def record(self, progress: Progress) -> dict[str, Any]:
+        """What the record of the step just taken holds; waits for the device, on all ranks."""
         if self.load is None or self.told is None:
             return {}
         self._sum()
         load = self.load.double().cpu()
-        self.dead.look_at(step, load)
+        self.dead.look_at(progress, load)
         entropy, dropped = self.ranks.sum(self.told.double()).mean(dim=0) / self.ranks.world_size
         share = load / load.sum(dim=1, keepdim=True)
         count = load.shape[1]
@@ -99,25 +100,25 @@ class ExpertLoads:
 
 class DeadExperts:
     """Which experts of the `layers` records have found without a token; `say` is given a line when there are some, and
-    when they are twice as many as were told of."""
+    when they are twice as many as were told of. It counts in the run's progress, so a run that goes on from a
+    checkpoint tells what the whole one would."""
 
     def __init__(self, layers: list[int], say: Callable[[str], None]):
-        self.layers, self.say, self.told = layers, say, 0
-        self.idle: Tensor | None = None
-        """Records in a row without a token, (layers, experts)."""
+        self.layers, self.say = layers, say
 
-    def look_at(self, step: int, load: Tensor) -> None:
-        """`load` (layers, experts) of a step, over all ranks."""
-        before = torch.zeros_like(load) if self.idle is None else self.idle
-        self.idle = torch.where(load == 0, before + 1, 0)
-        dead = self.idle >= RECORDS
+    def look_at(self, progress: Progress, load: Tensor) -> None:
+        """`load` (layers, experts) of the step just taken, over all ranks."""
+        before = torch.tensor(progress.idle_experts, dtype=torch.long)
+        idle = torch.where(load == 0, 1 + (before if before.shape == load.shape else 0), 0)
+        progress.idle_experts = idle.tolist()
+        dead = idle >= RECORDS
         count = int(dead.sum())
-        if count < 2 * self.told or not count:
-            self.told = min(self.told, count)  # those that come back may be told of again
+        if count < 2 * progress.dead_experts or not count:
+            progress.dead_experts = min(progress.dead_experts, count)  # those that come back may be told of again
             return
-        self.told, worst = count, int(dead.sum(dim=1).argmax())
+        progress.dead_experts, worst = count, int(dead.sum(dim=1).argmax())
         self.say(
-            f"warning: step {step}: {count} of {dead.numel()} experts had no token in the last {RECORDS} records, most "
-            f"of them in layer {self.layers[worst]}: a larger model.feed_forward.router_aux_loss_coef or "
-            "bias_update_speed would bring them back"
+            f"warning: step {progress.step}: {count} of {dead.numel()} experts had no token in the last {RECORDS} "
+            f"records, most of them in layer {self.layers[worst]}: a larger model.feed_forward.router_aux_loss_coef "
+            "or bias_update_speed would bring them back"
         )

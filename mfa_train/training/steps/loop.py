@@ -77,6 +77,7 @@ def _record(step: TrainingStep, taken: Taken, speed: Speed) -> dict:
         "skipped_steps": guard.skipped,
         "spikes": guard.spikes,
         **step.batches.progress(taken.samples),
+        **step.stages.record(),
         **step.phases.take(told),
-        **step.expert_loads.record(progress.step),
+        **step.expert_loads.record(progress),
     }

@@ -2,20 +2,21 @@
 
 import time
 
+from mfa_train.budget.length import flops_between
 from mfa_train.budget.peak import Peak
-from mfa_train.config import Config
 from mfa_train.training.steps.state import Progress
 
 
 class Speed:
     """Tokens per second and the share of the devices' peak since the last record, and a run's seconds.
 
-    `flops_per_token`: of training, forward and backward. `peak`: of one rank's device, of which there are `world_size`.
+    `plan` tells the FLOPs of a step, forward and backward. `peak`: of one rank's device, of which there are
+    `world_size`.
     """
 
-    def __init__(self, config: Config, flops_per_token: int, peak: Peak, world_size: int):
-        self.tokens_per_step = config.training.batch_size * config.training.sequence_length
-        self.flops_per_token, self.peak, self.world_size = flops_per_token, peak, world_size
+    def __init__(self, plan: dict, peak: Peak, world_size: int):
+        self.tokens_per_step = plan["length"]["tokens_per_step"]
+        self.plan, self.peak, self.world_size = plan, peak, world_size
 
     def begin(self, progress: Progress) -> None:
         """Says that the steps begin, or go on from `progress`."""
@@ -29,17 +30,15 @@ class Speed:
 
     def tokens(self, done: int) -> dict[str, int]:
         """The tokens of `done` steps, with their FLOPs."""
-        tokens = done * self.tokens_per_step
-        return {"tokens": tokens, "flops": tokens * self.flops_per_token}
+        return {"tokens": done * self.tokens_per_step, "flops": flops_between(self.plan, 0, done)}
 
     def since_record(self, done: int, seconds: float) -> dict[str, float | None]:
         """The speed since the last record, where `done` steps are done after `seconds` of the run. To be called between
         steps: a CPU's peak is measured anew."""
         passed = self.began_at + seconds - self.recorded_at
-        tokens_per_second = self.tokens_per_step * (done - self.recorded_step) / passed
         return {
-            "tokens_per_second": tokens_per_second,
-            "mfu": self.peak.share(tokens_per_second * self.flops_per_token / self.world_size),
+            "tokens_per_second": self.tokens_per_step * (done - self.recorded_step) / passed,
+            "mfu": self.peak.share(flops_between(self.plan, self.recorded_step, done) / passed / self.world_size),
         }
 
     def recorded(self, done: int) -> None:

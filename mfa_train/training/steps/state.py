@@ -22,6 +22,10 @@ class Progress:
     stretches: list[dict] = field(default_factory=list)
     """From which step with which settings, another run's before it branched off included; empty in an older
     checkpoint."""
+    idle_experts: list[list[int]] = field(default_factory=list)
+    """Of each layer's experts, how many records in a row have found it without a token; empty before the first."""
+    dead_experts: int = 0
+    """Of them, as many as were told of (`expert_loads.DeadExperts`)."""
 
 
 @dataclass
@@ -31,7 +35,8 @@ class TrainingState:
     progress: Progress
     guard: Guard
     init_from: dict[str, Any] | None = None
-    """Where the first step's weights came from: `init_from.source.Source.record`, and `val_loss` with them."""
+    """Where the first step's weights came from: `init_from.source.Source.record`, and `val_loss` with them, where asked
+    by position too."""
 
     def history(self) -> dict:
         """What summary.json holds of the way there: where it isn't all of one stretch and nothing was left out, the

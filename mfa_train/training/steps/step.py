@@ -21,6 +21,7 @@ from mfa_train.training.steps.losses import Losses
 from mfa_train.training.steps.optimizer import gradient_norm, inner_optimizer
 from mfa_train.training.steps.phases import BACKWARD, DATA, FORWARD, OPTIMIZER, Phases
 from mfa_train.training.steps.schedule import learning_rate
+from mfa_train.training.steps.stages import Stages
 from mfa_train.training.steps.state import TrainingState
 
 
@@ -54,6 +55,7 @@ class TrainingStep:
         groups = ranks.world_size // config.parallel.context
         self.passes = config.training.batch_size // (config.training.micro_batch(groups) * groups)
         self.expert_loads = ExpertLoads(engine, ranks)
+        self.stages = Stages(config, engine.module.model, ranks.say)
         self.norm: float | None = None
         """Of the gradient of the step under way, once it was read."""
         self.phases = Phases(ranks)
@@ -68,6 +70,7 @@ class TrainingStep:
     def go_on_from(self, state: TrainingState) -> None:
         """The next step is the one after `state`, which the engine has been filled for."""
         self.state, self.losses = state, Losses(self.ranks, state)
+        self.stages.enter(state.progress.step)
 
     def take(self) -> Taken:
         """Takes the next step. Raises TrainingError where the loss or the gradient's norm is not finite, and Poisoned
@@ -79,10 +82,11 @@ class TrainingStep:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.state.guard.begin()
+        self.stages.enter(progress.step)
         self.expert_loads.begin()
         begin = progress.step * config.training.batch_size + progress.left_out
         end = begin + config.training.batch_size
-        self._passes_and_update(self.batches.of(begin))
+        self._passes_and_update(self.stages.cut(self.batches.of(begin)))
         self.expert_loads.end(self.state.guard.applied)
         progress.step += 1
         grad_norm = self.losses.end_step(
@@ -91,7 +95,8 @@ class TrainingStep:
         return Taken(lr, grad_norm, end)
 
     def _passes_and_update(self, samples: np.ndarray) -> None:
-        """`samples` are this rank's, or its context group's, (batch_size / groups, sequence_length + 1)."""
+        """`samples` are this rank's, or its context group's, (batch_size / groups, sequence_length + 1), or as many
+        tokens in more, shorter ones."""
         loss_of_step = torch.zeros((), device=self.ranks.device)
         for number, windows in enumerate(np.split(samples, self.passes), start=1):
             inputs, targets, beside = self.inputs_of(windows)

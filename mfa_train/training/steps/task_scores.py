@@ -51,7 +51,7 @@ class TaskScorer:
             engine,
             self.tokenizer,
             self.ranks,
-            context=training.sequence_length,
+            context=training.stage_of(done - 1).sequence_length,
             batch_tokens=settings.batch_tokens,
             on_pass=self.on_pass,
         )
@@ -80,5 +80,10 @@ class TaskScorer:
 
 
 def metrics_of(scores: TaskScores) -> dict[str, float]:
-    """As a record and W&B have them."""
-    return {f"eval/{scores.task}/{name}": metric.value for name, metric in scores.metrics.items()}
+    """As a record and W&B have them; of a task that is told by a field, each of its values' beside."""
+    whole = {f"eval/{scores.task}/{name}": metric.value for name, metric in scores.metrics.items()}
+    return whole | {
+        f"eval/{scores.task}/{name}/{part}": value
+        for part, means in scores.parts().items()
+        for name, value in means.items()
+    }

@@ -1,10 +1,10 @@
-"""Experts shared out over ranks, held against one process that trains the same model in plain torch: no DeepSpeed, no
-exchange, the whole batch at once.
+"""Experts and sequences shared over ranks, held against one process that trains the same model in plain torch: no
+DeepSpeed, no exchange, the whole batch at once.
 
-    torchrun --nproc-per-node 4 tests/parallel/experts_ranks.py 0x4 3x2x1        each goes on from the one before
-    torchrun --nproc-per-node 4 tests/parallel/experts_ranks.py alone 0x4 3x2x1  each from the start, LONG steps
+    torchrun --nproc-per-node 4 tests/parallel/training_ranks.py 0x4 3x2x1        each goes on from the one before
+    torchrun --nproc-per-node 4 tests/parallel/training_ranks.py alone 0x4 3x2x1  each from the start, LONG steps
 
-The words are layouts, STAGExE or STAGExExMICRO_BATCH. Each process exits 0 where
+The words are layouts, STAGExE, STAGExExMICRO_BATCH or STAGExExMICRO_BATCHxC. Each process exits 0 where
 
 - initial weights are, to the bit, those that one process draws;
 - every layout's losses and gradient norms are the reference's within TOLERANCE, the tokens of each expert in the first
@@ -28,8 +28,9 @@ from mfa_train.checkpoints.folders import folder_of, verified
 from mfa_train.checkpoints.safetensors_folder import TensorFolder
 from mfa_train.checkpoints.tensor_files import KINDS
 from mfa_train.checkpoints.weights import CheckpointWeights, shapes_of
+from mfa_train.data.reading.documents import ModelInputs
 from mfa_train.feed_forward.balancing import move_bias
-from mfa_train.training.processes.groups import forget_expert_groups
+from mfa_train.training.processes.groups import forget_expert_groups, join_context_group
 from mfa_train.training.processes.ranks import join
 from mfa_train.training.resuming.resume_point import ResumePoint, restore
 from mfa_train.training.saving import final_weights
@@ -60,9 +61,9 @@ def batch(step: int) -> torch.Tensor:
     return torch.randint(0, 199, (BATCH, TOKENS + 1), generator=torch.Generator().manual_seed(100 + step))
 
 
-def config_of(zero: int, experts: int, micro_batch: int) -> configs.Config:
+def config_of(zero: int, experts: int, micro_batch: int, context: int) -> configs.Config:
     training = dataclasses.replace(LOADED.training, micro_batch_size=micro_batch)
-    parallel = dataclasses.replace(LOADED.parallel, experts=experts)
+    parallel = dataclasses.replace(LOADED.parallel, experts=experts, context=context)
     return dataclasses.replace(LOADED, zero=zero, training=training, parallel=parallel)
 
 
@@ -70,7 +71,7 @@ class Reference:
     """The curve of one process, and what it has learnt."""
 
     def __init__(self, steps: int):
-        config = config_of(1, 1, BATCH // ranks.world_size)
+        config = config_of(1, 1, BATCH // ranks.world_size, 1)
         self.model = build_model(config)
         self.initial = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.optimizer = make_optimizer(self.model, config)
@@ -96,18 +97,22 @@ class Reference:
         return (parameter if kind == "master" else self.optimizer.state[parameter][kind]).detach().flatten()
 
 
-def steps(engine, first: int, last: int, micro_batch: int) -> tuple[list[tuple[float, float]], torch.Tensor]:
+def steps(
+    engine, first: int, last: int, micro_batch: int, inputs_of: ModelInputs
+) -> tuple[list[tuple[float, float]], torch.Tensor]:
     """Losses and norms of the whole batch, and the first step's tokens of each expert."""
     numbers, loads, first_load = [], ExpertLoads(engine, ranks), torch.empty(0)
-    share = BATCH // ranks.world_size
+    share = BATCH // (ranks.world_size // inputs_of.sequences.size)
+    begin = ranks.rank // inputs_of.sequences.size * share
     for step in range(first, last):
         for group in engine.optimizer.param_groups:
             group["lr"] = RATE
         loads.begin()
         total = torch.zeros(())
-        mine = batch(step)[ranks.rank * share : (ranks.rank + 1) * share].split(micro_batch)
-        for tokens in mine:
-            loss = engine(tokens[:, :-1], tokens[:, 1:])
+        mine = batch(step)[begin : begin + share].split(micro_batch)
+        for windows in mine:
+            tokens, targets, beside = inputs_of(windows.numpy())
+            loss = engine(tokens, targets, **beside)
             engine.backward(loss)
             total += loss.detach() / len(mine)
             engine.step()
@@ -167,14 +172,15 @@ def check_final_weights(engine, masters: dict[tuple[str, str], torch.Tensor], sh
     ranks.meet()
 
 
-def check(layouts: list[tuple[int, int, int]], each: int = STEPS) -> dict[str, float]:
+def check(layouts: list[tuple[int, int, int, int]], each: int = STEPS) -> dict[str, float]:
     """Trains on from layout to layout, `each` so many steps; the largest relative differences."""
     reference = Reference(each * len(layouts))
     differences, point, before = {"loss": 0.0, "norm": 0.0}, None, {}
-    for number, (zero, experts, micro_batch) in enumerate(layouts):
+    for number, (zero, experts, micro_batch, context) in enumerate(layouts):
         what = (layouts, number)
         forget_expert_groups()
-        config = config_of(zero, experts, micro_batch)
+        config = config_of(zero, experts, micro_batch, context)
+        inputs_of = ModelInputs(ranks.device, None, join_context_group(context, ranks))
         engine, begin = build_engine(config, ranks, torch.float32), number * each
         if point is None:
             check_initial(engine, reference)
@@ -184,7 +190,7 @@ def check(layouts: list[tuple[int, int, int]], each: int = STEPS) -> dict[str, f
             restore(engine, point, ranks)
             there = whole(engine)
             assert all(torch.equal(there[key], values) for key, values in before.items()), what
-        numbers, load = steps(engine, begin, begin + each, micro_batch)
+        numbers, load = steps(engine, begin, begin + each, micro_batch, inputs_of)
         assert len(set(ranks.gather_objects(tuple(norm for _, norm in numbers)))) == 1, "ranks differ"
         if point is None:
             assert torch.equal(load, reference.first_load), what
@@ -196,7 +202,7 @@ def check(layouts: list[tuple[int, int, int]], each: int = STEPS) -> dict[str, f
         if point is not None and number == len(layouts) - 1:
             again = build_engine(config, ranks, torch.float32, fresh=False)
             restore(again, point, ranks)
-            assert steps(again, begin, begin + each, micro_batch)[0] == numbers, "another bit"
+            assert steps(again, begin, begin + each, micro_batch, inputs_of)[0] == numbers, "another bit"
         before, point = whole(engine), save(engine, begin + each, config)
     for kind in KINDS:
         differences[kind] = max(
@@ -208,9 +214,10 @@ def check(layouts: list[tuple[int, int, int]], each: int = STEPS) -> dict[str, f
     return differences
 
 
-def layout(word: str) -> tuple[int, int, int]:
-    stage, experts, *micro_batch = map(int, re.split("x", word))
-    return stage, experts, micro_batch[0] if micro_batch else BATCH // ranks.world_size
+def layout(word: str) -> tuple[int, int, int, int]:
+    stage, experts, *others = map(int, re.split("x", word))
+    micro_batch, context = (*others, *(BATCH // ranks.world_size, 1)[len(others) :])
+    return stage, experts, micro_batch, context
 
 
 def told(what: str, differences: dict[str, float]) -> None:
