@@ -8,8 +8,8 @@
 
 Training and prompts attend over `keys_values(*cache_entry(x))`; decoding stores the entries and nothing else, and
 attends over them with `attend`, which a variant defines where its entries need not be expanded; ranks that share a
-sequence send each other entries and nothing else. One definition serves all, so the KV budget, the decode cache, what
-decoding and long context cost and the trained model cannot drift apart.
+sequence send each other entries, or heads of what is made of them, and nothing else. One definition serves all, so the
+KV budget, the decode cache, what decoding and long context cost and the trained model cannot drift apart.
 """
 
 import copy
@@ -204,7 +204,7 @@ class Attention(nn.Module, ABC):
         alone. With a `sequence` x is of its tokens that this rank has, and the cache, an empty one, takes them all.
         """
         if sequence is not None:
-            return self._over_shared(sequence, x, positions, cache)
+            return self.output(sequence.attention(self, x, positions, cache), x, positions)
         q = self.query(x, positions)
         entry, of_entry, lengths = self.cache_entry(x, positions), positions, None
         if cache is not None:
@@ -215,17 +215,6 @@ class Attention(nn.Module, ABC):
             k, v = self.keys_values(*entry, positions=of_entry)
             o = causal_attention(q, k, v, self.scale, self.kernel, documents, self.sinks)
         return self.output(o, x, positions)
-
-    def _over_shared(
-        self, sequence: "SharedSequence", x: Tensor, positions: Positions, cache: LayerCache | None
-    ) -> Tensor:
-        under_way = sequence.leave(self.cache_entry(x, positions))
-        q = self.query(x, positions)
-        entry, of_entry = sequence.arrive(under_way)
-        if cache is not None:
-            entry, of_entry, _ = cache.extend(entry)
-        k, v = self.keys_values(*entry, positions=of_entry)
-        return self.output(sequence.attend(q, k, v, self.scale, self.kernel, self.sinks), x, positions)
 
     def capacity(self) -> Capacity | None:
         """None where the scores are no bilinear form of two tokens, for which the paper defines it."""

@@ -5,16 +5,20 @@ own tokens, all ranks gather them (`Gathering`), and each attends with its own q
 much is sent is the attention's KV budget.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from mfa_train.attention.cache import LayerCache
 from mfa_train.attention.kernels.causal import causal_attention
 from mfa_train.attention.pieces import Pieces
 from mfa_train.attention.rope import Positions, Rope
 from mfa_train.parallel.groups import ContextGroup
 from mfa_train.parallel.stretches import Gathering, local, stretches
+
+if TYPE_CHECKING:
+    from mfa_train.attention.base import Attention
 
 
 class SharedDocuments(NamedTuple):
@@ -38,27 +42,40 @@ class UnderWay(NamedTuple):
 class SharedSequence:
     """Sequences of `tokens`, of which this rank of the `group` has its stretches.
 
-    The decoder calls `begin` before its layers; a layer calls `leave`, `arrive` and `attend`.
+    The decoder calls `begin` before its layers; a layer calls `attention`.
     """
 
     def __init__(self, group: ContextGroup, tokens: int, documents: SharedDocuments | None = None):
         self.group, self.tokens, self.documents = group, tokens, documents
+        self.places = documents.positions if documents else None
+        """Of each token in its document (batch, tokens); None where they are those in the sequence."""
         self.rotations: Positions
         """Of all tokens; `begin` makes them."""
 
     def begin(self, rope: Rope, device: torch.device) -> Positions:
         """The positions of the local tokens."""
         self.rotations = rope(torch.arange(self.tokens, device=device))
-        if self.documents is not None:
-            self.rotations = self.rotations.at(self.documents.positions)
+        if self.places is not None:
+            self.rotations = self.rotations.at(self.places)
         cos, sin, interleave = self.rotations
         return Positions(local(cos, self.group, -2), local(sin, self.group, -2), interleave)
 
     def positions(self, device: torch.device) -> Tensor:
         """Of the local tokens in the sequence, (local tokens,), or each in its document, (batch, local tokens)."""
-        if self.documents is not None:
-            return local(self.documents.positions, self.group)
+        if self.places is not None:
+            return local(self.places, self.group)
         return local(torch.arange(self.tokens, device=device), self.group, 0)
+
+    def attention(self, layer: "Attention", x: Tensor, positions: Positions, cache: LayerCache | None) -> Tensor:
+        """What the layer's heads make of x (batch, local tokens, hidden_size) at its `positions`: (batch, local tokens,
+        heads, v_head_dim). The cache, an empty one, takes the entries of all tokens."""
+        under_way = self.leave(layer.cache_entry(x, positions))
+        q = layer.query(x, positions)
+        entry, of_entry = self.arrive(under_way)
+        if cache is not None:
+            entry, of_entry, _ = cache.extend(entry)
+        k, v = layer.keys_values(*entry, positions=of_entry)
+        return self.attend(q, k, v, layer.scale, layer.kernel, layer.sinks)
 
     @torch._disable_dynamo
     def leave(self, entry: tuple[Tensor, ...]) -> UnderWay:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mfa_train.attention.kernels.causal import causal_attention
-from mfa_train.attention.rope import Positions, Rope
 from mfa_train.attention.shared import SharedSequence
+from mfa_train.attention.shared_heads import SharedHeads
 from mfa_train.parallel.groups import ContextGroup
 from mfa_train.parallel.stretches import stretches
 
@@ -61,24 +60,13 @@ class _Kept(torch.autograd.Function):
         return grads[0], None
 
 
-class _ByHeads(SharedSequence):
-    """Each rank has all tokens of its share of the heads while it attends."""
+class _ByHeads(SharedHeads):
+    """As in training, but for the exchange."""
 
-    def begin(self, rope: Rope, device: torch.device) -> Positions:
-        self.rotations = super().begin(rope, device)
-        return self.rotations
-
-    def leave(self, entry: tuple[Tensor, ...]) -> Any:
-        return entry
-
-    def arrive(self, under_way: Any) -> tuple[tuple[Tensor, ...], Positions]:
-        return under_way, self.rotations
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, sinks: Tensor | None) -> Tensor:
+    def ulysses(self, q: Tensor, k: Tensor, v: Tensor, _: int, **how: Any) -> Tensor:
         size = self.group.size
         q, k, v = (_Swapped.apply(x, size, True) for x in (q, k, v))
-        own = None if sinks is None else sinks[: len(sinks) // size]
-        return _Swapped.apply(causal_attention(q, k, v, scale, kernel, None, own), size, False)
+        return _Swapped.apply(self.of_share(q, k, v, **how), size, False)
 
 
 class _Swapped(torch.autograd.Function):

@@ -32,8 +32,12 @@ class Group:
     """What calls that in which this rank waits for the others."""
 
 
+@dataclass(eq=False)
 class ContextGroup(Group):
     """The ranks that share sequences."""
+
+    by: str = "entries"
+    """What they send each other: entries | heads."""
 
 
 class ExpertGroup(Group):

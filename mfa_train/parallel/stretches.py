@@ -88,7 +88,7 @@ class _Arrive(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gathered: Tensor, gathering: Gathering) -> Tensor:
         ctx.gathering, ctx.like = gathering, (gathered.shape, gathered.dtype)
-        return _in_order(gathering.end())
+        return in_order(gathering.end())
 
     @staticmethod
     @once_differentiable
@@ -99,13 +99,19 @@ class _Arrive(torch.autograd.Function):
         return torch.zeros((), dtype=dtype, device=grad.device).expand(shape), None
 
 
-def _in_order(by_rank: Tensor) -> Tensor:
-    """(ranks, batch, local tokens, dims) as (batch, tokens, dims), in the sequence's order."""
+def in_order(by_rank: Tensor) -> Tensor:
+    """(ranks, batch, local tokens, …) as (batch, tokens, …), in the sequence's order."""
     first, second = by_rank.chunk(2, dim=2)
     return torch.cat([*first, *reversed(second.unbind())], dim=1)
 
 
+def rank_by_rank(x: Tensor, ranks: int) -> Tensor:
+    """x (batch, tokens, …), in the sequence's order, with the ranks' local tokens one rank behind the other."""
+    parts = x.chunk(2 * ranks, dim=1)
+    return torch.cat([part for r in range(ranks) for part in (parts[r], parts[2 * ranks - 1 - r])], dim=1)
+
+
 def _by_rank(x: Tensor, ranks: int) -> Tensor:
-    """`_in_order` undone."""
+    """`in_order` undone."""
     parts = x.chunk(2 * ranks, dim=1)
     return torch.stack([torch.cat((parts[r], parts[2 * ranks - 1 - r]), dim=1) for r in range(ranks)])

@@ -84,7 +84,10 @@ def run(config: Config) -> dict:
     source = source_to_begin_with(config, ranks)
 
     # 2. Data
-    data = open_run_data(config, ranks, join_context_group(config.parallel.context, ranks))
+    if shared := plan.get("context"):
+        ranks.say(f"parallel.context={shared['ranks']}: by {shared['by']}: {shared['why']}")
+    sequences = join_context_group(config.parallel.context, ranks, shared["by"] if shared else "entries")
+    data = open_run_data(config, ranks, sequences)
     if source:
         for line in ranks.on_rank_zero(lambda: require_same_tokenizer(source, data.tokenizer)):
             ranks.say(f"init_from: {line}")

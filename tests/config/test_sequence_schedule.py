@@ -8,6 +8,7 @@ from mfa_train import config as configs
 from mfa_train.attention.stages import config_of_step, require_stages
 from mfa_train.config.sequence_schema import Stage, StageConfig
 from mfa_train.errors import ConfigError
+from mfa_train.parallel.requirements import require_parallel
 
 KEY = "training.sequence_schedule"
 YARN = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 256}
@@ -32,7 +33,8 @@ MISTAKES = [  # stages as (from_tokens, sequence_length, rope_theta, rope_scalin
 
 def scheduled(*stages: tuple) -> configs.Config:
     schedule = [StageConfig(*stage) for stage in stages]
-    return dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, sequence_schedule=schedule))
+    training = dataclasses.replace(CONFIG.training, sequence_schedule=schedule)
+    return dataclasses.replace(CONFIG, training=training, parallel=dataclasses.replace(CONFIG.parallel))
 
 
 @pytest.mark.parametrize(("stages", "line"), MISTAKES)
@@ -66,3 +68,14 @@ def yaml_of(config: configs.Config) -> dict:
     import yaml
 
     return yaml.safe_load(configs.to_yaml(config))
+
+
+def test_every_stages_length_can_be_shared_by_the_ranks_of_a_sequence():
+    config = scheduled((0, 256), LAST)
+    config.parallel.context = 2
+    require_parallel(config, 2)
+    config.training.sequence_schedule = [StageConfig(0, 2), StageConfig(*LAST)]
+    with pytest.raises(
+        ConfigError, match=r"sequence_schedule\[0\].sequence_length=2: parallel.context=2 cuts .* type 4"
+    ):
+        require_parallel(config, 2)

@@ -3,11 +3,13 @@ parameter, and the bytes that a pass receives.
 
     torchrun --nproc-per-node 4 tests/parallel/context_ranks.py [ATTENTION ...]
 
-Each process exits 0 where, for every attention (all by default), 2 and 4 ranks of a sequence, with and without
-document masks, all that is within TOLERANCE.
+"sinks" is MHA with a sink in each head. Each process exits 0 where, for every attention (all by default), 2 and 4 ranks
+of a sequence, by entries and, where they divide the heads, by heads, with and without document masks, all that is
+within TOLERANCE.
 """
 
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from mfa_train.parallel.groups import WHOLE_SEQUENCES
 from mfa_train.parallel.stretches import local
 from mfa_train.training.processes.groups import join_context_group
 from mfa_train.training.processes.ranks import join
+from mfa_train.training.steps.engine import import_deepspeed
 from tests.conftest import _small_model
 
 TOKENS, BATCH, SEPARATOR, TOLERANCE = 48, 2, 5, 1e-5
@@ -28,12 +31,47 @@ ranks = join()
 received: list[int] = []
 
 
-def counting(real):
+MORE_HEADS = {"gqa": ("model.num_attention_heads=8", "model.num_key_value_heads=4")}
+"""So that four ranks divide them."""
+
+
+def counting_gathers(real):
     def gather(into, x, **options):
         received.append(into.nbytes - x.nbytes)
         return real(into, x, **options)
 
     return gather
+
+
+def counting_exchanges(real):
+    def exchange(output, input, *, group, **options):
+        received.append(output.nbytes - output.nbytes // dist.get_world_size(group))
+        return real(output, input, group=group, **options)
+
+    return exchange
+
+
+class Widths(NamedTuple):
+    """Values of one token."""
+
+    entry: int
+    by_heads: int
+    heads: tuple[int, int]
+    """Of queries, and of keys and values."""
+
+
+def widths_of(model: LanguageModel) -> Widths:
+    layer, of_first = model.model.layers[0].self_attn, model.model.rope(torch.zeros(1, dtype=torch.long))
+    q, entry = (make(torch.zeros(1, 1, 64), of_first) for make in (layer.query, layer.cache_entry))
+    k, v = layer.keys_values(*entry, positions=of_first)
+    by_heads = q.numel() + k.numel() + v.numel() + q.shape[2] * v.shape[3]
+    return Widths(sum(one.numel() for one in entry), by_heads, (q.shape[2], k.shape[2]))
+
+
+def received_by(way: str, widths: Widths, size: int, passes: int) -> int:
+    """Bytes that a rank receives of the batch: of entries in forward passes, by heads in the backward pass too."""
+    values = widths.entry * passes if way == "entries" else widths.by_heads * (passes + 1) // size
+    return 2 * values * 4 * BATCH * TOKENS * (size - 1) // size
 
 
 def windows() -> np.ndarray:
@@ -60,45 +98,52 @@ def logits(model: LanguageModel, inputs_of: ModelInputs) -> torch.Tensor:
         return model(tokens, **beside)
 
 
-def check(attention: str, extra: tuple[str, ...] = ()) -> dict[str, float]:
-    differences: dict[str, float] = {}
+def check(attention: str, sinks: bool = False) -> dict[str, dict[str, float]]:
+    """What is off at most, by way."""
+    differences: dict[str, dict[str, float]] = {}
+    model = _small_model(attention, MORE_HEADS.get(attention, ()), 0.15)
+    if sinks:
+        for layer in model.model.layers:
+            layer.self_attn.sinks = torch.nn.Parameter(torch.linspace(-1, 1, layer.self_attn.num_attention_heads))
+    widths = widths_of(model)
     for separator in (None, SEPARATOR):
-        model = _small_model(attention, extra, 0.15)
         whole = ModelInputs(ranks.device, separator)
         expected_loss, expected = gradients(model, whole)
         expected_logits = logits(model, whole)
-        entry = sum(
-            one.numel()
-            for one in model.model.layers[0].self_attn.cache_entry(
-                torch.zeros(1, 1, 64), model.model.rope(torch.zeros(1, dtype=torch.long))
-            )
-        )
         for size in (2, 4):
-            sequences = join_context_group(size, ranks)
-            shared = ModelInputs(ranks.device, separator, sequences)
-            for recomputed in ("none", RECOMPUTED):
-                model.model.activation_checkpointing = recomputed
-                received.clear()
-                loss, found = gradients(model, shared)
-                passes = 1 if recomputed == "none" else 2
-                bytes_there = entry * 4 * BATCH * TOKENS * 2 * (size - 1) // size * passes
-                assert sum(received) == bytes_there, (attention, size, recomputed, sum(received), bytes_there)
-                worst = max(float((found[name] - one).abs().max() / one.abs().max()) for name, one in expected.items())
-                off = {
-                    "loss": float((loss - expected_loss).abs()),
-                    "gradients": worst,
-                    "logits": float((logits(model, shared) - local(expected_logits, sequences)).abs().max()),
-                }
-                assert max(off.values()) < TOLERANCE, (attention, size, separator, recomputed, off)
-                differences = {key: max(value, differences.get(key, 0.0)) for key, value in off.items()}
-            model.model.activation_checkpointing = "none"
+            divided = all(count % size == 0 for count in widths.heads)
+            for way in ("entries", "heads") if divided else ("entries",):
+                sequences = join_context_group(size, ranks, way)
+                shared = ModelInputs(ranks.device, separator, sequences)
+                for recomputed in ("none", RECOMPUTED):
+                    model.model.activation_checkpointing = recomputed
+                    received.clear()
+                    loss, found = gradients(model, shared)
+                    bytes_there = received_by(way, widths, size, 1 if recomputed == "none" else 2)
+                    told = (attention, way, size, separator, recomputed)
+                    assert sum(received) == bytes_there, (told, sum(received), bytes_there)
+                    off = {
+                        "loss": float((loss - expected_loss).abs()),
+                        "gradients": max(
+                            float((found[name] - one).abs().max() / one.abs().max()) for name, one in expected.items()
+                        ),
+                        "logits": float((logits(model, shared) - local(expected_logits, sequences)).abs().max()),
+                    }
+                    assert max(off.values()) < TOLERANCE, (told, off)
+                    before = differences.setdefault(way, off)
+                    differences[way] = {kind: max(value, before[kind]) for kind, value in off.items()}
+                model.model.activation_checkpointing = "none"
     return differences
 
 
 if __name__ == "__main__":
-    dist.all_gather_into_tensor = counting(dist.all_gather_into_tensor)
+    import_deepspeed().init_distributed(dist_init_required=False, verbose=False)
+    dist.all_gather_into_tensor = counting_gathers(dist.all_gather_into_tensor)
+    dist.all_to_all_single = counting_exchanges(dist.all_to_all_single)
     assert WHOLE_SEQUENCES.size == 1
-    for attention in sys.argv[1:] or sorted(variants()):
-        told = check(attention)
-        ranks.say(f"{attention}: " + ", ".join(f"{kind} {value:.0e}" for kind, value in told.items()))
+    asked = sys.argv[1:] or [*sorted(variants()), "sinks"]
+    for attention in asked:
+        told = check("mha", sinks=True) if attention == "sinks" else check(attention)
+        for way, off in told.items():
+            ranks.say(f"{attention} by {way}: " + ", ".join(f"{kind} {value:.0e}" for kind, value in off.items()))
     sys.exit(0)

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.kills import study
 from mfa_train import config as configs
 from mfa_train.attention.documents import documents_from
 from mfa_train.attention.kernels.causal import causal_attention
@@ -14,6 +15,7 @@ from mfa_train.errors import ConfigError
 from mfa_train.parallel.groups import ContextGroup
 from mfa_train.parallel.requirements import require_parallel
 from mfa_train.parallel.stretches import local, stretches
+from tests.end_to_end.conftest import COMMON
 from tests.parallel.conftest import on_ranks
 
 
@@ -34,6 +36,15 @@ def test_ranks_that_share_sequences_and_experts_train_as_one_process_and_go_on_a
 def test_ranks_that_share_sequences_train_as_one_process_at_every_stage():
     on_ranks(4, "training_ranks.py", "2x1x4x2", "3x1x8x4", "1x2x2x2", "0x1x8x4", "3x1x2x1")
     on_ranks(2, "training_ranks.py", "3x2x8x2", "1x1x4x2", "0x1x4x1")
+
+
+@pytest.mark.ranks
+def test_a_run_whose_ranks_share_sequences_and_of_which_one_is_killed_leaves_the_undisturbed_curve_bit_for_bit(
+    prepared_data, tmp_path
+):
+    typed = [*COMMON, "parallel.context=2", "zero=3", "training.steps=60", f"data_dir={prepared_data}"]
+    result = study(1, 4, tmp_path, typed, seed=3)
+    assert result == result | {"kills": 1, "each_step_once": True, "equal": True}
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])

@@ -15,6 +15,7 @@ from torch import Tensor
 from mfa_train.attention.documents import Documents, documents_from
 from mfa_train.attention.pieces import pieces_from
 from mfa_train.attention.shared import SharedDocuments, SharedSequence
+from mfa_train.attention.shared_heads import SharedHeads
 from mfa_train.parallel.groups import WHOLE_SEQUENCES, ContextGroup
 from mfa_train.parallel.stretches import stretches
 
@@ -59,12 +60,14 @@ class ModelInputs:
         return np.stack([np.arange(begin, end + 1) for begin, end in own])
 
     def _beside(self, inputs: np.ndarray) -> dict[str, Any]:
-        if self.sequences.size == 1:
-            if self.separator is None:
-                return {}
-            return {"documents": find_documents(inputs, self.separator).to(self.device)}
-        documents = None if self.separator is None else self._shared_documents(inputs, self.separator)
-        return {"sequence": SharedSequence(self.sequences, inputs.shape[1], documents)}
+        separator, sequences, tokens = self.separator, self.sequences, inputs.shape[1]
+        if sequences.size > 1 and sequences.by == "entries":
+            pieces = None if separator is None else self._shared_documents(inputs, separator)
+            return {"sequence": SharedSequence(sequences, tokens, pieces)}
+        documents = None if separator is None else find_documents(inputs, separator).to(self.device)
+        if sequences.size > 1:
+            return {"sequence": SharedHeads(sequences, tokens, documents)}
+        return {} if documents is None else {"documents": documents}
 
     def _shared_documents(self, inputs: np.ndarray, separator: int) -> SharedDocuments:
         starts = document_starts(inputs, separator)

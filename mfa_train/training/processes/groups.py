@@ -30,13 +30,13 @@ def wait_longer_than_watchdog(hang_seconds: float) -> timedelta:
     return timeout
 
 
-def join_context_group(context: int, ranks: Ranks) -> ContextGroup:
-    """This rank's, where `context` ranks share sequences. Every rank makes all groups, alike."""
+def join_context_group(context: int, ranks: Ranks, by: str = "entries") -> ContextGroup:
+    """This rank's, where `context` ranks share sequences; by: entries | heads. Every rank makes all groups, alike."""
     if context == 1:
         return WHOLE_SEQUENCES
     groups = consecutive(ranks.world_size, context)
     handles = [dist.new_group(group) for group in groups]
-    return ContextGroup(ranks.rank % context, context, handles[ranks.rank // context])
+    return ContextGroup(ranks.rank % context, context, handles[ranks.rank // context], by=by)
 
 
 def leave() -> None:
