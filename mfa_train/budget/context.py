@@ -25,7 +25,7 @@ import torch
 from mfa_train.budget.communication import ring_speed
 from mfa_train.budget.exchange import seconds
 from mfa_train.budget.shape import Shape
-from mfa_train.budget.units import over, size_of, times, together
+from mfa_train.budget.units import duration, over, size_of, times, together
 from mfa_train.config import Config
 from mfa_train.config.parallel_schema import ParallelConfig
 from mfa_train.errors import ConfigError
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from mfa_train.budget.step_time import Devices
 
 WAYS = ("entries", "heads")
+LESS = 2.0
+"""How many times as long heads are waited for where entries are proposed."""
 GRADIENT_BYTES = 4
 """Of a value of an entry's gradient."""
 
@@ -110,26 +112,41 @@ def _undivided(shape: Shape, among: int) -> str | None:
 
 
 @dataclass(frozen=True)
-class ContextCost:
-    """Of one rank in a step; seconds are None where a link's or a device's speed is unknown."""
+class Way:
+    """What one rank receives in a step by one way; seconds are None where a link's or a device's speed is unknown."""
 
-    chosen: Chosen
     one: Received
-    """Of the chosen way."""
-    other: dict[str, int | None]
-    """Bytes in a step by each way; None: not possible."""
-    nodes: int
-    """Over how many the ranks of a sequence stand."""
-    step_bytes: int
+    bytes: int
     seconds: float | None
     hidden_seconds: float | None
     """Of it beside the query's projection."""
-    expansion_flops: int
-    """Per token of its own, forward, all layers: of keys and values that other ranks expand too."""
 
     @property
     def waiting_seconds(self) -> float | None:
         return together(self.seconds, times(-1.0, self.hidden_seconds))
+
+
+@dataclass(frozen=True)
+class ContextCost:
+    chosen: Chosen
+    ways: dict[str, Way]
+    """Those that are possible."""
+    nodes: int
+    """Over how many the ranks of a sequence stand."""
+    expansion_flops: int
+    """Per token of a rank's own, forward, all layers: of keys and values that other ranks expand too."""
+
+    @property
+    def way(self) -> Way:
+        return self.ways[self.chosen.way]
+
+    @property
+    def seconds(self) -> float | None:
+        return self.way.seconds
+
+    @property
+    def waiting_seconds(self) -> float | None:
+        return self.way.waiting_seconds
 
 
 def context_cost(config: Config, shape: Shape, devices: "Devices") -> ContextCost | None:
@@ -137,40 +154,50 @@ def context_cost(config: Config, shape: Shape, devices: "Devices") -> ContextCos
     among = config.parallel.context
     if among == 1:
         return None
-    training, dtype, per_node = config.training, devices.dtype, devices.count // devices.nodes
-    chosen = chosen_way(config, shape, dtype)
-    sequences = training.batch_size // (devices.count // among)
-    layers = sequences * shape.layers
+    chosen = chosen_way(config, shape, devices.dtype)
+    ways = {"entries": _by_entries(config, shape, devices)}
+    if _undivided(shape, among) is None:
+        ways["heads"] = _by_heads(config, shape, devices)
+    expanded = (among - 1) * shape.expansion_flops if chosen.way == "entries" else 0
+    return ContextCost(chosen, ways, nodes_of(among, devices.count // devices.nodes), expanded)
 
-    def of(way: str) -> Received:
-        return received(shape, way, training.sequence_length, among, dtype, training.activation_checkpointing)
 
-    one = of(chosen.way)
-    possible = {"entries": True, "heads": _undivided(shape, among) is None}
+def _in_step(config: Config, shape: Shape, devices: "Devices", way: str) -> tuple[Received, int]:
+    """Of one sequence in one layer, and how many times that is received in a step."""
+    training, among = config.training, config.parallel.context
+    checkpointing = training.activation_checkpointing
+    one = received(shape, way, training.sequence_length, among, devices.dtype, checkpointing)
+    return one, shape.layers * (training.batch_size // (devices.count // among))
+
+
+def _by_heads(config: Config, shape: Shape, devices: "Devices") -> Way:
+    one, layers = _in_step(config, shape, devices, "heads")
+    per_node, network = devices.count // devices.nodes, _network(config)
+    taken = seconds(layers * one.step, config.parallel.context, devices.device, per_node, network)
+    return Way(one, layers * one.step, taken, times(0.0, taken))
+
+
+def _by_entries(config: Config, shape: Shape, devices: "Devices") -> Way:
+    one, layers = _in_step(config, shape, devices, "entries")
+    per_node, among, network = devices.count // devices.nodes, config.parallel.context, _network(config)
     nodes = nodes_of(among, per_node)
-    network = config.cluster.network_gbits and config.cluster.network_gbits * 1e9 / 8
-    if chosen.way == "heads":
-        taken = seconds(layers * one.step, among, devices.device, per_node, network)
-        hidden = times(0.0, taken)
-    else:
-        of_node = among // nodes
-        speed = ring_speed(devices.device, nodes, of_node, network and network * of_node / per_node)
-        tokens = sequences * training.sequence_length / among
-        query = over(times(tokens, shape.query_flops), times(devices.peak, devices.kernel.products))
-        gathering, scattering = (over(layers * sent, speed) for sent in (one.forward, one.backward))
-        passes = 2.0 if one.again else 1.0
-        taken = together(times(passes, gathering), scattering)
-        hidden = together(times(passes, _least(gathering, query)), _least(scattering, times(2.0, query)))
-    return ContextCost(
-        chosen=chosen,
-        one=one,
-        other={way: layers * of(way).step if can else None for way, can in possible.items()},
-        nodes=nodes,
-        step_bytes=layers * one.step,
-        seconds=taken,
-        hidden_seconds=hidden,
-        expansion_flops=(among - 1) * shape.expansion_flops if chosen.way == "entries" else 0,
+    of_node = among // nodes
+    speed = ring_speed(devices.device, nodes, of_node, network and network * of_node / per_node)
+    tokens = layers // shape.layers * config.training.sequence_length / among
+    query = over(times(tokens, shape.query_flops), times(devices.peak, devices.kernel.products))
+    gathering, scattering = (over(layers * sent, speed) for sent in (one.forward, one.backward))
+    passes = 2.0 if one.again else 1.0
+    return Way(
+        one,
+        layers * one.step,
+        together(times(passes, gathering), scattering),
+        together(times(passes, _least(gathering, query)), _least(scattering, times(2.0, query))),
     )
+
+
+def _network(config: Config) -> float | None:
+    """Of a node, bytes a second one way, where it is not the one its vendor builds."""
+    return config.cluster.network_gbits and config.cluster.network_gbits * 1e9 / 8
 
 
 def nodes_of(among: int, per_node: int) -> int:
@@ -186,23 +213,39 @@ def _least(one: float | None, other: float | None) -> float | None:
 
 def context_of(config: Config, shape: Shape, cost: ContextCost, step_seconds: float | None) -> dict:
     """`context` of a plan."""
-    training, among = config.training, config.parallel.context
+    training, among, way = config.training, config.parallel.context, cost.way
     forward = shape.train_flops_per_token(training.sequence_length) // 3
+    by = {name: cost.ways[name].bytes if name in cost.ways else None for name in WAYS}
     return {
         "ranks": among,
         "nodes": cost.nodes,
         "local_tokens": training.sequence_length // among,
         "by": cost.chosen.way,
         "why": cost.chosen.why,
-        "received_bytes_per_layer": cost.one.forward,
-        "received_bytes_per_layer_backward": cost.one.backward,
-        "forward_passes": 2 if cost.one.again else 1,
-        "received_bytes": cost.step_bytes,
-        "received_bytes_by": cost.other,
-        "seconds": cost.seconds,
-        "hidden_seconds": cost.hidden_seconds,
-        "waiting_seconds": cost.waiting_seconds,
-        "share_of_step": over(cost.waiting_seconds, step_seconds) if cost.waiting_seconds else cost.waiting_seconds,
+        "received_bytes_per_layer": way.one.forward,
+        "received_bytes_per_layer_backward": way.one.backward,
+        "forward_passes": 2 if way.one.again else 1,
+        "received_bytes": way.bytes,
+        "received_bytes_by": by,
+        "seconds": way.seconds,
+        "hidden_seconds": way.hidden_seconds,
+        "waiting_seconds": way.waiting_seconds,
+        "share_of_step": over(way.waiting_seconds, step_seconds) if way.waiting_seconds else way.waiting_seconds,
         "expansion_flops_per_token": 3 * cost.expansion_flops,
         "expansion_share": cost.expansion_flops / (forward + cost.expansion_flops),
     }
+
+
+def notes_of_context(config: Config, cost: ContextCost | None) -> list[str]:
+    """One line where auto took heads for their fewer bytes, and entries would be waited for less: between nodes an
+    all-gather has all cards of a node, and what one rank sends another its own alone."""
+    if cost is None or config.parallel.context_by != "auto" or cost.chosen.way != "heads":
+        return []
+    entries, heads = (cost.ways[way].waiting_seconds for way in WAYS)
+    if entries is None or heads is None or heads < LESS * entries:
+        return []
+    return [
+        f"parallel.context={config.parallel.context} by heads waits {duration(heads)} of a step and by entries would "
+        f"wait {duration(entries)}, beside keys and values that every rank makes of all entries: type "
+        "parallel.context_by=entries to have that"
+    ]

@@ -15,7 +15,7 @@ import torch
 
 from mfa_train.attention import attention_config
 from mfa_train.attention.stages import require_stages
-from mfa_train.budget.context import ContextCost, context_cost, context_of
+from mfa_train.budget.context import ContextCost, context_cost, context_of, notes_of_context
 from mfa_train.budget.devices import Device, planned_device, resolve_precision
 from mfa_train.budget.disk import disk_of
 from mfa_train.budget.epochs import data_of, notes_of
@@ -135,6 +135,7 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
             *notes_of_stages(length, config.training.sequence_schedule),
             *notes_of(data),
             *_notes_of_time(time, config, count, shared),
+            *notes_of_context(config, shared),
         ],
     }
 

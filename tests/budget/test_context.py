@@ -106,6 +106,13 @@ def test_a_sequence_that_is_too_long_for_one_device_is_proposed_to_be_shared():
     assert plan_of(*typed, *" ".join(memory["change"]).split())["memory"]["fits"]
 
 
+def test_entries_are_proposed_where_fewer_bytes_take_longer_between_nodes():
+    """MLRA's 128 heads can be changed for tokens by 128 ranks, each over its own 50 GB/s to other nodes."""
+    typed = ["attention=mlra", "cluster.nodes=16", "parallel.context=128", "training.batch_size=1"]
+    plan = plan_of(*typed, "training.activation_checkpointing=full")
+    assert plan["context"]["by"] == "heads" and "type parallel.context_by=entries" in plan["notes"][-1]
+
+
 def test_where_no_sequence_is_shared_a_plan_says_nothing_of_it():
     plan = plan_of("attention=mha")
     assert "context" not in plan and plan_of("attention=mha", "parallel.context_by=entries") == plan
