@@ -9,8 +9,8 @@ leaves room for more. FILE gets a JSON object a line, which docs/figures.py --co
 
     .venv/bin/python benchmarks/context_on_paper.py exchange [--device h100-80gb] [--counts 8,128] [--lengths 32768,…]
 
-prints what ranks receive of each other in a step where all devices share one sequence, how long that takes, how much of
-it is hidden behind the query, and what share of the step is waited for.
+prints what each rank receives of the others in a step where all devices share one sequence, how long that takes, how
+much of it is hidden behind the query, and what share of the step is waited for.
 
 Both take train.py's overrides behind their options; tables are Markdown.
 """
@@ -119,23 +119,25 @@ def _longest(config: Config, way: str) -> int:
 def exchange(
     names: Sequence[str], device: str, counts: Sequence[int], lengths: Sequence[int], overrides: list[str]
 ) -> None:
-    """A table for each number of devices, which share one sequence: a block of columns for each length."""
+    """A table for each number of devices, which share one sequence: a row for each attention."""
     for count in counts:
-        print(f"\n{count} × {device}, which share one sequence of a step\n")
-        head = ("attention", "by", "length", "received in a step", "in a layer, forward", "takes", "beside the query")
-        _print_row([*head, "waited for", "of the step", "expanding others' entries", "fits"], head=True)
+        print(f"\n{count} × {device}, which share one sequence: received in a step, time, of it hidden; of the step\n")
+        told = [f"{length // 1024}K" for length in lengths]
+        _print_row(["attention", "by", *told, "expanding others' entries, of the FLOPs", "fits"], head=True)
         for name in names:
-            for length in lengths:
-                config = _config(name, device, count, count, [f"training.sequence_length={length}", *overrides])
-                told, fits = _shared(config)
-                seconds = (told[key] for key in ("seconds", "hidden_seconds", "waiting_seconds"))
-                _print_row(
-                    [
-                        *(name, told["by"], f"{length // 1024}K", size_of(told["received_bytes"])),
-                        *(size_of(told["received_bytes_per_layer"]), *map(duration, seconds)),
-                        *(f"{told['share_of_step']:.1%}", f"{told['expansion_share']:.1%}", fits),
-                    ]
-                )
+            configs_of = (
+                _config(name, device, count, count, [f"training.sequence_length={length}", *overrides])
+                for length in lengths
+            )
+            parts, fits = zip(*map(_shared, configs_of))
+            expanding = (f"{part['expansion_share']:.1%}" for part in parts)
+            cells = [name, parts[0]["by"], *map(_in_words, parts), ", ".join(expanding), ", ".join(fits)]
+            _print_row(cells)
+
+
+def _in_words(part: dict) -> str:
+    received, seconds, hidden = (part[key] for key in ("received_bytes", "seconds", "hidden_seconds"))
+    return f"{size_of(received)}, {duration(seconds)}, {hidden / seconds:.0%}; {part['share_of_step']:.1%}"
 
 
 def _shared(config: Config) -> tuple[dict, str]:

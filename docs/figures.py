@@ -240,7 +240,7 @@ def context_per_gpu(found: Path) -> plt.Figure:
         axes.set_xticks([2**power for power in range(4, 10)], [str(2**power) for power in range(4, 10)])
         axes.set_ylim(bottom=0)
         axes.set_xlabel("KV cache per token, all layers (KiB)")
-        axes.set_title(f"{device}: one a sequence (hollow), {counts[-1]} (filled)", fontsize=10)
+        axes.set_title(f"{device}: a sequence alone (hollow), {counts[-1]} share it (filled)", fontsize=10)
     panels[0][0].set_ylabel("longest sequence, thousand (1,024) tokens per device")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure

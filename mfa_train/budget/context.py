@@ -245,7 +245,7 @@ def notes_of_context(config: Config, cost: ContextCost | None) -> list[str]:
     if entries is None or heads is None or heads < LESS * entries:
         return []
     return [
-        f"parallel.context={config.parallel.context} by heads waits {duration(heads)} of a step and by entries would "
-        f"wait {duration(entries)}, beside keys and values that every rank makes of all entries: type "
-        "parallel.context_by=entries to have that"
+        f"{config.attention['name']}: heads are waited for {duration(heads)} of a step, and entries would be "
+        f"{duration(entries)}, with keys and values of all entries made on every rank: type parallel.context_by=entries "
+        "to have that"
     ]
