@@ -2,7 +2,8 @@
 
     .venv/bin/python benchmarks/context_on_paper.py longest [--devices h100-80gb,…] [--context 1,2,4,8] [--out FILE]
 
-prints the longest sequence that fits on one node of eight, where so many ranks share each sequence, of every attention:
+prints the longest sequence that fits on one node of eight, where so many ranks share each sequence, and what each
+device then has of the last of them, of every attention:
 bf16, ZeRO 3, one sequence at a time, layers computed again, feed-forwards in tiles; by entries, or by heads where that
 leaves room for more. FILE gets a JSON object a line, which docs/figures.py --context draws.
 
@@ -15,6 +16,7 @@ Both take train.py's overrides behind their options; tables are Markdown.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,11 +24,14 @@ from pathlib import Path
 
 from mfa_train import config as configs
 from mfa_train.attention import variants
-from mfa_train.budget.context import WAYS
+from mfa_train.budget.context import WAYS, context_cost, context_of
+from mfa_train.budget.devices import planned_device, resolve_precision
+from mfa_train.budget.fit import Fit
 from mfa_train.budget.longest import longest_sequence
 from mfa_train.budget.match import matched
-from mfa_train.budget.plan import make_plan
+from mfa_train.budget.peak import peak_flops
 from mfa_train.budget.shape import measure
+from mfa_train.budget.step_time import Devices, time_of
 from mfa_train.budget.units import duration, size_of
 from mfa_train.config import Config
 from mfa_train.doors import report
@@ -67,22 +72,23 @@ def longest(
 ) -> None:
     """A table for each device: tokens of the longest sequence by attention and ranks that share it. KV bytes are those
     of the whole model's cache, 16-bit values."""
-    cells = []
-    for device in devices:
-        found = [cell for name in names for cell in _cells(name, device, contexts, overrides)]
-        cells += found
-        print(f"\n{device}, {NODE} of them\n")
-        rows = [["attention", "KV bytes per token", *(f"{count} share" for count in contexts), "per device at most"]]
-        for name in _by_cache(found):
-            own = {cell["context"]: cell for cell in found if cell["attention"] == name}
-            first = own[contexts[0]]
-            most = max(cell["tokens"] // count for count, cell in own.items())
-            rows.append(
-                [name, f"{first['kv_bytes_per_token']:,}", *(_tokens(own[count]) for count in contexts), f"{most:,}"]
+    with out.open("w", encoding="utf-8") if out else contextlib.nullcontext() as file:
+        for device in devices:
+            print(f"\n{device}, {NODE} of them\n")
+            _print_row(
+                ["attention", "KV bytes per token", *(f"{count} share" for count in contexts), "per device"], head=True
             )
-        _print_table(rows)
-    if out:
-        out.write_text("".join(json.dumps(cell) + "\n" for cell in cells), encoding="utf-8")
+            for name in names:
+                own = list(_cells(name, device, contexts, overrides))
+                _print_row(
+                    [
+                        *(name, f"{own[0]['kv_bytes_per_token']:,}", *map(_tokens, own)),
+                        f"{own[-1]['tokens'] // own[-1]['context']:,}",
+                    ]
+                )
+                if file:
+                    file.writelines(json.dumps(cell) + "\n" for cell in own)
+                    file.flush()
 
 
 def _cells(name: str, device: str, contexts: Sequence[int], overrides: list[str]) -> Iterator[dict]:
@@ -117,22 +123,33 @@ def exchange(
     for count in counts:
         print(f"\n{count} × {device}, which share one sequence of a step\n")
         head = ("attention", "by", "length", "received in a step", "in a layer, forward", "takes", "beside the query")
-        rows = [[*head, "waited for", "of the step", "expanding others' entries", "fits"]]
+        _print_row([*head, "waited for", "of the step", "expanding others' entries", "fits"], head=True)
         for name in names:
             for length in lengths:
-                given = [f"training.sequence_length={length}", *overrides]
-                plan = make_plan(_config(name, device, count, count, given))
-                told = plan["context"]
+                config = _config(name, device, count, count, [f"training.sequence_length={length}", *overrides])
+                told, fits = _shared(config)
                 seconds = (told[key] for key in ("seconds", "hidden_seconds", "waiting_seconds"))
-                rows.append(
+                _print_row(
                     [
                         *(name, told["by"], f"{length // 1024}K", size_of(told["received_bytes"])),
                         *(size_of(told["received_bytes_per_layer"]), *map(duration, seconds)),
-                        *(f"{told['share_of_step']:.1%}", f"{told['expansion_share']:.1%}"),
-                        "yes" if plan["memory"]["fits"] else "no",
+                        *(f"{told['share_of_step']:.1%}", f"{told['expansion_share']:.1%}", fits),
                     ]
                 )
-        _print_table(rows)
+
+
+def _shared(config: Config) -> tuple[dict, str]:
+    """`context` of the plan, and whether it fits; not asked where all scores exist, which no long sequence has room
+    for."""
+    count, per_node = config.cluster.world_size, config.cluster.devices_per_node
+    device = planned_device(config.cluster.device, per_node)
+    dtype, shape = resolve_precision(config.precision, device), measure(config.model, config.attention)
+    fit = Fit(config, shape, device, dtype, count, more_ranks=False)
+    devices = Devices(count, count // per_node, device, dtype, peak_flops(device, dtype), fit.kernel)
+    cost = context_cost(config, shape, devices)
+    assert cost is not None
+    told = context_of(config, shape, cost, time_of(config, shape, devices, cost)["step_seconds"])
+    return told, "-" if fit.kernel.name == "math" else "yes" if fit.fits(fit.setting) else "no"
 
 
 def _config(name: str, device: str, count: int, context: int, overrides: list[str]) -> Config:
@@ -152,20 +169,14 @@ def _config(name: str, device: str, count: int, context: int, overrides: list[st
     return matched(config)[0]
 
 
-def _by_cache(cells: list[dict]) -> list[str]:
-    sizes = {cell["attention"]: cell["kv_bytes_per_token"] for cell in cells}
-    return sorted(sizes, key=lambda name: -sizes[name])
-
-
 def _tokens(cell: dict) -> str:
     return f"{cell['tokens']:,}{', heads' if cell['by'] == 'heads' else ''}"
 
 
-def _print_table(rows: list[list[str]]) -> None:
-    for number, row in enumerate(rows):
-        print(f"| {' | '.join(row)} |")
-        if number == 0:
-            print(f"| --- {'| ---: ' * (len(row) - 1)}|")
+def _print_row(row: list[str], head: bool = False) -> None:
+    print(f"| {' | '.join(row)} |", flush=True)
+    if head:
+        print(f"| --- {'| ---: ' * (len(row) - 1)}|", flush=True)
 
 
 def _words(text: str) -> list[str]:

@@ -90,11 +90,9 @@ def _small_model(attention: str, overrides: tuple[str, ...], std: float) -> Lang
 
 @pytest.fixture(scope="session")
 def prepared_data(tmp_path_factory) -> Path:
-    """A data_dir with the embedded corpus, prepared once for all workers of a session."""
+    """A data_dir with the embedded corpus, prepared once for the whole session."""
     from mfa_train.data.preparing.prepare import prepare
 
-    folder = tmp_path_factory.getbasetemp()
-    data_dir = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "data"
-    data_dir.mkdir(exist_ok=True)
+    data_dir = tmp_path_factory.mktemp("data")
     prepare(configs.load([f"data_dir={data_dir}"]).data)
     return data_dir

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 
-from mfa_train.training.processes.device_kind import CPU, prepare_environment
 from tests.conftest import COMMANDS, ROOT
 
 
@@ -17,9 +16,8 @@ def forked() -> bool:
 
 
 def test_a_command_is_forked_where_no_test_has_left_the_environment_another():
-    assert "lm_eval" not in sys.modules or "HF_XET_HIGH_PERFORMANCE" in os.environ
     assert forked()
     with COMMANDS.same_environment():
-        prepare_environment(CPU)
+        os.environ["HF_LEFT_BEHIND"] = "1"
         assert not forked()
     assert forked()

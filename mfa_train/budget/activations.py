@@ -17,6 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from mfa_train.budget.remembered import result_of
 from mfa_train.budget.shape import countable, layers_of, meta_model
 from mfa_train.budget.unsent import shared_sequence
 from mfa_train.config import ModelConfig
@@ -112,7 +113,7 @@ class _Storages(TorchDispatchMode):
         self.known = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
+        result = result_of(func, args, kwargs or {})
         for value in tree_iter(result):
             if isinstance(value, torch.Tensor):
                 share = self.expert_ranks if value.shape in self.shared_out else 1

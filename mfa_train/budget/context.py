@@ -97,7 +97,8 @@ def chosen_way(
     told = {way: received(shape, way, tokens, among, dtype, checkpointing).step for way in WAYS}
     way = asked if asked != "auto" else "heads" if told["heads"] < told["entries"] else "entries"
     (other,) = (one for one in WAYS if one != way)
-    return Chosen(way, f"{size_of(told[way])} of a sequence in a layer and step, by {other} {size_of(told[other])}")
+    amount, otherwise = size_of(told[way]), size_of(told[other])
+    return Chosen(way, f"{amount} received of a sequence in a layer and step, by {other} {otherwise}")
 
 
 def _undivided(shape: Shape, among: int) -> str | None:

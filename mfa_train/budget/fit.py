@@ -133,9 +133,18 @@ class Fit:
         return self.states(setting).total(self.activations(setting))
 
     def fits(self, setting: Setting) -> bool:
-        return (
-            self.states(setting).total(activations=0) < self.usable_bytes and self.total(setting) <= self.usable_bytes
-        )
+        states = self.states(setting)
+        if states.total(activations=0) >= self.usable_bytes or states.total(self._least(setting)) > self.usable_bytes:
+            return False
+        return self.total(setting) <= self.usable_bytes
+
+    def _least(self, setting: Setting) -> int:
+        """Activations that it has at least, known without running a step of it: of those of the run's own micro-batch
+        the share of its own, since what is left out of the share is there whatever the micro-batch is."""
+        now = replace(self.setting, checkpointing=setting.checkpointing)
+        if self._sharing(setting) != self._sharing(now):
+            return 0
+        return self.activations(now) * setting.micro_batch // now.micro_batch
 
     def smallest_change(self) -> Setting | None:
         """The first of these that fits: one change that costs little time, then two, then offloading, then more

@@ -26,7 +26,7 @@ SHORT = [
     "tracking.wandb=disabled",
 ]
 """A run of a few seconds. Five evaluation sequences: no number of ranks divides them."""
-STEPS = 100
+STEPS = 90
 # At the default learning rate rounding alone parts the curves of 1 and 2 undisturbed processes by 1.03e-4 in 150 steps.
 COMMON = [
     *SHORT,

@@ -52,7 +52,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     return {
         "plain": made(folder / "plain"),
         "scored": made(folder / "scored", *SCORED, "training.ema=0.9"),
-        "two ranks": made(folder / "two", *SCORED, "zero=3", begin=tuple(TWO)),
+        "two ranks": made(folder / "two", *SCORED, "zero=3", "parallel.context=2", begin=tuple(TWO)),
     }
 
 
@@ -93,7 +93,7 @@ def test_a_run_that_is_scored_on_its_way_has_the_same_curve(runs):
     assert told == {("step-10", 10 * 4 * 64), ("final", 12 * 4 * 64)}
 
 
-def test_ranks_that_share_the_parameters_and_the_requests_get_the_scores_of_one(runs):
+def test_ranks_that_share_parameters_sequences_and_requests_get_the_scores_of_one(runs):
     for step in (10, 12):
         one, two = scores(runs["scored"], step), scores(runs["two ranks"], step)
         for task in OUTPUT_TYPES:
