@@ -225,7 +225,7 @@ def context_per_gpu(found: Path) -> plt.Figure:
     names = list(dict.fromkeys(cell["attention"] for cell in cells))
     looks, counts = looks_of([], names), sorted({cell["context"] for cell in cells})
     figure, panels = plt.subplots(
-        1, len(devices), figsize=(4.6 * len(devices), 4.6), layout="constrained", squeeze=False
+        1, len(devices), figsize=(max(7.2, 4.6 * len(devices)), 4.4), layout="constrained", squeeze=False
     )
     for axes, device in zip(panels[0], devices):
         for name, marker in zip(names, itertools.cycle("os^DvPX*<>hp")):

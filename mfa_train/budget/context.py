@@ -246,6 +246,6 @@ def notes_of_context(config: Config, cost: ContextCost | None) -> list[str]:
         return []
     return [
         f"{config.attention['name']}: heads are waited for {duration(heads)} of a step, and entries would be "
-        f"{duration(entries)}, with keys and values of all entries made on every rank: type parallel.context_by=entries "
-        "to have that"
+        f"{duration(entries)}, with keys and values of all entries made on every rank: type "
+        "parallel.context_by=entries to have that"
     ]
