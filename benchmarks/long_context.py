@@ -1,14 +1,16 @@
 """What sharing a sequence costs and saves (parallel.context): the share of a step that goes into the exchange, for each
 attention, and a rank's memory against the sequence's length.
 
-    .venv/bin/python benchmarks/long_context.py [--only time|memory] [--steps 5] [--out results.jsonl]
+    .venv/bin/python benchmarks/long_context.py [--only time|memory] [--steps 4] [--out results.jsonl]
 
-Real ranks on this machine, gloo between them, a thread each; the embedded corpus, float32, one sequence a step.
+Real ranks on this machine, gloo between them, which part its cores; the embedded corpus, float32, one sequence a step.
+About eight minutes on two cores with nothing beside.
 
-time: `model=nano`, 2,048 tokens, C = 2 and 4. Steps take turns with steps in which a rank takes its own part for those
-of all others and nothing is sent: how much longer a step is with the exchange, as a share of it (median of pairs), is
-what the exchange costs, whatever it hides behind. Beside it the share of a step that a rank stands waiting for it, and
-the bytes that a rank receives. With more ranks than cores a rank waits for the others' turns too.
+time: `model=nano`, 2,048 tokens, C = 2 and 4, by entries, and by heads where they divide. Steps take turns with steps
+in which a rank takes its own part for those of all others and nothing is sent: how much longer a step is with the
+exchange, as a share of it (median of pairs), is what the exchange costs, whatever it hides behind. Beside it the share
+of a step that a rank stands waiting for it, and the bytes that a rank receives. With more ranks than cores a rank waits
+for the others' turns too.
 
 memory: `model=tiny`, the most that a rank's allocator has handed out at once in a pass forward and backward, beyond
 what was there before, of the fullest rank, as tests/budget/real_memory.py counts it.
@@ -18,6 +20,7 @@ With --out each measurement is a line of that file, and those in it are not made
 
 import argparse
 import contextlib
+import inspect
 import json
 import multiprocessing
 import os
@@ -33,7 +36,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = ("mha", "gqa", "mla", "mfa", "mfa_kr", "tpa")
 TIMED_TOKENS, TIMED_RANKS = 2048, (2, 4)
-HELD_TOKENS, HELD_RANKS, HELD_VARIANTS = (2048, 4096, 8192), (1, 2, 4), ("mha", "mfa")
+BY_HEADS = (("mha", "heads", 2), ("gqa", "heads", 2))
+"""Of nano's heads two ranks alone have an equal share."""
+HELD_TOKENS, HELD_RANKS, HELD_VARIANTS = (1536, 3072, 6144), (1, 2, 4), ("mha", "mfa")
 PATIENCE_SECONDS = 600
 COMMON = [
     *("precision=fp32", "training.batch_size=1", "training.steps=1000000", "schedule.warmup_steps=1"),
@@ -69,16 +74,20 @@ class Exchanges:
                 setattr(dist, name, collective)
 
     def _instead_of(self, name: str, collective: Callable[..., Any]) -> Callable[..., Any]:
-        def exchange(into: Any, sent: Any, *rest: Any, **named: Any) -> Any:
-            if named.get("group") is not self.handle:
-                return collective(into, sent, *rest, **named)
+        order = inspect.signature(collective)
+
+        def exchange(*given: Any, **named: Any) -> Any:
+            arguments = order.bind(*given, **named).arguments
+            if arguments.get("group") is not self.handle:
+                return collective(*given, **named)
+            into, sent = list(arguments.values())[:2]
             with self._timed():
                 if self.sending:
                     self.received += max(into.nbytes, sent.nbytes) * (self.size - 1) // self.size
-                    work = collective(into, sent, *rest, **named)
+                    work = collective(*given, **named)
                 else:
                     work = _copied(name, into, sent, self.rank, self.size)
-            return _Waited(work, self._timed) if named.get("async_op") else None
+            return _Waited(work, self._timed) if arguments.get("async_op") else None
 
         return exchange
 
@@ -130,13 +139,14 @@ def trained(ranks: Any, overrides: list[str]) -> tuple[Any, Any]:
     return engine, TrainingStep(engine, config, ranks, data.batches, data.inputs_of, state)
 
 
-def timed(ranks: Any, attention: str, steps: int, overrides: list[str]) -> dict[str, float]:
+def timed(ranks: Any, attention: str, way: str, steps: int, overrides: list[str]) -> dict[str, float]:
     """Of steps with the exchange and without, in turns: seconds (medians), what the exchange takes of a step by their
     difference and by the clock, and the bytes that a rank receives in one."""
     import torch
 
     size = ranks.world_size
-    _, step = trained(ranks, [*overrides, "model=nano", f"attention={attention}", f"parallel.context={size}"])
+    shared = [f"parallel.context={size}", f"parallel.context_by={way}"]
+    _, step = trained(ranks, [*overrides, "model=nano", f"attention={attention}", *shared])
     group = step.inputs_of.sequences
     exchanges = Exchanges(group.handle, group.rank, group.size)
     seconds: dict[bool, list[float]] = {True: [], False: []}
@@ -177,10 +187,10 @@ def held(ranks: Any, attention: str, tokens: list[int], overrides: list[str]) ->
             [
                 *overrides,
                 *("model=tiny", f"attention={attention}", "zero=0"),
-                *(f"parallel.context={ranks.world_size}", f"training.sequence_length={length}"),
+                *(f"parallel.context={ranks.world_size}", "parallel.context_by=entries"),
+                f"training.sequence_length={length}",
             ],
         )
-        step.take()  # DeepSpeed's buffers are there from then on
         recorded, update = profile(activities=[ProfilerActivity.CPU], profile_memory=True), engine.step
 
         def without_the_update(update: Callable[[], None] = update, recorded: Any = recorded) -> None:
@@ -221,7 +231,7 @@ def look(
 
     from mfa_train.training.processes.ranks import join
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // size))
     found = figures(join(), *arguments)
     if rank == 0:
         pipe.send(found)
@@ -283,21 +293,19 @@ class Results:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("time", "memory"))
-    parser.add_argument("--steps", type=int, default=5, help="pairs of steps, behind one that warms up")
+    parser.add_argument("--steps", type=int, default=4, help="pairs of steps, behind one that warms up")
     parser.add_argument("--variants", nargs="+", default=VARIANTS, metavar="ATTENTION")
     parser.add_argument("--tokens", nargs="+", type=int, default=HELD_TOKENS, help="lengths whose memory is measured")
     parser.add_argument("--data-dir", default=str(ROOT / "data"), help="where the embedded corpus is, or is prepared")
-    parser.add_argument("--context-by", metavar="WAY", help="parallel.context_by of all of them")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
     from mfa_train.training.steps.engine import import_deepspeed
 
     import_deepspeed()
     results = Results(arguments.out)
     with tempfile.TemporaryDirectory() as folder:
         overrides = [*COMMON, f"runs_dir={folder}", f"data_dir={arguments.data_dir}"]
-        if arguments.context_by:
-            overrides.append(f"parallel.context_by={arguments.context_by}")
         if arguments.only != "memory":
             tell_times(arguments, results, overrides)
         if arguments.only != "time":
@@ -306,20 +314,20 @@ def main() -> None:
 
 
 def tell_times(arguments: argparse.Namespace, results: Results, overrides: list[str]) -> None:
+    print(f"a step of {TIMED_TOKENS:,} tokens")
     print(
-        f"{'':8} {'C':>2} {'step':>8} {'without':>8} {'exchange':>9} {'waiting':>8} {'received':>10}   "
-        f"of {TIMED_TOKENS:,} tokens"
+        f"{'':8} {'by':8} {'C':>2} {'seconds':>8} {'without':>8} {'exchange':>9} {'waiting':>8} {'received, MiB':>14}"
     )
     of_length = [*overrides, f"training.sequence_length={TIMED_TOKENS}"]
-    for attention in arguments.variants:
-        for size in TIMED_RANKS:
-            name = f"time {attention} {size}"
-            found = results.of(name, size, timed, attention, arguments.steps, of_length)
-            if found:
-                print(
-                    f"{attention:8} {size:2} {found['step_seconds']:7.2f}s {found['without_seconds']:7.2f}s "
-                    f"{found['share']:9.1%} {found['waited_share']:8.1%} {found['received_bytes'] / 2**20:6.1f} MiB"
-                )
+    ways = [(attention, "entries", size) for attention in arguments.variants for size in TIMED_RANKS]
+    for attention, way, size in [*ways, *(one for one in BY_HEADS if one[0] in arguments.variants)]:
+        found = results.of(f"time {attention} {way} {size}", size, timed, attention, way, arguments.steps, of_length)
+        if found:
+            print(
+                f"{attention:8} {way:8} {size:2} {found['step_seconds']:8.2f} {found['without_seconds']:8.2f} "
+                f"{found['share']:9.1%} {found['waited_share']:8.1%} {found['received_bytes'] / 2**20:14.2f}",
+                flush=True,
+            )
 
 
 def tell_memory(arguments: argparse.Namespace, results: Results, overrides: list[str]) -> None:
@@ -337,7 +345,7 @@ def tell_memory(arguments: argparse.Namespace, results: Results, overrides: list
                 + (f" ({found[str(tokens)] / alone[str(tokens)]:5.2f})" if alone else " " * 8)
                 for tokens in arguments.tokens
             )
-            print(f"{attention:8} {size:2}" + "".join(told))
+            print(f"{attention:8} {size:2}" + "".join(told), flush=True)
 
 
 if __name__ == "__main__":

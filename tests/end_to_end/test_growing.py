@@ -6,8 +6,6 @@ import re
 import signal
 import time
 
-import pytest
-
 from benchmarks.kills import curve, newest
 from tests.end_to_end.conftest import COMMON, metrics
 from tests.end_to_end.test_guard import POISONED
@@ -20,7 +18,6 @@ GROWING = (
 RUN = [*COMMON, f"training.steps={STEPS}", f"checkpoint.at_steps=[{CHANGE}]", "training.eval_every=20", GROWING]
 
 
-@pytest.mark.real_command
 def test_a_run_killed_before_its_length_changes_leaves_the_undisturbed_curve_bit_for_bit(train, begin, tmp_path):
     done = train(*RUN, "name=whole")
     assert done.returncode == 0, done.stderr

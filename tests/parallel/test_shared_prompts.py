@@ -1,6 +1,8 @@
 """Prompts that ranks read together go on as one rank's."""
 
+import contextlib
 import copy
+import io
 import os
 import re
 import shutil
@@ -15,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mfa_train import cli
 from mfa_train.attention.cache import DecodeCache
 from mfa_train.model.decoder import LanguageModel
 from mfa_train.model.generation import decode, room
@@ -79,13 +82,12 @@ def text(
 def test_prompts_of_different_length_go_on_as_one_ranks_and_leave_its_cache(attention, small_model):
     model, choices = small_model(attention), {"lengths": LENGTHS, "temperature": 0}
     expected, whole = text(model, **choices)
-    for size in (2, 3):
-        for found, cache in on_ranks(size, model, lambda model, group: text(model, group, **choices)):
-            assert torch.equal(found, expected)
-            assert (cache.length, cache.lengths.tolist()) == (whole.length, whole.lengths.tolist())
-            for its, of_one in zip(cache.layers, whole.layers):
-                for buffer, other in zip(its.buffers, of_one.buffers):
-                    torch.testing.assert_close(buffer[:, : whole.length], other[:, : whole.length])
+    for found, cache in on_ranks(2, model, lambda model, group: text(model, group, **choices)):
+        assert torch.equal(found, expected)
+        assert (cache.length, cache.lengths.tolist()) == (whole.length, whole.lengths.tolist())
+        for its, of_one in zip(cache.layers, whole.layers):
+            for buffer, other in zip(its.buffers, of_one.buffers):
+                torch.testing.assert_close(buffer[:, : whole.length], other[:, : whole.length])
 
 
 EXPERTS = "feed_forward=experts"
@@ -106,41 +108,48 @@ EXPERTS = "feed_forward=experts"
 def test_draws_experts_and_smaller_caches_are_one_ranks(attention, overrides, choices, small_model):
     model = small_model(attention, *overrides)
     expected, _ = text(model, **choices)
-    for found, _ in on_ranks(2, model, lambda model, group: text(model, group, **choices)):
+    for found, _ in on_ranks(3, model, lambda model, group: text(model, group, **choices)):
         assert torch.equal(found, expected)
 
 
-@pytest.mark.real_command
-def test_two_ranks_say_what_one_says_and_how_much_memory_each_had(tmp_path):
+def test_two_ranks_say_what_one_says_and_how_much_memory_each_had(tmp_path, monkeypatch):
     folder = shutil.copytree(FILES, tmp_path / "here")
     (folder / "long.txt").write_bytes((ROOT / "mfa_train" / "cli.py").read_bytes()[:2000])
-
-    def say(*command: str, context: str) -> subprocess.CompletedProcess:
-        typed = ["--prompt", "The run", "--prompt-file", "long.txt", "--num-samples", "2", "sample.max_new_tokens=8"]
-        return subprocess.run(
-            [
-                sys.executable,
-                *command,
-                "-m",
-                "mfa_train.cli",
-                "generate",
-                "runs/mfa",
-                f"parallel.context={context}",
-                *typed,
-            ],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    one, two = say(context="1"), say(*launcher, context="2")
-    assert (one.returncode, two.returncode) == (0, 0), two.stderr
-    assert one.stdout == two.stdout and one.stdout.count("---------------\n") == 3
-    peaks = re.findall(r"rank \d [\d.]+ MiB \([\d.]+ [MK]?i?B more than before the prompts\)", two.stderr)
+    typed = ["generate", "runs/mfa", "--prompt", "The run", "--prompt-file", "long.txt", "--num-samples", "2"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "mfa_train.cli",
+    ]
+    two = subprocess.run(
+        [*launcher, *typed, "parallel.context=2", "sample.max_new_tokens=8"],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert two.returncode == 0, two.stderr
+    peaks = re.findall(r"rank \d [\d.]+ [MG]iB \([\d.]+ [MK]?i?B more than before the prompts\)", two.stderr)
     assert [peak[:6] for peak in peaks] == ["rank 0", "rank 1"]
-    alone = say(context="2")
-    assert (alone.returncode, alone.stdout, alone.stderr.count("\n")) == (2, "", 1)
-    assert "parallel.context=2: there is 1 rank, and all read the prompts together: type " in alone.stderr
+
+    def door(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mfa-train", *typed, *words])
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as error:
+            return cli.main(), out.getvalue(), error.getvalue()
+
+    monkeypatch.chdir(folder)
+    status, out, _ = door("sample.max_new_tokens=8")
+    assert (status, out) == (0, two.stdout) and out.count("---------------\n") == 3
+    for words, told in (
+        (["parallel.context=2"], "parallel.context=2: there is 1 rank, and all read the prompts together: type "),
+        (["parallel.context=0"], "parallel.context=0: expected a whole number of at least 1"),
+        (["--prompt-file", "none.txt"], "--prompt-file none.txt: No such file or directory: type a file of text"),
+        (["--prompt-file", "corpus/train-00000.bin"], "is no UTF-8: type a file of text in UTF-8"),
+    ):
+        status, out, error = door(*words)
+        assert (status, out, error.count("\n")) == (2, "", 1) and told in error
