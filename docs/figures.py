@@ -241,7 +241,7 @@ def context_per_gpu(found: Path) -> plt.Figure:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("KV cache per token, all layers (KiB)")
         axes.set_title(f"{device}: a sequence alone (hollow), {counts[-1]} share it (filled)", fontsize=10)
-    panels[0][0].set_ylabel("longest sequence, thousand (1,024) tokens per device")
+    panels[0][0].set_ylabel("longest sequence (1,024 tokens per device)")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return figure
 
