@@ -225,7 +225,7 @@ def context_per_gpu(found: Path) -> plt.Figure:
     names = list(dict.fromkeys(cell["attention"] for cell in cells))
     looks, counts = looks_of([], names), sorted({cell["context"] for cell in cells})
     figure, panels = plt.subplots(
-        1, len(devices), figsize=(4.6 * len(devices), 4.6), layout="constrained", squeeze=False
+        1, len(devices), figsize=(max(7.2, 4.6 * len(devices)), 4.4), layout="constrained", squeeze=False
     )
     for axes, device in zip(panels[0], devices):
         for name, marker in zip(names, itertools.cycle("os^DvPX*<>hp")):
@@ -241,8 +241,8 @@ def context_per_gpu(found: Path) -> plt.Figure:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("KV cache per token, all layers (KiB)")
         axes.set_title(f"{device}: a sequence alone (hollow), {counts[-1]} share it (filled)", fontsize=10)
-    panels[0][0].set_ylabel("longest sequence, thousand (1,024) tokens per device")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    panels[0][0].set_ylabel("longest sequence (1,024 tokens per device)")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return figure
 
 

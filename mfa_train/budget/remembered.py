@@ -2,7 +2,7 @@
 
 There a result is a shape, and torch works it out in Python: most of the time that a pass takes. Layers, passes and
 variants ask for the same ones again and again. Operations that write into what they are given, or give a view of it,
-are not remembered.
+are not remembered, and on no other device any.
 """
 
 import functools
@@ -21,7 +21,9 @@ def result_of(func: Any, args: tuple, kwargs: dict) -> Any:
     given = (func, _described(args), _described(kwargs))
     if (found := _results.get(given)) is None:
         result = func(*args, **kwargs)
-        if not _storages(result) & _storages((args, kwargs)):  # as _unsafe_view's, whose schema does not say so
+        on_meta = all(one.is_meta for one in tree_iter(result) if isinstance(one, torch.Tensor))
+        # An input's storage: as _unsafe_view's, whose schema does not say so.
+        if on_meta and not _storages(result) & _storages((args, kwargs)):
             _results[given] = _described(result)
         return result
     return _made(found)

@@ -27,15 +27,16 @@ class _Nowhere:
         """At once."""
 
 
-def shared_sequence(way: str, ranks: int, tokens: int) -> SharedSequence:
+def shared_sequence(way: str, ranks: int, tokens: int, device_type: str) -> SharedSequence:
     """What a pass is given; way: entries | heads. It is that of the first rank, which has the last stretch and attends
     over all keys at once."""
-    kind = _ByEntries if way == "entries" else _ByHeads
+    by_entries = SharedSequence if device_type == "cpu" else _ByEntriesOnGpu
+    kind = by_entries if way == "entries" else _ByHeads
     return kind(ContextGroup(0, ranks, _Nowhere()), tokens)
 
 
-class _ByEntries(SharedSequence):
-    """As in training."""
+class _ByEntriesOnGpu(SharedSequence):
+    """As in training. On a CPU `kernels.behind` keeps no mask."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, sinks: Tensor | None) -> Tensor:
         o = super().attend(q, k, v, scale, kernel, sinks)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mfa_train.attention.kernels import sdpa
 from mfa_train.attention.kernels.causal import _flash_missing, causal_attention
@@ -60,15 +61,19 @@ def test_tiled_is_not_sdpa_under_another_name():
     assert not all(torch.equal(a, b) for a, b in zip(tiled, sdpa))
 
 
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("v_dim", [16, 24])
-def test_queries_at_the_end_of_many_keys_go_in_blocks_whose_masks_are_small(monkeypatch, v_dim):
-    tensors, _ = inputs(2, 100, 4, 2, 16, v_dim)
-    tensors = [tensors[0][:, 60:].float(), *(x.float() for x in tensors[1:])]
-    grad = torch.randn(2, 40, 4, v_dim, generator=torch.Generator().manual_seed(1))
-    whole = run("sdpa", tensors, grad)
-    monkeypatch.setattr(sdpa, "MASK_AT_ONCE", 700)
-    for part, found in zip(whole, run("sdpa", tensors, grad)):
-        torch.testing.assert_close(found, part, atol=1e-5, rtol=0)
+def test_queries_at_the_end_of_more_keys_see_what_the_last_of_all_queries_see(monkeypatch, kv_heads, v_dim):
+    monkeypatch.setattr(sdpa, "MASK_AT_ONCE", 700)  # where heads' widths differ: a block of queries at a time
+    tensors, _ = inputs(2, 100, 4, kv_heads, 16, v_dim)
+    q, k, v = (x.double() for x in tensors)
+    grad = torch.randn(2, 40, 4, v_dim, generator=torch.Generator().manual_seed(1)).double()
+    out, grad_q, *grads = run("sdpa", [q, k, v], F.pad(grad, (0, 0, 0, 0, 60, 0)))
+    expected = [out[:, 60:], grad_q[:, 60:], *grads]
+    for found, exact in zip(run("sdpa", [q[:, 60:], k, v], grad), expected, strict=True):
+        torch.testing.assert_close(found, exact, atol=1e-12, rtol=0)
+    rounded = run("sdpa", [q[:, 60:].bfloat16(), k.bfloat16(), v.bfloat16()], grad)
+    assert max(errors(rounded, expected)) < ROUNDING
 
 
 @pytest.mark.skipif(_flash_missing(64) is not None, reason=f"flash-attn needs {_flash_missing(64)}")

@@ -245,6 +245,9 @@ def test_output_that_nobody_reads_stops_no_run(output, prepared_data, tmp_path):
         os.close(reader)
         os.close(writer)
     else:
-        process = subprocess.Popen(["bash", "-c", '"$0" "$@" >&- 2>&-', *command], **options)
-    process.wait(timeout=120)
+        process = subprocess.Popen(["bash", "-c", 'exec "$0" "$@" >&- 2>&-', *command], **options)
+    try:
+        process.wait(timeout=120)
+    finally:
+        process.kill()
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"

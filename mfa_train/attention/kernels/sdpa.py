@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mfa_train.attention.kernels.behind import Behind
 from mfa_train.attention.kernels.decoding import decoding_attention
 
 SCORES_AT_ONCE = {"cpu": 2**21, "cuda": 2**28}
@@ -24,6 +25,8 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor 
     queries, keys = q.shape[1], k.shape[1]
     mask = None
     if 1 < queries < keys:
+        if q.device.type == "cpu" and q.shape[3] == v.shape[3]:
+            return Behind.apply(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale).transpose(1, 2)
         if (block := max(1, MASK_AT_ONCE // keys)) < queries:
             return _in_blocks(q, k, v, block, lambda q, k, v: sdpa_attention(q, k, v, scale))
         mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
