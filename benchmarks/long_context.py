@@ -81,12 +81,13 @@ class Exchanges:
             if arguments.get("group") is not self.handle:
                 return collective(*given, **named)
             into, sent = list(arguments.values())[:2]
+            work: Any = None
             with self._timed():
                 if self.sending:
                     self.received += max(into.nbytes, sent.nbytes) * (self.size - 1) // self.size
                     work = collective(*given, **named)
                 else:
-                    work = _copied(name, into, sent, self.rank, self.size)
+                    _copied(name, into, sent, self.rank, self.size)
             return _Waited(work, self._timed) if arguments.get("async_op") else None
 
         return exchange

@@ -72,6 +72,7 @@ class SharedSequence:
         under_way = self.leave(layer.cache_entry(x, positions))
         q = layer.query(x, positions)
         entry, of_entry = self.arrive(under_way)
+        del under_way  # all tokens' entries once more, as they came
         if cache is not None:
             entry, of_entry, _ = cache.extend(entry)
         k, v = layer.keys_values(*entry, positions=of_entry)

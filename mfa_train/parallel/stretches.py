@@ -59,7 +59,7 @@ class Gathering:
         return into
 
     def begin_back(self, grad: Tensor) -> None:
-        by_rank = _by_rank(grad.float(), self.group.size).contiguous()
+        by_rank = _by_rank(grad, self.group.size)
         into = torch.empty_like(by_rank[0])
         work = dist.reduce_scatter_tensor(into, by_rank.flatten(0, 1), group=self.group.handle, async_op=True)
         self.under_way = work, by_rank, into
@@ -112,6 +112,10 @@ def rank_by_rank(x: Tensor, ranks: int) -> Tensor:
 
 
 def _by_rank(x: Tensor, ranks: int) -> Tensor:
-    """`in_order` undone."""
-    parts = x.chunk(2 * ranks, dim=1)
-    return torch.stack([torch.cat((parts[r], parts[2 * ranks - 1 - r]), dim=1) for r in range(ranks)])
+    """`in_order` undone, in float32 at least."""
+    parts, (batch, tokens, *rest) = x.chunk(2 * ranks, dim=1), x.shape
+    found = x.new_empty((ranks, batch, tokens // ranks, *rest), dtype=torch.promote_types(x.dtype, torch.float32))
+    for rank, (first, second) in enumerate(part.chunk(2, dim=1) for part in found):
+        first.copy_(parts[rank])
+        second.copy_(parts[2 * ranks - 1 - rank])
+    return found

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from mfa_train.data.reading.batches import WHOLE
 from mfa_train.data.reading.documents import ModelInputs
 from mfa_train.tracking.by_position import NAME, TOLD, told
 from mfa_train.training.processes.ranks import Ranks
@@ -29,6 +30,7 @@ def metrics_and_losses(model, separator: int | None):
     )
     data = SimpleNamespace(
         held_out=held_out,
+        batches=SimpleNamespace(mine=WHOLE),
         inputs_of=ModelInputs(CPU, separator),
         tokenizer=SimpleNamespace(token_bytes=np.ones(199, dtype=np.int64)),
     )
