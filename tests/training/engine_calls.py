@@ -13,6 +13,7 @@ from torch.distributed import distributed_c10d
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mfa_train import config as configs
+from mfa_train.data.reading.documents import ModelInputs
 from mfa_train.training.processes.groups import MARGIN, leave, wait_longer_than_watchdog
 from mfa_train.training.processes.ranks import join
 from mfa_train.training.steps.engine import build_engine
@@ -63,17 +64,12 @@ class RandomBatches:
         return np.random.default_rng(begin).integers(0, 199, (PASSES, 17))
 
 
-def inputs_of(windows: np.ndarray) -> tuple:
-    tokens = torch.from_numpy(windows)
-    return tokens[:, :-1], tokens[:, 1:], None
-
-
 def calls_of_a_step(zero: int, dtype: torch.dtype, counts: Counter) -> tuple[dict, int]:
     batch = ["training.batch_size=8", "training.micro_batch_size=1", "training.sequence_length=16"]
     config = configs.load([*SMALL, f"zero={zero}", *batch, "training.ema=0.999"])
     engine = build_engine(config, ranks, dtype)
     state = TrainingState(Progress(), Guard(config.guard, print))
-    step = TrainingStep(engine, config, ranks, RandomBatches(), inputs_of, state)
+    step = TrainingStep(engine, config, ranks, RandomBatches(), ModelInputs(ranks.device, None), state)
     step.take()  # stage 3 learns the order of its parameters
     step.take()
     gc.collect()
