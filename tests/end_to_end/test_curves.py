@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, VARIANTS
 from tests.end_to_end.conftest import metrics
 
 TIMINGS = {"seconds", "tokens_per_second", "mfu"}
@@ -69,6 +69,39 @@ def test_what_only_saves_memory_or_time_changes_nothing(overrides, train, tmp_pa
     assert done.returncode == 0, done.stderr
     for ours, theirs in zip(metrics(tmp_path / "run"), reference["fp32"]):
         assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-4)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("attention", VARIANTS)
+def test_ranks_that_share_each_sequence_give_every_attentions_curve(attention, train, tmp_path):
+    curves = []
+    for ranks in (1, 2, 4):
+        done = train(f"attention={attention}", f"parallel.context={ranks}", f"name=c{ranks}", processes=ranks)
+        assert done.returncode == 0, done.stderr
+        curves.append([record["train/loss"] for record in metrics(tmp_path / f"c{ranks}")])
+    assert all(curve == pytest.approx(curves[0], rel=1e-4) for curve in curves)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["zero=3", "offload=parameters"],
+        ["zero=2", "offload=optimizer", "training.activation_checkpointing=selective"],
+        ["zero=1", "training.compile=true", "training.ema=0.9"],
+        ["attention=mha", "parallel.context_by=heads", "zero=3", "data.document_mask=true"],
+        ["training.micro_batch_size=2", "training.activation_checkpointing=full", "training.mlp_tile_tokens=100"],
+    ],
+    ids=" ".join,
+)
+def test_ranks_that_share_each_sequence_give_the_curve_of_one(overrides, train, tmp_path):
+    for name, *sharing, ranks in (("one", 1), ("two", "parallel.context=2", 2)):
+        done = train(*overrides, *sharing, f"name={name}", processes=ranks)
+        assert done.returncode == 0, done.stderr
+    for ours, theirs in zip(metrics(tmp_path / "two"), metrics(tmp_path / "one"), strict=True):
+        for key in {"train/loss", "val/loss", "val_ema/loss"} & theirs.keys():
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-4)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
 
 
 @pytest.mark.parametrize("zero, processes", [(0, None), long(1, None), long(2, None), (3, None), (1, 2)])
