@@ -47,13 +47,12 @@ def _serves(weight: Tensor) -> bool:
 
 
 def _forward(module: nn.Module, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def forward(x: Tensor, *targets: Tensor | None) -> Tensor:
+    def forward(x: Tensor, *asked: Tensor | bool | None) -> Tensor:
         weight: Tensor = module.weight  # type: ignore[assignment]
-        few = (
-            x.numel() <= MOST_ROWS * weight.shape[1] and x.dtype == weight.dtype and targets.count(None) == len(targets)
-        )
-        if not few or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return plain(x, *targets)
+        no_more = all(one is None or one is False for one in asked)  # of the head, than the logits
+        few = x.numel() <= MOST_ROWS * weight.shape[1] and x.dtype == weight.dtype
+        if not (few and no_more) or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return plain(x, *asked)
         return product(x, weight)
 
     return forward

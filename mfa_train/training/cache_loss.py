@@ -58,7 +58,7 @@ class ThroughCache(nn.Module):
         super().__init__()
         self.model, self.dtype, self.bytes_per_token = model, dtype, 0
 
-    def forward(self, tokens: Tensor, targets: Tensor, documents: Documents | None) -> Tensor:
+    def forward(self, tokens: Tensor, targets: Tensor, documents: Documents | None = None) -> Tensor:
         cache = DecodeCache(len(self.model.model.layers), tokens.shape[1], self.dtype)
         loss = self.model(tokens, targets, cache=cache, documents=documents)
         self.bytes_per_token = cache.num_bytes // tokens.numel()

@@ -18,7 +18,7 @@ DOCUMENTED = sorted(
     {
         line.strip()
         for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-        for line in page.read_text(encoding="utf-8").splitlines()
+        for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
         if re.match(r"\s*(python|torchrun .*) ?train\.py ", line) and " -m " not in line
     }
 )
