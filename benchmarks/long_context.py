@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-VARIANTS = ("mha", "gqa", "mla", "mfa", "mfa_kr", "tpa")
+VARIANTS = ("mha", "gqa", "gta", "tpa", "mla", "gla", "mlra", "mfa", "mqa", "mfa_kr", "fpba", "deepseek_v4")
 TIMED_TOKENS, TIMED_RANKS = 2048, (2, 4)
 BY_HEADS = (("mha", "heads", 2), ("gqa", "heads", 2))
 """Of nano's heads two ranks alone have an equal share."""
