@@ -45,7 +45,7 @@ COMMON = [
     *("optimizer.lr=1e-6", "tracking.wandb=disabled", "training.eval_sequences=1"),
 ]
 """So small a rate leaves the weights of steps that nothing was sent in as they are."""
-COLLECTIVES = ("all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single")
+COLLECTIVES = ("all_gather_single", "reduce_scatter_single", "all_to_all_single")
 """Of torch.distributed, those that a sequence is exchanged with: (what they fill, what they send, …)."""
 
 
@@ -113,9 +113,9 @@ class _Waited:
 
 def _copied(name: str, into: Any, sent: Any, rank: int, size: int) -> None:
     """As much is written as the collective would, of what this rank has."""
-    if name == "all_gather_into_tensor":
+    if name == "all_gather_single":
         into.view(size, -1).copy_(sent.reshape(1, -1).expand(size, -1))
-    elif name == "reduce_scatter_tensor":
+    elif name == "reduce_scatter_single":
         into.view(-1).copy_(sent.reshape(size, -1)[rank])
     else:
         into.view(-1).copy_(sent.reshape(-1))

@@ -97,19 +97,25 @@ def documents_from(starts: np.ndarray) -> Documents:
     firsts = np.flatnonzero(starts)
     lengths = np.diff(firsts, append=starts.size)
     document = np.cumsum(starts) - 1
-    positions = np.arange(starts.size) - firsts[document]
+    positions = positions_from(starts)
     sizes_of = np.minimum(padded(lengths), starts.shape[1])
     order = np.argsort(sizes_of, kind="stable")
     begins = np.empty_like(firsts)
     begins[order] = np.cumsum(sizes_of[order]) - sizes_of[order]
     sizes, counts = np.unique(sizes_of, return_counts=True)
     return Documents(
-        positions=torch.from_numpy(positions.reshape(starts.shape)),
+        positions=positions,
         cu_seqlens=torch.from_numpy(np.append(firsts, starts.size).astype(np.int32)),
         max_length=int(lengths.max()),
         groups=tuple(zip(counts.tolist(), sizes.tolist())),
-        places=torch.from_numpy(begins[document] + positions),
+        places=torch.from_numpy(begins[document]) + positions.flatten(),
     )
+
+
+def positions_from(starts: np.ndarray) -> Tensor:
+    """Of each token in its document (batch, tokens) int64, with `starts` as of `documents_from`."""
+    places = np.arange(starts.shape[1])
+    return torch.from_numpy(places - np.maximum.accumulate(np.where(starts, places, 0), axis=1))
 
 
 def padded(lengths: np.ndarray) -> np.ndarray:

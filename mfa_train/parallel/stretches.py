@@ -54,14 +54,14 @@ class Gathering:
     def begin_there(self, x: Tensor) -> Tensor:
         x = x.contiguous()
         into = x.new_empty((self.group.size, *x.shape))
-        work = dist.all_gather_into_tensor(into.flatten(0, 1), x, group=self.group.handle, async_op=True)
+        work = dist.all_gather_single(into.flatten(0, 1), x, group=self.group.handle, async_op=True)
         self.under_way = work, x, into
         return into
 
     def begin_back(self, grad: Tensor) -> None:
         by_rank = _by_rank(grad, self.group.size)
         into = torch.empty_like(by_rank[0])
-        work = dist.reduce_scatter_tensor(into, by_rank.flatten(0, 1), group=self.group.handle, async_op=True)
+        work = dist.reduce_scatter_single(into, by_rank.flatten(0, 1), group=self.group.handle, async_op=True)
         self.under_way = work, by_rank, into
 
     def end(self) -> Tensor:

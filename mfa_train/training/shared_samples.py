@@ -8,7 +8,6 @@
 """
 
 import resource
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,8 +42,6 @@ def samples_of_ranks(
     if ranks.device.type == "cuda":
         half = resolve_precision("auto", device)
         model = model.to(ranks.device, torch.float32 if weights.dtype == torch.float32 else half)
-    # Of the names of collectives that DeepSpeed calls too.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     sequences = join_context_group(config.parallel.context, ranks)
     peak = _Peak(ranks.device)
     samples = make_samples(config, model, tokenizer, ranks.device, prompts, sequences=sequences, **how)

@@ -140,7 +140,7 @@ def check(attention: str, sinks: bool = False) -> dict[str, dict[str, float]]:
 
 if __name__ == "__main__":
     import_deepspeed().init_distributed(dist_init_required=False, verbose=False)
-    dist.all_gather_into_tensor = counting_gathers(dist.all_gather_into_tensor)
+    dist.all_gather_single = counting_gathers(dist.all_gather_single)
     dist.all_to_all_single = counting_exchanges(dist.all_to_all_single)
     asked = sys.argv[1:] or [*sorted(variants()), "sinks"]
     for attention in asked:

@@ -66,7 +66,7 @@ def on_ranks(size: int, model: LanguageModel, do: Callable[[LanguageModel, Conte
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(size) as threads:
         patch.setattr(dist, "all_reduce", lambda x, group: x.copy_(group.all(x.clone()).sum(0)))
-        patch.setattr(dist, "all_gather_into_tensor", exchange.gather)
+        patch.setattr(dist, "all_gather_single", exchange.gather)
         return list(threads.map(rank, range(size)))
 
 

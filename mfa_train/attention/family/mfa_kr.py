@@ -26,6 +26,8 @@ from mfa_train.config import require_choice
 
 
 class KeyReuseAttention(MultiMatrixFactorizationAttention):
+    entry_is_rotated = False
+
     @dataclass(kw_only=True)
     class Config(MultiMatrixFactorizationAttention.Config):
         value: str

@@ -7,6 +7,7 @@ SDPA would take a mask of queries × keys, keep one for each layer's backward pa
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -35,9 +36,15 @@ class Behind(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, log_sum = ctx.saved_tensors
         before = k.shape[2] - q.shape[2]
-        found = []
-        for part, causal in ((slice(before), False), (slice(before, None), True)):
-            own = k[:, :, part], v[:, :, part]
-            found.append(_backward(grads[0], q, *own, out, log_sum, 0.0, causal, scale=ctx.scale))
-        (grad_q, *of_before), (grad_own_q, *of_own) = found
-        return grad_q + grad_own_q, *(torch.cat(pair, dim=2) for pair in zip(of_before, of_own)), None
+
+        def of(part: slice, causal: bool) -> tuple[Tensor, ...]:
+            return _backward(grads[0], q, k[:, :, part], v[:, :, part], out, log_sum, 0.0, causal, scale=ctx.scale)
+
+        grad_q, *waiting = of(slice(before), False)
+        whole = []
+        while waiting:  # each goes as it has been copied
+            whole.append(F.pad(waiting.pop(0), (0, 0, 0, q.shape[2])))
+        own_grad_q, *own = of(slice(before, None), True)
+        for grad, of_own in zip(whole, own):
+            grad[:, :, before:] = of_own
+        return grad_q + own_grad_q, *whole, None

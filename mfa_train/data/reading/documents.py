@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from mfa_train.attention.documents import Documents, documents_from
-from mfa_train.attention.pieces import pieces_from
-from mfa_train.attention.shared import SharedDocuments, SharedSequence
-from mfa_train.attention.shared_heads import SharedHeads
+from mfa_train.attention.sharing import share
 from mfa_train.parallel.groups import WHOLE_SEQUENCES, ContextGroup
 from mfa_train.parallel.stretches import stretches
 
@@ -60,23 +58,10 @@ class ModelInputs:
         return np.stack([np.arange(begin, end + 1) for begin, end in own])
 
     def _beside(self, inputs: np.ndarray) -> dict[str, Any]:
-        separator, sequences, tokens = self.separator, self.sequences, inputs.shape[1]
-        if sequences.size > 1 and sequences.by == "entries":
-            pieces = None if separator is None else self._shared_documents(inputs, separator)
-            return {"sequence": SharedSequence(sequences, tokens, pieces)}
-        documents = None if separator is None else find_documents(inputs, separator).to(self.device)
-        if sequences.size > 1:
-            return {"sequence": SharedHeads(sequences, tokens, documents)}
-        return {} if documents is None else {"documents": documents}
-
-    def _shared_documents(self, inputs: np.ndarray, separator: int) -> SharedDocuments:
-        starts = document_starts(inputs, separator)
-        positions = documents_from(starts).positions.to(self.device, non_blocking=True)
-        first, second = (
-            pieces_from(starts, begin, end).to(self.device)
-            for begin, end in stretches(self.sequences.rank, self.sequences.size, inputs.shape[1])
-        )
-        return SharedDocuments(positions, (first, second))
+        if self.sequences.size > 1:
+            starts = None if self.separator is None else document_starts(inputs, self.separator)
+            return {"sequence": share(self.sequences, inputs.shape[1], starts, self.device)}
+        return {} if self.separator is None else {"documents": find_documents(inputs, self.separator).to(self.device)}
 
 
 def document_starts(inputs: np.ndarray, separator: int) -> np.ndarray:

@@ -61,7 +61,7 @@ def import_deepspeed() -> ModuleType:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # names from before 2.13
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # its names from before 2.13
     # Which of its extensions could be compiled, asked by compiling and linking at every start, all for one: that for
     # sums between processes of one CPU. It would be compiled at the first start, and a start that is killed then leaves
     # a lock for which every later one waits for ever (torch.utils.file_baton). None can, then.
