@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mfa_train.attention.kernels.causal import TILED_MAX_TOKENS
 from mfa_train.budget.activations import ALONE, Pass, Sharing, activation_peak
 from mfa_train.budget.context import chosen_way
 from mfa_train.budget.devices import Device
@@ -69,7 +68,7 @@ class Fit:
             ranks,
             config.parallel.context,
             config.parallel.context_by,
-            config.training.micro_batch(ranks // config.parallel.context),
+            config.training.micro_batch(ranks // config.parallel.context, config.parallel.context),
             config.training.activation_checkpointing,
             config.offload,
             config.checkpoint.background,
@@ -77,10 +76,9 @@ class Fit:
         self.batch_size, self.compiled = config.training.batch_size, config.training.compile
         self.expert_ranks = config.parallel.experts
         self.given_bucket, self.ema = given_bucket(config.deepspeed), config.training.ema is not None
-        sharing, at_once = self._sharing(self.setting), config.training.sequence_length
-        if sharing != ALONE and sharing.way == "entries":  # fewer queries than keys, which tiles do not take
-            at_once = TILED_MAX_TOKENS + 1
-        self.kernel = kernel_of(config.model, config.attention, dtype, device.type, at_once)
+        sharing, tokens = self._sharing(self.setting), config.training.sequence_length
+        queries = tokens // sharing.ranks if sharing.way == "entries" else tokens
+        self.kernel = kernel_of(config.model, config.attention, dtype, device.type, queries, tokens)
         self.pass_ = Pass(
             config.model,
             config.attention,

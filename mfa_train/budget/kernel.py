@@ -37,16 +37,17 @@ class Kernel:
 
 
 def kernel_of(
-    model: ModelConfig, attention: dict, dtype: torch.dtype, device_type: str, sequence_length: int
+    model: ModelConfig, attention: dict, dtype: torch.dtype, device_type: str, queries: int, keys: int
 ) -> Kernel:
-    """Found by the shapes of one token's query, keys and values. Raises ConfigError where attention.kernel can't be."""
+    """That of so many tokens' queries over so many keys, found by the shapes of one token's. Raises ConfigError where
+    attention.kernel can't be."""
     with torch.device("meta"), torch.no_grad():
         one = meta_model(model, attention, layers=[0]).to(dtype)
         (layer,) = layers_of(one)
         x, positions = torch.empty(1, 1, model.hidden_size, dtype=dtype), one.model.rope(torch.zeros(1).long())
         q = layer.self_attn.query(x, positions)
         k, v = layer.self_attn.keys_values(*layer.self_attn.cache_entry(x, positions), positions=positions)
-        name = planned_kernel(device_type, attention["kernel"], q, k, v, sequence_length, layer.self_attn.sinks)
+        name = planned_kernel(device_type, attention["kernel"], q, k, v, queries, keys, layer.self_attn.sinks)
     widest, products = max(q.shape[-1], v.shape[-1]), PRODUCTS[device_type]
     return Kernel(name, widest, products, _scores(name, widest, device_type))
 

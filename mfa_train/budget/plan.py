@@ -35,6 +35,8 @@ ACTIVATIONS = {"none": "activations", "selective": "activations_selective", "ful
 """Where a plan's memory has them, by training.activation_checkpointing."""
 MUCH_WAITING = 0.2
 """Share of a step."""
+CONTINUED = 0.1
+"""Of model.learning_rate, what experiment=long_context_* goes on with."""
 NO_SETTING = (
     "no setting makes it fit: take a smaller model or training.sequence_length, or more devices with a larger "
     "training.batch_size"
@@ -132,12 +134,27 @@ def _made(config: Config, device: Device | None, ranks: int | None, match: dict 
         "match": match,
         "notes": [
             *shape.attention.notes(),
+            *notes_of_config(config),
             *notes_of_stages(length, config.training.sequence_schedule),
             *notes_of(data),
             *_notes_of_time(time, config, count, shared),
             *notes_of_context(config, shared),
         ],
     }
+
+
+def notes_of_config(config: Config) -> list[str]:
+    """Of what was asked for and has no effect, or one that is hardly meant; a run tells it as it starts."""
+    notes = []
+    if config.parallel.context == 1 and config.parallel.context_by == "heads":
+        notes.append("parallel.context_by=heads does nothing with parallel.context=1, where no sequence is shared")
+    usual, lr = config.model.learning_rate, config.optimizer.lr
+    if config.init_from is None and config.schedule.min_lr_ratio == 1 and lr <= CONTINUED * usual:
+        notes.append(
+            f"init_from=null: this trains from scratch, at a small constant rate as for weights that are there "
+            f"(optimizer.lr={lr:.3g}, model.learning_rate={usual:.3g}): type init_from=RUN to go on from those of a run"
+        )
+    return notes
 
 
 def _notes_of_time(time: dict, config: Config, ranks: int, shared: ContextCost | None) -> list[str]:

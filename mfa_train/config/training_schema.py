@@ -160,14 +160,16 @@ class TrainingConfig:
         """The stage of a step, the first being 0. The weights that N steps have made are of step N - 1."""
         return next(stage for stage in reversed(self.stages) if stage.first_step <= max(0, step))
 
-    def micro_batch(self, ranks: int) -> int:
-        """Sequences in one pass of one rank. Raises ConfigError where the batch does not divide."""
-        per_pass = (self.micro_batch_size or max(1, self.batch_size // ranks)) * ranks
+    def micro_batch(self, groups: int, context: int = 1) -> int:
+        """Sequences in one pass of one of `groups` of `context` ranks, which share sequences. Raises ConfigError where
+        the batch does not divide."""
+        per_pass = (self.micro_batch_size or max(1, self.batch_size // groups)) * groups
         if self.batch_size % per_pass:
             micro = f"training.micro_batch_size={self.micro_batch_size} × " if self.micro_batch_size else ""
             near = max(per_pass, round(self.batch_size / per_pass) * per_pass)
+            those = "ranks" if context == 1 else f"group{'s' if groups > 1 else ''} of parallel.context={context} ranks"
             raise ConfigError(
-                f"training.batch_size={self.batch_size} is not a multiple of {micro}{ranks} ranks; "
+                f"training.batch_size={self.batch_size} is not a multiple of {micro}{groups} {those}; "
                 f"the nearest that is: training.batch_size={near}"
             )
-        return per_pass // ranks
+        return per_pass // groups

@@ -202,7 +202,7 @@ def _require_settings(members: Sequence[Member]) -> None:
 
     for member in members:
         try:
-            member.config.training.micro_batch(ranks=1)
+            member.config.training.micro_batch(groups=1)
             check_schedule(member.config.schedule, member.config.training.total_steps)
         except ConfigError as error:
             raise ConfigError(f"{member.label}: {error}") from error

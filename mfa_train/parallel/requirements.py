@@ -1,5 +1,7 @@
 """What `parallel.experts` and `parallel.context` are refused for, before anything starts."""
 
+import math
+
 from mfa_train.config import Config
 from mfa_train.errors import ConfigError
 
@@ -32,7 +34,8 @@ def _require_experts(config: Config, world_size: int) -> None:
     if count is None or config.model.feed_forward["first_k_dense_replace"] >= config.model.num_hidden_layers:
         raise ConfigError(f"{given}: the model has no experts to share out: type parallel.experts=1")
     if experts > world_size:
-        raise ConfigError(f"{given}: there {_are(world_size)}: type parallel.experts={_most(world_size, count)}")
+        fewer = f"type parallel.experts={_most(world_size, count)}"
+        raise ConfigError(f"{given}: there {_are(world_size)}: {fewer}, or {_more_ranks(config)}")
     instead = f"type parallel.experts={_most(world_size, count, experts)}"
     if world_size % experts:
         raise ConfigError(f"{given} does not divide the {world_size:,} ranks: {instead}")
@@ -50,7 +53,7 @@ def _require_context(config: Config, world_size: int) -> None:
     given = f"parallel.context={context}"
     instead = f"type parallel.context={_most(world_size, 1 if tokens % 2 else tokens // 2, context)}"
     if context > world_size:
-        raise ConfigError(f"{given}: there {_are(world_size)}: {instead}")
+        raise ConfigError(f"{given}: there {_are(world_size)}: {instead}, or {_more_ranks(config)}")
     if world_size % context:
         raise ConfigError(f"{given} does not divide the {world_size:,} ranks: {instead}")
     if tokens % (2 * context):
@@ -91,6 +94,20 @@ def _require_deepspeed(config: Config, given: str) -> None:
 
 def _are(world_size: int) -> str:
     return "is 1 rank" if world_size == 1 else f"are {world_size:,} ranks"
+
+
+def _more_ranks(config: Config) -> str:
+    """How to have as many as both keys ask for: a plan's and a launch's are the cluster's."""
+    ranks, per_node = math.lcm(config.parallel.experts, config.parallel.context), config.cluster.devices_per_node
+    if per_node == 1 or ranks % per_node:
+        per_node = max(count for count in range(1, 9) if ranks % count == 0)
+    nodes = ranks // per_node
+    start, typed = f"--nproc-per-node {per_node}", f"cluster.devices_per_node={per_node}"
+    if nodes > 1:
+        start = f"--nnodes {nodes} {start}"
+    if nodes != config.cluster.nodes:
+        typed = f"cluster.nodes={nodes} {typed}"
+    return f"have {ranks:,}: start the run with torchrun {start}; for mfa-train plan and launch type {typed}"
 
 
 def _most(world_size: int, count: int, below: int = 2**30) -> int:

@@ -113,7 +113,8 @@ def _dtype(config: Config, device: Device | None) -> torch.dtype:
 
 
 def _require_batch(config: Config, world_size: int) -> None:
-    config.training.micro_batch(max(1, world_size // config.parallel.context))  # which raises
+    context = config.parallel.context
+    config.training.micro_batch(max(1, world_size // context), context)  # which raises
 
 
 def _require_upload(config: Config) -> None:

@@ -16,6 +16,7 @@ from mfa_train.budget.devices import planned_device, resolve_precision
 from mfa_train.budget.match import matched
 from mfa_train.budget.match_report import told
 from mfa_train.budget.peak import Peak
+from mfa_train.budget.plan import notes_of_config
 from mfa_train.config import Config
 from mfa_train.errors import Stopped
 from mfa_train.run_files import LOGS
@@ -71,6 +72,8 @@ def run(config: Config) -> dict:
         ranks.say(told_of_device)
     if match:
         ranks.say("\n".join(f"matched: {line}" for line in told(match)))
+    for note in notes_of_config(config):
+        ranks.say(note)
     finished = ranks.on_rank_zero(folder.open)
     if stored := open_storage(config, ranks):
         finished = finished or fetch_what_is_newer(stored, folder, ranks)
@@ -100,8 +103,7 @@ def run(config: Config) -> dict:
     state = restored(engine, resume_point, config, ranks, dtype, record_of_source)
     step = TrainingStep(engine, config, ranks, data.batches, data.inputs_of, state)
     micro_batch = config.training.micro_batch(data.batches.mine.world_size)
-    evaluate = Evaluator(data, micro_batch, ranks, config.evaluation.by_position)
-    evaluate.cut = step.stages.cut
+    evaluate = Evaluator(data, micro_batch, ranks, config.evaluation.by_position, step.stages)
     zlib_bits = zlib_bits_per_byte(data.tokenizer, evaluate.targets)
     origin = ranks.on_rank_zero(lambda: provenance(folder.path, data.fingerprints()))
     commit = origin["code_commit"]

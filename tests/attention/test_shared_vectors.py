@@ -142,7 +142,7 @@ def test_sinks_take_part_in_every_softmax_without_a_value(
 )
 def test_the_plan_knows_which_kernels_take_sinks(device, dtype, head_dim, kernel):
     q = torch.empty(1, 1, 4, head_dim, dtype=dtype, device="meta")
-    assert planned_kernel(device, "auto", q, q[:, :, :1], q[:, :, :1], 512, sinks=q.new_empty(4)) == kernel
+    assert planned_kernel(device, "auto", q, q[:, :, :1], q[:, :, :1], 512, 512, sinks=q.new_empty(4)) == kernel
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 
 from mfa_train import config as configs
 from mfa_train.budget.context import chosen_way, received
-from mfa_train.budget.plan import make_plan
+from mfa_train.budget.plan import make_plan, notes_of_config
 from mfa_train.budget.shape import Shape, measure
 from mfa_train.errors import ConfigError
 
@@ -116,3 +116,13 @@ def test_entries_are_proposed_where_fewer_bytes_take_longer_between_nodes():
 def test_where_no_sequence_is_shared_a_plan_says_nothing_of_it():
     plan = plan_of("attention=mha")
     assert "context" not in plan and plan_of("attention=mha", "parallel.context_by=entries") == plan
+
+
+def test_what_has_no_effect_or_is_hardly_meant_is_told():
+    assert notes_of_config(configs.load(["parallel.context=2", "parallel.context_by=heads"])) == []
+    [note] = notes_of_config(configs.load(["parallel.context_by=heads"]))
+    assert note.startswith("parallel.context_by=heads does nothing with parallel.context=1")
+    for recipe in ("experiment=long_context_yarn", "experiment=long_context_theta"):
+        [note] = notes_of_config(configs.load([recipe]))
+        assert note.startswith("init_from=null: this trains from scratch")
+        assert notes_of_config(configs.load([recipe, "init_from=runs/mfa-nano"])) == []

@@ -88,7 +88,20 @@ def test_a_stretchs_pieces_see_their_own_documents_alone(first, second, stretch)
 @pytest.mark.parametrize(
     "typed, world_size, message",
     [
-        (["parallel.context=4"], 2, "parallel.context=4: there are 2 ranks: type parallel.context=2"),
+        (
+            ["parallel.context=4"],
+            2,
+            "parallel.context=4: there are 2 ranks: type parallel.context=2, or "
+            "have 4: start the run with torchrun --nproc-per-node 4; for mfa-train plan and launch type "
+            "cluster.devices_per_node=4",
+        ),
+        (
+            ["parallel.context=16", "cluster.devices_per_node=8"],
+            8,
+            "parallel.context=16: there are 8 ranks: type "
+            "parallel.context=8, or have 16: start the run with torchrun --nnodes 2 --nproc-per-node 8; for mfa-train "
+            "plan and launch type cluster.nodes=2 cluster.devices_per_node=8",
+        ),
         (["parallel.context=4"], 6, "parallel.context=4 does not divide the 6 ranks: type parallel.context=2"),
         (
             ["parallel.context=2", "training.sequence_length=66"],
@@ -108,3 +121,10 @@ def test_what_cannot_be_shared_is_told_in_one_line(typed, world_size, message):
     with pytest.raises(ConfigError) as error:
         require_parallel(configs.load(typed), world_size)
     assert str(error.value) == message
+
+
+def test_a_batch_is_counted_in_groups_of_ranks():
+    training = configs.load(["training.batch_size=3"]).training
+    with pytest.raises(ConfigError, match="=3 is not a multiple of 2 groups of parallel.context=2 ranks; .*=4$"):
+        training.micro_batch(2, context=2)
+    assert training.micro_batch(1, context=2) == 3

@@ -57,7 +57,11 @@ def test_expert_groups_are_consecutive_ranks_and_every_rank_is_in_one_of_each_ki
 NODE = "+deepspeed.zero_optimization"
 REFUSED = [
     (1, "parallel.experts=2", "there is 1 rank: type parallel.experts=1"),
-    (4, "parallel.experts=8", "there are 4 ranks: type parallel.experts=4"),
+    (
+        4,
+        "parallel.experts=8",
+        "are 4 ranks: type parallel.experts=4, or .*--nproc-per-node 8; .*devices_per_node=8",
+    ),
     (6, "parallel.experts=4", "does not divide the 6 ranks: type parallel.experts=2"),
     (12, "parallel.experts=12", "does not divide model.feed_forward.n_routed_experts=16: type parallel.experts=4"),
     (4, "parallel.experts=2 feed_forward=dense", "no experts to share out: type parallel.experts=1"),

@@ -20,7 +20,7 @@ POSITIONS = {1: [0], 2: [1], 4: [2, 3], 8: range(4, 8), 16: range(8, 16), 24: ra
 CPU = torch.device("cpu")
 
 
-def metrics_and_losses(model, separator: int | None):
+def metrics_and_losses(model, separator: int | None, stages=None):
     """Of the evaluation with and without positions, and each target's loss and its tokens to look at, by torch's own
     cross-entropy, document by document."""
     windows = np.random.default_rng(2).integers(1, 199, (WINDOWS, LENGTH + 1))
@@ -34,7 +34,8 @@ def metrics_and_losses(model, separator: int | None):
         inputs_of=ModelInputs(CPU, separator),
         tokenizer=SimpleNamespace(token_bytes=np.ones(199, dtype=np.int64)),
     )
-    found = [Evaluator(data, 3, Ranks(0, 1, CPU, dist.HashStore()), asked)(model) for asked in (True, False)]
+    ranks = Ranks(0, 1, CPU, dist.HashStore())
+    found = [Evaluator(data, 3, ranks, asked, stages)(model) for asked in (True, False)]
     losses = []
     for window in torch.from_numpy(windows):
         inside = [] if separator is None else (window[:-1] == separator).nonzero().flatten().tolist()
@@ -56,3 +57,9 @@ def test_each_bin_is_the_mean_of_its_targets_and_all_together_are_the_loss(small
     weighted = sum(told_of[f"{NAME}{last}"] * len(own) for last, own in of_bins.items()) / len(losses)
     assert weighted == pytest.approx(told_of["val/loss"], abs=1e-6)
     assert {key: value for key, value in told_of.items() if not key.startswith(NAME)} == plain and not told(plain)
+
+
+def test_bins_end_with_the_length_of_the_stage(small_model):
+    stages = SimpleNamespace(now=SimpleNamespace(sequence_length=12))
+    told_of, _, _ = metrics_and_losses(small_model("mla"), None, stages)
+    assert [*told(told_of)[TOLD]] == ["1", "2", "4", "8", "12"]

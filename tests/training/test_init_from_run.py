@@ -78,15 +78,17 @@ def test_an_exported_run_begins_where_it_ended_and_goes_on_without_its_source(pr
         assert found.keys() == final.keys() and any(name.endswith("experts.3.down_proj.weight") for name in found)
         assert all(torch.equal(found[name], weight) for name, weight in final.items())
         assert all(weight.any() for name, weight in final.items() if name.endswith("bias"))
-    longer = {
-        256: "model.max_position_embeddings is 1024 here and 256 there",
-        64: "is 64 here, and the source reads 256",
-    }
-    for original, expected in longer.items():
+    for original in (256, 64):  # it reads 256 tokens, and was trained on 64
         scaled = ["experiment=long_context_yarn", f"attention.rope_scaling.original_max_position_embeddings={original}"]
         config = configs.load([*common, "name=longer", f"init_from={tmp_path / 'one'}", *scaled])
         told = require_same_model(open_source(config.init_from, config))
-        assert any(expected in line for line in told) and any("rope_scaling is {" in line for line in told)
+        assert any("rope_scaling is {" in line for line in told)
+        assert any("is 256 here, and the source's training.sequence_length is 64" in line for line in told) == (
+            original == 256
+        )
+        assert any("model.max_position_embeddings is 1024 here and 256 there" in line for line in told) == (
+            original == 256
+        )
     config = configs.load([*common, "name=three", f"init_from={tmp_path / 'one'}", "training.steps=9"])
     resuming = dataclasses.replace(config, resume=str(checkpoint))
     with pytest.raises(ConfigError, match="init_from begins a run anew with weights alone: type one of them"):

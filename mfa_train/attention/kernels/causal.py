@@ -40,10 +40,17 @@ def choose_kernel(kernel: str, head_dim: int, sinks: bool = False) -> str:
 
 
 def planned_kernel(
-    device_type: str, kernel: str, q: Tensor, k: Tensor, v: Tensor, tokens: int, sinks: Tensor | None = None
+    device_type: str,
+    kernel: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    queries: int,
+    keys: int,
+    sinks: Tensor | None = None,
 ) -> str:
-    """How `attention.kernel` would run on sequences of `tokens` on another machine's devices (cuda | cpu), everything
-    installed there.
+    """How `attention.kernel` would run with so many tokens' queries over so many keys on another machine's devices
+    (cuda | cpu), everything installed there.
 
     tiled, flash, fused (one of SDPA's own kernels) or math (all scores at once). What SDPA fuses is torch 2.13's.
     Raises ConfigError where flash was asked for and cannot be.
@@ -57,7 +64,7 @@ def planned_kernel(
         )
         raise ConfigError(f"attention.kernel=flash needs {missing}: type attention.kernel=auto")
     if device_type == "cpu":
-        if kernel in ("auto", "tiled") and half and tokens <= TILED_MAX_TOKENS:
+        if kernel in ("auto", "tiled") and half and queries == keys <= TILED_MAX_TOKENS:
             return "tiled"
         return "fused" if q.shape[-1] == v.shape[-1] and sinks is None else "math"
     if kernel in ("auto", "flash") and half and widest <= FLASH_MAX_HEAD_DIM:

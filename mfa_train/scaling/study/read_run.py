@@ -71,7 +71,8 @@ def _read(folder: AnyPath, run: Run) -> None:
     run.nats_per_token = number(summary.get("val_loss"))
     run.bits_per_byte = number(summary.get("val_bits_per_byte"))
     run.by_position = _by_position(_object("summary.json", summary, TOLD))
-    run.by_position_before = _by_position(_object("summary.json", _object("summary.json", summary, "init_from"), TOLD))
+    if "sequence_length" not in (begun := _object("summary.json", summary, "init_from")):  # else it read less at once
+        run.by_position_before = _by_position(_object("summary.json", begun, TOLD))
     run.seed = config.get("seed")
     run.shape = {
         shown(key): value

@@ -45,7 +45,7 @@ def require_same_model(source: Source) -> list[str]:
                 told.append(line)
             else:
                 differing[key] = line
-    told += _of_original_length(ours.rope_scaling, theirs.rope_scaling, model.max_position_embeddings)
+    told += _of_original_length(ours.rope_scaling, theirs.rope_scaling, *source.length)
     lines = [] if fits else [f"attention is {ours.name} here and {theirs.name} there"]
     if kinds[0] != kinds[1]:
         differing["feed_forward"] = f"feed_forward is {kinds[0]} here and {kinds[1]} there"
@@ -65,14 +65,14 @@ def require_same_model(source: Source) -> list[str]:
     raise ConfigError(f"init_from={source.path}: its model is another: {listed}; {_instead(source, fits, differing)}")
 
 
-def _of_original_length(ours: Any, theirs: Any, length: int) -> list[str]:
-    """Where a scaling begins that counts from another length than the source's."""
+def _of_original_length(ours: Any, theirs: Any, key: str, length: int) -> list[str]:
+    """Where a scaling begins that counts from another length than the source's, which its `key` says."""
     original = ours and ours.original_max_position_embeddings
     if theirs is not None or original in (None, length):
         return []
     return [
-        f"attention.rope_scaling.original_max_position_embeddings is {original} here, and the source reads {length} "
-        "(model.max_position_embeddings); type the length that it was trained on"
+        f"attention.rope_scaling.original_max_position_embeddings is {original} here, and the source's {key} is "
+        f"{length}; type the length that it was trained on"
     ]
 
 

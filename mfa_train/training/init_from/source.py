@@ -85,6 +85,11 @@ class Source(ABC):
     def read_weight(self, name: str, start: int, out: Tensor) -> None:
         """The same of one weight, by our name."""
 
+    @property
+    def length(self) -> tuple[str, int]:
+        """The key of it that says best on how many tokens at once it was trained, and its value."""
+        return (key := "model.max_position_embeddings"), self.overrides[key]
+
     @abstractmethod
     def tokenizer(self) -> Tokenizer | None:
         """What its ids mean; None where no tokenizer lies with the weights. Raises UserError for one that can't be
@@ -180,6 +185,10 @@ class RunState(Source):
 
     def read_weight(self, name: str, start: int, out: Tensor) -> None:
         self.weights.read(name, start, out)
+
+    @property
+    def length(self) -> tuple[str, int]:
+        return "training.sequence_length", self.weights.sequence_length
 
     def tokenizer(self) -> Tokenizer:
         return self.weights.tokenizer()

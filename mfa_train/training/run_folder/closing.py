@@ -116,7 +116,8 @@ def closing_table(summary: dict) -> str:
     for name, where in (("held-out loss to position", summary), ("  before the first step", summary.get("init_from"))):
         if isinstance(where, dict) and isinstance(of_bins := where.get(by_position.TOLD), dict):
             losses = (f"{last}: {value:.3f}" for last in of_bins if (value := number(of_bins[last])) is not None)
-            rows.append((name, "  ".join(losses)))
+            length = number(where.get("sequence_length"))  # of a first stage that is shorter
+            rows.append((name, "  ".join(losses) + (f"  (sequences of {length:,} tokens)" if length else "")))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
 

@@ -1,9 +1,9 @@
 """Held-out loss by how much a token can read: what shows whether an attention uses its context.
 
 A target's position counts the tokens that its prediction may look at, itself the last: from 1 to the sequence length,
-and with `data.document_mask` from each document's first token. Positions are taken together by doubling, 1 | 2 | 3–4 |
-5–8 | …, and a bin is named by its last: the field draws this loss over the position's logarithm (arXiv 2001.08361,
-appendix D.5; arXiv 2309.16039 fits a law to it).
+in a stage of `training.sequence_schedule` that stage's, and with `data.document_mask` from each document's first token.
+Positions are taken together by doubling, 1 | 2 | 3–4 | 5–8 | …, and a bin is named by its last: the field draws this
+loss over the position's logarithm (arXiv 2001.08361, appendix D.5; arXiv 2309.16039 fits a law to it).
 """
 
 from collections.abc import Callable
@@ -32,7 +32,10 @@ class LossByPosition:
             index = torch.arange(losses.shape[1], device=losses.device)
         bins = torch.bucketize(index + 1, self.ends).expand(losses.shape).flatten()
         nats = losses.flatten().double()
-        self.sums.index_add_(1, bins, torch.stack((nats, torch.ones_like(nats))))
+        for place in range(len(self.last)):  # a GPU's index_add adds in another order each time
+            there = bins == place
+            self.sums[0, place] += torch.where(there, nats, 0).sum()
+            self.sums[1, place] += there.sum()
 
     def metrics(self, over_ranks: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The mean of each bin that has a target, NAME and its last position, in nats; `over_ranks` sums over all."""

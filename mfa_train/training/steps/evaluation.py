@@ -6,10 +6,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from mfa_train.data.reading.cut import cut
 from mfa_train.training.processes.ranks import Ranks
 from mfa_train.training.run_data import RunData
 from mfa_train.training.saving.engine_state import averaged_weights
 from mfa_train.training.steps.by_position import LossByPosition
+from mfa_train.training.steps.stages import Stages
 
 
 def of_average(engine, evaluate: Callable[[torch.nn.Module], dict[str, float]]) -> dict[str, float]:
@@ -23,15 +25,16 @@ class Evaluator:
     """The held-out windows, each corpus's dealt out in turn to the ranks, or to the groups of them that share
     sequences, `micro_batch` of them in a pass. With `by_position` its metrics have the loss by position too."""
 
-    def __init__(self, data: RunData, micro_batch: int, ranks: Ranks, by_position: bool = False):
-        self.by_position = by_position
+    def __init__(
+        self, data: RunData, micro_batch: int, ranks: Ranks, by_position: bool = False, stages: Stages | None = None
+    ):
+        """stages: windows are read as those that are trained on now; without them whole."""
+        self.by_position, self.stages = by_position, stages
         self.held_out, self.inputs_of, self.micro_batch, self.ranks = data.held_out, data.inputs_of, micro_batch, ranks
         self.mine = data.batches.mine
         token_bytes = data.tokenizer.token_bytes
         self.on_pass: Callable[[], None] = lambda: None
         """Called after every pass."""
-        self.cut: Callable[[np.ndarray], np.ndarray] = lambda windows: windows
-        """How windows are read, as those that are trained on (`stages.Stages.cut`)."""
         targets = {
             name: self.held_out.at(name, windows)[:, 1:]
             for name, windows in self.held_out.windows.items()
@@ -41,11 +44,16 @@ class Evaluator:
         self.sizes = {name: (tokens.size, int(token_bytes[tokens].sum())) for name, tokens in targets.items()}
         """Tokens and bytes of text of each corpus."""
 
+    @property
+    def sequence_length(self) -> int:
+        """Of what is read of the windows now."""
+        return self.stages.now.sequence_length if self.stages else self.held_out.sequence_length
+
     @torch.no_grad()
     def __call__(self, model: torch.nn.Module) -> dict[str, float]:
         """Metrics of `model(tokens, targets)`, a mean loss: val/loss (nats per token) and val/bits_per_byte, of several
         corpora each one's too. Every rank makes the same number of passes: under ZeRO 3 a pass is a collective."""
-        by_position = LossByPosition(self.held_out.sequence_length, self.ranks.device) if self.by_position else None
+        by_position = LossByPosition(self.sequence_length, self.ranks.device) if self.by_position else None
         model.eval()
         nats = {name: self._nats(model, name, by_position) for name in self.sizes}
         model.train()
@@ -67,7 +75,8 @@ class Evaluator:
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for index in range(passes):
             part = mine[index * self.micro_batch : (index + 1) * self.micro_batch]
-            read = self.inputs_of(self.cut(self.held_out.at(name, part if len(part) else windows[:1])))
+            whole = self.held_out.at(name, part if len(part) else windows[:1])
+            read = self.inputs_of(cut(whole, self.sequence_length))
             if by_position is None:
                 loss = model(read.tokens, read.targets, **read.beside)
             else:
