@@ -104,6 +104,41 @@ def test_ranks_that_share_each_sequence_give_the_curve_of_one(overrides, train, 
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
 
 
+@pytest.mark.ranks
+def test_ranks_that_share_growing_sequences_of_masked_documents_evaluate_as_one_by_position_too(
+    short_documents, train, tmp_path
+):
+    overrides = [
+        *short_documents,
+        *("data.document_mask=true", "evaluation.by_position=true", "training.ema=0.9", "training.sequence_length=128"),
+        "training.sequence_schedule=[{from_tokens: 0, sequence_length: 32, rope_theta: 1e3},"
+        "{from_tokens: 8e3, sequence_length: 128}]",
+    ]
+    for name, *sharing, ranks in (("one", 1), ("two", "parallel.context=2", 2)):
+        done = train(*overrides, *sharing, f"name={name}", processes=ranks)
+        assert done.returncode == 0, done.stderr
+    ours, theirs = metrics(tmp_path / "two"), metrics(tmp_path / "one")
+    assert {record["data/sequence_length"] for record in theirs} == {32, 128}
+    for one, other in zip(ours, theirs, strict=True):
+        losses = {key: value for key, value in other.items() if "loss" in key}
+        assert {key: one.get(key) for key in losses} == pytest.approx(losses, rel=1e-4)
+    kinds = {"train/loss", "val/loss", "val_ema/loss", "val/loss_by_position/128", "val_ema/loss_by_position/128"}
+    assert kinds <= losses.keys()
+
+
+@pytest.mark.ranks
+def test_ranks_that_share_each_sequence_give_the_curve_of_one_in_bf16(train, tmp_path):
+    overrides = ("precision=bf16", "training.micro_batch_size=2", "training.batch_size=12", "optimizer.lr=1e-3")
+    curves = []
+    for ranks in (1, 2):
+        sharing = (f"parallel.context={ranks}", "parallel.context_by=entries")
+        done = train(*overrides, *sharing, f"name=c{ranks}", processes=ranks)
+        assert done.returncode == 0, done.stderr
+        curves.append([record["train/loss"] for record in metrics(tmp_path / f"c{ranks}")])
+    assert curves[1] == pytest.approx(curves[0], rel=5e-4)
+    assert curves[0][-1] < curves[0][0] - 0.5
+
+
 @pytest.mark.parametrize("zero, processes", [(0, None), long(1, None), long(2, None), (3, None), (1, 2)])
 def test_every_stage_gives_one_curve_in_bf16(zero, processes, train, tmp_path, reference):
     done = train(
