@@ -90,6 +90,11 @@ def generate(arguments: argparse.Namespace) -> None:
     from mfa_train.data.tokenizer.growing_text import GrowingText
 
     shared = any(override.startswith(SHARED) for override in arguments.overrides)
+    if not shared and (ranks := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ConfigError(
+            f"generate is started in {ranks} processes, and each would tell the same text: type "
+            f"{SHARED}{ranks}, and they read the prompts together, or start it with python"
+        )
     if shared:
         from mfa_train.training.shared_samples import samples_of_ranks as samples_of
     else:
@@ -128,7 +133,9 @@ def generate(arguments: argparse.Namespace) -> None:
 def _text_of(file: Path) -> str:
     """What stands in a --prompt-file, to its last byte. Raises ConfigError."""
     try:
-        return file.read_bytes().decode()
+        if not (text := file.read_bytes().decode()):
+            raise ConfigError(f"--prompt-file {file}: it is empty: type a file of text, or --prompt '' for none")
+        return text
     except OSError as error:
         raise ConfigError(f"--prompt-file {file}: {error.strerror}: type a file of text") from error
     except UnicodeDecodeError as error:

@@ -87,15 +87,17 @@ def chosen_way(
     heads are asked for and don't divide."""
     parallel = parallel or config.parallel
     among, asked = parallel.context, parallel.context_by
-    if obstacle := _undivided(shape, among):
-        if asked == "heads":
-            raise ConfigError(
-                f"parallel.context_by=heads with parallel.context={among}, which does not divide the {obstacle} of "
-                f"attention={config.attention['name']}: type parallel.context_by=entries"
-            )
-        return Chosen("entries", f"{among} ranks do not divide {obstacle}")
+    if (obstacle := _undivided(shape, among)) and asked == "heads":
+        raise ConfigError(
+            f"parallel.context_by=heads with parallel.context={among}, which does not divide the {obstacle} of "
+            f"attention={config.attention['name']}: type parallel.context_by=entries"
+        )
     tokens = config.training.sequence_length
     checkpointing = checkpointing or config.training.activation_checkpointing
+    if obstacle:
+        amount = size_of(received(shape, "entries", tokens, among, dtype, checkpointing).step)
+        why = f"{amount} received of a sequence in a layer and step; {among} ranks have no equal share of {obstacle}"
+        return Chosen("entries", why)
     told = {way: received(shape, way, tokens, among, dtype, checkpointing).step for way in WAYS}
     way = asked if asked != "auto" else "heads" if told["heads"] < told["entries"] else "entries"
     (other,) = (one for one in WAYS if one != way)
