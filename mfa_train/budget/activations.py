@@ -82,7 +82,7 @@ def _peak(pass_: Pass, layers: list[int], checkpointing: str) -> int:
     sharing = pass_.sharing
     sequence = None
     if sharing.ranks > 1:
-        sequence = shared_sequence(sharing.way, sharing.ranks, pass_.sequence_length, pass_.device_type)
+        sequence = shared_sequence(sharing.way, sharing.ranks, pass_.sequence_length)
     with torch.device("meta"):
         model = meta_model(pass_.model, pass_.attention, layers).to(pass_.dtype)
         tokens = torch.empty(pass_.micro_batch, pass_.sequence_length // sharing.ranks, dtype=torch.long)

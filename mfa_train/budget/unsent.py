@@ -14,7 +14,6 @@ from torch.autograd.function import once_differentiable
 from mfa_train.attention.shared import SharedSequence
 from mfa_train.attention.shared_heads import SharedHeads
 from mfa_train.parallel.groups import ContextGroup
-from mfa_train.parallel.stretches import stretches
 
 
 class _Nowhere:
@@ -27,38 +26,11 @@ class _Nowhere:
         """At once."""
 
 
-def shared_sequence(way: str, ranks: int, tokens: int, device_type: str) -> SharedSequence:
+def shared_sequence(way: str, ranks: int, tokens: int) -> SharedSequence:
     """What a pass is given; way: entries | heads. It is that of the first rank, which has the last stretch and attends
     over all keys at once."""
-    by_entries = SharedSequence if device_type == "cpu" else _ByEntriesOnGpu
-    kind = by_entries if way == "entries" else _ByHeads
+    kind = SharedSequence if way == "entries" else _ByHeads
     return kind(ContextGroup(0, ranks, _Nowhere()), tokens)
-
-
-class _ByEntriesOnGpu(SharedSequence):
-    """As in training. On a CPU `kernels.behind` keeps no mask."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, sinks: Tensor | None) -> Tensor:
-        o = super().attend(q, k, v, scale, kernel, sinks)
-        if kernel != "fused":
-            return o
-        # SDPA is told by a mask which keys fewer queries see, and keeps it in the scores' type.
-        for begin, end in stretches(self.group.rank, self.group.size, self.tokens):
-            o = _Kept.apply(o, q.new_empty(end - begin, end)) if begin else o
-        return o
-
-
-class _Kept(torch.autograd.Function):
-    """Its first, and for the backward pass the other."""
-
-    @staticmethod
-    def forward(ctx: Any, o: Tensor, kept: Tensor) -> Tensor:
-        ctx.save_for_backward(kept)
-        return o.view_as(o)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
 
 
 class _ByHeads(SharedHeads):

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.backends.cuda import SDPAParams, can_use_efficient_attention, can_use_flash_attention
+from torch.nn.attention.bias import causal_lower_right
 
 from mfa_train.attention.kernels.behind import Behind
 from mfa_train.attention.kernels.decoding import decoding_attention
@@ -23,13 +25,16 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor 
         block = max(1, SCORES_AT_ONCE.get(q.device.type, 2**28) // (len(q) * q.shape[2] * k.shape[1]))
         return _in_blocks(q, k, v, block, lambda q, k, v: decoding_attention((q,), (k,), v, scale, sinks=sinks))
     queries, keys = q.shape[1], k.shape[1]
-    mask = None
+    mask: Tensor | None = None
     if 1 < queries < keys:
         if q.device.type == "cpu" and q.shape[3] == v.shape[3]:
             return Behind.apply(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale).transpose(1, 2)
-        if (block := max(1, MASK_AT_ONCE // keys)) < queries:
+        if q.is_cuda and _fused_at_the_end(q, k, v):
+            mask = causal_lower_right(queries, keys)  # a name for it: none is made, and none kept
+        elif (block := max(1, MASK_AT_ONCE // keys)) < queries:
             return _in_blocks(q, k, v, block, lambda q, k, v: sdpa_attention(q, k, v, scale))
-        mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+        else:
+            mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
@@ -40,6 +45,13 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor 
         enable_gqa=q.shape[2] != k.shape[2],
     )
     return out.transpose(1, 2)
+
+
+def _fused_at_the_end(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether one of CUDA's kernels does without a mask where fewer queries than keys end with them."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    asked = SDPAParams(q, k, v, None, 0.0, False, q.shape[1] != k.shape[1])  # as CausalBias asks
+    return can_use_flash_attention(asked) or can_use_efficient_attention(asked)
 
 
 def _in_blocks(
