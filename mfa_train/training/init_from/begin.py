@@ -45,7 +45,7 @@ def loss_to_begin_with(engine, evaluate: Evaluator, state: TrainingState, ranks:
     """Tells the held-out loss before the first step, and keeps it with the record of the source. A loss much above
     the source's own says that something is not as it was there; where a first stage is shorter its length is told too.
     Raises DataError where it is not finite."""
-    metrics, length = evaluate(engine), evaluate.sequence_length
+    metrics = evaluate(engine)
     loss = metrics["val/loss"]
     if not math.isfinite(loss):
         source = (state.init_from or {}).get("source")
@@ -53,7 +53,7 @@ def loss_to_begin_with(engine, evaluate: Evaluator, state: TrainingState, ranks:
             f"init_from={source}: the held-out loss with its weights is {loss}: they are damaged, or have diverged; "
             "type init_from=PLACE with others, and resume=never"
         )
-    shorter = length != evaluate.held_out.sequence_length
+    shorter = (length := evaluate.sequence_length) != evaluate.held_out.sequence_length
     lengths, told = ({"sequence_length": length}, f" (sequences of {length:,} tokens)") if shorter else ({}, "")
     state.init_from = (state.init_from or {}) | {"val_loss": loss} | lengths | by_position.told(metrics)
     ranks.say(f"init_from: held-out loss before the first step {loss:.4f}{told}")
