@@ -71,6 +71,7 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
 
     from mfa_train import config as configs
     from mfa_train.attention.shared import SharedSequence
+    from mfa_train.attention.shared_heads import SharedHeads
     from mfa_train.training.processes.groups import join_context_group
     from mfa_train.training.processes.ranks import join
     from mfa_train.training.saving.writer import CheckpointWriter
@@ -80,11 +81,13 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
     engine = build_engine(config, join(), {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision])
 
     context = config.parallel.context
-    group = join_context_group(context, join())
+    by = config.parallel.context_by
+    group = join_context_group(context, join(), by)
+    sharing = {"entries": SharedSequence, "heads": SharedHeads}
 
     def forward_and_backward(sequences: int, length: int) -> None:
         tokens = torch.randint(0, config.model.vocab_size, (sequences, length // context + 1))
-        shared = {"sequence": SharedSequence(group, length)} if context > 1 else {}
+        shared = {"sequence": sharing[by](group, length)} if context > 1 else {}
         engine.backward(engine(tokens[:, :-1], tokens[:, 1:], **shared))
 
     forward_and_backward(1, 16)  # only so that there are optimizer states

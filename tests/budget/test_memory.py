@@ -105,14 +105,17 @@ def test_activations_are_those_that_a_real_step_allocates(model, attention, prec
     assert predicted == pytest.approx(real(1, *overrides)["activations"], rel=0.20)
 
 
-@pytest.mark.parametrize("attention, precision, checkpointing", [("mla", "bf16", "none"), ("mha", "fp32", "full")])
+@pytest.mark.parametrize(
+    "attention, way, precision, checkpointing",
+    [("mla", "entries", "bf16", "none"), ("mha", "entries", "fp32", "full"), ("mha", "heads", "bf16", "none")],
+)
 def test_activations_of_ranks_that_share_sequences_are_those_that_a_real_pass_allocates(
-    attention, precision, checkpointing
+    attention, way, precision, checkpointing
 ):
-    """Of two ranks, by entries: the first's."""
+    """Of two ranks: the first's."""
     overrides = [
         *("model=nano", f"attention={attention}", f"precision={precision}", f"zero={1 if precision == 'bf16' else 0}"),
-        *("parallel.context=2", "parallel.context_by=entries", "training.batch_size=2"),
+        *("parallel.context=2", f"parallel.context_by={way}", "training.batch_size=2"),
         *("training.sequence_length=1024", f"training.activation_checkpointing={checkpointing}"),
     ]
     memory = make_plan(configs.load(overrides), CPU, ranks=2)["memory"]
