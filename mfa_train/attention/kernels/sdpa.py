@@ -1,5 +1,6 @@
 """Queries times keys times values by torch's SDPA; with sinks, which it does not know, by plain products."""
 
+import importlib
 from collections.abc import Callable
 
 import torch
@@ -29,9 +30,8 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, sinks: Tensor 
         if q.device.type == "cpu" and q.shape[3] == v.shape[3]:
             return Behind.apply(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale).transpose(1, 2)
         if q.is_cuda and _fused_at_the_end(q, k, v):
-            from torch.nn.attention.bias import causal_lower_right  # which imports torch's compiler
-
-            mask = causal_lower_right(queries, keys)  # a name for it: none is made, and none kept
+            biases = importlib.import_module("torch.nn.attention.bias")  # late: it brings torch's compiler
+            mask = biases.causal_lower_right(queries, keys)  # a name for it: none is made, and none kept
         elif (block := max(1, MASK_AT_ONCE // keys)) < queries:
             return _in_blocks(q, k, v, block, lambda q, k, v: sdpa_attention(q, k, v, scale))
         else:
