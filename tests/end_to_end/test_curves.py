@@ -76,7 +76,9 @@ def test_what_only_saves_memory_or_time_changes_nothing(overrides, train, tmp_pa
 def test_ranks_that_share_each_sequence_give_every_attentions_curve(attention, train, tmp_path):
     curves = []
     for ranks in (1, 2, 4):
-        done = train(f"attention={attention}", f"parallel.context={ranks}", f"name=c{ranks}", processes=ranks)
+        # At the default rate DeepSeek-V4's curve of so small a model is unstable, and rounding grows behind step 12.
+        words = [f"attention={attention}", f"parallel.context={ranks}", f"name=c{ranks}", "optimizer.lr=1e-3"]
+        done = train(*words, processes=ranks)
         assert done.returncode == 0, done.stderr
         curves.append([record["train/loss"] for record in metrics(tmp_path / f"c{ranks}")])
     assert all(curve == pytest.approx(curves[0], rel=1e-4) for curve in curves)
