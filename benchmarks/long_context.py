@@ -13,7 +13,7 @@ of a step that a rank stands waiting for it, and the bytes that a rank receives.
 for the others' turns too.
 
 memory: `model=tiny`, the most that a rank's allocator has handed out at once in a pass forward and backward, beyond
-what was there before, of the fullest rank, as tests/budget/real_memory.py counts it.
+what was there before, of the fullest rank, as tests/budget/real_memory.py asks for it too.
 
 With --out each measurement is a line of that file, and those in it are not made again. The last line is JSON.
 """
@@ -207,7 +207,7 @@ def held(ranks: Any, attention: str, tokens: list[int], overrides: list[str]) ->
 
 
 def allocated_peak(recorded: Any) -> int:
-    """Bytes that were alive at once at most, of those allocated meanwhile (tests/budget/real_memory.py)."""
+    """Bytes that were alive at once at most, of those that a profiler saw allocated meanwhile."""
     alive = peak = 0
     allocations = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
     for event in sorted(allocations, key=lambda event: event.start_ns()):

@@ -136,8 +136,6 @@ class Attention(nn.Module, ABC):
     """
 
     Config: ClassVar[type[AttentionConfig]]
-    entry_is_rotated: ClassVar[bool] = True
-    """`keys_values` does not read the positions: what RoPE turns stands turned in the entry."""
 
     def __init__(self, hidden_size: int, config: AttentionConfig, *, qk_head_dim: int, v_head_dim: int):
         super().__init__()

@@ -5,7 +5,8 @@ own tokens, all ranks gather them (`Gathering`), and each attends with its own q
 much is sent is the attention's KV budget.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -50,30 +51,29 @@ class SharedSequence:
         self.group, self.tokens, self.documents = group, tokens, documents
         self.places = documents.positions if documents else None
         """Of each token in its document (batch, tokens); None where they are those in the sequence."""
-        self.rope: Rope
-        """`begin` is told it."""
-        self.rotations: Positions | None = None
-        """Of all tokens, where a layer has asked for them."""
+        self.of_all: Positions
+        """The positions of all tokens; `begin` says how they are made."""
 
     def begin(self, rope: Rope, device: torch.device) -> Positions:
         """The positions of the local tokens."""
-        self.rope, self.rotations = rope, None
+        self.of_all = cast(Positions, _WhenRead(lambda: rope(self.places_of_all(device))))
         return rope(self.positions(device))
+
+    def places_of_all(self, device: torch.device) -> Tensor:
+        """Of all tokens in the sequence, (tokens,), or each in its document, (batch, tokens)."""
+        return torch.arange(self.tokens, device=device) if self.places is None else self.places
 
     def positions(self, device: torch.device) -> Tensor:
         """Of the local tokens in the sequence, (local tokens,), or each in its document, (batch, local tokens)."""
-        if self.places is not None:
-            return local(self.places, self.group)
-        return local(torch.arange(self.tokens, device=device), self.group, 0)
+        return local(self.places_of_all(device), self.group, -1)
 
     def attention(self, layer: "Attention", x: Tensor, positions: Positions, cache: LayerCache | None) -> Tensor:
         """What the layer's heads make of x (batch, local tokens, hidden_size) at its `positions`: (batch, local tokens,
         heads, v_head_dim). The cache, an empty one, takes the entries of all tokens."""
         under_way = self.leave(layer.cache_entry(x, positions))
         q = layer.query(x, positions)
-        entry = self.arrive(under_way)
+        entry, of_entry = self.arrive(under_way), self.of_all
         del under_way  # all tokens' entries once more, as they came
-        of_entry = positions if layer.entry_is_rotated else self.of_all(x.device)
         if cache is not None:
             entry, of_entry, _ = cache.extend(entry)
         k, v = layer.keys_values(*entry, positions=of_entry)
@@ -94,14 +94,6 @@ class SharedSequence:
         return tuple(part.unflatten(2, shape) for part, shape in zip(parts, shapes))
 
     @torch._disable_dynamo
-    def of_all(self, device: torch.device) -> Positions:
-        """The positions of all tokens."""
-        if self.rotations is None:
-            places = torch.arange(self.tokens, device=device) if self.places is None else self.places
-            self.rotations = self.rope(places)
-        return self.rotations
-
-    @torch._disable_dynamo
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, sinks: Tensor | None) -> Tensor:
         """Causal attention of the local tokens' q (batch, local tokens, heads, qk_dim) over k and v (batch, tokens,
         kv_heads, …) of all: (batch, local tokens, heads, v_dim)."""
@@ -113,6 +105,21 @@ class SharedSequence:
         # Cut behind the first call, so that the backward pass is through with these gradients before it makes others.
         late = causal_attention(late_q, k[:, :second], v[:, :second], scale, kernel, pieces[1], sinks)
         return torch.cat((early, late), dim=1)
+
+
+class _WhenRead:
+    """Positions that are made when they are first read. Most attentions turn keys before they leave and read none; of a
+    million tokens they are half a GiB."""
+
+    def __init__(self, make: Callable[[], Positions]):
+        self._make = make
+        self._made: Positions | None = None
+
+    @torch._disable_dynamo
+    def __getattr__(self, name: str) -> Any:
+        if self._made is None:
+            self._made = self._make()
+        return getattr(self._made, name)
 
 
 class _Before(torch.autograd.Function):

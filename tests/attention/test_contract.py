@@ -55,15 +55,6 @@ def test_decoding_through_the_cache_equals_the_full_forward(attention, overrides
     torch.testing.assert_close(decoded, full, rtol=1e-4, atol=1e-5)
 
 
-def test_positions_are_read_again_where_the_entry_is_not_rotated(attention, small_model):
-    """Ranks that share a sequence make the others' positions for such an attention alone."""
-    layer, x, positions = first_layer(small_model(attention), 5)
-    entry = layer.cache_entry(x, positions)
-    k, v = layer.keys_values(*entry, positions=positions)
-    other, same = layer.keys_values(*entry, positions=positions.back())
-    assert torch.equal(v, same) and torch.equal(k, other) == layer.entry_is_rotated
-
-
 @NORM_AND_GATE
 def test_rows_of_different_length_are_decoded_as_each_alone(attention, overrides, small_model, stale_memory):
     """A single token, then a block of them."""

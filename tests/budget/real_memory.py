@@ -29,15 +29,6 @@ def tensor_bytes() -> int:
     return sum(storages.values())
 
 
-def allocated_peak(recorded: profile) -> int:
-    alive = peak = 0
-    allocations = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(allocations, key=lambda event: event.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
-    return peak
-
-
 def counted(backend: type, sent: list[int]) -> None:
     """Appends to `sent` what DeepSpeed's collectives make each of two ranks send: half of what is gathered or
     scattered, and twice that of an all-reduce."""
@@ -69,6 +60,7 @@ def look(rank: int, ranks: int, port: int, overrides: list[str]) -> None:
     }
     import deepspeed
 
+    from benchmarks.long_context import allocated_peak
     from mfa_train import config as configs
     from mfa_train.attention.shared import SharedSequence
     from mfa_train.attention.shared_heads import SharedHeads

@@ -19,8 +19,6 @@ from mfa_train.errors import ConfigError
 
 
 class FullyParameterizedBilinearAttention(MultiMatrixFactorizationAttention):
-    entry_is_rotated = False
-
     @dataclass(kw_only=True)
     class Config(MultiMatrixFactorizationAttention.Config):
         """head_dim is the hidden size."""

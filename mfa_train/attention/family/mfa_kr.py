@@ -26,8 +26,6 @@ from mfa_train.config import require_choice
 
 
 class KeyReuseAttention(MultiMatrixFactorizationAttention):
-    entry_is_rotated = False
-
     @dataclass(kw_only=True)
     class Config(MultiMatrixFactorizationAttention.Config):
         value: str
